@@ -1,0 +1,33 @@
+// Calls and constants of Linux that Swift's importer does not see, or sees in a shape that is
+// hard to use. No policy here.
+#ifndef APUS_CLINUX_H
+#define APUS_CLINUX_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/// Pins the calling thread to `core`. 0, or -errno.
+int apus_pin_thread(int core);
+/// Number of cores this process may run on.
+int apus_available_cores(void);
+/// The number (not the index) of the `index`th core this process may run on, or -1.
+int apus_core_at(int index);
+/// CLOCK_MONOTONIC in nanoseconds.
+uint64_t apus_monotonic_ns(void);
+/// CLOCK_REALTIME in milliseconds.
+int64_t apus_realtime_ms(void);
+/// User and system CPU time of this process in nanoseconds.
+uint64_t apus_process_cpu_ns(void);
+/// Anonymous zeroed memory aligned to `alignment` (a power of two), or NULL.
+void *apus_map_memory(size_t bytes, size_t alignment);
+void apus_unmap_memory(void *memory, size_t bytes);
+
+enum {
+    APUS_O_DIRECT = 040000,
+    APUS_FALLOC_FL_KEEP_SIZE = 1,
+    APUS_FALLOC_FL_PUNCH_HOLE = 2,
+    APUS_FALLOC_FL_ZERO_RANGE = 16,
+};
+
+#endif

@@ -1,0 +1,67 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One target per folder of Sources; a target imports only from the layers below it
+// (docs/ARCHITECTURE.md has the layers, Tests/TidyTests checks them).
+
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+func target(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: settings)
+}
+
+func shim(_ name: String, link library: String? = nil) -> Target {
+    .target(
+        name: name, path: "CShims/\(name)",
+        cSettings: [.unsafeFlags(["-O2"])],
+        linkerSettings: library.map { [.linkedLibrary($0)] } ?? [])
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: settings)
+}
+
+extension Target.Dependency {
+    static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
+    static let collections: Self = .product(name: "Collections", package: "swift-collections")
+    static let log: Self = .product(name: "Logging", package: "swift-log")
+    static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
+    static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
+    static let hummingbird: Self = .product(name: "Hummingbird", package: "hummingbird")
+    static let arguments: Self = .product(name: "ArgumentParser", package: "swift-argument-parser")
+    static let configuration: Self = .product(
+        name: "Configuration", package: "swift-configuration")
+}
+
+let package = Package(
+    name: "apus",
+    platforms: [.macOS(.v26)],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(
+            url: "https://github.com/apple/swift-configuration", from: "1.4.0",
+            traits: [.defaults, "YAML"]),
+    ],
+    targets: [
+        // C shims: headers and inline functions that Swift cannot import. No policy.
+        shim("CISAL", link: "isal"),
+        shim("CLinux"),
+
+        // L0: values and arithmetic
+        target("Bytes", ["CLinux"]),
+        target("Model"),
+
+        // L4: services
+        target("Client", ["Model", "Bytes"]),
+    ]
+)

@@ -1,0 +1,39 @@
+/// Where a datanode is reached, and where it stands.
+public struct DatanodeAddress: Hashable, Sendable, CustomStringConvertible {
+    public var id: DatanodeID
+    public var host: String
+    public var port: Int
+    /// Network location as in `/dc1/rack7`; `/default-rack` when none is configured.
+    public var rack: String
+
+    public init(id: DatanodeID, host: String, port: Int, rack: String = "/default-rack") {
+        self.id = id
+        self.host = host
+        self.port = port
+        self.rack = rack
+    }
+
+    public var description: String { "\(id) (\(host):\(port))" }
+}
+
+/// A block group: the unit in which a key's bytes are laid on datanodes.
+///
+/// Replica index i (1…d data, d+1…d+p parity) is stored on `nodes[i - 1]`; `nil` where the index
+/// was never placed (a group allocated while datanodes were missing) or its place is not known.
+public struct BlockGroup: Hashable, Sendable {
+    public var blockID: BlockID
+    public var replication: ReplicationConfig
+    /// User bytes the group holds. 0 while it is being written.
+    public var length: Int
+    public var nodes: [DatanodeAddress?]
+
+    public init(
+        blockID: BlockID, replication: ReplicationConfig, length: Int, nodes: [DatanodeAddress?]
+    ) {
+        precondition(nodes.count == replication.width, "a block group has one place per index")
+        self.blockID = blockID
+        self.replication = replication
+        self.length = length
+        self.nodes = nodes
+    }
+}
