@@ -27,7 +27,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 extension Target.Dependency {
     static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
-    static let collections: Self = .product(name: "Collections", package: "swift-collections")
+    static let deque: Self = .product(name: "DequeModule", package: "swift-collections")
+    static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
@@ -54,6 +55,7 @@ let package = Package(
     ],
     targets: [
         // C shims: headers and inline functions that Swift cannot import. No policy.
+        shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
 
@@ -61,7 +63,13 @@ let package = Package(
         target("Bytes", ["CLinux"]),
         target("Model"),
 
+        // L2: runtime
+        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+
         // L4: services
         target("Client", ["Model", "Bytes"]),
+
+        // Tests
+        tests("ReactorTests", ["Reactor", "Bytes"]),
     ]
 )
