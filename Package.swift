@@ -9,8 +9,12 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
-func target(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: settings)
+func target(
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: exclude,
+        swiftSettings: settings)
 }
 
 func shim(_ name: String, link library: String? = nil) -> Target {
@@ -61,7 +65,13 @@ let package = Package(
         target("Bytes", ["CLinux"]),
         target("Model"),
 
+        // L1: pure cores
+        target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
+
+        // L3: durable state
+        target("MetadataStore", ["Model", .grdb]),
+
         // L4: services
-        target("Client", ["Model", "Bytes"]),
+        target("Client", ["Model", "Bytes", "Wire"]),
     ]
 )
