@@ -67,6 +67,7 @@ let package = Package(
 
         // L1: pure cores
         target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
+        target("OMCore", ["Model", "Wire", .protobuf]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
