@@ -31,7 +31,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 extension Target.Dependency {
     static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
-    static let collections: Self = .product(name: "Collections", package: "swift-collections")
+    static let deque: Self = .product(name: "DequeModule", package: "swift-collections")
+    static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
@@ -58,6 +59,7 @@ let package = Package(
     ],
     targets: [
         // C shims: headers and inline functions that Swift cannot import. No policy.
+        shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
 
@@ -65,14 +67,20 @@ let package = Package(
         target("Bytes", ["CLinux"]),
         target("Model"),
 
-        // L1: pure cores
+// L1: pure cores
         target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
+
+        // L2: runtime
+        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
 
         // L4: services
         target("Client", ["Model", "Bytes", "Wire"]),
+
+        // Tests
+        tests("ReactorTests", ["Reactor", "Bytes"]),
     ]
 )
