@@ -56,12 +56,19 @@ let package = Package(
         // C shims: headers and inline functions that Swift cannot import. No policy.
         shim("CISAL", link: "isal"),
         shim("CLinux"),
+        shim("CChecksum"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
+        target("Checksum", ["CISAL", "CChecksum"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
         // L4: services
         target("Client", ["Model", "Bytes"]),
+
+        // Tests
+        tests("ChecksumTests", ["Checksum"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
     ]
 )
