@@ -62,12 +62,15 @@ let package = Package(
         shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
+        shim("CChecksum"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
+        target("Checksum", ["CISAL", "CChecksum"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
-// L1: pure cores
+        // L1: pure cores
         target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
 
@@ -76,11 +79,15 @@ let package = Package(
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
+        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
 
         // L4: services
         target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
         tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("ChecksumTests", ["Checksum"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
     ]
 )
