@@ -9,8 +9,12 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
-func target(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: settings)
+func target(
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: exclude,
+        swiftSettings: settings)
 }
 
 func shim(_ name: String, link library: String? = nil) -> Target {
@@ -58,18 +62,32 @@ let package = Package(
         shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
+        shim("CChecksum"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
+        target("Checksum", ["CISAL", "CChecksum"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
+
+        // L1: pure cores
+        target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
+        target("OMCore", ["Model", "Wire", .protobuf]),
 
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
 
+        // L3: durable state
+        target("MetadataStore", ["Model", .grdb]),
+        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
+
         // L4: services
-        target("Client", ["Model", "Bytes"]),
+        target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
         tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("ChecksumTests", ["Checksum"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
     ]
 )
