@@ -64,11 +64,15 @@ let package = Package(
         target("Checksum", ["CISAL", "CChecksum"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
+        // L1: pure cores
+        target("ContainerFormat", ["Model", "Checksum"]),
+
         // L4: services
         target("Client", ["Model", "Bytes"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
     ]
 )
