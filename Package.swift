@@ -27,7 +27,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 extension Target.Dependency {
     static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
-    static let collections: Self = .product(name: "Collections", package: "swift-collections")
+    static let deque: Self = .product(name: "DequeModule", package: "swift-collections")
+    static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
@@ -54,6 +55,7 @@ let package = Package(
     ],
     targets: [
         // C shims: headers and inline functions that Swift cannot import. No policy.
+        shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
         shim("CChecksum"),
@@ -67,6 +69,9 @@ let package = Package(
         // L1: pure cores
         target("ContainerFormat", ["Model", "Checksum"]),
 
+        // L2: runtime
+        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+
         // L4: services
         target("Client", ["Model", "Bytes"]),
 
@@ -74,5 +79,6 @@ let package = Package(
         tests("ChecksumTests", ["Checksum"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests("ReactorTests", ["Reactor", "Bytes"]),
     ]
 )
