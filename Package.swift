@@ -88,6 +88,9 @@ let package = Package(
         // Tests
         tests("ReactorTests", ["Reactor", "Bytes"]),
         tests("ChecksumTests", ["Checksum"]),
+        tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
     ]
 )
