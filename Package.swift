@@ -90,6 +90,9 @@ let package = Package(
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
+        tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),

@@ -153,7 +153,7 @@ public final class MetadataStore: Sendable {
         through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
     ) async throws(StoreError) -> R {
         precondition(index >= appliedIndex, "commands are applied in order")
-        let (result, bytes) = try await mapped { () throws in
+        let (result, bytes) = try await mapped { () async throws in
             try await self.pool.write { db in
                 let tables = StoredTables(db, isReadOnly: false)
                 let result = body(tables)
@@ -172,7 +172,7 @@ public final class MetadataStore: Sendable {
     public func read<R: Sendable>(
         _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
-        try await mapped { () throws in
+        try await mapped { () async throws in
             try await self.pool.read { db in
                 let tables = StoredTables(db, isReadOnly: true)
                 let result = Result { () throws(StoreError) in try body(tables) }
@@ -188,7 +188,7 @@ public final class MetadataStore: Sendable {
     /// moved on the writer's. Returns the applied index up to which everything is durable; nil if
     /// readers of old snapshots were in the way: try again later.
     public func checkpoint() async throws(StoreError) -> UInt64? {
-        try await mapped { () throws in
+        try await mapped { () async throws in
             _ = try await self.checkpointer.writeWithoutTransaction { db in
                 try db.checkpoint(.passive)
             }
@@ -209,7 +209,7 @@ public final class MetadataStore: Sendable {
     /// Writes a copy of the database, whole and on its own, to `path`, which must not exist.
     /// The copy is not synced.
     public func copy(to path: String) async throws(StoreError) {
-        try await mapped { () throws in
+        try await mapped { () async throws in
             try await self.pool.writeWithoutTransaction { db in
                 try db.execute(sql: "VACUUM INTO ?", arguments: [path])
             }
