@@ -71,11 +71,14 @@ let package = Package(
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
         // L1: pure cores
-        target("Wire", ["Model", "Bytes", .protobuf], exclude: ["proto"]),
+        target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
+        target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+
+        target("Transport", ["Wire", "Model", "Bytes", "Reactor"]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
@@ -86,11 +89,12 @@ let package = Package(
         target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
-        tests("ReactorTests", ["Reactor", "Bytes"]),
         tests("ChecksumTests", ["Checksum"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests("ReactorTests", ["Reactor", "Bytes"]),
     ]
 )
