@@ -86,7 +86,9 @@ let package = Package(
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
 
         // L4: services
-        target("Client", ["Model", "Bytes", "Wire"]),
+        target(
+            "Client",
+            ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport", .protobuf]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),

@@ -2,6 +2,11 @@
 #ifndef APUS_CURING_H
 #define APUS_CURING_H
 
+// First, so that liburing's feature macros do not change what these declare: the same types must
+// look the same in every module.
+#include <sys/types.h>
+#include <sys/select.h>
+
 #include <liburing.h>
 #include <sys/eventfd.h>
 
