@@ -86,6 +86,9 @@ let package = Package(
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
 
         // L4: services
+        target(
+            "OM",
+            ["OMCore", "RaftDriver", "MetadataStore", "Wire", "Model", "Reactor", .log]),
         target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
@@ -93,6 +96,7 @@ let package = Package(
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
+        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),

@@ -2,6 +2,9 @@
 #ifndef APUS_CURING_H
 #define APUS_CURING_H
 
+// Before liburing.h, which defines _XOPEN_SOURCE: fd_set must look as it does to Foundation.
+#include <sys/select.h>
+
 #include <liburing.h>
 #include <sys/eventfd.h>
 
