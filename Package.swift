@@ -87,14 +87,16 @@ let package = Package(
 
         // L4: services
         target(
-            "Client",
-            ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport", .protobuf]),
+            "OM",
+            ["OMCore", "RaftDriver", "MetadataStore", "Wire", "Model", "Reactor", .log]),
+        target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
+        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         // tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
