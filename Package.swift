@@ -72,6 +72,10 @@ let package = Package(
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
 
+        // L3: engines
+        target(
+            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+
         // L4: services
         target("Client", ["Model", "Bytes"]),
 

@@ -35,8 +35,9 @@ func cellRecord(
 let everyKind: [JournalRecord] = [
     cellRecord(1), cellRecord(1, offset: 32_768, length: 1, at: 1 << 40, ended: true),
     .commit(.init(localID: 9, groupLength: 5, isEnded: true)),
-    .deleted(localID: 1, extents: [4096..<24_576, 1 << 40..<(1 << 40) + 4096]),
-    .deleted(localID: 9, extents: []), .reclaimed(localID: 1), .closed(footerOffset: 1 << 20),
+    .deleted(localID: 1, length: 24_000, extents: [4096..<24_576, 1 << 40..<(1 << 40) + 4096]),
+    .deleted(localID: 9, length: 0, extents: []), .reclaimed(localID: 1),
+    .closed(footerOffset: 1 << 20, blockCount: 3, usedBytes: 9),
     .unhealthy, .mark,
 ]
 
