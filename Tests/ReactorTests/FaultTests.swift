@@ -78,7 +78,8 @@ struct FaultTests {
                 try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)
                 let back = reactor.pool.allocate(bytes.count)
                 #expect(try await file.read(into: back, 0..<bytes.count, at: 0) == bytes.count)
-                #expect(back.bytes.elementsEqual(bytes))
+                let isEqual = back.bytes(in: 0..<bytes.count).elementsEqual(bytes)
+                #expect(isEqual)
             }
             faults.set(rates: .init(error: 1))
             await #expect(throws: IOError.self) { try await file.synchronize() }
