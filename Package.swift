@@ -77,7 +77,6 @@ let package = Package(
 
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
-
         target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
 
         // L3: durable state
@@ -96,7 +95,10 @@ let package = Package(
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
-        // tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests(
+            "ContainerStoreTests",
+            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),

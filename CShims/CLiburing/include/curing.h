@@ -2,6 +2,11 @@
 #ifndef APUS_CURING_H
 #define APUS_CURING_H
 
+// liburing.h asks glibc for XOPEN names, with which `fd_set` has other fields than in the modules
+// that Foundation is made of. What glibc defines first stays.
+#include <signal.h>
+#include <sys/select.h>
+
 #include <liburing.h>
 #include <sys/eventfd.h>
 
