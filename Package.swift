@@ -77,13 +77,14 @@ let package = Package(
 
         // L2: runtime
         target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
-
         target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
+        target(
+            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
         target(
@@ -98,7 +99,10 @@ let package = Package(
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
-        // tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests(
+            "ContainerStoreTests",
+            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
