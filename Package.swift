@@ -31,7 +31,13 @@ extension Target.Dependency {
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
-    static let hummingbird: Self = .product(name: "Hummingbird", package: "hummingbird")
+    static let hummingbird: Self = .product(name: "HummingbirdCore", package: "hummingbird")
+    static let nio: Self = .product(name: "NIOCore", package: "swift-nio")
+    static let nioPosix: Self = .product(name: "NIOPosix", package: "swift-nio")
+    static let nioHTTPTypes: Self = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
+    static let httpTypes: Self = .product(name: "HTTPTypes", package: "swift-http-types")
+    static let lifecycle: Self = .product(
+        name: "ServiceLifecycle", package: "swift-service-lifecycle")
     static let arguments: Self = .product(name: "ArgumentParser", package: "swift-argument-parser")
     static let configuration: Self = .product(
         name: "Configuration", package: "swift-configuration")
@@ -47,6 +53,11 @@ let package = Package(
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.90.0"),
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.30.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.5.0"),
+        .package(
+            url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.9.0"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(
             url: "https://github.com/apple/swift-configuration", from: "1.4.0",
@@ -63,5 +74,18 @@ let package = Package(
 
         // L4: services
         target("Client", ["Model", "Bytes"]),
+
+        // L5: gateways, the only targets that import NIO or Hummingbird
+        target(
+            "S3Gateway",
+            [
+                "Model", "Client", .crypto, .hummingbird, .nio, .nioPosix, .nioHTTPTypes,
+                .httpTypes, .lifecycle, .log,
+            ]),
+
+        // Beside the stack, never imported by L0-L5
+        target("TestSupport", ["Model", "Client"]),
+
+        tests("S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client"]),
     ]
 )
