@@ -67,10 +67,13 @@ let package = Package(
         // C shims: headers and inline functions that Swift cannot import. No policy.
         shim("CISAL", link: "isal"),
         shim("CLinux"),
+        shim("CChecksum"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
+        target("Checksum", ["CISAL", "CChecksum"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
         // L4: services
         target("Client", ["Model", "Bytes"]),
@@ -79,13 +82,17 @@ let package = Package(
         target(
             "S3Gateway",
             [
-                "Model", "Client", .crypto, .hummingbird, .nio, .nioPosix, .nioHTTPTypes,
-                .httpTypes, .lifecycle, .log,
+                "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
+                .nioHTTPTypes, .httpTypes, .lifecycle, .log,
             ]),
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Model", "Client"]),
 
-        tests("S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client"]),
+        // Tests
+        tests("ChecksumTests", ["Checksum"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests(
+            "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
     ]
 )

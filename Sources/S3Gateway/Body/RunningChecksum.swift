@@ -1,53 +1,48 @@
+import Checksum
 import Crypto
 import Model
 
 /// A checksum of S3 while its bytes go by.
-enum RunningChecksum {
-    case crc32(PlainCRC<UInt32>)
-    case crc32c(PlainCRC<UInt32>)
-    case crc64nvme(PlainCRC<UInt64>)
-    case sha1(Insecure.SHA1)
-    case sha256(SHA256)
+struct RunningChecksum: Sendable {
+    let algorithm: ObjectChecksum.Algorithm
+    private var crc32 = CRC32()
+    private var crc32c = CRC32C()
+    private var crc64nvme = CRC64NVME()
+    private var sha1: Insecure.SHA1?
+    private var sha256: SHA256?
 
     init(_ algorithm: ObjectChecksum.Algorithm) {
-        self =
-            switch algorithm {
-            case .crc32: .crc32(PlainCRC(.crc32))
-            case .crc32c: .crc32c(PlainCRC(.crc32c))
-            case .crc64nvme: .crc64nvme(PlainCRC(.crc64nvme))
-            case .sha1: .sha1(Insecure.SHA1())
-            case .sha256: .sha256(SHA256())
-            }
+        self.algorithm = algorithm
+        if algorithm == .sha1 { sha1 = Insecure.SHA1() }
+        if algorithm == .sha256 { sha256 = SHA256() }
     }
 
     mutating func update(_ bytes: UnsafeRawBufferPointer) {
-        switch self {
-        case .crc32(var crc):
-            crc.update(bytes)
-            self = .crc32(crc)
-        case .crc32c(var crc):
-            crc.update(bytes)
-            self = .crc32c(crc)
-        case .crc64nvme(var crc):
-            crc.update(bytes)
-            self = .crc64nvme(crc)
-        case .sha1(var hash):
-            hash.update(bufferPointer: bytes)
-            self = .sha1(hash)
-        case .sha256(var hash):
-            hash.update(bufferPointer: bytes)
-            self = .sha256(hash)
+        switch algorithm {
+        case .crc32: crc32.update(bytes)
+        case .crc32c: crc32c.update(bytes)
+        case .crc64nvme: crc64nvme.update(bytes)
+        case .sha1: sha1?.update(bufferPointer: bytes)
+        case .sha256: sha256?.update(bufferPointer: bytes)
         }
     }
 
     /// The bytes of the checksum, most significant first.
     func finalize() -> [UInt8] {
-        switch self {
-        case .crc32(let crc), .crc32c(let crc): bigEndian(crc.value)
-        case .crc64nvme(let crc): bigEndian(crc.value)
-        case .sha1(let hash): Array(hash.finalize())
-        case .sha256(let hash): Array(hash.finalize())
+        switch algorithm {
+        case .crc32: bigEndian(crc32.value)
+        case .crc32c: bigEndian(crc32c.value)
+        case .crc64nvme: bigEndian(crc64nvme.value)
+        case .sha1: sha1.map { Array($0.finalize()) } ?? []
+        case .sha256: sha256.map { Array($0.finalize()) } ?? []
         }
+    }
+
+    /// The checksum of `bytes`.
+    static func of(_ bytes: [UInt8], _ algorithm: ObjectChecksum.Algorithm) -> [UInt8] {
+        var running = RunningChecksum(algorithm)
+        bytes.withUnsafeBytes { running.update($0) }
+        return running.finalize()
     }
 }
 
@@ -56,43 +51,58 @@ func bigEndian(_ value: some FixedWidthInteger) -> [UInt8] {
     withUnsafeBytes(of: value.bigEndian) { Array($0) }
 }
 
-/// A reflected CRC, one table look-up a byte.
-struct PlainCRC<Word: FixedWidthInteger & UnsignedInteger & Sendable> {
-    struct Table: Sendable {
-        let entries: [Word]
-        init(polynomial: Word) {
-            entries = (0..<256).map { index in
-                (0..<8).reduce(Word(index)) { word, _ in
-                    word & 1 == 1 ? word >> 1 ^ polynomial : word >> 1
-                }
-            }
-        }
-    }
-    private let table: Table
-    private var state = Word.max
-
-    init(_ table: Table) { self.table = table }
-
-    var value: Word { ~state }
-
-    mutating func update(_ bytes: UnsafeRawBufferPointer) {
-        table.entries.withUnsafeBufferPointer { entries in
-            for byte in bytes {
-                state = entries[Int(UInt8(truncatingIfNeeded: state) ^ byte)] ^ state >> 8
-            }
-        }
-    }
+/// Reads a number, most significant byte first.
+private func number<Word: FixedWidthInteger>(_ bytes: [UInt8]) -> Word {
+    bytes.reduce(Word(0)) { $0 << 8 | Word(truncatingIfNeeded: $1) }
 }
 
-private let crc32Table = PlainCRC<UInt32>.Table(polynomial: 0xEDB8_8320)
-private let crc32cTable = PlainCRC<UInt32>.Table(polynomial: 0x82F6_3B78)
-private let crc64nvmeTable = PlainCRC<UInt64>.Table(polynomial: 0x9A6C_9329_AC4B_C9B5)
+extension ObjectChecksum {
+    /// The checksum of a multipart object from those of its parts.
+    ///
+    /// FULL_OBJECT combines the parts' CRCs into that of all bytes; COMPOSITE is the checksum of
+    /// the parts' checksums, with `-` and their number behind.
+    /// - Parameter parts: in order. Precondition: not empty.
+    /// - Returns: nil if a part has no checksum of this algorithm.
+    init?(_ upload: (algorithm: Algorithm, kind: Kind), parts: [PartInfo]) {
+        precondition(!parts.isEmpty, "an object is made of at least one part")
+        var values: [[UInt8]] = []
+        values.reserveCapacity(parts.count)
+        for part in parts {
+            guard let checksum = part.checksum, checksum.algorithm == upload.algorithm,
+                let bytes = Base64.decode(checksum.value), bytes.count == upload.algorithm.byteCount
+            else { return nil }
+            values.append(bytes)
+        }
+        switch upload.kind {
+        case .composite:
+            let whole = RunningChecksum.of(Array(values.joined()), upload.algorithm)
+            self.init(
+                algorithm: upload.algorithm, kind: .composite,
+                value: "\(Base64.encode(whole))-\(parts.count)")
+        case .fullObject:
+            guard let whole = Self.combine(upload.algorithm, values, parts.map(\.length)) else {
+                return nil
+            }
+            self.init(
+                algorithm: upload.algorithm, kind: .fullObject, value: Base64.encode(whole))
+        }
+    }
 
-extension PlainCRC.Table where Word == UInt32 {
-    static var crc32: Self { crc32Table }
-    static var crc32c: Self { crc32cTable }
-}
-
-extension PlainCRC.Table where Word == UInt64 {
-    static var crc64nvme: Self { crc64nvmeTable }
+    private static func combine(
+        _ algorithm: Algorithm, _ values: [[UInt8]], _ lengths: [Int]
+    ) -> [UInt8]? {
+        func fold<Word: FixedWidthInteger>(_ combine: (Word, Word, Int) -> Word) -> [UInt8] {
+            var whole: Word = number(values[0])
+            for index in 1..<max(1, values.count) {
+                whole = combine(whole, number(values[index]), lengths[index])
+            }
+            return bigEndian(whole)
+        }
+        switch algorithm {
+        case .crc32: return fold { CRC32.combine($0, $1, lengthB: $2) }
+        case .crc32c: return fold { CRC32C.combine($0, $1, lengthB: $2) }
+        case .crc64nvme: return fold { CRC64NVME.combine($0, $1, lengthB: $2) }
+        case .sha1, .sha256: return nil
+        }
+    }
 }

@@ -20,13 +20,19 @@ extension Call {
     }
 
     /// The whole of a request's document, verified, of at most `limit` bytes.
-    /// - Parameter mustBeProtected: whether Content-MD5 or a checksum is required.
-    func receiveDocument(limit: Int, mustBeProtected: Bool = false) async throws -> [UInt8] {
+    /// - Parameters:
+    ///   - mustBeProtected: whether Content-MD5 or a checksum is required.
+    ///   - forCompletion: a checksum in the head is one of the object to be made, and says
+    ///     nothing of this body.
+    func receiveDocument(
+        limit: Int, mustBeProtected: Bool = false, forCompletion: Bool = false
+    ) async throws -> [UInt8] {
         let mayBeAbsent = request.header("content-length") == nil
             && request.header("transfer-encoding") == nil
         if mayBeAbsent, !mustBeProtected { return [] }
         let expectation = try PayloadExpectation(
-            request, signing: identity.payload, sizeLimit: limit)
+            request, signing: identity.payload, sizeLimit: limit,
+            declaresChecksum: !forCompletion)
         if mustBeProtected, expectation.md5 == nil, expectation.checksum == nil {
             throw S3Error(
                 .invalidRequest,

@@ -1,0 +1,184 @@
+import CISAL
+import Checksum
+import Model
+import Synchronization
+
+/// Encodes and rebuilds the cells of a stripe, by ISA-L.
+///
+/// Cell i (from 0) of a stripe is replica index i + 1: d data cells, then p parity cells. A data
+/// cell that is shorter than the stripe's first counts as padded with zeros; the padding is
+/// neither asked for nor written. The work goes in tiles of `Limits.tile` bytes per cell, so that
+/// what one pass leaves in the processor's cache is there for the next.
+///
+/// Thread-safe. Inverted matrices are kept, at most `Limits.plans` of them.
+public final class Codec: Sendable {
+    public enum Limits {
+        /// Bytes of each cell that are worked on at a time. A multiple of the checksum unit.
+        public static let tile = 32 * 1024
+        /// Inverted matrices kept. One per set of lost cells in use; a failed node makes one per
+        /// replica index that it held.
+        public static let plans = 64
+    }
+
+    public let replication: ReplicationConfig
+    private let encoding: LinearMap
+    /// The generator matrix, d + p rows of d elements.
+    private let generator: [UInt8]
+    private let plans: Mutex<PlanCache>
+
+    public init(_ replication: ReplicationConfig) {
+        let data = replication.data
+        let width = replication.width
+        var generator = [UInt8](repeating: 1, count: width * data)
+        gf_gen_cauchy1_matrix(&generator, Int32(width), Int32(data))
+        if replication.codec == .xor {
+            for column in 0..<data { generator[data * data + column] = 1 }
+        }
+        self.replication = replication
+        self.generator = generator
+        encoding = LinearMap(
+            rows: replication.parity, columns: data,
+            coefficients: Array(generator[(data * data)...]))
+        plans = Mutex(PlanCache(limit: Limits.plans))
+    }
+
+    /// Writes the parity cells of `data`.
+    ///
+    /// Preconditions: d data cells, none longer than the first; p parity cells, each as long as
+    /// the first data cell; no overlap between them.
+    public func encode(
+        data: [UnsafeRawBufferPointer], parity: [UnsafeMutableRawBufferPointer]
+    ) {
+        let length = checkedLength(data, parity)
+        for start in stride(from: 0, to: length, by: Limits.tile) {
+            encoding.apply(data, parity, in: start..<min(start + Limits.tile, length))
+        }
+    }
+
+    /// Writes the parity cells of `data` and returns the CRC32C of every 16 KiB unit of every
+    /// cell: d + p lists, data first. Preconditions as for `encode`.
+    public func encodeAndChecksum(
+        data: [UnsafeRawBufferPointer], parity: [UnsafeMutableRawBufferPointer]
+    ) -> [[UInt32]] {
+        let length = checkedLength(data, parity)
+        var checksums = (data.map(\.count) + parity.map(\.count)).map { count in
+            var list: [UInt32] = []
+            list.reserveCapacity(CRC32C.unitCount(count))
+            return list
+        }
+        for start in stride(from: 0, to: length, by: Limits.tile) {
+            let tile = start..<min(start + Limits.tile, length)
+            encoding.apply(data, parity, in: tile)
+            for index in 0..<replication.width {
+                let cell = index < replication.data
+                    ? data[index] : UnsafeRawBufferPointer(parity[index - replication.data])
+                appendChecksums(of: cell, in: tile, to: &checksums[index])
+            }
+        }
+        return checksums
+    }
+
+    /// A cell to be rebuilt, and where to.
+    public struct WantedCell {
+        /// Number of the cell within the stripe, from 0.
+        public var index: Int
+        public var bytes: UnsafeMutableRawBufferPointer
+
+        public init(index: Int, bytes: UnsafeMutableRawBufferPointer) {
+            self.index = index
+            self.bytes = bytes
+        }
+    }
+
+    /// Rebuilds the `wanted` cells from those that are there.
+    ///
+    /// All buffers may be the same byte range of their cells instead of whole cells: coding is
+    /// byte by byte. A data cell that the range passes the end of is given as far as it goes; one
+    /// that the group never reached is given empty, and costs nothing.
+    /// - Parameter cells: d + p entries; `nil` where a cell is lost or not read.
+    /// - Throws: `tooManyLosses` if fewer than d are there. Nothing is written then.
+    ///
+    /// Preconditions: wanted cells are `nil` in `cells`, each is wanted once, and parity cells
+    /// reach as far as any wanted one.
+    public func decode(
+        _ cells: [UnsafeRawBufferPointer?], into wanted: [WantedCell]
+    ) throws(ErasureCodeError) {
+        precondition(cells.count == replication.width, "a stripe has \(replication.width) cells")
+        let sources = Array(cells.indices.filter { cells[$0] != nil }.prefix(replication.data))
+        guard sources.count == replication.data else {
+            throw .tooManyLosses(
+                missing: cells.indices.filter { cells[$0] == nil }, present: sources.count,
+                needed: replication.data)
+        }
+        let wanted = wanted.sorted { $0.index < $1.index }
+        for (position, cell) in wanted.enumerated() {
+            precondition(
+                cells.indices.contains(cell.index) && cells[cell.index] == nil
+                    && (position == 0 || wanted[position - 1].index != cell.index),
+                "a wanted cell is one of the lost, and wanted once")
+        }
+        guard let length = wanted.map(\.bytes.count).max(), length > 0 else { return }
+        let inputs = sources.compactMap { cells[$0] }
+        for (index, input) in zip(sources, inputs) where index >= replication.data {
+            precondition(input.count >= length, "parity does not reach the end of the wanted cell")
+        }
+        let map = plan(sources: sources, wanted: wanted.map(\.index))
+        let outputs = wanted.map(\.bytes)
+        for start in stride(from: 0, to: length, by: Limits.tile) {
+            map.apply(inputs, outputs, in: start..<min(start + Limits.tile, length))
+        }
+    }
+
+    /// How many inverted matrices are kept now.
+    var planCount: Int { plans.withLock { $0.count } }
+
+    private func checkedLength(
+        _ data: [UnsafeRawBufferPointer], _ parity: [UnsafeMutableRawBufferPointer]
+    ) -> Int {
+        precondition(
+            data.count == replication.data && parity.count == replication.parity,
+            "a stripe of \(replication) has \(replication.data) data and "
+                + "\(replication.parity) parity cells")
+        let length = data[0].count
+        precondition(
+            data.allSatisfy { $0.count <= length } && parity.allSatisfy { $0.count == length },
+            "no data cell is longer than the first, and parity cells are as long as it")
+        return length
+    }
+
+    private func appendChecksums(
+        of cell: UnsafeRawBufferPointer, in tile: Range<Int>, to list: inout [UInt32]
+    ) {
+        var start = tile.lowerBound
+        let end = min(tile.upperBound, cell.count)
+        while start < end {
+            let next = min(start + CRC32C.unit, end)
+            list.append(CRC32C.of(UnsafeRawBufferPointer(rebasing: cell[start..<next])))
+            start = next
+        }
+    }
+
+    /// The matrix from the cells `sources` (d of them) to the cells `wanted`, both ascending.
+    private func plan(sources: [Int], wanted: [Int]) -> LinearMap {
+        let key = PlanKey(sources: sources, wanted: wanted)
+        if let known = plans.withLock({ $0[key] }) { return known }
+        let data = replication.data
+        var matrix = sources.flatMap { generator[$0 * data..<($0 + 1) * data] }
+        var inverse = [UInt8](repeating: 0, count: data * data)
+        let result = gf_invert_matrix(&matrix, &inverse, Int32(data))
+        precondition(result == 0, "the generator matrix of \(replication) is singular")
+        var elements: [UInt8] = []
+        for row in wanted {
+            for column in 0..<data {
+                var element: UInt8 = 0
+                for k in 0..<data {
+                    element ^= gf_mul(generator[row * data + k], inverse[k * data + column])
+                }
+                elements.append(element)
+            }
+        }
+        let map = LinearMap(rows: wanted.count, columns: data, coefficients: elements)
+        plans.withLock { $0[key] = map }
+        return map
+    }
+}
