@@ -118,13 +118,12 @@ struct ChunkedBodyParser {
 
     /// Whether the body may end here.
     ///
-    /// Some clients leave out the empty line behind the trailers; nothing can be missing then.
+    /// Some clients leave out the empty line behind the trailers, or send it before them; nothing
+    /// can be missing then but what the trailers' reader will miss.
     var isComplete: Bool {
         switch state {
         case .finished: true
-        case .trailers:
-            expectsTrailers && line.isEmpty && trailerCount > 0
-                && (!isSigned || sawTrailerSignature)
+        case .trailers: expectsTrailers && line.isEmpty && trailerCount + emptyLines > 0
         default: false
         }
     }
@@ -208,8 +207,9 @@ struct ChunkedBodyParser {
     private mutating func trailerLine() throws(ChunkedBodyError) -> Event? {
         defer { line.removeAll(keepingCapacity: true) }
         if line.isEmpty {
-            // The published form of signed trailers has an empty line before the signature too.
-            if isSigned, expectsTrailers, !sawTrailerSignature, trailerCount > 0, emptyLines == 0 {
+            // Some clients send an empty line before the trailers, or before their signature.
+            let mayGoOn = trailerCount == 0 || (isSigned && !sawTrailerSignature)
+            if expectsTrailers, mayGoOn, emptyLines == 0 {
                 emptyLines += 1
                 return nil
             }

@@ -1,6 +1,7 @@
 import Client
 import Model
 import NIOCore
+import NIOHTTPTypes
 import Synchronization
 
 /// What a GET or HEAD of a key answers with, before any byte is read.

@@ -72,10 +72,11 @@ private final class ReceiveBufferSizer: ChannelInboundHandler, RemovableChannelH
     typealias InboundIn = HTTPRequestPart
 
     func handlerAdded(context: ChannelHandlerContext) {
-        context.channel.setOption(
+        let channel = context.channel
+        channel.setOption(
             ChannelOptions.recvAllocator,
             value: AdaptiveRecvByteBufferAllocator(
                 minimum: 2048, initial: 16 << 10, maximum: 256 << 10)
-        ).whenFailure { context.fireErrorCaught($0) }
+        ).whenFailure { channel.pipeline.fireErrorCaught($0) }
     }
 }

@@ -2,6 +2,7 @@ import Client
 import HTTPTypes
 import Logging
 import Model
+import NIOCore
 import NIOHTTPTypes
 import Synchronization
 
