@@ -148,8 +148,8 @@ class Signed:
 
     def _sign(self):
         names = sorted(self.headers)
-        query = "&".join(sorted(
-            part if "=" in part else part + "=" for part in self.query.split("&") if part))
+        pairs = sorted(part.partition("=")[::2] for part in self.query.split("&") if part)
+        query = "&".join(f"{name}={value}" for name, value in pairs)
         canonical = "\n".join([
             self.method, urllib.parse.quote(urllib.parse.unquote(self.path), safe="/~"), query,
             "".join(f"{name}:{self.headers[name]}\n" for name in names), ";".join(names),

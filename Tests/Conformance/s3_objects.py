@@ -5,6 +5,7 @@ import concurrent.futures
 import datetime
 import hashlib
 import io
+import urllib.error
 import urllib.request
 
 from harness import (CLIENT, FIRST, ClientError, absent, crc32, fails_with, new_bucket,
@@ -309,27 +310,72 @@ def test_signed_and_unsigned_payloads():
             assert body(bucket, "k") == data
 
 
-def test_presigned():
+def _fetch(url, **options):
+    return urllib.request.urlopen(urllib.request.Request(url, **options))
+
+
+def _presigned_round_trip(client, data):
     bucket = new_bucket()
-    data = b"presigned" * 1000
-    url = CLIENT.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "a b"})
-    request = urllib.request.Request(url, data=data, method="PUT")
-    assert urllib.request.urlopen(request).status == 200
-    url = CLIENT.generate_presigned_url(
-        "get_object", {"Bucket": bucket, "Key": "a b", "ResponseContentType": "text/x"})
-    got = urllib.request.urlopen(url)
+    url = client.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "a +b/ü"})
+    assert _fetch(url, data=data, method="PUT", headers={"content-type": ""}).status == 200
+    url = client.generate_presigned_url(
+        "get_object", {"Bucket": bucket, "Key": "a +b/ü", "ResponseContentType": "text/x"})
+    got = _fetch(url)
     assert got.read() == data and got.headers["content-type"] == "text/x"
-    for spoilt, status in [
-        (url.replace("X-Amz-Expires=3600", "X-Amz-Expires=3601"), 403),
-        (url.replace("a%20b", "a%20c"), 403),
-        (url.replace("X-Amz-Expires=3600", "X-Amz-Expires=704800"), 400),
-        (url + "&response-expires=now", 403),
-    ]:
-        try:
-            urllib.request.urlopen(spoilt)
-            raise AssertionError("a spoilt URL worked")
-        except urllib.error.HTTPError as error:
-            assert error.code == status, (spoilt, error.code)
+    url = client.generate_presigned_url(
+        "put_object", {"Bucket": bucket, "Key": "m", "Metadata": {"a": "b"}})
+    headers = {"content-type": ""}
+    if "x-amz-meta-a" not in url or "SignedHeaders" in url:
+        headers["x-amz-meta-a"] = "b"
+    _fetch(url, data=data, method="PUT", headers=headers)
+    assert client.head_object(Bucket=bucket, Key="m")["Metadata"] == {"a": "b"}
+    url = client.generate_presigned_url("delete_object", {"Bucket": bucket, "Key": "m"})
+    assert _fetch(url, method="DELETE").status == 204
+    absent(bucket, "m")
+    url = client.generate_presigned_url("list_objects_v2", {"Bucket": bucket})
+    assert b"<Key>a +b/" in _fetch(url).read()
+    return client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "a +b/ü"})
+
+
+def _refused_url(url, status):
+    try:
+        _fetch(url)
+        raise AssertionError(f"a spoilt URL worked: {url}")
+    except urllib.error.HTTPError as error:
+        assert error.code == status, (url, error.code, error.read())
+
+
+def test_presigned():
+    client = FIRST.client(signature_version="s3v4")
+    url = _presigned_round_trip(client, b"presigned" * 1000)
+    assert "X-Amz-Expires=3600" in url
+    _refused_url(url.replace("X-Amz-Expires=3600", "X-Amz-Expires=3601"), 403)
+    _refused_url(url.replace("a%20%2Bb", "a%20%2Bc"), 403)
+    _refused_url(url.replace("X-Amz-Expires=3600", "X-Amz-Expires=704800"), 400)
+    _refused_url(url + "&response-expires=now", 403)
+    _refused_url(url + "&x-amz-meta-a=b", 403)
+
+
+def test_presigned_by_default():
+    """What boto3 makes when it is told nothing of signatures: version 2, in the query."""
+    url = _presigned_round_trip(FIRST.client(), b"presigned" * 1000)
+    assert "AWSAccessKeyId=" in url
+    _refused_url(url.replace("Expires=1", "Expires=2"), 403)
+    _refused_url(url.replace("a%20%2Bb", "a%20%2Bc"), 403)
+    _refused_url(url + "&uploads", 403)
+    _refused_url(url + "&response-expires=now", 403)
+
+
+def test_presigned_urls_expire():
+    import time
+    bucket = new_bucket()
+    CLIENT.put_object(Bucket=bucket, Key="k", Body=b"x")
+    for client in [FIRST.client(), FIRST.client(signature_version="s3v4")]:
+        url = client.generate_presigned_url(
+            "get_object", {"Bucket": bucket, "Key": "k"}, ExpiresIn=1)
+        assert _fetch(url).read() == b"x"
+        time.sleep(2.5)
+        _refused_url(url, 403)
 
 
 def test_copy():

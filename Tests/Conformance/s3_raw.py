@@ -219,7 +219,7 @@ def test_truncated_bodies():
     head = request.head(unsigned={"Content-Length": str(len(body))})
     refused(exchange(head + body[:-100], end=True), "IncompleteBody", 400)
     # The whole of the framing of HTTP, and not that of aws-chunked.
-    for cut in [2, 10, 90, 1000, 100_000]:
+    for cut in [10, 90, 100]:
         request = chunked(bucket, "k", SIGNED)
         body = signed_body(request) + request.last_chunk() + b"\r\n"
         refused(deliver(request, body[:-cut]), "IncompleteBody", 400)

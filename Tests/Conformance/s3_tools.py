@@ -81,6 +81,7 @@ def test_rclone():
     need("rclone")
     bucket = new_bucket(label="rclone")
     environment = dict(os.environ, RCLONE_CONFIG=os.devnull)
+    environment.pop("AWS_CA_BUNDLE", None)
     remote = (f":s3,provider=Other,access_key_id='{FIRST.key}',secret_access_key='{FIRST.secret}',"
               f"endpoint='{ENDPOINT}',region={REGION},force_path_style=true:{bucket}")
     with tempfile.TemporaryDirectory() as folder:

@@ -52,7 +52,8 @@ enum Address: Hashable, Sendable {
         return name
     }
 
-    private static func virtualHostBucket(_ host: String?, _ baseDomains: [String]) -> String? {
+    /// The bucket named by the host; nil if it names none.
+    static func virtualHostBucket(_ host: String?, _ baseDomains: [String]) -> String? {
         guard let host, !baseDomains.isEmpty else { return nil }
         let name = host.split(separator: ":").first?.lowercased() ?? ""
         for domain in baseDomains where name.hasSuffix(".\(domain)") {

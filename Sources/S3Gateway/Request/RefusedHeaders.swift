@@ -3,7 +3,7 @@
 enum RefusedHeaders {
     /// `x-amz-` headers that are understood or that ask for nothing; a prefix ends with `-`.
     private static let known: Set<String> = [
-        "x-amz-acl", "x-amz-algorithm", "x-amz-checksum-algorithm", "x-amz-checksum-mode",
+        "x-amz-acl", "x-amz-api-version", "x-amz-checksum-algorithm", "x-amz-checksum-mode",
         "x-amz-checksum-type", "x-amz-content-sha256", "x-amz-copy-source",
         "x-amz-copy-source-if-match", "x-amz-copy-source-if-modified-since",
         "x-amz-copy-source-if-none-match", "x-amz-copy-source-if-unmodified-since",
@@ -25,6 +25,7 @@ enum RefusedHeaders {
             }
         }
         try allow("x-amz-acl", ["private"], request)
+        try allow("x-amz-api-version", ["2006-03-01"], request)
         try allow("x-amz-bucket-object-lock-enabled", ["false"], request)
         try allow("x-amz-tagging-directive", ["copy"], request)
         try allow("x-amz-object-ownership", ["bucketownerenforced"], request)

@@ -18,6 +18,8 @@ struct S3Request: Sendable {
     let queryItems: [QueryItem]
     /// By lower-case name; values of repeated headers are joined with a comma.
     private let headers: [String: String]
+    /// Headers that the maker of a presigned URL moved into its query, by lower-case name.
+    private let hoisted: [String: String]
 
     /// `invalidURI` if the path or the query cannot be decoded.
     init(_ head: HTTPRequest) throws(S3Error) {
@@ -67,12 +69,38 @@ struct S3Request: Sendable {
             }
         }
         queryItems = items
+        hoisted = Self.hoistedHeaders(items)
     }
 
-    /// The value of a header by its lower-case name.
-    func header(_ name: String) -> String? { headers[name] }
+    /// Parameters of a query that sign it and are no headers.
+    private static let signingParameters: Set<String> = [
+        "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires",
+        "x-amz-signedheaders", "x-amz-signature", "x-amz-security-token", "x-amz-content-sha256",
+    ]
 
-    var headerNames: [String] { Array(headers.keys) }
+    private static func hoistedHeaders(_ items: [QueryItem]) -> [String: String] {
+        let isVersion2 = items.contains { $0.name == "AWSAccessKeyId" }
+        var hoisted: [String: String] = [:]
+        for item in items {
+            let name = item.name.lowercased()
+            let isHeader =
+                (name.hasPrefix("x-amz-") && !signingParameters.contains(name))
+                || (isVersion2 && (name == "content-type" || name == "content-md5"))
+            if isHeader { hoisted[name] = String(decoding: item.value, as: UTF8.self) }
+        }
+        return hoisted
+    }
+
+    /// The value of a header by its lower-case name, sent as one or moved into the query.
+    func header(_ name: String) -> String? { headers[name] ?? hoisted[name] }
+
+    /// The names of all headers, those moved into the query included.
+    var headerNames: [String] {
+        Array(headers.keys) + hoisted.keys.filter { headers[$0] == nil }
+    }
+
+    /// The names of the headers that were sent as such.
+    var sentHeaderNames: [String] { Array(headers.keys) }
 
     func hasQuery(_ name: String) -> Bool { queryItems.contains { $0.name == name } }
 

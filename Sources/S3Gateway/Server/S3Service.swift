@@ -29,7 +29,8 @@ struct S3Service<Store: ObjectStore>: Sendable {
                 store: store, clock: clock,
                 lifetimeMilliseconds: limits.userLifetimeMilliseconds, limit: limits.cachedUsers,
                 lookupLimit: limits.userLookups),
-            keys: SigningKeyCache(limit: limits.cachedSigningKeys))
+            keys: SigningKeyCache(limit: limits.cachedSigningKeys),
+            baseDomains: configuration.baseDomains)
     }
 
     /// Serves one request. Returns whether the connection may carry another one.

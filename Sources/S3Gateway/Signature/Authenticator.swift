@@ -14,6 +14,8 @@ struct Identity: Sendable {
 struct Authenticator<Store: ObjectStore>: Sendable {
     let users: UserCache<Store>
     let keys: SigningKeyCache
+    /// As in `S3Configuration`; lower case.
+    let baseDomains: [String]
     /// A request's date may differ from ours by this much.
     static var maximumSkewMilliseconds: Int64 { 15 * 60 * 1000 }
 
@@ -23,7 +25,10 @@ struct Authenticator<Store: ObjectStore>: Sendable {
     /// in constant time.
     func authenticate(_ request: S3Request, now: Timestamp) async throws -> Identity {
         guard let signature = try RequestSignature.parse(request) else {
-            throw S3Error(.accessDenied, "Anonymous access is not allowed: sign the request.")
+            guard let old = try SignatureV2.parse(request) else {
+                throw S3Error(.accessDenied, "Anonymous access is not allowed: sign the request.")
+            }
+            return try await authenticate(old, request, now: now)
         }
         try Self.checkTime(signature, now: now)
         if request.header("x-amz-security-token") != nil
@@ -33,13 +38,7 @@ struct Authenticator<Store: ObjectStore>: Sendable {
                 .invalidToken, "Session tokens are not issued here: use the user's own keys.")
         }
         try Self.checkSignedHeaders(signature, request)
-        let accessKeyID = signature.credential.accessKeyID
-        guard let user = try await users.user(accessKeyID: accessKeyID) else {
-            throw S3Error(
-                .invalidAccessKeyID,
-                "The access key ID you provided does not exist in our records.",
-                details: [("AWSAccessKeyId", accessKeyID)])
-        }
+        let user = try await user(signature.credential.accessKeyID)
         let key = keys.signingKey(secret: user.secretAccessKey, signature.credential)
         try Self.verify(signature, request, key: key)
         var signer: ChunkSigner?
@@ -49,6 +48,27 @@ struct Authenticator<Store: ObjectStore>: Sendable {
                 seed: signature.signature)
         }
         return Identity(user: user, payload: signature.payload, chunkSigner: signer)
+    }
+
+    private func user(_ accessKeyID: String) async throws -> UserInfo {
+        guard let user = try await users.user(accessKeyID: accessKeyID) else {
+            throw S3Error(
+                .invalidAccessKeyID,
+                "The access key ID you provided does not exist in our records.",
+                details: [("AWSAccessKeyId", accessKeyID)])
+        }
+        return user
+    }
+
+    private func authenticate(
+        _ signature: SignatureV2, _ request: S3Request, now: Timestamp
+    ) async throws -> Identity {
+        try signature.checkTime(now: now)
+        let user = try await user(signature.accessKeyID)
+        try signature.verify(
+            request, bucket: Address.virtualHostBucket(request.header("host"), baseDomains),
+            secret: user.secretAccessKey)
+        return Identity(user: user, payload: .unsigned)
     }
 
     static func checkTime(_ signature: RequestSignature, now: Timestamp) throws(S3Error) {
@@ -91,7 +111,7 @@ struct Authenticator<Store: ObjectStore>: Sendable {
         _ signature: RequestSignature, _ request: S3Request
     ) throws(S3Error) {
         let signed = Set(signature.signedHeaders)
-        var missing = request.headerNames.filter { name in
+        var missing = request.sentHeaderNames.filter { name in
             name.hasPrefix("x-amz-") && !signed.contains(name)
         }
         // A presigned URL may be used by a client that adds this header to every request; its

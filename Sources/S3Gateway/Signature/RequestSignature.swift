@@ -83,7 +83,7 @@ enum PayloadSigning: Equatable {
 }
 
 extension RequestSignature {
-    /// Reads the signature of `request`; `nil` if it carries none (an anonymous request).
+    /// Reads the signature of `request`; `nil` if it carries none of this version.
     static func parse(_ request: S3Request) throws(S3Error) -> RequestSignature? {
         let header = request.header("authorization")
         let inQuery = request.hasQuery("X-Amz-Algorithm") || request.hasQuery("X-Amz-Signature")
@@ -97,9 +97,6 @@ extension RequestSignature {
             return try parse(header: header, request)
         }
         if inQuery { return try parse(query: request) }
-        if request.hasQuery("AWSAccessKeyId") || request.hasQuery("Signature") {
-            throw unsupportedMechanism
-        }
         return nil
     }
 
