@@ -124,7 +124,7 @@ extension ContainerReport {
         message.replicaIndex = UInt32(replicaIndex)
         message.replication = replication.message
         switch state {
-        case .open: message.state = .open
+        case .open, .closing: message.state = .open
         case .closed: message.state = .closed
         case .unhealthy: message.state = .unhealthy
         }
