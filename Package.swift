@@ -145,6 +145,8 @@ let package = Package(
             "ContainerStoreTests",
             ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
