@@ -251,9 +251,10 @@ extension OMKeyRecord {
         let layout = try OMKeyLayout(parsing: self.layout.octets)
         key.groups = layout.blocks.map { block in
             var group = WireGroup()
-            group.block = BlockID(
-                containerID: ContainerID(block.container), localID: block.local
-            ).message
+            group.block =
+                BlockID(
+                    containerID: ContainerID(block.container), localID: block.local
+                ).message
             group.replication = replication
             group.length = block.length
             return group

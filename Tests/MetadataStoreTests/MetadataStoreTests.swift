@@ -57,7 +57,9 @@ private func step(
 
 @Suite("MetadataStore")
 struct MetadataStoreTests {
-    @Test("the tables of a database answer like the ones in memory", arguments: 0..<20 as Range<UInt64>)
+    @Test(
+        "the tables of a database answer like the ones in memory",
+        arguments: 0..<20 as Range<UInt64>)
     func likeInMemory(seed: UInt64) async throws {
         try await withTemporaryDirectory { directory in
             let store = try await MetadataStore.open(

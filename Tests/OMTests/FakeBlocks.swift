@@ -68,7 +68,8 @@ final class FakeBlocks: BlockAllocator {
     func locate(
         _ containers: [ContainerID]
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
-        let result = state.withLock { state -> Result<[ContainerID: [DatanodeAddress?]], StoreError> in
+        let result = state.withLock {
+            state -> Result<[ContainerID: [DatanodeAddress?]], StoreError> in
             if let failure = state.failure { return .failure(failure) }
             state.locates += 1
             return .success(state.places.filter { containers.contains($0.key) })

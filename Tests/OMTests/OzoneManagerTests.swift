@@ -124,7 +124,8 @@ struct OzoneManagerTests {
             var group = open.groups[0]
             group.length = 100
             let commit = KeyCommit(
-                etag: "0123", attributes: .init(
+                etag: "0123",
+                attributes: .init(
                     headers: ["content-type": "text/plain"], metadata: ["a": "b"]),
                 checksum: .init(algorithm: .crc64nvme, kind: .fullObject, value: "AAA="))
             let written = try await client.commit(open, groups: [group], commit)
