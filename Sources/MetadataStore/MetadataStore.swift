@@ -22,6 +22,8 @@ public final class MetadataStore: Sendable {
         public static let readsPerSnapshot = 32
         /// KiB of pages that each connection keeps in memory.
         public static let cacheKibibytes = 16 << 10
+        /// Bytes that the file of the write-ahead log keeps when it starts over.
+        public static let idleLogBytes = 64 << 20
         /// How long a checkpoint waits for readers of older snapshots.
         public static let checkpointWaitSeconds = 0.5
     }
@@ -97,6 +99,7 @@ public final class MetadataStore: Sendable {
             try db.execute(sql: "PRAGMA synchronous = NORMAL")
             try db.execute(sql: "PRAGMA cache_size = -\(Limits.cacheKibibytes)")
             try db.execute(sql: "PRAGMA temp_store = MEMORY")
+            try db.execute(sql: "PRAGMA journal_size_limit = \(Limits.idleLogBytes)")
         }
         return configuration
     }
@@ -263,7 +266,9 @@ public final class MetadataStore: Sendable {
                 return try await self.pool.writeWithoutTransaction { db in
                     let applied = self.appliedIndex
                     let before = self.unsynced.load(ordering: .relaxed)
-                    try db.checkpoint(.truncate)
+                    // Full, not truncating: that would wait for a moment without any reader.
+                    // The write-ahead log starts over once its readers have moved on.
+                    try db.checkpoint(.full)
                     self.unsynced.wrappingSubtract(before, ordering: .relaxed)
                     return applied
                 }

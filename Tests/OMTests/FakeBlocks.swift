@@ -72,7 +72,9 @@ final class FakeBlocks: BlockAllocator {
             state -> Result<[ContainerID: [DatanodeAddress?]], StoreError> in
             if let failure = state.failure { return .failure(failure) }
             state.locates += 1
-            return .success(state.places.filter { containers.contains($0.key) })
+            var found: [ContainerID: [DatanodeAddress?]] = [:]
+            for container in containers { found[container] = state.places[container] }
+            return .success(found)
         }
         return try result.get()
     }
