@@ -20,12 +20,13 @@ public enum JournalRecord: Hashable, Sendable {
     case cell(BlockEntry.Cell, checksums: [UInt32], Commit)
     /// Lengths without bytes; the first sight of an empty data replica.
     case commit(Commit)
-    /// The block is gone; its extents may be punched.
-    case deleted(localID: UInt64, extents: [Range<Int>])
+    /// The block, of `length` bytes, is gone; its extents may be punched.
+    case deleted(localID: UInt64, length: Int, extents: [Range<Int>])
     /// The extents of a deleted block have been punched.
     case reclaimed(localID: UInt64)
-    /// The data file is complete, its footer at this offset, and does not change any more.
-    case closed(footerOffset: Int)
+    /// The data file is complete, its footer at this offset, and does not change any more. Count
+    /// and bytes are those of the footer, so that opening a store need not read it.
+    case closed(footerOffset: Int, blockCount: Int, usedBytes: Int)
     /// Damage was found in this replica.
     case unhealthy
     /// The journal was left in order: everything before it was acknowledged.
@@ -69,15 +70,19 @@ public enum JournalRecord: Hashable, Sendable {
             writer.append(commit.localID)
             writer.append64(commit.groupLength)
             writer.append(UInt8(commit.isEnded ? 1 : 0))
-        case .deleted(let localID, let extents):
+        case .deleted(let localID, let length, let extents):
             writer.append(localID)
+            writer.append64(length)
             writer.append32(extents.count)
             for extent in extents {
                 writer.append64(extent.lowerBound)
                 writer.append64(extent.count)
             }
         case .reclaimed(let localID): writer.append(localID)
-        case .closed(let footerOffset): writer.append64(footerOffset)
+        case .closed(let footerOffset, let blockCount, let usedBytes):
+            writer.append64(footerOffset)
+            writer.append64(blockCount)
+            writer.append64(usedBytes)
         case .unhealthy, .mark: break
         }
         return writer.bytes
@@ -92,7 +97,10 @@ public enum JournalRecord: Hashable, Sendable {
         case .commit: self = .commit(try Self.commit(from: &reader))
         case .deleted: self = try Self.deleted(from: &reader)
         case .reclaimed: self = .reclaimed(localID: try reader.read(UInt64.self))
-        case .closed: self = .closed(footerOffset: try reader.read64())
+        case .closed:
+            self = .closed(
+                footerOffset: try reader.read64(), blockCount: try reader.read64(),
+                usedBytes: try reader.read64())
         case .unhealthy: self = .unhealthy
         case .mark: self = .mark
         }
@@ -118,6 +126,7 @@ public enum JournalRecord: Hashable, Sendable {
 
     private static func deleted(from reader: inout ByteReader) throws(FormatError) -> Self {
         let localID = try reader.read(UInt64.self)
+        let length = try reader.read64()
         let count = try reader.read32()
         guard count <= reader.remaining / 16 else { throw .truncated("journal record") }
         var extents: [Range<Int>] = []
@@ -130,7 +139,7 @@ public enum JournalRecord: Hashable, Sendable {
             }
             extents.append(start..<start + length)
         }
-        return .deleted(localID: localID, extents: extents)
+        return .deleted(localID: localID, length: length, extents: extents)
     }
 
     private static func flag(from reader: inout ByteReader) throws(FormatError) -> Bool {

@@ -2,7 +2,9 @@
 #ifndef APUS_CURING_H
 #define APUS_CURING_H
 
-// Before liburing.h, which defines _XOPEN_SOURCE: fd_set must look as it does to Foundation.
+// First, so that liburing's feature macros do not change what these declare: the same types must
+// look the same in every module.
+#include <sys/types.h>
 #include <sys/select.h>
 
 #include <liburing.h>
