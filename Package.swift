@@ -139,6 +139,9 @@ let package = Package(
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
+        tests(
+            "OMTests",
+            ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
