@@ -7,6 +7,11 @@ import Synchronization
 extension Container {
     /// See `ContainerStore.deleteBlocks`; `blocks` are of this container.
     func delete(_ blocks: [BlockID], cache: ClosedCache) async throws(StoreError) {
+        state.withLock { $0.deleting += 1 }
+        defer {
+            state.withLock { $0.deleting -= 1 }
+            wakeIdle()
+        }
         var records: [JournalRecord] = []
         var claimed: [UInt64] = []
         do throws(StoreError) {
@@ -98,7 +103,7 @@ extension Container {
             if error.isUnsupported { return }
             throw volume.failure(of: error)
         }
-        volume.addUsed(-extents.reduce(0) { $0 + $1.count })
+        charge(-extents.reduce(0) { $0 + $1.count })
         note(.reclaimed(localID: localID))
     }
 
@@ -121,10 +126,10 @@ extension Container {
         guard await seal() else { return }
         await untilIdle()
         cache.forget(id)
-        let (size, journal) = state.withLock { state in
+        let charged = state.withLock { state in
             state.dataFile = nil
             state.journalFile = nil
-            return (state.allocatedTo, state.journalAheadTo)
+            return state.charged
         }
         let reactor = volume.reactor
         try await volume.changing { () async throws(IOError) in
@@ -134,6 +139,6 @@ extension Container {
                 try await reactor.remove(volume.dataPath(id))
             }
         }
-        volume.addUsed(-size - journal)
+        charge(-charged)
     }
 }

@@ -24,18 +24,17 @@ extension Container {
                 if !error.isUnsupported { throw error }
             }
             try await data.synchronize()
-            let (tail, ahead) = try await container.replaceJournal(volume.journalPath(id), [])
+            let tail = try await container.replaceJournal(volume.journalPath(id), [])
             let journal = try await File.open(
                 volume.journalPath(id), [.read, .write, .direct], on: reactor)
             container.state.withLock { state in
                 state.dataFile = data
                 state.journalFile = journal
                 state.journal = tail
-                state.journalAheadTo = ahead
                 state.allocatedTo = extent
             }
         }
-        volume.addUsed(extent)
+        container.charge(extent)
         return container
     }
 
@@ -101,7 +100,7 @@ extension Container {
                 state.isJournalBroken = true
             }
         }
-        volume.addUsed(size + journalBytes)
+        charge(size + journalBytes)
         guard let parsed, damage == nil else { return }
         try await volume.changing { () async throws(IOError) in
             if parsed.hasTornTail { try await cutTail() }
@@ -112,7 +111,7 @@ extension Container {
                 let data = try await File.open(volume.dataPath(id), [.write], on: reactor)
                 try await data.truncate(to: end)
                 state.withLock { $0.allocatedTo = end }
-                volume.addUsed(end - size)
+                charge(end - size)
             } else {
                 let journal = try await File.open(
                     volume.journalPath(id), [.read, .write, .direct], on: reactor)

@@ -103,6 +103,10 @@ struct ContainerState: Sendable {
     var nextTicket: UInt64 = 1
     /// Why tickets that are still being written have failed already.
     var failures: [UInt64: StoreError] = [:]
+    /// Deletions under way: their blocks are in `deleted`, their records not durable yet.
+    var deleting = 0
+    /// Bytes that the two files take.
+    var charged = 0
     /// Writes to the data file in flight.
     var writing = 0
     var isCommitting = false
@@ -122,7 +126,7 @@ struct ContainerState: Sendable {
 
     /// Whether no append or record is on its way.
     var isIdle: Bool {
-        writing == 0 && queued == 0 && !isCommitting && extras.isEmpty
+        writing == 0 && queued == 0 && deleting == 0 && !isCommitting && extras.isEmpty
     }
 
     var hasReady: Bool {
