@@ -164,6 +164,9 @@ public final class FaultInjector: Sendable {
         fstat(reader, &status)
         var before = [UInt8](repeating: 0, count: request.length)
         let read = pread(reader, &before, request.length, Int(request.offset))
+        // Pages left in the cache here make the kernel report EIO from a later fdatasync when a
+        // direct write finds that it cannot drop them.
+        posix_fadvise(reader, 0, 0, POSIX_FADV_DONTNEED)
         before.removeLast(request.length - max(0, read))
         state.withLock { state in
             state.undo.append(
@@ -247,7 +250,11 @@ public final class FaultInjector: Sendable {
     ) {
         let descriptor = Glibc.open(path, O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
-        defer { Glibc.close(descriptor) }
+        defer {
+            fsync(descriptor)
+            posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED)
+            Glibc.close(descriptor)
+        }
         let mode = random.next() % 3  // 0: stays, 1: lost, 2: torn
         var padded = before
         padded.append(contentsOf: repeatElement(0, count: length - before.count))
