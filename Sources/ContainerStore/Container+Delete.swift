@@ -49,10 +49,9 @@ extension Container {
         let result = state.withLock { state -> Result<Bool, StoreError> in
             do throws(StoreError) {
                 try volume.check()
-                switch state.phase {
-                case .open, .closing, .closed: break
-                case .quarantined, .deleted:
-                    throw StoreError(.containerState, "\(name) is \(state.phase)")
+                guard state.phase != .deleted, !state.isJournalBroken else {
+                    throw StoreError(
+                        .containerState, "\(name) takes no deletions: its journal is not in order")
                 }
                 return .success(state.deleted.insert(block.localID).inserted)
             } catch { return .failure(error) }
@@ -131,14 +130,20 @@ extension Container {
             state.journalFile = nil
             return state.charged
         }
-        let reactor = volume.reactor
-        try await volume.changing { () async throws(IOError) in
-            try await reactor.remove(volume.journalPath(id))
-            try await reactor.synchronizeDirectory(volume.containersPath)
-            if try await reactor.status(volume.dataPath(id)) != nil {
-                try await reactor.remove(volume.dataPath(id))
+        try await volume.removeContainer(id)
+        charge(-charged)
+    }
+}
+
+extension Volume {
+    /// Removes the files of a container, the journal first and durably.
+    func removeContainer(_ id: ContainerID) async throws(StoreError) {
+        try await changing { () async throws(IOError) in
+            try await reactor.remove(journalPath(id))
+            try await reactor.synchronizeDirectory(containersPath)
+            if try await reactor.status(dataPath(id)) != nil {
+                try await reactor.remove(dataPath(id))
             }
         }
-        charge(-charged)
     }
 }

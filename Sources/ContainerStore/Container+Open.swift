@@ -71,7 +71,6 @@ extension Container {
         var state = ContainerState(journal: tail)
         state.take(contents)
         if let damage {
-            state.phase = .quarantined
             state.damage = damage
             state.isJournalBroken = true
         }
@@ -96,7 +95,6 @@ extension Container {
             state.journalAheadTo = DataFile.aligned(journalBytes)
             if let damage, state.damage == nil {
                 state.damage = damage
-                state.phase = .quarantined
                 state.isJournalBroken = true
             }
         }
@@ -123,10 +121,9 @@ extension Container {
     /// Opens the data file of a replica that is not closed, and looks at its header and size.
     /// Returns what is wrong with it, if anything.
     private func dataDamage(size: Int, _ contents: ContainerContents) async -> String? {
-        if size < contents.tail {
-            return "its data file has \(size) bytes where its journal needs \(contents.tail)"
-        }
-        guard contents.closing == nil else { return nil }
+        let shortage = size < contents.tail
+            ? "its data file has \(size) bytes where its journal needs \(contents.tail)" : nil
+        guard contents.closing == nil, size > 0 else { return shortage }
         do throws(IOError) {
             let data = try await File.open(
                 volume.dataPath(id), [.read, .write, .direct], on: volume.reactor)
@@ -135,7 +132,7 @@ extension Container {
             let found = try? block.withParsed { (bytes) throws(FormatError) in
                 try ContainerHeader(parsing: bytes, of: .data)
             }
-            return found == header ? nil : "the header of its data file is damaged"
+            return found == header ? shortage : "the header of its data file is damaged"
         } catch { return error.description }
     }
 
@@ -158,7 +155,7 @@ extension Container {
     func finishDeletions(cache: ClosedCache) async throws(StoreError) {
         let unpunched = state.withLock { state in
             defer { state.unpunched = [:] }
-            return state.phase == .quarantined ? [:] : state.unpunched
+            return state.isJournalBroken ? [:] : state.unpunched
         }
         for (localID, deletion) in unpunched.sorted(by: { $0.key < $1.key }) {
             try await reclaim(localID, deletion.extents, cache: cache)
@@ -196,7 +193,6 @@ extension Container {
             case .open: reported = .open
             case .closing: reported = .closing
             case .closed: reported = .closed
-            case .quarantined: reported = .unhealthy
             case .deleted: return nil
             }
             return ContainerReport(

@@ -89,11 +89,14 @@ extension Container {
             return range.isEmpty ? nil : ReadPlan(entry, range)
         }
         let open = state.withLock { state -> Result<(ReadPlan?, File), StoreError>? in
-            guard let file = state.dataFile, !state.isClosed else { return nil }
+            guard !state.isClosed else { return nil }
             do throws(StoreError) {
                 guard !state.deleted.contains(block.localID),
                     let entry = state.blocks[block.localID]?.entry
                 else { throw noSuchBlock(block) }
+                guard let file = state.dataFile else {
+                    throw StoreError(.corrupt, "\(name) has lost its data file")
+                }
                 return .success((try plan(entry), file))
             } catch { return .failure(error) }
         }

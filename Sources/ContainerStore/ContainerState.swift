@@ -16,8 +16,6 @@ struct ContainerState: Sendable {
         /// Takes no more appends: its index is being written, or will be.
         case closing
         case closed(footerOffset: Int)
-        /// Its journal is damaged. Nothing is written to it any more.
-        case quarantined
         case deleted
     }
 
@@ -71,7 +69,7 @@ struct ContainerState: Sendable {
     }
 
     var phase: Phase = .open
-    /// What is wrong with the replica, if anything.
+    /// What is wrong with the replica, if anything. Nothing is appended to it any more.
     var damage: String?
     var blocks: [UInt64: Block] = [:]
     /// Blocks deleted, or being deleted: an open container never takes them again. Of a closed
@@ -112,7 +110,8 @@ struct ContainerState: Sendable {
     var isCommitting = false
     /// While set the committer keeps its hands off: the journal is being replaced.
     var isJournalHeld = false
-    /// The journal could not be written; only closing, which writes a new one, helps.
+    /// The journal could not be written, or is damaged, and is left alone. If the disk was full,
+    /// closing, which writes a new one, helps.
     var isJournalBroken = false
     /// Woken when nothing is in flight.
     var idleWaiters: [UnsafeContinuation<Void, Never>] = []

@@ -181,7 +181,10 @@ extension Volume {
         do throws(StoreError) {
             return try await Container.open(id, on: self)
         } catch {
-            withState { $0.problems.append(error.description) }
+            withState { state in
+                state.problems.append(error.description)
+                state.unusable.insert(id)
+            }
             return nil
         }
     }
