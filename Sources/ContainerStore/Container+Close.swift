@@ -158,7 +158,8 @@ extension Container {
             bytes += write.bytes
         }
         // A closed container's journal grows by deletions only, so it gets no long segment.
-        let ahead = bytes.count
+        let ahead =
+            bytes.count
             + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
         let file = try await File.open(
             temporary, [.read, .write, .create, .truncate, .direct], on: reactor)

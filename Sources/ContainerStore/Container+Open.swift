@@ -121,7 +121,8 @@ extension Container {
     /// Opens the data file of a replica that is not closed, and looks at its header and size.
     /// Returns what is wrong with it, if anything.
     private func dataDamage(size: Int, _ contents: ContainerContents) async -> String? {
-        let shortage = size < contents.tail
+        let shortage =
+            size < contents.tail
             ? "its data file has \(size) bytes where its journal needs \(contents.tail)" : nil
         guard contents.closing == nil, size > 0 else { return shortage }
         do throws(IOError) {

@@ -57,7 +57,8 @@ extension Container {
         try volume.check()
         guard range.count <= ContainerStore.Limits.readBytes else {
             throw StoreError(
-                .badRequest, "a read of \(range.count) bytes: at most "
+                .badRequest,
+                "a read of \(range.count) bytes: at most "
                     + "\(ContainerStore.Limits.readBytes) at a time")
         }
         let (found, file) = try await plan(block, range, cache: cache)
@@ -149,7 +150,8 @@ extension Container {
             throw StoreError(.io, "\(name), block \(block): \(error.description)")
         }
         guard count >= segment.length else {
-            let text = "\(name), block \(block): the data file ends at "
+            let text =
+                "\(name), block \(block): the data file ends at "
                 + "\(segment.fileOffset + count), within the block"
             markDamaged(text)
             throw StoreError(.corrupt, text)
@@ -170,7 +172,8 @@ extension Container {
             if case .unit(let index, _, _) = error {
                 offset += index * ReplicationConfig.checksumUnit
             }
-            let text = "\(name), block \(block), offset \(offset): the bytes read do not match "
+            let text =
+                "\(name), block \(block), offset \(offset): the bytes read do not match "
                 + "their checksum"
             markDamaged(text)
             throw StoreError(.corrupt, text)

@@ -153,7 +153,8 @@ extension Volume {
             let journals = Set(names.compactMap { Self.id(of: $0, suffix: ".journal") })
             ids = journals.sorted()
             for name in names {
-                let isLeftOver = name.hasSuffix(".journal.new")
+                let isLeftOver =
+                    name.hasSuffix(".journal.new")
                     || Self.id(of: name, suffix: ".data").map { !journals.contains($0) } ?? false
                 if isLeftOver { try await reactor.remove("\(containersPath)/\(name)") }
             }

@@ -119,8 +119,16 @@ final class Volume: Sendable {
 }
 
 extension IOError {
+    /// Linux's numbers; this layer does not import libc.
+    private enum Number {
+        static let noSpace: Int32 = 28
+        static let notImplemented: Int32 = 38
+        static let notSupported: Int32 = 95
+        static let quotaExceeded: Int32 = 122
+    }
+
     /// The disk or quota is full; nothing is broken.
-    var isFull: Bool { code == 28 /* ENOSPC */ || code == 122 /* EDQUOT */ }
+    var isFull: Bool { code == Number.noSpace || code == Number.quotaExceeded }
     /// The file system does not know the operation.
-    var isUnsupported: Bool { code == 95 /* EOPNOTSUPP */ || code == 38 /* ENOSYS */ }
+    var isUnsupported: Bool { code == Number.notSupported || code == Number.notImplemented }
 }

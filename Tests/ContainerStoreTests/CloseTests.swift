@@ -182,7 +182,8 @@ import Testing
                     }
                     if part == 8 {
                         group.addTask {
-                            #expect(await refusal { try await store.deleteBlocks([blockID(1)]) } == nil)
+                            #expect(
+                                await refusal { try await store.deleteBlocks([blockID(1)]) } == nil)
                         }
                     }
                 }

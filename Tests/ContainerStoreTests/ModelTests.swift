@@ -21,7 +21,9 @@ private struct Reference {
 }
 
 @Suite struct ModelTests {
-    @Test("any sequence of operations does what a dictionary would", arguments: 1...12 as ClosedRange<UInt64>)
+    @Test(
+        "any sequence of operations does what a dictionary would",
+        arguments: 1...12 as ClosedRange<UInt64>)
     func sequence(seed: UInt64) async throws {
         try await withReactor { directory, reactor in
             var random = SplitMix64(state: seed)
