@@ -36,7 +36,13 @@ extension Target.Dependency {
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
-    static let hummingbird: Self = .product(name: "Hummingbird", package: "hummingbird")
+    static let hummingbird: Self = .product(name: "HummingbirdCore", package: "hummingbird")
+    static let nio: Self = .product(name: "NIOCore", package: "swift-nio")
+    static let nioPosix: Self = .product(name: "NIOPosix", package: "swift-nio")
+    static let nioHTTPTypes: Self = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
+    static let httpTypes: Self = .product(name: "HTTPTypes", package: "swift-http-types")
+    static let lifecycle: Self = .product(
+        name: "ServiceLifecycle", package: "swift-service-lifecycle")
     static let arguments: Self = .product(name: "ArgumentParser", package: "swift-argument-parser")
     static let configuration: Self = .product(
         name: "Configuration", package: "swift-configuration")
@@ -52,10 +58,15 @@ let package = Package(
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.90.0"),
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.30.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.5.0"),
+        .package(
+            url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.9.0"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(
             url: "https://github.com/apple/swift-configuration", from: "1.4.0",
-            traits: [.defaults, "YAML"]),
+            traits: [.defaults]),
     ],
     targets: [
         // C shims: headers and inline functions that Swift cannot import. No policy.
@@ -73,6 +84,7 @@ let package = Package(
         // L1: pure cores
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
+        target("SCMCore", ["Model", "Wire"]),
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
@@ -87,13 +99,46 @@ let package = Package(
             "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
-        target("Client", ["Model", "Bytes", "Wire"]),
+        target(
+            "OM",
+            [
+                "OMCore", "RaftDriver", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
+                .log,
+            ]),
+        target("SCM", ["SCMCore", "RaftDriver", "Transport", "Wire", "Model", "Reactor", .log]),
+        target(
+            "Datanode",
+            ["ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", .log]),
+        target(
+            "Client",
+            ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport"]),
+
+        // L5: gateways, the only targets that import NIO or Hummingbird
+        target(
+            "S3Gateway",
+            [
+                "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
+                .nioHTTPTypes, .httpTypes, .lifecycle, .log,
+            ]),
+
+        // L6: programs
+        .executableTarget(
+            name: "apus",
+            dependencies: [
+                "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
+                "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
+                .log,
+            ], path: "Sources/apus", swiftSettings: settings),
+
+        // Beside the stack, never imported by L0-L5
+        target("TestSupport", ["Model", "Client"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
+        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
@@ -102,5 +147,7 @@ let package = Package(
         tests("ReactorTests", ["Reactor", "Bytes"]),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
+        tests(
+            "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
     ]
 )

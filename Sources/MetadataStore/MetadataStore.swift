@@ -186,22 +186,22 @@ public final class MetadataStore: Sendable {
     ///
     /// Most of the work runs beside `apply` on a connection of its own; what came in meanwhile is
     /// moved on the writer's. Returns the applied index up to which everything is durable; nil if
-    /// readers of old snapshots were in the way: try again later.
+    /// readers of old snapshots or another checkpoint were in the way: try again later.
     public func checkpoint() async throws(StoreError) -> UInt64? {
         try await mapped { () async throws in
-            _ = try await self.checkpointer.writeWithoutTransaction { db in
-                try db.checkpoint(.passive)
-            }
-            return try await self.pool.writeWithoutTransaction { db in
-                let applied = self.appliedIndex
-                let before = self.unsynced.load(ordering: .relaxed)
-                do {
-                    try db.checkpoint(.truncate)
-                } catch let error as DatabaseError where error.resultCode == .SQLITE_BUSY {
-                    return nil
+            do {
+                _ = try await self.checkpointer.writeWithoutTransaction { db in
+                    try db.checkpoint(.passive)
                 }
-                self.unsynced.wrappingSubtract(before, ordering: .relaxed)
-                return applied
+                return try await self.pool.writeWithoutTransaction { db in
+                    let applied = self.appliedIndex
+                    let before = self.unsynced.load(ordering: .relaxed)
+                    try db.checkpoint(.truncate)
+                    self.unsynced.wrappingSubtract(before, ordering: .relaxed)
+                    return applied
+                }
+            } catch let error as DatabaseError where error.resultCode == .SQLITE_BUSY {
+                return nil
             }
         }
     }

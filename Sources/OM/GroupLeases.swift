@@ -84,6 +84,17 @@ actor GroupLeases {
         return groups
     }
 
+    /// Makes sure that a group of `replication` can be had, without taking it.
+    func peek(_ replication: ReplicationConfig) async throws(StoreError) {
+        let now = reactor.now()
+        var pool = pools[replication] ?? makePool(at: now)
+        pool.lastUse = now
+        if pool.leases.isEmpty, pool.refill == nil { startRefill(&pool, replication) }
+        let refill = pool.leases.isEmpty ? pool.refill : nil
+        pools[replication] = pool
+        if case .failure(let error)? = await refill?.value { throw error }
+    }
+
     /// Forgets groups with a place on one of `nodes`; all of them if it is nil.
     func invalidate(_ nodes: Set<DatanodeID>?) {
         generation += 1

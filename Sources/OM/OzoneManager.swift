@@ -1,4 +1,5 @@
 import Logging
+import MetadataStore
 import Model
 import OMCore
 import RaftDriver

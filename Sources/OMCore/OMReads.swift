@@ -112,6 +112,14 @@ public struct OMReads<Reader: MetadataReader> {
         return try found.key(named: name.bytes)
     }
 
+    /// Whether there is such a key.
+    public func exists(_ path: OMKeyPath, user: String) throws(StoreError) -> Bool {
+        let bucket = try bucket(path.bucket, user: user)
+        let name = try NameRules.checkKey(path.name.octets)
+        let key = OMTableKey.key(bucket: bucket.number, name: name.bytes)
+        return reader.get(OMTable.keys, key) != nil
+    }
+
     func keyRecord(bucket: UInt64, name: [UInt8]) throws(StoreError) -> OMKeyRecord? {
         try record(OMTable.keys, OMTableKey.key(bucket: bucket, name: name))
     }

@@ -378,13 +378,14 @@ public final class MetadataGroup: Sendable {
     /// Those that only wait are failed with `notReady`. Later calls fail.
     public func close() async throws(StoreError) {
         refuse(StoreError(.notReady, "the metadata in \(directory) is closed"))
-        let (loops, checkpoint) = state.withLock { state in
+        let loops = state.withLock { state in
             defer { state.loops = [] }
-            return (state.loops, state.checkpoint)
+            return state.loops
         }
         guard !loops.isEmpty else { return }
         for loop in loops { await loop.value }
-        await checkpoint?.value
+        // Only now can no new one begin.
+        await state.withLock { $0.checkpoint }?.value
         // The log alone would do; this makes the next start quick.
         _ = try await store.checkpoint()
         try await log.close()

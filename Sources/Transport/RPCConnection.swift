@@ -150,6 +150,12 @@ actor RPCConnection {
             header, token: request.token, message: request.message, payload: request.payload)
         let result: Result<RPCReply, StoreError> = await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
+                // Cancelled before: the handler below may have run, and found nothing to end.
+                if Task.isCancelled {
+                    release(bytes)
+                    return continuation.resume(
+                        returning: .failure(StoreError(.cancelled, "the call was cancelled")))
+                }
                 pending[id] = Pending(
                     continuation: continuation, bytes: bytes, deadline: request.deadline)
                 Task(executorPreference: reactor) { await self.sender.add(frame) }

@@ -2,9 +2,9 @@
 #ifndef APUS_CURING_H
 #define APUS_CURING_H
 
-// liburing.h asks glibc for XOPEN names, with which `fd_set` has other fields than in the modules
-// that Foundation is made of. What glibc defines first stays.
-#include <signal.h>
+// First, so that liburing's feature macros do not change what these declare: the same types must
+// look the same in every module.
+#include <sys/types.h>
 #include <sys/select.h>
 
 #include <liburing.h>

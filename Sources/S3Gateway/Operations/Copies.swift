@@ -1,0 +1,212 @@
+import Client
+import Crypto
+import Model
+import Synchronization
+
+/// The source of a copy: `x-amz-copy-source` and its conditions.
+struct CopySource: Equatable {
+    var key: KeyPath
+
+    init(_ request: S3Request) throws(S3Error) {
+        let text = request.header("x-amz-copy-source") ?? ""
+        let malformed = S3Error.invalidArgument(
+            "x-amz-copy-source", text,
+            "x-amz-copy-source must be in the form of bucket/key, percent-encoded.")
+        let parts = text.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+        if parts.count == 2, parts[1] != "versionId=null", parts[1] != "versionId=" {
+            throw S3Error(
+                .noSuchVersion, "Buckets are unversioned here: the only version is \"null\".")
+        }
+        guard let first = parts.first, let decoded = PercentEncoding.decode(first) else {
+            throw malformed
+        }
+        let path = decoded.first == UInt8(ascii: "/") ? decoded.dropFirst() : decoded[...]
+        guard let slash = path.firstIndex(of: UInt8(ascii: "/")), slash + 1 < path.endIndex,
+            let bucket = String(validating: path[..<slash], as: UTF8.self)
+        else { throw malformed }
+        guard BucketName.isValid(bucket) else {
+            throw S3Error(.invalidBucketName, BucketName.rule, details: [("BucketName", bucket)])
+        }
+        key = KeyPath(
+            bucket: BucketPath(volume: BucketPath.s3Volume, bucket: bucket),
+            name: try Address.keyName(Array(path[(slash + 1)...])))
+    }
+}
+
+/// Digests of the bytes that a copy carries, fed from within a reader's closure.
+private final class CopyDigest: Sendable {
+    private struct State {
+        var md5 = Insecure.MD5()
+        var checksum: RunningChecksum?
+        var length = 0
+    }
+    private let algorithm: ObjectChecksum.Algorithm?
+    private let state: Mutex<State>
+
+    init(_ algorithm: ObjectChecksum.Algorithm?) {
+        self.algorithm = algorithm
+        state = Mutex(State(checksum: algorithm.map(RunningChecksum.init)))
+    }
+
+    func update(_ bytes: UnsafeRawBufferPointer) {
+        state.withLock { state in
+            state.md5.update(bufferPointer: bytes)
+            state.checksum?.update(bytes)
+            state.length += bytes.count
+        }
+    }
+
+    var result: PayloadResult {
+        state.withLock { state in
+            var result = PayloadResult(length: state.length, md5: Array(state.md5.finalize()))
+            if let algorithm, let value = state.checksum?.finalize() {
+                result.checksum = (algorithm, value)
+            }
+            return result
+        }
+    }
+}
+
+extension S3Service {
+    func copyObject(_ call: Call) async throws {
+        let request = call.request
+        let source = try await copySource(call)
+        let replaces = try Self.replacesMetadata(request)
+        let from = try CopySource(request)
+        guard replaces || from.key != call.key else {
+            throw S3Error(
+                .invalidRequest,
+                "This copy request is illegal because it is trying to copy an object to itself "
+                    + "without changing the object's metadata, storage class, website redirect "
+                    + "location or encryption attributes.")
+        }
+        let attributes = replaces ? try ObjectAttributes(request) : source.attributes
+        let condition = try WriteCondition(request)
+        let algorithm =
+            try request.header("x-amz-checksum-algorithm").map { name throws(S3Error) in
+                try ObjectChecksum.Algorithm(name: name, in: "x-amz-checksum-algorithm")
+            } ?? source.checksum?.algorithm
+        let writer = try await store.openWriter(
+            call.key, length: source.length, replication: nil, user: call.user)
+        let (info, result) = try await copy(
+            source, 0..<source.length, into: writer, algorithm
+        ) { result in
+            KeyCommit(
+                etag: result.etag, attributes: attributes, checksum: result.objectChecksum,
+                condition: condition)
+        }
+        try await respond(call, "CopyObjectResult", info.modified, result)
+    }
+
+    func uploadPartCopy(_ call: Call) async throws {
+        let request = call.request
+        let source = try await copySource(call)
+        var range = 0..<source.length
+        if let header = request.header("x-amz-copy-source-range") {
+            guard case .from(let first, through: let last?) = ByteRange(header) else {
+                throw S3Error.invalidArgument(
+                    "x-amz-copy-source-range", header,
+                    "The x-amz-copy-source-range value must be of the form bytes=first-last "
+                        + "where first and last are the zero-based offsets of the first and last "
+                        + "bytes to copy")
+            }
+            guard last < source.length else {
+                throw S3Error.invalidArgument(
+                    "x-amz-copy-source-range", header,
+                    "Range specified is not valid for source object of size: \(source.length)")
+            }
+            range = first..<last + 1
+        }
+        let (number, upload) = try call.partAddress()
+        let info = try await store.upload(call.key, upload: upload, user: call.user)
+        let writer = try await store.openPartWriter(
+            call.key, upload: upload, number: number, length: range.count, user: call.user)
+        let (part, result) = try await copy(
+            source, range, into: writer, info.checksum?.algorithm
+        ) { result in
+            KeyCommit(etag: result.etag, checksum: result.objectChecksum)
+        }
+        try await respond(call, "CopyPartResult", part.modified, result)
+    }
+
+    /// The source of a copy, if it may be read and its conditions hold.
+    private func copySource(_ call: Call) async throws -> KeyInfo {
+        let request = call.request
+        let source = try CopySource(request)
+        if let expected = request.header("x-amz-source-expected-bucket-owner") {
+            let bucket = try await store.bucket(source.key.bucket, user: call.user)
+            guard bucket.ownerCanonicalID == expected else { throw S3Error(.accessDenied) }
+        }
+        let info = try await store.key(source.key, user: call.user)
+        let conditions = ReadConditions(request, prefix: "x-amz-copy-source-")
+        guard conditions.evaluate(etag: info.etag, modified: info.modified) == .proceed else {
+            throw S3Error(.preconditionFailed)
+        }
+        guard info.length <= configuration.limits.objectBytes || call.operation == .uploadPartCopy
+        else {
+            throw S3Error(
+                .invalidRequest,
+                "The specified copy source is larger than the maximum allowable size for a copy "
+                    + "source: \(configuration.limits.objectBytes)")
+        }
+        return info
+    }
+
+    private static func replacesMetadata(_ request: S3Request) throws(S3Error) -> Bool {
+        switch request.header("x-amz-metadata-directive")?.uppercased() {
+        case nil, "COPY": return false
+        case "REPLACE": return true
+        case let other?:
+            throw S3Error.invalidArgument(
+                "x-amz-metadata-directive", other,
+                "x-amz-metadata-directive must be COPY or REPLACE.")
+        }
+    }
+
+    /// Carries bytes of `source` into `writer` and commits; aborts the writer on failure.
+    private func copy(
+        _ source: KeyInfo, _ range: Range<Int>, into writer: Store.Writer,
+        _ algorithm: ObjectChecksum.Algorithm?, _ commit: (PayloadResult) -> KeyCommit
+    ) async throws -> (KeyInfo, PayloadResult) {
+        do {
+            let digest = CopyDigest(algorithm)
+            if !range.isEmpty {
+                let reader = try await store.openReader(source)
+                try await reader.read(range) { bytes in
+                    digest.update(bytes)
+                    try await writer.write(bytes)
+                }
+            }
+            let result = digest.result
+            guard result.length == range.count else {
+                throw StoreError(
+                    .internal, "the reader gave \(result.length) bytes of \(range)")
+            }
+            return (try await writer.commit(commit(result)), result)
+        } catch {
+            await writer.abort()
+            throw error
+        }
+    }
+
+    private func respond(
+        _ call: Call, _ element: StaticString, _ modified: Timestamp, _ result: PayloadResult
+    ) async throws {
+        var xml = XMLWriter()
+        xml.element(element, namespace: true) { xml in
+            xml.element("LastModified", DateText.iso(modified))
+            xml.element("ETag", "\"\(result.etag)\"")
+            xml.checksum(result.objectChecksum)
+        }
+        try await call.respond(xml)
+    }
+}
+
+extension XMLWriter {
+    /// The elements that tell a checksum.
+    mutating func checksum(_ checksum: ObjectChecksum?, withType: Bool = true) {
+        guard let checksum else { return }
+        element(checksum.algorithm.elementName, checksum.value)
+        if withType { element("ChecksumType", checksum.kind.rawValue) }
+    }
+}

@@ -1,0 +1,97 @@
+import Client
+import FoundationEssentials
+import HummingbirdCore
+import Logging
+import Model
+import NIOCore
+import NIOPosix
+import ServiceLifecycle
+import Synchronization
+
+/// The S3 protocol onto an `ObjectStore`, over HTTP/1.1.
+///
+///     let gateway = S3Gateway(store: store, configuration: S3Configuration(port: 0), logger: logger)
+///     async let serving: Void = gateway.run()
+///     let port = try await gateway.boundPort()
+///
+/// Requests run on Swift's global executor; the store does its own hopping.
+public struct S3Gateway<Store: ObjectStore>: Sendable {
+    private let service: S3Service<Store>
+    private let configuration: S3Configuration
+    private let logger: Logger
+    private let listening = Listening()
+
+    /// - Parameter clock: the time of day; for tests of skewed clocks.
+    public init(
+        store: Store, configuration: S3Configuration, logger: Logger,
+        clock: @escaping @Sendable () -> Timestamp = {
+            Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
+        }
+    ) {
+        self.configuration = configuration
+        self.logger = logger
+        service = S3Service(
+            store: store, configuration: configuration, clock: clock, logger: logger)
+    }
+
+    /// Listens and serves until the task is cancelled; then refuses new requests, lets those under
+    /// way end, and returns. Throws if it cannot listen. To be called once.
+    public func run() async throws {
+        let connection = S3Connection(
+            service: service, idleSeconds: configuration.limits.idleSeconds)
+        let server = connection.server(
+            configuration: ServerConfiguration(
+                address: .hostname(configuration.host, port: configuration.port), backlog: 1024),
+            onServerRunning: { [listening] channel in
+                listening.resolve(.success(channel.localAddress?.port ?? 0))
+            },
+            eventLoopGroup: MultiThreadedEventLoopGroup.singleton, logger: logger)
+        let group = ServiceGroup(
+            configuration: .init(
+                services: [.init(service: server)], logger: logger))
+        do {
+            // Cancellation becomes a graceful shutdown.
+            try await withTaskCancellationHandler {
+                try await Task { try await group.run() }.value
+            } onCancel: {
+                Task { await group.triggerGracefulShutdown() }
+            }
+        } catch {
+            listening.resolve(.failure(error))
+            throw error
+        }
+        listening.resolve(.failure(CancellationError()))
+    }
+
+    /// The port it listens on, once it does. Throws what `run` throws if it never does.
+    public func boundPort() async throws -> Int { try await listening.port() }
+}
+
+/// The port, waited for until it is known.
+private final class Listening: Sendable {
+    private struct State {
+        var result: Result<Int, any Error>?
+        var waiters: [CheckedContinuation<Int, any Error>] = []
+    }
+    private let state = Mutex(State())
+
+    func resolve(_ result: Result<Int, any Error>) {
+        let waiters = state.withLock { state in
+            guard state.result == nil else { return [CheckedContinuation<Int, any Error>]() }
+            state.result = result
+            defer { state.waiters = [] }
+            return state.waiters
+        }
+        for waiter in waiters { waiter.resume(with: result) }
+    }
+
+    func port() async throws -> Int {
+        try await withCheckedThrowingContinuation { continuation in
+            let result = state.withLock { state in
+                if state.result == nil { state.waiters.append(continuation) }
+                return state.result
+            }
+            if let result { continuation.resume(with: result) }
+        }
+    }
+}

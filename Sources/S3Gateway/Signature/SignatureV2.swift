@@ -1,0 +1,92 @@
+import Crypto
+import Model
+
+/// A presigned URL of Signature Version 2: `AWSAccessKeyId`, `Expires` and `Signature` in the
+/// query.
+///
+/// Kept for one reason: boto3 makes such URLs for any endpoint but Amazon's own unless it is told
+/// `signature_version="s3v4"`. Requests signed with version 2 in a header are refused.
+///
+/// After "Signing and authenticating REST requests (AWS Signature Version 2)".
+struct SignatureV2: Equatable {
+    var accessKeyID: String
+    /// 20 bytes: an HMAC-SHA1.
+    var signature: [UInt8]
+    /// Seconds since 1970.
+    var expires: Int64
+
+    /// `nil` if the query carries no such signature.
+    static func parse(_ request: S3Request) throws(S3Error) -> SignatureV2? {
+        guard request.hasQuery("AWSAccessKeyId") || request.hasQuery("Signature") else {
+            return nil
+        }
+        guard let accessKeyID = request.query("AWSAccessKeyId"), !accessKeyID.isEmpty,
+            let expires = request.query("Expires").flatMap({ Int64($0) }),
+            expires >= 0, expires < Int64.max / 1000,
+            let signature = request.query("Signature").flatMap({ Base64.decode($0) }),
+            signature.count == 20
+        else {
+            throw S3Error(
+                .accessDenied,
+                "Query-string authentication requires the Signature, Expires and AWSAccessKeyId "
+                    + "parameters")
+        }
+        return SignatureV2(accessKeyID: accessKeyID, signature: signature, expires: expires)
+    }
+
+    func checkTime(now: Timestamp) throws(S3Error) {
+        guard now.milliseconds <= expires * 1000 else {
+            throw S3Error(
+                .accessDenied, "Request has expired",
+                details: [("ServerTime", DateText.iso(now))])
+        }
+    }
+
+    func verify(_ request: S3Request, bucket: String?, secret: String) throws(S3Error) {
+        let text = stringToSign(request, bucket: bucket)
+        let computed = HMAC<Insecure.SHA1>.authenticationCode(
+            for: Array(text.utf8), using: SymmetricKey(data: Array(secret.utf8)))
+        guard SigV4.isEqual(Array(computed), signature) else {
+            throw S3Error(
+                .signatureDoesNotMatch,
+                details: [("AWSAccessKeyId", accessKeyID), ("StringToSign", text)])
+        }
+    }
+
+    /// - Parameter bucket: the bucket named by the host, if it is.
+    func stringToSign(_ request: S3Request, bucket: String?) -> String {
+        var lines = [
+            request.method, request.header("content-md5") ?? "",
+            request.header("content-type") ?? "", String(expires),
+        ]
+        for name in request.headerNames.filter({ $0.hasPrefix("x-amz-") }).sorted() {
+            lines.append("\(name):\(trimmingSpaces(request.header(name) ?? ""))")
+        }
+        let resource = (bucket.map { "/\($0)" } ?? "") + request.rawPath
+        lines.append(resource + Self.signedQuery(request))
+        return lines.joined(separator: "\n")
+    }
+
+    /// The parameters of a query that are signed; the others do not choose what is done.
+    private static let signedParameters: Set<String> = [
+        "accelerate", "acl", "cors", "defaultObjectAcl", "delete", "encryption", "inventory",
+        "legal-hold", "lifecycle", "location", "logging", "metrics", "notification",
+        "object-lock", "partNumber", "policy", "policyStatus", "publicAccessBlock",
+        "replication", "requestPayment", "response-cache-control",
+        "response-content-disposition", "response-content-encoding",
+        "response-content-language", "response-content-type", "response-expires", "restore",
+        "retention", "select", "select-type", "storageClass", "tagging", "torrent", "uploadId",
+        "uploads", "versionId", "versioning", "versions", "website",
+    ]
+
+    private static func signedQuery(_ request: S3Request) -> String {
+        let items = request.queryItems.filter { signedParameters.contains($0.name) }
+            .sorted { $0.name < $1.name }
+        guard !items.isEmpty else { return "" }
+        return "?"
+            + items.map { item in
+                item.value.isEmpty
+                    ? item.name : "\(item.name)=\(String(decoding: item.value, as: UTF8.self))"
+            }.joined(separator: "&")
+    }
+}

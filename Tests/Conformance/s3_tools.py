@@ -1,0 +1,149 @@
+"""The programs and engines that people use: aws CLI, rclone, pyarrow."""
+
+import filecmp
+import os
+import shutil
+import subprocess
+import tempfile
+
+from harness import CLIENT, CREDENTIALS, ENDPOINT, FIRST, REGION, Skip, new_bucket, random_bytes
+
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def need(program):
+    if not shutil.which(program):
+        raise Skip(f"{program} is not installed")
+
+
+def make_tree(folder):
+    files = {"small.txt": b"hello", "empty": b"", "sub/with space+ü.bin": random_bytes(300_000),
+             "sub/deep/er/large.bin": random_bytes(23_000_000, 4)}
+    for name, data in files.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+    return files
+
+
+def same_trees(a, b, files):
+    for name in files:
+        assert filecmp.cmp(os.path.join(a, name), os.path.join(b, name), shallow=False), name
+    assert sum(len(found) for _, _, found in os.walk(b)) == len(files)
+
+
+def aws(*arguments):
+    environment = dict(os.environ, AWS_ACCESS_KEY_ID=FIRST.key, AWS_REGION=REGION,
+                       AWS_SECRET_ACCESS_KEY=FIRST.secret, AWS_EC2_METADATA_DISABLED="true",
+                       AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)
+    return run("aws", "--endpoint-url", ENDPOINT, *arguments, env=environment)
+
+
+def test_aws_cli():
+    need("aws")
+    bucket = new_bucket(label="awscli")
+    with tempfile.TemporaryDirectory() as folder:
+        source, back = os.path.join(folder, "source"), os.path.join(folder, "back")
+        files = make_tree(source)
+        aws("s3", "sync", source, f"s3://{bucket}/tree")
+        listed = aws("s3", "ls", "--recursive", f"s3://{bucket}/").splitlines()
+        assert len(listed) == len(files), listed
+        aws("s3", "sync", f"s3://{bucket}/tree", back)
+        same_trees(source, back, files)
+        assert aws("s3", "sync", source, f"s3://{bucket}/tree").strip() == ""
+        aws("s3", "cp", "--recursive", f"s3://{bucket}/tree/sub", f"s3://{bucket}/copy")
+        aws("s3", "mv", f"s3://{bucket}/tree/small.txt", f"s3://{bucket}/moved.txt")
+        assert "moved.txt" in aws("s3", "ls", f"s3://{bucket}/")
+        aws("s3", "rm", "--recursive", f"s3://{bucket}/")
+        aws("s3", "rb", f"s3://{bucket}")
+
+
+def test_aws_cli_streams():
+    need("aws")
+    bucket = new_bucket(label="awscli")
+    environment = dict(os.environ, AWS_ACCESS_KEY_ID=FIRST.key, AWS_REGION=REGION,
+                       AWS_SECRET_ACCESS_KEY=FIRST.secret)
+    data = random_bytes(20_000_000, 8)
+    command = ["aws", "--endpoint-url", ENDPOINT, "s3", "cp"]
+    subprocess.run(command + ["-", f"s3://{bucket}/k"], input=data, env=environment, check=True,
+                   capture_output=True)
+    done = subprocess.run(command + [f"s3://{bucket}/k", "-"], env=environment, check=True,
+                          capture_output=True)
+    assert done.stdout == data
+
+
+def test_rclone():
+    need("rclone")
+    bucket = new_bucket(label="rclone")
+    environment = dict(os.environ, RCLONE_CONFIG=os.devnull)
+    environment.pop("AWS_CA_BUNDLE", None)
+    remote = (f":s3,provider=Other,access_key_id='{FIRST.key}',secret_access_key='{FIRST.secret}',"
+              f"endpoint='{ENDPOINT}',region={REGION},force_path_style=true:{bucket}")
+    with tempfile.TemporaryDirectory() as folder:
+        source, back = os.path.join(folder, "source"), os.path.join(folder, "back")
+        files = make_tree(source)
+        chunks = ["--s3-chunk-size", "5M", "--s3-upload-cutoff", "8M"]
+        run("rclone", "copy", source, f"{remote}/tree", *chunks, env=environment)
+        run("rclone", "check", source, f"{remote}/tree", env=environment)
+        run("rclone", "check", "--download", source, f"{remote}/tree", env=environment)
+        listed = run("rclone", "lsf", "-R", "--files-only", f"{remote}/tree", env=environment)
+        assert sorted(listed.splitlines()) == sorted(files), listed
+        run("rclone", "copy", f"{remote}/tree", back, env=environment)
+        same_trees(source, back, files)
+        run("rclone", "copy", f"{remote}/tree", f"{remote}/copied", env=environment)
+        run("rclone", "delete", remote, env=environment)
+        assert run("rclone", "lsf", "-R", "--files-only", remote, env=environment) == ""
+
+
+def filesystem():
+    try:
+        from pyarrow import fs
+    except ImportError:
+        raise Skip("pyarrow is not installed")
+    return fs.S3FileSystem(
+        access_key=FIRST.key, secret_key=FIRST.secret, region=REGION, scheme="http",
+        endpoint_override=ENDPOINT.split("://")[1])
+
+
+def test_pyarrow_files():
+    s3 = filesystem()
+    from pyarrow import fs
+    bucket = new_bucket(label="arrow")
+    for size in [0, 10, 1_000_000, 26_000_000]:
+        data = random_bytes(size, 6)
+        with s3.open_output_stream(f"{bucket}/dir/f{size}") as stream:
+            for start in range(0, size, 700_001):
+                stream.write(data[start:start + 700_001])
+        with s3.open_input_file(f"{bucket}/dir/f{size}") as file:
+            assert file.size() == size
+            assert file.read() == data
+            if size > 100:
+                file.seek(size - 50)
+                assert file.read(50) == data[-50:]
+    found = s3.get_file_info(fs.FileSelector(f"{bucket}/dir", recursive=True))
+    assert len(found) == 4
+    s3.copy_file(f"{bucket}/dir/f10", f"{bucket}/copied")
+    s3.move(f"{bucket}/copied", f"{bucket}/moved")
+    assert s3.get_file_info(f"{bucket}/copied").type == fs.FileType.NotFound
+    s3.delete_dir(f"{bucket}/dir")
+    assert s3.get_file_info(f"{bucket}/dir").type == fs.FileType.NotFound
+
+
+def test_pyarrow_parquet_dataset():
+    s3 = filesystem()
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
+    bucket = new_bucket(label="arrow")
+    table = pa.table({"part": [n % 4 for n in range(200_000)], "n": list(range(200_000)),
+                      "text": [f"row {n}" for n in range(200_000)]})
+    pq.write_to_dataset(table, f"{bucket}/table", partition_cols=["part"], filesystem=s3)
+    dataset = ds.dataset(f"{bucket}/table", filesystem=s3, partitioning="hive")
+    assert dataset.count_rows() == 200_000
+    found = dataset.to_table(filter=ds.field("part") == 3, columns=["n"])
+    assert sorted(found["n"].to_pylist()) == list(range(3, 200_000, 4))
