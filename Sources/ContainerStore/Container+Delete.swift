@@ -7,6 +7,11 @@ import Synchronization
 extension Container {
     /// See `ContainerStore.deleteBlocks`; `blocks` are of this container.
     func delete(_ blocks: [BlockID], cache: ClosedCache) async throws(StoreError) {
+        state.withLock { $0.deleting += 1 }
+        defer {
+            state.withLock { $0.deleting -= 1 }
+            wakeIdle()
+        }
         var records: [JournalRecord] = []
         var claimed: [UInt64] = []
         do throws(StoreError) {
@@ -44,10 +49,9 @@ extension Container {
         let result = state.withLock { state -> Result<Bool, StoreError> in
             do throws(StoreError) {
                 try volume.check()
-                switch state.phase {
-                case .open, .closing, .closed: break
-                case .quarantined, .deleted:
-                    throw StoreError(.containerState, "\(name) is \(state.phase)")
+                guard state.phase != .deleted, !state.isJournalBroken else {
+                    throw StoreError(
+                        .containerState, "\(name) takes no deletions: its journal is not in order")
                 }
                 return .success(state.deleted.insert(block.localID).inserted)
             } catch { return .failure(error) }
@@ -98,7 +102,7 @@ extension Container {
             if error.isUnsupported { return }
             throw volume.failure(of: error)
         }
-        volume.addUsed(-extents.reduce(0) { $0 + $1.count })
+        charge(-extents.reduce(0) { $0 + $1.count })
         note(.reclaimed(localID: localID))
     }
 
@@ -121,19 +125,25 @@ extension Container {
         guard await seal() else { return }
         await untilIdle()
         cache.forget(id)
-        let (size, journal) = state.withLock { state in
+        let charged = state.withLock { state in
             state.dataFile = nil
             state.journalFile = nil
-            return (state.allocatedTo, state.journalAheadTo)
+            return state.charged
         }
-        let reactor = volume.reactor
-        try await volume.changing { () async throws(IOError) in
-            try await reactor.remove(volume.journalPath(id))
-            try await reactor.synchronizeDirectory(volume.containersPath)
-            if try await reactor.status(volume.dataPath(id)) != nil {
-                try await reactor.remove(volume.dataPath(id))
+        try await volume.removeContainer(id)
+        charge(-charged)
+    }
+}
+
+extension Volume {
+    /// Removes the files of a container, the journal first and durably.
+    func removeContainer(_ id: ContainerID) async throws(StoreError) {
+        try await changing { () async throws(IOError) in
+            try await reactor.remove(journalPath(id))
+            try await reactor.synchronizeDirectory(containersPath)
+            if try await reactor.status(dataPath(id)) != nil {
+                try await reactor.remove(dataPath(id))
             }
         }
-        volume.addUsed(-size - journal)
     }
 }

@@ -153,7 +153,8 @@ extension Volume {
             let journals = Set(names.compactMap { Self.id(of: $0, suffix: ".journal") })
             ids = journals.sorted()
             for name in names {
-                let isLeftOver = name.hasSuffix(".journal.new")
+                let isLeftOver =
+                    name.hasSuffix(".journal.new")
                     || Self.id(of: name, suffix: ".data").map { !journals.contains($0) } ?? false
                 if isLeftOver { try await reactor.remove("\(containersPath)/\(name)") }
             }
@@ -181,7 +182,10 @@ extension Volume {
         do throws(StoreError) {
             return try await Container.open(id, on: self)
         } catch {
-            withState { $0.problems.append(error.description) }
+            withState { state in
+                state.problems.append(error.description)
+                state.unusable.insert(id)
+            }
             return nil
         }
     }

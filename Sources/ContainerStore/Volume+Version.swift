@@ -73,9 +73,10 @@ extension Volume {
         withState { $0.version = version }
     }
 
-    /// The bytes of a small file.
+    /// The bytes of a small file. Read directly: pages of it left in the kernel's cache would
+    /// get in the way of later direct writes, which shows as EIO from a sync.
     func readAll(_ path: String, limit: Int) async throws(IOError) -> [UInt8] {
-        let file = try await File.open(path, [.read], on: reactor)
+        let file = try await File.open(path, [.read, .direct], on: reactor)
         let bytes = try await read(file, 0..<min(limit, try await file.size()))
         try await file.close()
         return bytes

@@ -76,3 +76,5 @@ extension ContainerStore {
         return read.payload.withBytes { Array($0) }
     }
 }
+
+func crc(_ bytes: [UInt8]) -> UInt32 { CRC32C.of(bytes) }
