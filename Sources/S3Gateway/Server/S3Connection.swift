@@ -34,7 +34,8 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
         do {
             try await withTaskCancellationHandler {
                 try await value.executeThenClose { inbound, outbound in
-                    try await serve(inbound.makeAsyncIterator(), outbound)
+                    let rest = try await serve(inbound.makeAsyncIterator(), outbound)
+                    try await part(from: value.channel, rest, outbound)
                 }
             } onCancel: {
                 value.channel.close(mode: .input, promise: nil)
@@ -44,9 +45,28 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
         }
     }
 
+    /// Closes our side once everything is written, and waits for the client to close its own: a
+    /// connection that is closed with bytes on their way may lose the end of the last response.
+    private func part(
+        from channel: any Channel, _ rest: Exchange.Inbound, _ outbound: Exchange.Outbound
+    ) async throws {
+        outbound.finish()
+        let timer = channel.eventLoop.scheduleTask(in: Self.lingering) {
+            channel.close(promise: nil)
+        }
+        defer { timer.cancel() }
+        var rest = rest
+        while try await rest.next() != nil {}
+        try await channel.closeFuture.get()
+    }
+
+    /// How long a client may take to notice the end, and to stop sending what nobody wants.
+    private static var lingering: TimeAmount { .seconds(10) }
+
+    /// Serves requests until the connection is to end; what is left of its inbound side.
     private func serve(
         _ iterator: Exchange.Inbound, _ outbound: Exchange.Outbound
-    ) async throws {
+    ) async throws -> Exchange.Inbound {
         var iterator = iterator
         while true {
             let part: HTTPRequestPart?
@@ -57,12 +77,13 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
                 var head = ResponseHead(400, contentLength: 0)
                 head.set("Connection", "close")
                 try await outbound.write(contentsOf: [.head(head.http), .end(nil)])
-                return
+                return iterator
             }
-            guard case .head(let head) = part else { return }
+            guard case .head(let head) = part else { return iterator }
             let exchange = Exchange(head: head, inbound: iterator, outbound: outbound)
-            guard await service.serve(exchange) else { return }
+            let isReusable = await service.serve(exchange)
             iterator = exchange.remaining
+            guard isReusable else { return iterator }
         }
     }
 }
