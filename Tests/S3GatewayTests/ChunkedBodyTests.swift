@@ -52,7 +52,8 @@ private func parse(
 }
 
 private func body(
-    _ sizes: [Int], signed: Bool, trailers: [String] = [], using random: inout some RandomNumberGenerator
+    _ sizes: [Int], signed: Bool, trailers: [String] = [],
+    using random: inout some RandomNumberGenerator
 ) -> (bytes: [UInt8], chunks: [[UInt8]]) {
     var bytes: [UInt8] = []
     var chunks: [[UInt8]] = []
@@ -119,7 +120,8 @@ struct SeededGenerator: RandomNumberGenerator {
         }
     }
 
-    @Test("a changed byte is an error, an incomplete body or a change in what comes out",
+    @Test(
+        "a changed byte is an error, an incomplete body or a change in what comes out",
         arguments: 0..<600)
     func mutations(seed: Int) throws {
         var random = SeededGenerator(seed: UInt64(seed) + 100)

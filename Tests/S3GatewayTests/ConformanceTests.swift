@@ -22,7 +22,8 @@ import Testing
         return process.terminationStatus == 0
     }()
 
-    @Test("boto3, the aws CLI, rclone, pyarrow and hand-made requests get what they expect",
+    @Test(
+        "boto3, the aws CLI, rclone, pyarrow and hand-made requests get what they expect",
         .enabled(if: hasBoto3), .timeLimit(.minutes(10)))
     func conformance() async throws {
         let folder = FileManager.default.temporaryDirectory

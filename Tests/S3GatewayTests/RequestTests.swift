@@ -116,7 +116,8 @@ func code(_ body: () throws -> Void) -> S3Error.Code? {
             #expect(ByteRange(header)?.resolve(length: length) == range, "\(header)")
             #expect(ByteRange(header) != nil, "\(header)")
         }
-        for header in ["bytes=5-4", "bytes=a-b", "bytes=1-2,4-5", "items=0-1", "bytes=", "bytes=-"] {
+        for header in ["bytes=5-4", "bytes=a-b", "bytes=1-2,4-5", "items=0-1", "bytes=", "bytes=-"]
+        {
             #expect(ByteRange(header) == nil, "\(header)")
         }
     }

@@ -27,7 +27,8 @@ extension Call {
     func receiveDocument(
         limit: Int, mustBeProtected: Bool = false, forCompletion: Bool = false
     ) async throws -> [UInt8] {
-        let mayBeAbsent = request.header("content-length") == nil
+        let mayBeAbsent =
+            request.header("content-length") == nil
             && request.header("transfer-encoding") == nil
         if mayBeAbsent, !mustBeProtected { return [] }
         do {

@@ -21,13 +21,20 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
         // Only the pipeline of this is used; `handle` below takes the place of its responder.
         pipeline = HTTP1Channel(
             responder: { _, _, _ in preconditionFailure("the connection serves its requests") },
-            configuration: .init(
-                additionalChannelHandlers: [ReceiveBufferSizer()],
-                idleTimeout: .seconds(Int64(idleSeconds))))
+            configuration: .init(idleTimeout: .seconds(Int64(idleSeconds))))
     }
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
-        pipeline.setup(channel: channel, logger: logger)
+        channel.setOption(ChannelOptions.recvAllocator, value: Self.receiveBuffers)
+            .flatMapThrowing {
+                try channel.pipeline.syncOperations.addHandler(WrittenSignal(), position: .first)
+            }
+            .flatMap { pipeline.setup(channel: channel, logger: logger) }
+    }
+
+    /// Up to 256 KiB are read at once: fewer, larger pieces of big bodies.
+    private static var receiveBuffers: AdaptiveRecvByteBufferAllocator {
+        AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 16 << 10, maximum: 256 << 10)
     }
 
     func handle(value: Value, logger: Logger) async {
@@ -50,18 +57,20 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     private func part(
         from channel: any Channel, _ rest: Exchange.Inbound, _ outbound: Exchange.Outbound
     ) async throws {
-        outbound.finish()
         let timer = channel.eventLoop.scheduleTask(in: Self.lingering) {
             channel.close(promise: nil)
         }
         defer { timer.cancel() }
+        // Closing our side closes all if the client's is closed already, written or not.
+        try await channel.triggerUserOutboundEvent(WrittenSignal.AllWritten())
+        outbound.finish()
         var rest = rest
         while try await rest.next() != nil {}
         try await channel.closeFuture.get()
     }
 
-    /// How long a client may take to notice the end, and to stop sending what nobody wants.
-    private static var lingering: TimeAmount { .seconds(10) }
+    /// How long a client may take to read the end and to notice it.
+    private static var lingering: TimeAmount { .seconds(30) }
 
     /// Serves requests until the connection is to end; what is left of its inbound side.
     private func serve(
@@ -88,16 +97,22 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     }
 }
 
-/// Lets a connection read up to 256 KiB at once: fewer, larger pieces for big bodies.
-private final class ReceiveBufferSizer: ChannelInboundHandler, RemovableChannelHandler, Sendable {
-    typealias InboundIn = HTTPRequestPart
+/// Answers `AllWritten` once everything that was written before it is with the kernel.
+///
+/// The first of its pipeline, so it sees bytes: an empty write behind the others is done when
+/// they are.
+private final class WrittenSignal: ChannelOutboundHandler, Sendable {
+    typealias OutboundIn = ByteBuffer
 
-    func handlerAdded(context: ChannelHandlerContext) {
-        let channel = context.channel
-        channel.setOption(
-            ChannelOptions.recvAllocator,
-            value: AdaptiveRecvByteBufferAllocator(
-                minimum: 2048, initial: 16 << 10, maximum: 256 << 10)
-        ).whenFailure { channel.pipeline.fireErrorCaught($0) }
+    struct AllWritten: Sendable {}
+
+    func triggerUserOutboundEvent(
+        context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?
+    ) {
+        guard event is AllWritten else {
+            context.triggerUserOutboundEvent(event, promise: promise)
+            return
+        }
+        context.writeAndFlush(NIOAny(ByteBuffer()), promise: promise)
     }
 }
