@@ -7,3 +7,9 @@ SWIFT_FLAGS := -c release -Xswiftc -enable-testing
 .PHONY: build
 build:
 	swift build $(SWIFT_FLAGS) --product apus
+
+# The Swift of the protobuf messages is committed; run this after changing a .proto.
+.PHONY: proto
+proto:
+	protoc -I Sources/Wire/proto --swift_opt=Visibility=Public \
+		--swift_out=Sources/Wire/Generated Sources/Wire/proto/*.proto

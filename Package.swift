@@ -9,8 +9,12 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
-func target(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: settings)
+func target(
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: exclude,
+        swiftSettings: settings)
 }
 
 func shim(_ name: String, link library: String? = nil) -> Target {
@@ -27,7 +31,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 extension Target.Dependency {
     static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
-    static let collections: Self = .product(name: "Collections", package: "swift-collections")
+    static let deque: Self = .product(name: "DequeModule", package: "swift-collections")
+    static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
@@ -61,10 +66,11 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(
             url: "https://github.com/apple/swift-configuration", from: "1.4.0",
-            traits: [.defaults, "YAML"]),
+            traits: [.defaults]),
     ],
     targets: [
         // C shims: headers and inline functions that Swift cannot import. No policy.
+        shim("CLiburing", link: "uring"),
         shim("CISAL", link: "isal"),
         shim("CLinux"),
         shim("CChecksum"),
@@ -75,8 +81,37 @@ let package = Package(
         target("Checksum", ["CISAL", "CChecksum"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
+        // L1: pure cores
+        target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
+        target("OMCore", ["Model", "Wire", .protobuf]),
+        target("SCMCore", ["Model", "Wire"]),
+        target("ContainerFormat", ["Model", "Checksum"]),
+
+        // L2: runtime
+        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+        target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
+
+        // L3: durable state
+        target("MetadataStore", ["Model", .grdb]),
+        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
+        target(
+            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+
         // L4: services
-        target("Client", ["Model", "Bytes"]),
+        target(
+            "OM",
+            [
+                "OMCore", "RaftDriver", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
+                .log,
+            ]),
+        target("SCM", ["SCMCore", "RaftDriver", "Transport", "Wire", "Model", "Reactor", .log]),
+        target(
+            "Datanode",
+            ["ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", .log]),
+        target(
+            "Client",
+            ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport"]),
 
         // L5: gateways, the only targets that import NIO or Hummingbird
         target(
@@ -86,12 +121,32 @@ let package = Package(
                 .nioHTTPTypes, .httpTypes, .lifecycle, .log,
             ]),
 
+        // L6: programs
+        .executableTarget(
+            name: "apus",
+            dependencies: [
+                "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
+                "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
+                .log,
+            ], path: "Sources/apus", swiftSettings: settings),
+
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Model", "Client"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
+        tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
+        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
+        tests(
+            "ContainerStoreTests",
+            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+        tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("WireTests", ["Wire", "Model"]),
+        tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
             "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
     ]

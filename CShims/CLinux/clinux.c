@@ -2,8 +2,12 @@
 #include "clinux.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -61,3 +65,16 @@ void *apus_map_memory(size_t bytes, size_t alignment) {
 }
 
 void apus_unmap_memory(void *memory, size_t bytes) { munmap(memory, bytes); }
+
+int apus_fallocate(int descriptor, int mode, int64_t offset, int64_t length) {
+    return fallocate(descriptor, mode, offset, length);
+}
+
+int apus_accept(int descriptor) { return accept4(descriptor, NULL, NULL, SOCK_CLOEXEC); }
+
+void apus_name_thread(const char *name) {
+    char cut[16];
+    strncpy(cut, name, sizeof(cut) - 1);
+    cut[sizeof(cut) - 1] = 0;
+    pthread_setname_np(pthread_self(), cut);
+}

@@ -13,7 +13,8 @@ public final class AlignedBuffer: @unchecked Sendable {
     public let capacity: Int
     /// Whether the memory lies in the pool's arena, which rings register as fixed buffer 0.
     public let isRegistered: Bool
-    @usableFromInline let pool: BufferPool
+    /// The pool it came from and goes back to.
+    public let pool: BufferPool
 
     init(base: UnsafeMutableRawPointer, capacity: Int, isRegistered: Bool, pool: BufferPool) {
         self.base = base

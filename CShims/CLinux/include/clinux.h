@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/socket.h>
+
 
 /// Pins the calling thread to `core`. 0, or -errno.
 int apus_pin_thread(int core);
@@ -23,7 +23,16 @@ uint64_t apus_process_cpu_ns(void);
 void *apus_map_memory(size_t bytes, size_t alignment);
 void apus_unmap_memory(void *memory, size_t bytes);
 
+/// fallocate(2).
+int apus_fallocate(int descriptor, int mode, int64_t offset, int64_t length);
+/// accept4(2) without the address, close-on-exec.
+int apus_accept(int descriptor);
+/// Names the calling thread, cut to 15 bytes.
+void apus_name_thread(const char *name);
+
 enum {
+    APUS_SOCK_CLOEXEC = 02000000,
+    APUS_SOCK_STREAM = 02000001,
     APUS_O_DIRECT = 040000,
     APUS_FALLOC_FL_KEEP_SIZE = 1,
     APUS_FALLOC_FL_PUNCH_HOLE = 2,

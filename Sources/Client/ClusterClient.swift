@@ -1,0 +1,226 @@
+import Bytes
+import ErasureCode
+import Model
+import Reactor
+import Synchronization
+import Transport
+import Wire
+
+/// A client of one cluster: names from OM, bytes from and to datanodes.
+///
+/// Thread-safe. Writers and readers are spread over the reactors.
+public final class ClusterClient: Sendable {
+    public struct Address: Sendable {
+        public var host: String
+        public var port: Int
+        public init(host: String, port: Int) {
+            self.host = host
+            self.port = port
+        }
+    }
+
+    let names: OMClient<OMChannel>
+    let datanodes: DatanodeClient
+    private let reactors: ReactorGroup
+    private let scm: RPCChannel
+    private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
+
+    /// - Parameter channels: shared with other clients of the process, if there are any.
+    public init(om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup) {
+        self.reactors = reactors
+        let reactor = reactors.next()
+        names = OMClient(
+            OMChannel(channel: channels.channel(host: om.host, port: om.port, on: reactor)))
+        self.scm = channels.channel(host: scm.host, port: scm.port, on: reactor)
+        datanodes = DatanodeClient(channels: channels, health: NodeHealth())
+    }
+
+    func codec(_ replication: ReplicationConfig) -> Codec {
+        codecs.withLock { codecs in
+            if let codec = codecs[replication] { return codec }
+            let codec = Codec(replication)
+            codecs[replication] = codec
+            return codec
+        }
+    }
+
+    /// Asks SCM how the cluster is.
+    public func status(_ request: SCMStatusRequest) async throws(StoreError) -> SCMStatusResponse {
+        let reply = try await scm.call(
+            SCMMethod.status.rawValue, request.encoded, timeout: .seconds(10))
+        return try SCMStatusResponse(parsing: reply.message)
+    }
+
+    /// Has SCM close a container.
+    public func closeContainer(_ id: ContainerID) async throws(StoreError) {
+        var request = DNContainerRequest()
+        request.container = id.rawValue
+        _ = try await scm.call(
+            SCMMethod.closeContainer.rawValue, request.encoded, timeout: .seconds(10))
+    }
+
+    /// Ends safe mode before its conditions are met.
+    public func exitSafeMode() async throws(StoreError) {
+        var request = SCMSafeModeRequest()
+        request.exit = true
+        _ = try await scm.call(SCMMethod.safeMode.rawValue, request.encoded, timeout: .seconds(10))
+    }
+
+    private func reportCorrupt(
+        _ block: BlockID, _ index: Int, _ node: DatanodeAddress, _ reason: String
+    ) {
+        var request = SCMReportCorruptRequest()
+        request.block = block.message
+        request.replicaIndex = UInt32(index)
+        request.node = node.id.message
+        request.reason = reason
+        let message = request.encoded
+        Task { [scm] in
+            // The reader goes on with parity either way; SCM hears of it again if this is lost.
+            _ = try? await scm.call(
+                SCMMethod.reportCorrupt.rawValue, message, timeout: .seconds(5))
+        }
+    }
+
+    private func makeWriter(_ open: OpenKey, length: Int?) -> KeyWriter {
+        let reactor = reactors.next()
+        let writer = ECWriter(
+            replication: open.replication, codec: codec(open.replication), prepared: open.groups,
+            source: OpenKeyGroups(names: names, open: open), client: datanodes, on: reactor)
+        return KeyWriter(
+            open: open, length: length, names: names, writer: writer,
+            codec: codec(open.replication), pool: reactor.pool)
+    }
+}
+
+/// OM over a channel of the native RPC.
+struct OMChannel: OMCaller {
+    enum Limits {
+        static let timeout = Duration.seconds(30)
+    }
+    let channel: RPCChannel
+
+    func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
+        try await channel.call(method.rawValue, message, timeout: Limits.timeout).message
+    }
+}
+
+private struct OpenKeyGroups: GroupSource {
+    let names: OMClient<OMChannel>
+    let open: OpenKey
+
+    func allocate(excluding: Set<DatanodeID>) async throws(StoreError) -> BlockGroup {
+        try await names.allocateGroup(open, excluding: excluding.sorted())
+    }
+}
+
+extension ClusterClient: ObjectStore {
+    public func createUser(_ user: UserInfo) async throws(StoreError) {
+        try await names.createUser(user)
+    }
+    public func user(accessKeyID: String) async throws(StoreError) -> UserInfo? {
+        try await names.user(accessKeyID: accessKeyID)
+    }
+    public func user(named name: String) async throws(StoreError) -> UserInfo? {
+        try await names.user(named: name)
+    }
+    public func users() async throws(StoreError) -> [UserInfo] { try await names.users() }
+    public func deleteUser(named name: String) async throws(StoreError) {
+        try await names.deleteUser(named: name)
+    }
+
+    public func createVolume(_ name: String, user: String) async throws(StoreError) {
+        try await names.createVolume(name, user: user)
+    }
+    public func volumes(user: String) async throws(StoreError) -> [VolumeInfo] {
+        try await names.volumes(user: user)
+    }
+    public func deleteVolume(_ name: String, user: String) async throws(StoreError) {
+        try await names.deleteVolume(name, user: user)
+    }
+
+    public func createBucket(
+        _ bucket: BucketPath, replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) {
+        try await names.createBucket(bucket, replication: replication, user: user)
+    }
+    public func bucket(_ bucket: BucketPath, user: String) async throws(StoreError) -> BucketInfo {
+        try await names.bucket(bucket, user: user)
+    }
+    public func buckets(volume: String, user: String) async throws(StoreError) -> [BucketInfo] {
+        try await names.buckets(volume: volume, user: user)
+    }
+    public func deleteBucket(_ bucket: BucketPath, user: String) async throws(StoreError) {
+        try await names.deleteBucket(bucket, user: user)
+    }
+
+    public func list(
+        _ bucket: BucketPath, _ query: ListQuery, user: String
+    ) async throws(StoreError) -> ListPage {
+        try await names.list(bucket, query, user: user)
+    }
+    public func key(_ key: KeyPath, user: String) async throws(StoreError) -> KeyInfo {
+        try await names.key(key, user: user)
+    }
+    public func deleteKey(
+        _ key: KeyPath, condition: WriteCondition, user: String
+    ) async throws(StoreError) -> Bool {
+        try await names.deleteKey(key, condition: condition, user: user)
+    }
+
+    public func openWriter(
+        _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) -> KeyWriter {
+        let open = try await names.openKey(
+            key, length: length, replication: replication, user: user)
+        return makeWriter(open, length: length)
+    }
+    public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
+        ECReader(
+            info.blockGroups, codec: codec, client: datanodes, on: reactors.next(),
+            reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
+    }
+
+    public func createUpload(
+        _ key: KeyPath, attributes: ObjectAttributes, checksum: UploadChecksum?,
+        replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) -> UploadID {
+        try await names.createUpload(
+            key, attributes: attributes, checksum: checksum, replication: replication, user: user)
+    }
+    public func openPartWriter(
+        _ key: KeyPath, upload: UploadID, number: Int, length: Int?, user: String
+    ) async throws(StoreError) -> KeyWriter {
+        let open = try await names.openPart(
+            key, upload: upload, number: number, length: length, user: user)
+        return makeWriter(open, length: length)
+    }
+    public func upload(
+        _ key: KeyPath, upload: UploadID, user: String
+    ) async throws(StoreError) -> UploadInfo {
+        try await names.upload(key, upload: upload, user: user)
+    }
+    public func parts(
+        _ key: KeyPath, upload: UploadID, after: Int, limit: Int, user: String
+    ) async throws(StoreError) -> PartsPage {
+        try await names.parts(key, upload: upload, after: after, limit: limit, user: user)
+    }
+    public func completeUpload(
+        _ key: KeyPath, upload: UploadID, parts: [CompletedPart], etag: String,
+        checksum: ObjectChecksum?, condition: WriteCondition, user: String
+    ) async throws(StoreError) -> KeyInfo {
+        try await names.completeUpload(
+            key, upload: upload, parts: parts, etag: etag, checksum: checksum,
+            condition: condition, user: user)
+    }
+    public func abortUpload(
+        _ key: KeyPath, upload: UploadID, user: String
+    ) async throws(StoreError) {
+        try await names.abortUpload(key, upload: upload, user: user)
+    }
+    public func uploads(
+        _ bucket: BucketPath, _ query: UploadsQuery, user: String
+    ) async throws(StoreError) -> UploadsPage {
+        try await names.uploads(bucket, query, user: user)
+    }
+}

@@ -1,0 +1,91 @@
+import Bytes
+import Checksum
+import ErasureCode
+import Model
+import Reactor
+import Transport
+import Wire
+
+/// Typed calls to datanodes.
+struct DatanodeClient: Sendable {
+    enum Limits {
+        /// How long a write of one cell may take before its node counts as failed.
+        static let writeTimeout = Duration.seconds(20)
+        static let readTimeout = Duration.seconds(15)
+    }
+
+    let channels: ChannelPool
+    let health: NodeHealth
+
+    /// One cell on its way to a datanode.
+    struct Cell: Sendable {
+        var block: BlockID
+        var replication: ReplicationConfig
+        var replicaIndex: Int
+        var offset: Int
+        var payload: Payload?
+        var checksums: [UInt32]
+        var groupLength: Int
+        var isEnd: Bool
+    }
+
+    /// Writes a cell; returns the durable length of the block replica.
+    func write(
+        _ cell: Cell, to node: DatanodeAddress, on reactor: Reactor
+    ) async throws(StoreError) -> Int {
+        var request = DNWriteCellRequest()
+        request.block = cell.block.message
+        request.replication = cell.replication.message
+        request.replicaIndex = UInt32(cell.replicaIndex)
+        request.offset = UInt64(cell.offset)
+        request.checksums = cell.checksums
+        request.groupLength = UInt64(cell.groupLength)
+        request.endOfBlock = cell.isEnd
+        let reply = try await channels.channel(to: node, on: reactor).call(
+            DatanodeMethod.writeCell.rawValue, request.encoded, payload: cell.payload,
+            timeout: Limits.writeTimeout)
+        return Int(try DNWriteCellResponse(parsing: reply.message).durableLength)
+    }
+
+    /// Reads `range` of a block replica. The answer is verified against the checksums that came
+    /// with it: bytes that were damaged on the way are an error `corrupt`.
+    func read(
+        _ block: BlockID, _ range: Range<Int>, from node: DatanodeAddress, on reactor: Reactor
+    ) async throws(StoreError) -> Payload {
+        var request = DNReadBlockRequest()
+        request.block = block.message
+        request.offset = UInt64(range.lowerBound)
+        request.length = UInt64(range.count)
+        let start = reactor.now()
+        let reply: RPCReply
+        do throws(StoreError) {
+            reply = try await channels.channel(to: node, on: reactor).call(
+                DatanodeMethod.readBlock.rawValue, request.encoded, expecting: range.count,
+                timeout: Limits.readTimeout)
+        } catch {
+            if error.code == .connection || error.code == .deadlineExceeded {
+                health.failed(node.id, at: reactor.now())
+            }
+            throw error
+        }
+        health.answered(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
+        let response = try DNReadBlockResponse(parsing: reply.message)
+        guard let payload = reply.payload else {
+            throw StoreError(.badRequest, "\(node) answered a read without bytes")
+        }
+        do throws(UnitMismatch) {
+            try payload.withBytes { (bytes) throws(UnitMismatch) in
+                try CRC32C.verifyUnits(bytes, against: response.checksums)
+            }
+        } catch {
+            throw StoreError(.corrupt, "\(block) from \(node): \(error)")
+        }
+        let skip = range.lowerBound - Int(response.offset)
+        guard skip >= 0, skip + range.count <= payload.count else {
+            throw StoreError(
+                .badRequest, "\(node) answered a read of \(range) of \(block) with "
+                    + "\(payload.count) bytes from \(response.offset)")
+        }
+        return payload.slice(skip..<skip + range.count)
+    }
+}

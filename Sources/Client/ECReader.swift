@@ -1,0 +1,117 @@
+import Bytes
+import ErasureCode
+import Model
+import Reactor
+
+/// Reads ranges of a key laid out in erasure-coded block groups, some stripes ahead.
+public struct ECReader: ObjectReader {
+    enum Limits {
+        /// User bytes read ahead of the one who takes them; one stripe goes regardless.
+        static let readAhead = 12 << 20
+    }
+
+    private let groups: [(start: Int, reader: GroupReader)]
+    private let length: Int
+    private let reactor: Reactor
+
+    init(
+        _ groups: [BlockGroup], codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
+        on reactor: Reactor,
+        reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
+    ) {
+        var start = 0
+        self.groups = groups.map { group in
+            defer { start += group.length }
+            let reader = GroupReader(
+                group, codec: codec(group.replication), client: client, on: reactor,
+                reportCorrupt: reportCorrupt)
+            return (start, reader)
+        }
+        length = start
+        self.reactor = reactor
+    }
+
+    /// One stripe's worth of work.
+    private struct Step {
+        var reader: GroupReader
+        var parts: [StripeGeometry.CellRange]
+        var byteCount: Int { parts.reduce(0) { $0 + $1.range.count } }
+    }
+
+    private func steps(_ range: Range<Int>) -> [Step] {
+        var steps: [Step] = []
+        // The first group that the range touches, by bisection: keys may have thousands.
+        var low = 0
+        var high = groups.count
+        while low < high {
+            let middle = (low + high) / 2
+            if groups[middle].start + groups[middle].reader.group.length <= range.lowerBound {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        for (start, reader) in groups[low...] where start < range.upperBound {
+            let end = start + reader.group.length
+            let inner = max(range.lowerBound, start) - start..<min(range.upperBound, end) - start
+            guard !inner.isEmpty else { continue }
+            for parts in reader.stripes(in: inner) {
+                // The first byte should not wait for a whole stripe.
+                if steps.isEmpty {
+                    steps.append(Step(reader: reader, parts: [parts[0]]))
+                    if parts.count > 1 {
+                        steps.append(Step(reader: reader, parts: Array(parts[1...])))
+                    }
+                } else {
+                    steps.append(Step(reader: reader, parts: parts))
+                }
+            }
+            if end >= range.upperBound { break }
+        }
+        return steps
+    }
+
+    public func read(
+        _ range: Range<Int>, _ body: @Sendable (UnsafeRawBufferPointer) async throws -> Void
+    ) async throws {
+        precondition(
+            range.lowerBound >= 0 && range.upperBound <= length,
+            "bytes \(range) lie outside of a key of \(length)")
+        guard !range.isEmpty else { return }
+        let steps = steps(range)
+        var running: [Task<Result<[Payload], StoreError>, Never>] = []
+        defer { for task in running { task.cancel() } }
+        var next = 0
+        var ahead = 0
+        for step in steps {
+            while next < steps.count, running.isEmpty || ahead < Limits.readAhead {
+                running.append(start(steps[next]))
+                ahead += steps[next].byteCount
+                next += 1
+            }
+            let task = running[0]
+            let result = await withTaskCancellationHandler {
+                await task.value
+            } onCancel: {
+                task.cancel()
+            }
+            running.removeFirst()
+            ahead -= step.byteCount
+            for payload in try result.get() {
+                let bytes = payload.buffer.bytes(in: payload.offset..<payload.offset + payload.count)
+                try await body(UnsafeRawBufferPointer(bytes))
+                withExtendedLifetime(payload) {}
+            }
+        }
+    }
+
+    private func start(_ step: Step) -> Task<Result<[Payload], StoreError>, Never> {
+        Task(executorPreference: reactor) {
+            do throws(StoreError) {
+                return .success(try await step.reader.read(step.parts))
+            } catch {
+                return .failure(error)
+            }
+        }
+    }
+}

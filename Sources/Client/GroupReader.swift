@@ -1,0 +1,231 @@
+import Bytes
+import ErasureCode
+import Model
+import Reactor
+import Synchronization
+
+/// Reads stripes of one block group; rebuilds what is missing, damaged or late.
+///
+/// Thread-safe: what it learns of lost replicas is shared by all stripes it reads.
+final class GroupReader: Sendable {
+    let group: BlockGroup
+    private let geometry: StripeGeometry
+    private let codec: Codec
+    private let client: DatanodeClient
+    private let reactor: Reactor
+    private let reporter: @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
+    /// Places (from 0) that gave no bytes, with the reason.
+    private let lost: Mutex<[Int: StoreError]>
+
+    init(
+        _ group: BlockGroup, codec: Codec, client: DatanodeClient, on reactor: Reactor,
+        reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
+    ) {
+        self.group = group
+        self.codec = codec
+        self.client = client
+        self.reactor = reactor
+        reporter = reportCorrupt
+        geometry = StripeGeometry(group.replication, groupLength: group.length)
+        var absent: [Int: StoreError] = [:]
+        for (place, node) in group.nodes.enumerated() where node == nil {
+            absent[place] = StoreError(.unavailable, "no datanode known")
+        }
+        lost = Mutex(absent)
+    }
+
+    /// The parts of stripes that `range` of the group's bytes lies in, by stripe.
+    func stripes(in range: Range<Int>) -> [[StripeGeometry.CellRange]] {
+        var result: [[StripeGeometry.CellRange]] = []
+        for part in geometry.cells(in: range) {
+            if let last = result.last?.first, last.stripe == part.stripe {
+                result[result.count - 1].append(part)
+            } else {
+                result.append([part])
+            }
+        }
+        return result
+    }
+
+    /// The bytes of `parts`, which belong to one stripe, in order.
+    /// - Throws: `unavailable`, naming what is missing, when fewer than d cells can be had.
+    func read(_ parts: [StripeGeometry.CellRange]) async throws(StoreError) -> [Payload] {
+        if parts.allSatisfy({ isPromising($0.cell) }) {
+            if let payloads = await readDirectly(parts) { return payloads }
+        }
+        return try await readDegraded(parts)
+    }
+
+    private func isPromising(_ place: Int) -> Bool {
+        guard lost.withLock({ $0[place] }) == nil, let node = group.nodes[place] else {
+            return false
+        }
+        return !client.health.shouldAvoid(node.id, at: reactor.now())
+    }
+
+    /// Reads each part from its own replica; nil if one could not be read, or not in time.
+    private func readDirectly(_ parts: [StripeGeometry.CellRange]) async -> [Payload]? {
+        if parts.count == 1 { return await readInTime(parts[0]).map { [$0] } }
+        return await withTaskGroup(of: (Int, Payload?).self) { group in
+            for (index, part) in parts.enumerated() {
+                group.addTask(executorPreference: reactor) {
+                    (index, await self.readInTime(part))
+                }
+            }
+            var payloads = [Payload?](repeating: nil, count: parts.count)
+            for await (index, payload) in group {
+                guard let payload else {
+                    group.cancelAll()
+                    return nil
+                }
+                payloads[index] = payload
+            }
+            return payloads.compactMap { $0 }
+        }
+    }
+
+    /// Reads a part, giving up when its node is late beyond its own habit.
+    private func readInTime(_ part: StripeGeometry.CellRange) async -> Payload? {
+        guard let node = group.nodes[part.cell] else { return nil }
+        let patience = client.health.lateAfter(node.id)
+        return await withTaskGroup(of: Payload?.self) { group in
+            group.addTask(executorPreference: reactor) { await self.readCell(part) }
+            group.addTask(executorPreference: reactor) { [reactor] in
+                try? await reactor.sleep(for: patience)
+                return nil
+            }
+            let first = await group.next() ?? nil
+            group.cancelAll()
+            return first
+        }
+    }
+
+    /// Reads a part from its replica. Failures are noted and reported; cancellation is not one.
+    private func readCell(_ part: StripeGeometry.CellRange) async -> Payload? {
+        guard let node = group.nodes[part.cell] else { return nil }
+        do throws(StoreError) {
+            return try await client.read(
+                group.blockID, part.replicaRange, from: node, on: reactor)
+        } catch {
+            guard error.code != .cancelled else { return nil }
+            lost.withLock { $0[part.cell] = error }
+            if error.code == .corrupt {
+                reporter(group.blockID, part.replicaIndex, node, error.message)
+            }
+            return nil
+        }
+    }
+
+    /// Reads the same range of d cells, whichever can be had, and decodes the others.
+    private func readDegraded(
+        _ parts: [StripeGeometry.CellRange]
+    ) async throws(StoreError) -> [Payload] {
+        let stripe = parts[0].stripe
+        let lower = parts.map(\.range.lowerBound).min()! / ReplicationConfig.checksumUnit
+            * ReplicationConfig.checksumUnit
+        let union = lower..<parts.map(\.range.upperBound).max()!
+        let cells = try await gather(stripe, union, wanted: Set(parts.map(\.cell)))
+        let missing = parts.filter { cells[$0.cell] == nil }
+        var rebuilt: [Int: Payload] = [:]
+        if !missing.isEmpty {
+            rebuilt = try decode(stripe, union, cells, missing.map(\.cell))
+        }
+        return parts.map { part in
+            let payload = cells[part.cell] ?? rebuilt[part.cell]
+            precondition(payload != nil, "each part was read or rebuilt")
+            let start = part.range.lowerBound - union.lowerBound
+            return payload!.slice(start..<start + part.range.count)
+        }
+    }
+
+    /// Range `union` of at least d cells of the stripe, those in `wanted` first.
+    private func gather(
+        _ stripe: Int, _ union: Range<Int>, wanted: Set<Int>
+    ) async throws(StoreError) -> [Payload?] {
+        let replication = group.replication
+        var cells = [Payload?](repeating: nil, count: replication.width)
+        let empty = reactor.pool.allocate(1)
+        // Cells that the group never reached are zeros that nobody stores.
+        for cell in 0..<replication.data
+        where geometry.cellRange(stripe: stripe, cell: cell, union).range.isEmpty {
+            cells[cell] = Payload(empty, 0..<0)
+        }
+        var tried: Set<Int> = []
+        var mayAskAvoided = false
+        while cells.count(where: { $0 != nil }) < replication.data {
+            let needed = replication.data - cells.count { $0 != nil }
+            let candidates = (0..<replication.width).filter { place in
+                cells[place] == nil && !tried.contains(place) && group.nodes[place] != nil
+                    && (mayAskAvoided || isPromising(place))
+            }.sorted { (wanted.contains($0) ? 0 : 1, $0) < (wanted.contains($1) ? 0 : 1, $1) }
+            guard !candidates.isEmpty else {
+                // The last resort: those that failed or were late before.
+                if !mayAskAvoided {
+                    mayAskAvoided = true
+                    continue
+                }
+                throw unreadable(stripe, found: cells.count { $0 != nil })
+            }
+            let chosen = candidates.prefix(needed)
+            tried.formUnion(chosen)
+            for (place, payload) in await fetch(stripe, union, Array(chosen)) {
+                cells[place] = payload
+            }
+            if Task.isCancelled { throw StoreError(.cancelled, "the read was cancelled") }
+        }
+        return cells
+    }
+
+    private func fetch(
+        _ stripe: Int, _ union: Range<Int>, _ places: [Int]
+    ) async -> [(Int, Payload?)] {
+        await withTaskGroup(of: (Int, Payload?).self) { group in
+            for place in places {
+                let part = geometry.cellRange(stripe: stripe, cell: place, union)
+                group.addTask(executorPreference: reactor) {
+                    (place, await self.readCell(part))
+                }
+            }
+            var results: [(Int, Payload?)] = []
+            for await result in group { results.append(result) }
+            return results
+        }
+    }
+
+    private func decode(
+        _ stripe: Int, _ union: Range<Int>, _ cells: [Payload?], _ missing: [Int]
+    ) throws(StoreError) -> [Int: Payload] {
+        var rebuilt: [Int: Payload] = [:]
+        var wanted: [Codec.WantedCell] = []
+        for cell in missing {
+            let count = geometry.cellRange(stripe: stripe, cell: cell, union).range.count
+            let buffer = reactor.pool.allocate(max(count, 1))
+            rebuilt[cell] = Payload(buffer, 0..<count)
+            wanted.append(Codec.WantedCell(index: cell, bytes: buffer.bytes(in: 0..<count)))
+        }
+        let sources = cells.map { payload in
+            payload.map {
+                UnsafeRawBufferPointer($0.buffer.bytes(in: $0.offset..<$0.offset + $0.count))
+            }
+        }
+        do throws(ErasureCodeError) {
+            try codec.decode(sources, into: wanted)
+        } catch {
+            throw StoreError(.unavailable, "\(group.blockID): \(error)")
+        }
+        withExtendedLifetime(cells) {}
+        return rebuilt
+    }
+
+    private func unreadable(_ stripe: Int, found: Int) -> StoreError {
+        let reasons = lost.withLock { $0 }.sorted { $0.key < $1.key }.map { place, error in
+            "index \(place + 1) (\(group.nodes[place]?.description ?? "never placed")): "
+                + error.message
+        }
+        return StoreError(
+            .unavailable,
+            "stripe \(stripe) of block \(group.blockID) needs \(group.replication.data) of "
+                + "\(group.replication.width) cells and has \(found): "
+                + reasons.joined(separator: "; "))
+    }
+}

@@ -1,0 +1,135 @@
+import Model
+import Reactor
+
+/// Sends the stripes of one block group to its datanodes, several in flight.
+///
+/// Isolated to its reactor. Cells of one replica leave in the order of their stripes; there is no
+/// barrier between stripes. After the first failure no more are sent, and `settled` tells how far
+/// all replicas have come.
+actor GroupWriter {
+    private struct Flight {
+        var stripe: Stripe
+        /// Replicas that have not answered.
+        var waiting: Int
+        var isAcknowledged = false
+    }
+
+    nonisolated let group: BlockGroup
+    nonisolated let reactor: Reactor
+    private let client: DatanodeClient
+    private var flights: [Flight] = []
+    /// Leading stripes that all replicas have acknowledged; their buffers are gone.
+    private var acknowledged = 0
+    private var sent = 0
+    private var sentBytes = 0
+    private var acknowledgedBytes = 0
+    private(set) var failure: StoreError?
+    private var failedNodes: Set<DatanodeID> = []
+    private var observers: [CheckedContinuation<Void, Never>] = []
+
+    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+
+    init(_ group: BlockGroup, client: DatanodeClient, on reactor: Reactor) {
+        self.group = group
+        self.client = client
+        self.reactor = reactor
+    }
+
+    /// Stripes that fit into a group.
+    private var stripesPerGroup: Int {
+        group.replication.blockGroupSize / group.replication.stripeSize
+    }
+
+    var isFull: Bool { sent == stripesPerGroup }
+
+    /// The first stripe is on its way: until it has arrived everywhere (containers made,
+    /// connections opened) the others wait, so that none can overtake it.
+    private var isOpening: Bool { sent == 1 && acknowledged == 0 }
+
+    /// Whether the next stripe must wait: more than `limit` bytes are in flight.
+    func mustWait(limit: Int) -> Bool {
+        failure == nil && (isOpening || sentBytes - acknowledgedBytes > limit)
+    }
+
+    /// Sends an encoded stripe. False, with nothing sent, if the group has failed before.
+    func send(_ stripe: Stripe, isLast: Bool) -> Bool {
+        guard failure == nil else { return false }
+        precondition(sent < stripesPerGroup, "the group is full")
+        let index = sent
+        sent += 1
+        sentBytes += stripe.length
+        let isEnd = isLast || sent == stripesPerGroup
+        let targets = group.nodes.enumerated().compactMap { place, node in
+            node.map { (place, $0) }
+        }
+        flights.append(Flight(stripe: stripe, waiting: targets.count))
+        let groupLength = sentBytes
+        for (place, node) in targets {
+            let (payload, checksums) = stripe.cell(place)
+            let cell = DatanodeClient.Cell(
+                block: group.blockID, replication: group.replication, replicaIndex: place + 1,
+                offset: index * group.replication.cellSize, payload: payload,
+                checksums: checksums, groupLength: groupLength, isEnd: isEnd)
+            Task(executorPreference: reactor) { [client, reactor] in
+                do throws(StoreError) {
+                    _ = try await client.write(cell, to: node, on: reactor)
+                    await self.finished(index, node, nil)
+                } catch {
+                    await self.finished(index, node, error)
+                }
+            }
+        }
+        return true
+    }
+
+    private func finished(_ index: Int, _ node: DatanodeAddress, _ error: StoreError?) {
+        flights[index].waiting -= 1
+        if let error {
+            if failure == nil { failure = error }
+            // A container that was closed, or a full disk, says nothing against its node's others.
+            switch error.code {
+            case .containerState, .noSuchContainer, .badRequest, .corrupt: break
+            default:
+                failedNodes.insert(node.id)
+                client.health.failed(node.id, at: reactor.now())
+            }
+            flights[index].isAcknowledged = false
+            errorsByStripe.insert(index)
+        } else if flights[index].waiting == 0, !errorsByStripe.contains(index) {
+            flights[index].isAcknowledged = true
+        }
+        while acknowledged < flights.count, flights[acknowledged].isAcknowledged {
+            acknowledgedBytes += flights[acknowledged].stripe.length
+            flights[acknowledged].stripe.dropBuffers()
+            acknowledged += 1
+        }
+        let woken = observers
+        observers = []
+        for observer in woken { observer.resume() }
+    }
+
+    private var errorsByStripe: Set<Int> = []
+
+    /// Waits until something was acknowledged or has failed.
+    func progress() async {
+        await withCheckedContinuation { observers.append($0) }
+    }
+
+    /// What a group has come to when nothing of it is in flight any more.
+    struct Outcome: Sendable {
+        /// User bytes that all replicas have acknowledged.
+        var length: Int
+        /// Stripes sent beyond that, to be sent to another group.
+        var rest: [Stripe]
+        var failure: StoreError?
+        var failedNodes: Set<DatanodeID>
+    }
+
+    /// Waits for every answer.
+    func settled() async -> Outcome {
+        while flights.contains(where: { $0.waiting > 0 }) { await progress() }
+        return Outcome(
+            length: acknowledgedBytes, rest: flights[acknowledged...].map(\.stripe),
+            failure: failure, failedNodes: failedNodes)
+    }
+}

@@ -1,0 +1,56 @@
+import Model
+import Reactor
+import Synchronization
+
+/// What this process has seen of datanodes lately: which did not answer, and how long the others
+/// take. Shared by all readers and writers; decides whom to ask first, never what is true.
+final class NodeHealth: Sendable {
+    enum Limits {
+        /// A node that failed is not asked for so long, if there is a way without it.
+        static let avoidance = Duration.seconds(2)
+        /// Latencies remembered for each node.
+        static let samples = 64
+        /// A read is late beyond this many times the node's 95th percentile…
+        static let lateFactor: UInt64 = 3
+        /// …and beyond this.
+        static let lateFloorNanoseconds: UInt64 = 100_000_000
+    }
+
+    private struct Node {
+        var avoidUntil = MonotonicTime(nanoseconds: 0)
+        var latencies: [UInt64] = []
+        var next = 0
+    }
+
+    private let nodes = Mutex<[DatanodeID: Node]>([:])
+
+    func failed(_ id: DatanodeID, at now: MonotonicTime) {
+        nodes.withLock { $0[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance) }
+    }
+
+    func answered(_ id: DatanodeID, in nanoseconds: UInt64) {
+        nodes.withLock { nodes in
+            var node = nodes[id] ?? Node()
+            node.avoidUntil = MonotonicTime(nanoseconds: 0)
+            if node.latencies.count < Limits.samples {
+                node.latencies.append(nanoseconds)
+            } else {
+                node.latencies[node.next] = nanoseconds
+                node.next = (node.next + 1) % Limits.samples
+            }
+            nodes[id] = node
+        }
+    }
+
+    func shouldAvoid(_ id: DatanodeID, at now: MonotonicTime) -> Bool {
+        nodes.withLock { ($0[id]?.avoidUntil ?? MonotonicTime(nanoseconds: 0)) > now }
+    }
+
+    /// When a read from this node counts as late.
+    func lateAfter(_ id: DatanodeID) -> Duration {
+        let latencies = nodes.withLock { $0[id]?.latencies ?? [] }
+        guard latencies.count >= 8 else { return .seconds(1) }
+        let p95 = latencies.sorted()[latencies.count * 95 / 100]
+        return .nanoseconds(Int64(max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)))
+    }
+}

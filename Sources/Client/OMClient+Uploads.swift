@@ -1,0 +1,106 @@
+import Model
+import Wire
+
+// Uploads in parts.
+
+extension OMClient {
+    public func createUpload(
+        _ key: KeyPath, attributes: ObjectAttributes, checksum: UploadChecksum?,
+        replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) -> UploadID {
+        var request = OMCreateUploadRequest()
+        request.key = key.message
+        request.attributes = attributes.message
+        if let checksum { request.checksum = checksum.message }
+        if let replication { request.replication = replication.message }
+        request.user = user
+        let response = try OMCreateUploadResponse(
+            parsing: try await caller.call(.createUpload, request.encoded))
+        return UploadID(Identity128(response.upload))
+    }
+
+    public func upload(
+        _ key: KeyPath, upload: UploadID, user: String
+    ) async throws(StoreError) -> UploadInfo {
+        let request = uploadRequest(key, upload, user: user)
+        let response = try OMUploadResponse(
+            parsing: try await caller.call(.upload, request.encoded))
+        return try UploadInfo(response.upload)
+    }
+
+    public func parts(
+        _ key: KeyPath, upload: UploadID, after: Int, limit: Int, user: String
+    ) async throws(StoreError) -> PartsPage {
+        var request = OMListPartsRequest()
+        request.key = key.message
+        request.upload = upload.identity.message
+        request.after = UInt32(clamping: after)
+        request.limit = UInt32(clamping: limit)
+        request.user = user
+        let response = try OMListPartsResponse(
+            parsing: try await caller.call(.listParts, request.encoded))
+        return PartsPage(
+            parts: response.parts.map { PartInfo($0) }, isTruncated: response.isTruncated)
+    }
+
+    /// May be repeated when the answer was lost.
+    public func completeUpload(
+        _ key: KeyPath, upload: UploadID, parts: [CompletedPart], etag: String,
+        checksum: ObjectChecksum?, condition: WriteCondition, user: String
+    ) async throws(StoreError) -> KeyInfo {
+        var request = OMCompleteUploadRequest()
+        request.key = key.message
+        request.upload = upload.identity.message
+        request.parts = parts.map { part in
+            var message = OMCompletedPart()
+            message.number = UInt32(clamping: part.number)
+            message.etag = part.etag
+            return message
+        }
+        request.etag = etag
+        if let checksum { request.checksum = checksum.message }
+        request.condition = condition.message
+        request.user = user
+        return try await keyInfo(.completeUpload, request.encoded)
+    }
+
+    public func abortUpload(
+        _ key: KeyPath, upload: UploadID, user: String
+    ) async throws(StoreError) {
+        _ = try await caller.call(
+            .abortUpload, uploadRequest(key, upload, user: user).encoded)
+    }
+
+    public func uploads(
+        _ bucket: BucketPath, _ query: UploadsQuery, user: String
+    ) async throws(StoreError) -> UploadsPage {
+        var request = OMListUploadsRequest()
+        request.bucket = bucket.message
+        request.prefix = .octets(query.prefix)
+        request.delimiter = .octets(query.delimiter)
+        request.keyMarker = .octets(query.keyMarker)
+        if let marker = query.uploadMarker { request.uploadMarker = marker.identity.message }
+        request.limit = UInt32(clamping: query.limit)
+        request.user = user
+        let response = try OMListUploadsResponse(
+            parsing: try await caller.call(.listUploads, request.encoded))
+        var page = UploadsPage(
+            commonPrefixes: response.commonPrefixes.map(\.octets),
+            isTruncated: response.isTruncated, nextKeyMarker: response.nextKeyMarker.octets)
+        for upload in response.uploads { page.uploads.append(try UploadInfo(upload)) }
+        if response.hasNextUploadMarker {
+            page.nextUploadMarker = UploadID(Identity128(response.nextUploadMarker))
+        }
+        return page
+    }
+
+    private func uploadRequest(
+        _ key: KeyPath, _ upload: UploadID, user: String
+    ) -> OMUploadRequest {
+        var request = OMUploadRequest()
+        request.key = key.message
+        request.upload = upload.identity.message
+        request.user = user
+        return request
+    }
+}

@@ -1,0 +1,278 @@
+import Model
+import Wire
+
+/// How requests reach the Ozone Manager: over a connection, or by a call in the same process.
+public protocol OMCaller: Sendable {
+    /// Sends one request and returns its response, both encoded messages of om.proto.
+    /// Throws what the Ozone Manager threw, or `connection` and the like on the way.
+    func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8]
+}
+
+/// The Ozone Manager's requests in the terms of `ObjectStore`: all of it that is about names.
+///
+/// Writers and readers of bytes are built on `openKey`, `allocateGroup`, `commit` and `key`.
+public struct OMClient<Caller: OMCaller>: Sendable {
+    public let caller: Caller
+
+    public init(_ caller: Caller) { self.caller = caller }
+
+    // MARK: Users
+
+    public func createUser(_ user: UserInfo) async throws(StoreError) {
+        var request = OMCreateUserRequest()
+        request.user = user.message
+        _ = try await caller.call(.createUser, request.encoded)
+    }
+
+    public func user(accessKeyID: String) async throws(StoreError) -> UserInfo? {
+        var request = OMUserByAccessKeyRequest()
+        request.accessKeyID = accessKeyID
+        let response = try OMUserResponse(
+            parsing: try await caller.call(.userByAccessKey, request.encoded))
+        return response.hasUser ? UserInfo(response.user) : nil
+    }
+
+    public func user(named name: String) async throws(StoreError) -> UserInfo? {
+        var request = OMUserByNameRequest()
+        request.name = name
+        let response = try OMUserResponse(
+            parsing: try await caller.call(.userByName, request.encoded))
+        return response.hasUser ? UserInfo(response.user) : nil
+    }
+
+    public func users() async throws(StoreError) -> [UserInfo] {
+        try OMListUsersResponse(parsing: try await caller.call(.listUsers, [])).users
+            .map { UserInfo($0) }
+    }
+
+    public func deleteUser(named name: String) async throws(StoreError) {
+        var request = OMDeleteUserRequest()
+        request.name = name
+        _ = try await caller.call(.deleteUser, request.encoded)
+    }
+
+    // MARK: Volumes
+
+    public func createVolume(_ name: String, user: String) async throws(StoreError) {
+        var request = OMCreateVolumeRequest()
+        request.name = name
+        request.user = user
+        _ = try await caller.call(.createVolume, request.encoded)
+    }
+
+    public func volumes(user: String) async throws(StoreError) -> [VolumeInfo] {
+        var request = OMListVolumesRequest()
+        request.user = user
+        return try OMListVolumesResponse(
+            parsing: try await caller.call(.listVolumes, request.encoded)
+        ).volumes.map {
+            VolumeInfo(
+                name: $0.name, owner: $0.owner, created: Timestamp(milliseconds: $0.created))
+        }
+    }
+
+    public func deleteVolume(_ name: String, user: String) async throws(StoreError) {
+        var request = OMDeleteVolumeRequest()
+        request.name = name
+        request.user = user
+        _ = try await caller.call(.deleteVolume, request.encoded)
+    }
+
+    // MARK: Buckets
+
+    public func createBucket(
+        _ bucket: BucketPath, replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) {
+        var request = OMCreateBucketRequest()
+        request.bucket = bucket.message
+        if let replication { request.replication = replication.message }
+        request.user = user
+        _ = try await caller.call(.createBucket, request.encoded)
+    }
+
+    public func bucket(
+        _ bucket: BucketPath, user: String
+    ) async throws(StoreError) -> BucketInfo {
+        let request = bucketRequest(bucket, user: user)
+        return try BucketInfo(
+            OMBucket(parsing: try await caller.call(.bucket, request.encoded)))
+    }
+
+    public func buckets(
+        volume: String, user: String
+    ) async throws(StoreError) -> [BucketInfo] {
+        var request = OMListBucketsRequest()
+        request.volume = volume
+        request.user = user
+        let response = try OMListBucketsResponse(
+            parsing: try await caller.call(.listBuckets, request.encoded))
+        var buckets: [BucketInfo] = []
+        for bucket in response.buckets { buckets.append(try BucketInfo(bucket)) }
+        return buckets
+    }
+
+    public func deleteBucket(_ bucket: BucketPath, user: String) async throws(StoreError) {
+        _ = try await caller.call(
+            .deleteBucket, bucketRequest(bucket, user: user).encoded)
+    }
+
+    private func bucketRequest(_ bucket: BucketPath, user: String) -> OMBucketRequest {
+        var request = OMBucketRequest()
+        request.bucket = bucket.message
+        request.user = user
+        return request
+    }
+
+    // MARK: Keys
+
+    public func list(
+        _ bucket: BucketPath, _ query: ListQuery, user: String
+    ) async throws(StoreError) -> ListPage {
+        var request = OMListKeysRequest()
+        request.bucket = bucket.message
+        request.prefix = .octets(query.prefix)
+        request.delimiter = .octets(query.delimiter)
+        request.startAfter = .octets(query.startAfter)
+        request.limit = UInt32(clamping: query.limit)
+        request.user = user
+        let response = try OMListKeysResponse(
+            parsing: try await caller.call(.listKeys, request.encoded))
+        var page = ListPage(
+            commonPrefixes: response.commonPrefixes.map(\.octets),
+            next: response.hasNext ? response.next.octets : nil)
+        page.keys.reserveCapacity(response.keys.count)
+        for key in response.keys { page.keys.append(try KeyInfo(key)) }
+        return page
+    }
+
+    /// - Parameter refresh: has SCM asked again where the blocks are, after a place was found
+    ///   to be stale.
+    public func key(
+        _ key: KeyPath, refresh: Bool = false, user: String
+    ) async throws(StoreError) -> KeyInfo {
+        var request = OMLookupKeyRequest()
+        request.key = key.message
+        request.refresh = refresh
+        request.user = user
+        return try await keyInfo(.lookupKey, request.encoded)
+    }
+
+    /// Opens a key for writing; the first block groups come with it.
+    public func openKey(
+        _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) -> OpenKey {
+        var request = OMOpenKeyRequest()
+        request.key = key.message
+        if let length { request.length = UInt64(clamping: length) }
+        if let replication { request.replication = replication.message }
+        request.user = user
+        let response = try OMOpenResponse(
+            parsing: try await caller.call(.openKey, request.encoded))
+        return try OpenKey(response, key: key, part: nil, user: user)
+    }
+
+    /// Opens part `number` of an upload for writing.
+    public func openPart(
+        _ key: KeyPath, upload: UploadID, number: Int, length: Int?, user: String
+    ) async throws(StoreError) -> OpenKey {
+        var request = OMOpenPartRequest()
+        request.key = key.message
+        request.upload = upload.identity.message
+        request.number = UInt32(clamping: number)
+        if let length { request.length = UInt64(clamping: length) }
+        request.user = user
+        let response = try OMOpenResponse(
+            parsing: try await caller.call(.openPart, request.encoded))
+        return try OpenKey(response, key: key, part: (upload, number), user: user)
+    }
+
+    /// One more block group for an open key, on none of the nodes in `excluding`.
+    public func allocateGroup(
+        _ open: OpenKey, excluding: [DatanodeID] = []
+    ) async throws(StoreError) -> BlockGroup {
+        var request = OMAllocateGroupRequest()
+        request.openID = open.id
+        request.excluding = excluding.map(\.message)
+        request.user = open.user
+        let response = try OMAllocateGroupResponse(
+            parsing: try await caller.call(.allocateGroup, request.encoded))
+        return try BlockGroup(response.group)
+    }
+
+    /// Makes an open key or part visible; it consists of `groups`, with their lengths, in order.
+    /// May be repeated when the answer was lost.
+    public func commit(
+        _ open: OpenKey, groups: [BlockGroup], _ commit: KeyCommit
+    ) async throws(StoreError) -> KeyInfo {
+        var request = OMCommitRequest()
+        request.openID = open.id
+        request.key = open.key.message
+        if let part = open.part {
+            request.upload = part.upload.identity.message
+            request.part = UInt32(clamping: part.number)
+        }
+        request.groups = groups.map { group in
+            var message = WireGroup()
+            message.block = group.blockID.message
+            message.length = UInt64(group.length)
+            return message
+        }
+        request.etag = commit.etag
+        request.attributes = commit.attributes.message
+        if let checksum = commit.checksum { request.checksum = checksum.message }
+        request.condition = commit.condition.message
+        request.user = open.user
+        return try await keyInfo(.commit, request.encoded)
+    }
+
+    /// Gives an open key up. No error if it is gone.
+    public func abort(_ open: OpenKey) async throws(StoreError) {
+        var request = OMAbortOpenRequest()
+        request.openID = open.id
+        request.user = open.user
+        _ = try await caller.call(.abortOpen, request.encoded)
+    }
+
+    public func deleteKey(
+        _ key: KeyPath, condition: WriteCondition, user: String
+    ) async throws(StoreError) -> Bool {
+        var request = OMDeleteKeyRequest()
+        request.key = key.message
+        request.condition = condition.message
+        request.user = user
+        return try OMDeleteKeyResponse(
+            parsing: try await caller.call(.deleteKey, request.encoded)
+        ).existed
+    }
+
+    func keyInfo(
+        _ method: OMMethod, _ message: [UInt8]
+    ) async throws(StoreError) -> KeyInfo {
+        try KeyInfo(OMKeyResponse(parsing: try await caller.call(method, message)).key)
+    }
+}
+
+/// A key or part that is being written: what its writer needs to write and commit it.
+public struct OpenKey: Sendable {
+    public var id: UInt64
+    public var key: KeyPath
+    /// The upload and number of a part; nil for a key.
+    public var part: (upload: UploadID, number: Int)?
+    public var user: String
+    public var replication: ReplicationConfig
+    /// The first groups to write to, in order; none for an empty key.
+    public var groups: [BlockGroup]
+
+    init(
+        _ response: OMOpenResponse, key: KeyPath, part: (upload: UploadID, number: Int)?,
+        user: String
+    ) throws(StoreError) {
+        id = response.openID
+        self.key = key
+        self.part = part
+        self.user = user
+        replication = try ReplicationConfig(response.replication)
+        groups = []
+        for group in response.groups { groups.append(try BlockGroup(group)) }
+    }
+}

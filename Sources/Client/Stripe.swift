@@ -1,0 +1,82 @@
+import Bytes
+import ErasureCode
+import Model
+
+/// A stripe being filled, and then a stripe on its way: d data cells, p parity cells and their
+/// checksums, each cell in a buffer of its own.
+struct Stripe: Sendable {
+    let replication: ReplicationConfig
+    private(set) var data: [AlignedBuffer] = []
+    private(set) var length = 0
+    private var parity: [AlignedBuffer] = []
+    private var checksums: [[UInt32]] = []
+    private let pool: BufferPool
+    /// Bytes to make room for in a cell; less than a cell where the key is known to be short.
+    private let cellCapacity: Int
+
+    init(_ replication: ReplicationConfig, expecting length: Int?, pool: BufferPool) {
+        self.replication = replication
+        self.pool = pool
+        cellCapacity = min(replication.cellSize, max(length ?? replication.cellSize, 1))
+    }
+
+    var isFull: Bool { length == replication.stripeSize }
+
+    /// User bytes of cell `index`.
+    func cellLength(_ index: Int) -> Int {
+        let position = index < replication.data ? index : 0
+        return min(replication.cellSize, max(0, length - position * replication.cellSize))
+    }
+
+    /// Takes as many of `bytes` as there is room for; returns how many.
+    mutating func fill(_ bytes: UnsafeRawBufferPointer) -> Int {
+        var taken = 0
+        while taken < bytes.count, !isFull {
+            let cell = length / replication.cellSize
+            let offset = length % replication.cellSize
+            if cell == data.count { data.append(pool.allocate(cellCapacity)) }
+            if offset == data[cell].capacity { grow(cell) }
+            let room = min(replication.cellSize, data[cell].capacity) - offset
+            let count = min(room, bytes.count - taken)
+            (data[cell].base + offset).copyMemory(
+                from: bytes.baseAddress! + taken, byteCount: count)
+            taken += count
+            length += count
+        }
+        return taken
+    }
+
+    /// The key was longer than announced: a whole cell after all.
+    private mutating func grow(_ cell: Int) {
+        let larger = pool.allocate(replication.cellSize)
+        larger.base.copyMemory(from: data[cell].base, byteCount: data[cell].capacity)
+        data[cell] = larger
+    }
+
+    /// Computes parity and checksums.
+    mutating func encode(_ codec: Codec) {
+        let cellBytes = (0..<replication.data).map { index in
+            index < data.count
+                ? UnsafeRawBufferPointer(data[index].bytes(in: 0..<cellLength(index)))
+                : UnsafeRawBufferPointer(start: nil, count: 0)
+        }
+        parity = (0..<replication.parity).map { _ in pool.allocate(max(cellLength(0), 1)) }
+        let targets = parity.map { $0.bytes(in: 0..<cellLength(0)) }
+        checksums = codec.encodeAndChecksum(data: cellBytes, parity: targets)
+    }
+
+    /// Gives the memory back; lengths stay.
+    mutating func dropBuffers() {
+        data = []
+        parity = []
+        checksums = []
+    }
+
+    /// Cell `index` (from 0; parity from d on) and its checksums, nil where it is empty.
+    func cell(_ index: Int) -> (payload: Payload?, checksums: [UInt32]) {
+        let count = cellLength(index)
+        guard count > 0 else { return (nil, []) }
+        let buffer = index < replication.data ? data[index] : parity[index - replication.data]
+        return (Payload(buffer, 0..<count), checksums[index])
+    }
+}

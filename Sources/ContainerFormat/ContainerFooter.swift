@@ -1,0 +1,64 @@
+import Model
+
+/// The last 4 KiB of a closed container's data file.
+public struct ContainerFooter: Hashable, Sendable {
+    public var header: ContainerHeader
+    public var blockCount: Int
+    /// Bytes of cells, without padding.
+    public var usedBytes: Int
+    public var tableOffset: Int
+    /// Bytes, without the padding to 4 KiB.
+    public var tableLength: Int
+    public var tableChecksum: UInt32
+
+    public static let size = SealedBlock.size
+    /// The version of index and footer written, and the only one read.
+    public static let version: UInt32 = 1
+    private static let magic = "APUSFOOT"
+    private static let what = "container footer"
+
+    func encoded() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.append64(blockCount)
+        writer.append64(usedBytes)
+        writer.append64(tableOffset)
+        writer.append64(tableLength)
+        writer.append(tableChecksum)
+        writer.append(header.body)
+        return SealedBlock.seal(magic: Self.magic, version: Self.version, body: writer.bytes)
+    }
+
+    init(
+        header: ContainerHeader, blockCount: Int, usedBytes: Int, tableOffset: Int,
+        tableLength: Int, tableChecksum: UInt32
+    ) {
+        self.header = header
+        self.blockCount = blockCount
+        self.usedBytes = usedBytes
+        self.tableOffset = tableOffset
+        self.tableLength = tableLength
+        self.tableChecksum = tableChecksum
+    }
+
+    /// Parses `bytes`, the footer's block.
+    public init(parsing bytes: UnsafeRawBufferPointer) throws(FormatError) {
+        let (body, _) = try SealedBlock.open(
+            bytes, magic: Self.magic, version: Self.version, what: Self.what)
+        self = try body.withReader(of: Self.what) { (reader) throws(FormatError) in
+            try Self(&reader)
+        }
+    }
+
+    private init(_ reader: inout ByteReader) throws(FormatError) {
+        blockCount = try reader.read64()
+        usedBytes = try reader.read64()
+        tableOffset = try reader.read64()
+        tableLength = try reader.read64()
+        tableChecksum = try reader.read(UInt32.self)
+        header = try ContainerHeader(body: try reader.readBytes(reader.remaining), what: Self.what)
+        guard tableOffset % DataFile.alignment == 0, tableLength <= ContainerIndex.Limits.table
+        else {
+            throw .invalid("the footer has a table of \(tableLength) bytes at \(tableOffset)")
+        }
+    }
+}

@@ -1,0 +1,149 @@
+import Checksum
+
+/// The bytes of a container's journal: a header block, then records one after the other, then
+/// zeros.
+///
+/// A record is: length of its body (4), CRC32C (4), distance back to what is known to be durable
+/// (4), body. The checksum covers the checksum of the header, the position of the record in the
+/// file, and all of the record but itself; a record of another journal or another place is
+/// therefore no record.
+///
+/// **Torn or damaged.** A record that does not check is either the rest of a write that a crash
+/// cut short, and was never acknowledged, or damage. Each record tells up to which position the
+/// journal had been synced when it was written. If a valid record after the bad place says that
+/// the bad place had been synced, it is damage, and nothing is cut.
+public struct Journal: Sendable {
+    public enum Limits {
+        /// The longest body: a deleted block of as many extents as it can have cells.
+        public static let body = 1 << 20
+    }
+
+    static let frame = 12
+
+    public let header: ContainerHeader
+    /// Binds records to this journal.
+    let seed: UInt32
+
+    public init(_ header: ContainerHeader) {
+        self.header = header
+        let bytes = header.encoded(for: .journal)
+        seed = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
+            .littleEndian
+    }
+
+    /// Where the first record lies.
+    public static let start = ContainerHeader.size
+
+    /// The bytes of `record` when it lies at `position` of the file.
+    /// - Parameter syncedTo: the journal is known to be durable up to here.
+    ///
+    /// Precondition: `syncedTo` ≤ `position`.
+    public func encode(_ record: JournalRecord, at position: Int, syncedTo: Int) -> [UInt8] {
+        precondition(
+            syncedTo <= position && syncedTo >= 0, "a record lies after what is durable")
+        let body = record.body
+        precondition(body.count <= Limits.body, "a journal record of \(body.count) bytes")
+        let back = UInt32(min(position - syncedTo, Int(UInt32.max)))
+        var writer = ByteWriter()
+        writer.append32(body.count)
+        writer.append(
+            body.withUnsafeBytes { checksum(position: position, back: back, body: $0) })
+        writer.append(back)
+        writer.append(body)
+        return writer.bytes
+    }
+
+    /// What a journal file holds.
+    public struct Contents: Sendable {
+        public var header: ContainerHeader
+        public var records: [JournalRecord]
+        /// Where the last good record ends.
+        public var end: Int
+        /// Whether bytes after `end` are to be cut: what a crash left of a write.
+        public var hasTornTail: Bool
+        /// Where acknowledged records are damaged, if they are. Nothing may be cut then.
+        public var damagedAt: Int?
+    }
+
+    /// Parses a whole file. Throws if the header is not right, or a record has an unknown kind or
+    /// a body that makes no sense though its checksum is right.
+    public static func parse(_ bytes: UnsafeRawBufferPointer) throws(FormatError) -> Contents {
+        let (header, seed) = try ContainerHeader.parse(bytes, of: .journal)
+        let journal = Journal(header)
+        precondition(journal.seed == seed, "a header is encoded as it was parsed")
+        var records: [JournalRecord] = []
+        var position = start
+        while let frame = journal.frame(in: bytes, at: position) {
+            records.append(try JournalRecord(body: frame.body))
+            position = frame.end
+        }
+        let rest = UnsafeRawBufferPointer(rebasing: bytes[min(position, bytes.count)...])
+        guard rest.contains(where: { $0 != 0 }) else {
+            return Contents(
+                header: header, records: records, end: position, hasTornTail: false)
+        }
+        let isDamaged = journal.hasRecord(in: bytes, thatKnowsDurable: position)
+        return Contents(
+            header: header, records: records, end: position, hasTornTail: !isDamaged,
+            damagedAt: isDamaged ? position : nil)
+    }
+
+    /// A record whose checksum is right.
+    private struct Frame {
+        var body: UnsafeRawBufferPointer
+        var end: Int
+        /// The journal was durable up to here when the record was written.
+        var syncedTo: Int
+    }
+
+    private func frame(in bytes: UnsafeRawBufferPointer, at position: Int) -> Frame? {
+        guard bytes.count - position > Self.frame else { return nil }
+        func word(_ offset: Int) -> UInt32 {
+            UInt32(
+                littleEndian: bytes.loadUnaligned(
+                    fromByteOffset: position + offset, as: UInt32.self))
+        }
+        let length = Int(word(0))
+        guard length > 0, length <= Limits.body,
+            length <= bytes.count - position - Self.frame
+        else { return nil }
+        let start = position + Self.frame
+        let body = UnsafeRawBufferPointer(rebasing: bytes[start..<start + length])
+        let back = word(8)
+        guard word(4) == checksum(position: position, back: back, body: body) else { return nil }
+        return Frame(body: body, end: start + length, syncedTo: position - Int(back))
+    }
+
+    /// Whether some record after `position` was written when `position` was durable already.
+    private func hasRecord(
+        in bytes: UnsafeRawBufferPointer, thatKnowsDurable position: Int
+    ) -> Bool {
+        var place = position + 1
+        while bytes.count - place > Self.frame {
+            // Any byte may be where a record begins: what lies between is not to be trusted.
+            if bytes[place] != 0 || bytes[place + 1] != 0 || bytes[place + 2] != 0,
+                let found = frame(in: bytes, at: place), found.syncedTo > position
+            {
+                return true
+            }
+            place += 1
+        }
+        return false
+    }
+
+    private func checksum(position: Int, back: UInt32, body: UnsafeRawBufferPointer) -> UInt32 {
+        // The length is bound by the body's own bytes and the position of what follows, but a
+        // damaged length must not pair with a body that happens to check: it goes in as well.
+        var words = (
+            seed.littleEndian, UInt64(position).littleEndian, UInt32(body.count).littleEndian,
+            back.littleEndian
+        )
+        var crc = CRC32C()
+        withUnsafeBytes(of: &words.0) { crc.update($0) }
+        withUnsafeBytes(of: &words.1) { crc.update($0) }
+        withUnsafeBytes(of: &words.2) { crc.update($0) }
+        withUnsafeBytes(of: &words.3) { crc.update($0) }
+        crc.update(body)
+        return crc.value
+    }
+}

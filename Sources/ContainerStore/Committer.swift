@@ -1,0 +1,100 @@
+import Bytes
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+/// The group commit of one volume.
+///
+/// One loop at a time, on the volume's reactor, started when something is ready and ended when
+/// nothing is. Each round takes what all writers of all containers have ready, syncs each data
+/// file once, writes and syncs each journal once, then answers everybody. Who comes during a
+/// round is served by the next: that is what makes groups.
+final class Committer: Sendable {
+    private struct State {
+        var waiting: [Container] = []
+        var isRunning = false
+        var statistics = StoreStatistics()
+    }
+
+    private let state = Mutex(State())
+    private let reactor: Reactor
+    private let durability: ContainerStore.Durability
+
+    init(reactor: Reactor, durability: ContainerStore.Durability) {
+        self.reactor = reactor
+        self.durability = durability
+    }
+
+    var statistics: StoreStatistics { state.withLock { $0.statistics } }
+
+    func count(_ change: (inout StoreStatistics) -> Void) {
+        state.withLock { change(&$0.statistics) }
+    }
+
+    /// Has `container` looked at in the next round.
+    func add(_ container: Container) {
+        let mustStart = state.withLock { state in
+            if !state.waiting.contains(where: { $0 === container }) {
+                state.waiting.append(container)
+            }
+            defer { state.isRunning = true }
+            return !state.isRunning
+        }
+        if mustStart { Task(executorPreference: reactor) { await self.run() } }
+    }
+
+    private func run() async {
+        while true {
+            let containers: [Container]? = state.withLock { state in
+                guard !state.waiting.isEmpty else {
+                    state.isRunning = false
+                    return nil
+                }
+                defer { state.waiting.removeAll(keepingCapacity: true) }
+                return state.waiting
+            }
+            guard let containers else { return }
+            await round(containers)
+        }
+    }
+
+    private struct Work: Sendable {
+        var container: Container
+        var batch: ContainerState.Batch
+    }
+
+    private func round(_ containers: [Container]) async {
+        let work = containers.compactMap { container in
+            container.takeBatch().map { Work(container: container, batch: $0) }
+        }
+        guard !work.isEmpty else { return }
+        let isSynced = durability == .sync
+        // Data first: a record in the journal says that its bytes are durable.
+        if isSynced {
+            await inParallel(work.filter(\.batch.hasCells)) { await $0.container.syncData() }
+        }
+        await inParallel(work) { await $0.container.writeJournal($0.batch) }
+        if isSynced { await inParallel(work) { await $0.container.syncJournal() } }
+        state.withLock { state in
+            state.statistics.commits += 1
+            for item in work {
+                state.statistics.writers += item.batch.appends + item.batch.extras.count
+                guard isSynced else { continue }
+                state.statistics.journalSyncs += 1
+                if item.batch.hasCells { state.statistics.dataSyncs += 1 }
+            }
+        }
+        for item in work { item.container.complete(item.batch, isSynced: isSynced) }
+    }
+
+    /// Runs `body` for all of `work`, at the same time if there are several.
+    private func inParallel(
+        _ work: [Work], _ body: @escaping @Sendable (Work) async -> Void
+    ) async {
+        if work.count == 1 { return await body(work[0]) }
+        await withDiscardingTaskGroup { group in
+            for item in work { group.addTask { await body(item) } }
+        }
+    }
+}

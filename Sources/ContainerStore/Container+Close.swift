@@ -1,0 +1,175 @@
+import Bytes
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+extension Container {
+    /// See `ContainerStore.closeContainer`.
+    func close(cache: ClosedCache) async throws(StoreError) {
+        guard try await beginClosing() else { return }
+        do throws(StoreError) {
+            try await writeIndex(try await takeSnapshot())
+        } catch {
+            let waiters = state.withLock { state in
+                state.isCloseUnderWay = false
+                state.isJournalHeld = false
+                return state.isJournalBroken ? state.failAll(error) : []
+            }
+            volume.committer.add(self)
+            for waiter in waiters { waiter.resume(returning: .failure(error)) }
+            wakeClosers()
+            throw error
+        }
+        state.withLock { $0.isCloseUnderWay = false }
+        wakeClosers()
+        // Deletions may have come meanwhile; the new journal takes them.
+        volume.committer.add(self)
+    }
+
+    /// Seals the container. False if it is closed already; waits for a close that is under way.
+    private func beginClosing() async throws(StoreError) -> Bool {
+        while true {
+            let begun = state.withLock { state -> Result<Bool, StoreError>? in
+                do throws(StoreError) {
+                    try volume.check()
+                    if state.isClosed { return .success(false) }
+                    if state.isCloseUnderWay { return nil }
+                    if state.phase != .closing { try check(.open, state) }
+                    state.phase = .closing
+                    state.isCloseUnderWay = true
+                    return .success(true)
+                } catch { return .failure(error) }
+            }
+            if let begun { return try begun.get() }
+            await untilClosed()
+        }
+    }
+
+    /// Waits for the end of a close that is under way.
+    func untilClosed() async {
+        await withUnsafeContinuation { (waiter: UnsafeContinuation<Void, Never>) in
+            let isOver = state.withLock { state in
+                if state.isCloseUnderWay { state.closeWaiters.append(waiter) }
+                return !state.isCloseUnderWay
+            }
+            if isOver { waiter.resume() }
+        }
+    }
+
+    private func wakeClosers() {
+        let waiters = state.withLock { state in
+            defer { state.closeWaiters.removeAll() }
+            return state.closeWaiters
+        }
+        for waiter in waiters { waiter.resume() }
+    }
+
+    private struct Snapshot: Sendable {
+        var entries: [BlockEntry]
+        var tail: Int
+        var usedBytes: Int
+        var data: File
+    }
+
+    /// Writes index and footer behind the cells, then replaces the journal by one that says so.
+    /// The renaming of the new journal is the moment of closing; before it, a crash leaves the
+    /// container open.
+    private func writeIndex(_ snapshot: Snapshot) async throws(StoreError) {
+        let bytes = ContainerIndex.encode(
+            snapshot.entries, header: header, usedBytes: snapshot.usedBytes, at: snapshot.tail)
+        let footerOffset = snapshot.tail + bytes.count - ContainerFooter.size
+        let closed = JournalRecord.closed(
+            footerOffset: footerOffset, blockCount: snapshot.entries.count,
+            usedBytes: snapshot.usedBytes)
+        let path = volume.journalPath(id)
+        let (tail, ahead) = try await volume.changing { () async throws(IOError) in
+            try await write(bytes, to: snapshot.data, at: snapshot.tail)
+            try await snapshot.data.synchronize()
+            return try await replaceJournal(path, [closed, .mark])
+        }
+        state.withLock { state in
+            state.phase = .closed(footerOffset: footerOffset)
+            state.blocks = [:]
+            state.journal = tail
+            // Opened again when there is something to write.
+            state.journalFile = nil
+            state.journalAheadTo = ahead
+            state.dataFile = nil
+            state.isJournalHeld = false
+            state.isJournalBroken = false
+            state.needsMark = false
+        }
+        // What was allocated ahead is given back. If this fails, the next start does it.
+        do throws(IOError) {
+            try await snapshot.data.truncate(to: footerOffset + ContainerFooter.size)
+        } catch { if !error.isUnsupported { throw volume.failure(of: error) } }
+        let given = state.withLock { state in
+            defer { state.allocatedTo = footerOffset + ContainerFooter.size }
+            return state.allocatedTo - (footerOffset + ContainerFooter.size)
+        }
+        volume.addUsed(-given)
+    }
+
+    /// Waits until nothing is in flight, then holds the journal and takes what goes into the index.
+    /// Deletions that come later wait for the new journal, and are deletions of a closed container.
+    private func takeSnapshot() async throws(StoreError) -> Snapshot {
+        while true {
+            await untilIdle()
+            try volume.check()
+            let snapshot = state.withLock { state -> Snapshot? in
+                guard state.isIdle, let data = state.dataFile else { return nil }
+                state.isJournalHeld = true
+                state.deleted = []
+                return Snapshot(
+                    entries: state.blocks.values.compactMap(\.entry)
+                        .sorted { $0.localID < $1.localID },
+                    tail: state.tail, usedBytes: state.usedBytes, data: data)
+            }
+            if let snapshot { return snapshot }
+        }
+    }
+
+    private func write(_ bytes: [UInt8], to file: File, at offset: Int) async throws(IOError) {
+        var position = 0
+        while position < bytes.count {
+            let end = min(bytes.count, position + ContainerStore.Limits.indexWriteBytes)
+            try await file.write(
+                Payload(copying: bytes[position..<end], pool: volume.reactor.pool),
+                at: offset + position)
+            position = end
+        }
+    }
+
+    /// Writes a new journal of `records`, durably, in place of the old one if there is one.
+    /// Returns its tail, and where its zeros end.
+    ///
+    /// Each record vouches for those before it: the file gets its name when it is durable.
+    func replaceJournal(
+        _ path: String, _ records: [JournalRecord]
+    ) async throws(IOError) -> (JournalTail, Int) {
+        let temporary = path + ".new"
+        let reactor = volume.reactor
+        var tail = JournalTail(Journal(header))
+        var bytes = header.encoded(for: .journal)
+        for record in records {
+            let write = tail.append([record])
+            tail.synced()
+            bytes.removeLast(bytes.count - write.offset)
+            bytes += write.bytes
+        }
+        // A closed container's journal grows by deletions only, so it gets no long segment.
+        let ahead = bytes.count
+            + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
+        let file = try await File.open(
+            temporary, [.read, .write, .create, .truncate, .direct], on: reactor)
+        try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)
+        try await writeZeros(bytes.count..<ahead, to: file)
+        try await file.synchronize()
+        try await file.close()
+        try await reactor.rename(temporary, to: path)
+        try await reactor.synchronizeDirectory(volume.containersPath)
+        volume.addUsed(ahead)
+        return (tail, ahead)
+    }
+}

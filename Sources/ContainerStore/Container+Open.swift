@@ -1,0 +1,234 @@
+import Bytes
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+extension Container {
+    /// Makes the files of a new, empty container, durably, and opens it. The naming of the journal
+    /// is the moment of creation.
+    static func create(
+        _ header: ContainerHeader, on volume: Volume
+    ) async throws(StoreError) -> Container {
+        let id = header.containerID
+        let container = Container(
+            header: header, volume: volume, state: ContainerState(journal: .init(.init(header))))
+        let extent = volume.options.extentBytes
+        try await volume.changing { () async throws(IOError) in
+            let reactor = volume.reactor
+            let data = try await File.open(
+                volume.dataPath(id), [.read, .write, .create, .truncate, .direct], on: reactor)
+            try await data.write(
+                Payload(copying: header.encoded(for: .data), pool: reactor.pool), at: 0)
+            do throws(IOError) { try await data.allocate(0..<extent) } catch {
+                if !error.isUnsupported { throw error }
+            }
+            try await data.synchronize()
+            let (tail, ahead) = try await container.replaceJournal(volume.journalPath(id), [])
+            let journal = try await File.open(
+                volume.journalPath(id), [.read, .write, .direct], on: reactor)
+            container.state.withLock { state in
+                state.dataFile = data
+                state.journalFile = journal
+                state.journal = tail
+                state.journalAheadTo = ahead
+                state.allocatedTo = extent
+            }
+        }
+        volume.addUsed(extent)
+        return container
+    }
+
+    /// Opens the replica with `id` from its files: replays the journal, cuts a torn tail, and
+    /// finishes deletions. Damage makes it unhealthy; only I/O errors and files that are no
+    /// container's throw.
+    static func open(_ id: ContainerID, on volume: Volume) async throws(StoreError) -> Container {
+        let bytes: [UInt8]
+        do throws(IOError) {
+            bytes = try await volume.readAll(
+                volume.journalPath(id), limit: ContainerStore.Limits.journalBytes)
+        } catch { throw StoreError(.io, "container \(id): \(error.description)") }
+        let parsed: Journal.Contents
+        do throws(FormatError) {
+            parsed = try bytes.withParsed { (bytes) throws(FormatError) in
+                try Journal.parse(bytes)
+            }
+        } catch {
+            throw StoreError(
+                error.isVersion ? .versionMismatch : .corrupt,
+                "container \(id): \(error.description)")
+        }
+        guard parsed.header.containerID == id else {
+            throw StoreError(
+                .corrupt, "the journal of container \(id) is that of \(parsed.header.containerID)")
+        }
+        var contents = ContainerContents()
+        var damage: String?
+        do throws(FormatError) {
+            for record in parsed.records { try contents.apply(record) }
+        } catch { damage = error.description }
+        if let place = parsed.damagedAt { damage = "its journal is damaged at byte \(place)" }
+        let tail = bytes.withUnsafeBytes { JournalTail(parsed, of: $0) }
+        var state = ContainerState(journal: tail)
+        state.take(contents)
+        if let damage {
+            state.phase = .quarantined
+            state.damage = damage
+            state.isJournalBroken = true
+        }
+        let container = Container(header: parsed.header, volume: volume, state: state)
+        try await container.openFiles(
+            cutting: damage == nil ? parsed : nil, journalBytes: bytes.count, contents)
+        return container
+    }
+
+    /// Opens the files. `parsed` is nil for a damaged replica, of which nothing is changed.
+    private func openFiles(
+        cutting parsed: Journal.Contents?, journalBytes: Int, _ contents: ContainerContents
+    ) async throws(StoreError) {
+        let reactor = volume.reactor
+        var size = 0
+        do throws(IOError) {
+            size = try await reactor.status(volume.dataPath(id))?.size ?? 0
+        } catch { throw StoreError(.io, "\(name): \(error.description)") }
+        let damage = await dataDamage(size: size, contents)
+        state.withLock { state in
+            state.allocatedTo = size
+            state.journalAheadTo = DataFile.aligned(journalBytes)
+            if let damage, state.damage == nil {
+                state.damage = damage
+                state.phase = .quarantined
+                state.isJournalBroken = true
+            }
+        }
+        volume.addUsed(size + journalBytes)
+        guard let parsed, damage == nil else { return }
+        try await volume.changing { () async throws(IOError) in
+            if parsed.hasTornTail { try await cutTail() }
+            if let closing = contents.closing {
+                let end = closing.footerOffset + ContainerFooter.size
+                guard size > end else { return }
+                // The start before this one ended between closing and cutting.
+                let data = try await File.open(volume.dataPath(id), [.write], on: reactor)
+                try await data.truncate(to: end)
+                state.withLock { $0.allocatedTo = end }
+                volume.addUsed(end - size)
+            } else {
+                let journal = try await File.open(
+                    volume.journalPath(id), [.read, .write, .direct], on: reactor)
+                state.withLock { $0.journalFile = journal }
+            }
+        }
+    }
+
+    /// Opens the data file of a replica that is not closed, and looks at its header and size.
+    /// Returns what is wrong with it, if anything.
+    private func dataDamage(size: Int, _ contents: ContainerContents) async -> String? {
+        if size < contents.tail {
+            return "its data file has \(size) bytes where its journal needs \(contents.tail)"
+        }
+        guard contents.closing == nil else { return nil }
+        do throws(IOError) {
+            let data = try await File.open(
+                volume.dataPath(id), [.read, .write, .direct], on: volume.reactor)
+            let block = try await volume.read(data, 0..<ContainerHeader.size)
+            state.withLock { $0.dataFile = data }
+            let found = try? block.withParsed { (bytes) throws(FormatError) in
+                try ContainerHeader(parsing: bytes, of: .data)
+            }
+            return found == header ? nil : "the header of its data file is damaged"
+        } catch { return error.description }
+    }
+
+    /// Removes what a crash left of an unacknowledged write behind the journal's end, so that it
+    /// can never be taken for records.
+    private func cutTail() async throws(IOError) {
+        let (last, end) = state.withLock { ($0.journal.lastBlock, $0.journal.end) }
+        let journal = try await File.open(
+            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor)
+        if let last {
+            try await journal.write(
+                Payload(copying: last.bytes, pool: volume.reactor.pool), at: last.offset)
+        }
+        try await journal.truncate(to: DataFile.aligned(end))
+        try await journal.synchronize()
+        state.withLock { $0.journalAheadTo = DataFile.aligned(end) }
+    }
+
+    /// Punches the extents of blocks whose deletion was recorded but perhaps not carried out.
+    func finishDeletions(cache: ClosedCache) async throws(StoreError) {
+        let unpunched = state.withLock { state in
+            defer { state.unpunched = [:] }
+            return state.phase == .quarantined ? [:] : state.unpunched
+        }
+        for (localID, deletion) in unpunched.sorted(by: { $0.key < $1.key }) {
+            try await reclaim(localID, deletion.extents, cache: cache)
+        }
+    }
+
+    /// Ends the use of the files in order: everything acknowledged is marked as such.
+    func shut() async throws(StoreError) {
+        await untilIdle()
+        let isMarked = state.withLock { state in
+            !state.needsMark || state.isJournalBroken || state.phase == .deleted
+        }
+        if !isMarked { try await commit([.mark]) }
+        let files = state.withLock { state in
+            defer {
+                state.dataFile = nil
+                state.journalFile = nil
+                state.phase = .deleted
+            }
+            return [state.dataFile, state.journalFile].compactMap { $0 }
+        }
+        for file in files {
+            do throws(IOError) { try await file.close() } catch {
+                throw volume.failure(of: error)
+            }
+        }
+    }
+
+    // MARK: Reports
+
+    func report() -> ContainerReport? {
+        state.withLock { state in
+            let reported: ContainerReport.State
+            switch state.phase {
+            case .open: reported = .open
+            case .closing: reported = .closing
+            case .closed: reported = .closed
+            case .quarantined: reported = .unhealthy
+            case .deleted: return nil
+            }
+            return ContainerReport(
+                id: id, replication: header.replication, replicaIndex: header.replicaIndex,
+                state: state.damage == nil ? reported : .unhealthy,
+                usedBytes: state.usedBytes, blockCount: state.blockCount)
+        }
+    }
+}
+
+extension ContainerState {
+    /// Takes what a journal told.
+    mutating func take(_ contents: ContainerContents) {
+        if let closing = contents.closing {
+            phase = .closed(footerOffset: closing.footerOffset)
+        }
+        blocks = contents.blocks.mapValues { Block(entry: $0) }
+        deleted = contents.deleted
+        unpunched = contents.unpunched
+        tail = contents.tail
+        usedBytes = contents.usedBytes
+        blockCount = contents.blockCount
+        if contents.isUnhealthy { damage = "damage was found before the last start" }
+    }
+}
+
+extension FormatError {
+    var isVersion: Bool {
+        switch self {
+        case .unknownVersion, .unknownRecord: true
+        default: false
+        }
+    }
+}

@@ -1,0 +1,195 @@
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+extension ContainerStore {
+    /// Opens the store of `datanode` on `volumes`, directories on a disk each; empty ones are
+    /// formatted. Journals are replayed, torn tails cut, deletions finished.
+    ///
+    /// A volume of another datanode, another cluster, or written by a newer program is refused by
+    /// name. A volume with I/O errors is taken out and the others go on; `io` if none is left.
+    /// - Parameter cluster: where the datanode is registered; nil takes what the volumes say.
+    /// - Parameter reactors: volumes are given to them in turn. Not empty.
+    public static func open(
+        volumes paths: [String], datanode: DatanodeID, cluster: ClusterID?, options: Options,
+        reactors: [Reactor]
+    ) async throws(StoreError) -> ContainerStore {
+        precondition(!reactors.isEmpty, "a store needs a reactor")
+        guard !paths.isEmpty, Set(paths).count == paths.count else {
+            throw StoreError(
+                .invalidArgument, "a store needs at least one volume, and each volume once")
+        }
+        let volumes = paths.enumerated().map { index, path in
+            Volume(path: path, reactor: reactors[index % reactors.count], options: options)
+        }
+        try await eachAtOnce(volumes) { (volume) async throws(StoreError) in
+            try await volume.open(datanode: datanode)
+        }
+        let known = try agreedCluster(of: volumes, with: cluster)
+        var containers: [ContainerID: Container] = [:]
+        for volume in volumes where volume.failure == nil {
+            for container in await volume.openContainers() {
+                if let other = containers[container.id] {
+                    volume.withState { state in
+                        state.problems.append(
+                            "\(container.name) is also on \(other.volume.path); it is not used")
+                    }
+                } else {
+                    containers[container.id] = container
+                }
+            }
+        }
+        let store = ContainerStore(
+            datanode: datanode, volumes: volumes, cluster: known, options: options,
+            containers: containers)
+        if let known { try await store.adopt(cluster: known) }
+        guard volumes.contains(where: { $0.failure == nil }) else {
+            throw StoreError(
+                .io, "no volume works: " + volumes.compactMap(\.failure).joined(separator: "; "))
+        }
+        try await store.finishOpening()
+        return store
+    }
+
+    private func finishOpening() async throws(StoreError) {
+        for volume in volumeList {
+            volume.withState { state in
+                state.whenFull = { [weak self] in
+                    guard let self else { return }
+                    Task(executorPreference: volume.reactor) { await self.closeAll(of: volume) }
+                }
+            }
+        }
+        for container in state.withLock({ Array($0.containers.values) })
+        where container.volume.failure == nil {
+            do throws(StoreError) { try await container.finishDeletions(cache: cache) } catch {
+                if container.volume.failure == nil { throw error }
+            }
+        }
+    }
+
+    /// Closes the open containers of a volume that has become full.
+    private func closeAll(of volume: Volume) async {
+        for container in state.withLock({ Array($0.containers.values) })
+        where container.volume === volume {
+            let isOpen = container.state.withLock { $0.phase == .open || $0.phase == .closing }
+            guard isOpen else { continue }
+            do throws(StoreError) { try await container.close(cache: cache) } catch {
+                volume.withState { state in
+                    state.problems.append("\(container.name) could not be closed: \(error)")
+                }
+            }
+        }
+    }
+
+    private static func agreedCluster(
+        of volumes: [Volume], with cluster: ClusterID?
+    ) throws(StoreError) -> ClusterID? {
+        var known = cluster
+        for volume in volumes {
+            guard let own = volume.withState({ $0.version?.cluster }) else { continue }
+            if let known, known != own {
+                throw StoreError(
+                    .invalidArgument,
+                    "volume \(volume.path) belongs to cluster \(own), not to \(known)")
+            }
+            known = own
+        }
+        return known
+    }
+
+    /// Writes the cluster into every volume that has none, when the datanode has registered for
+    /// the first time. `invalidArgument` if the store belongs to another.
+    public func adopt(cluster: ClusterID) async throws(StoreError) {
+        if let own = self.cluster, own != cluster {
+            throw StoreError(
+                .invalidArgument,
+                "datanode \(datanode) belongs to cluster \(own), it cannot join \(cluster)")
+        }
+        for volume in volumeList where volume.failure == nil {
+            guard let version = volume.withState({ $0.version }), version.cluster == nil else {
+                continue
+            }
+            do throws(IOError) {
+                try await volume.writeVersion(
+                    VolumeVersion(datanode: version.datanode, cluster: cluster))
+            } catch { volume.fail(error.description) }
+        }
+        guard volumeList.contains(where: { $0.failure == nil }) else {
+            throw StoreError(.io, "no volume of datanode \(datanode) works any more")
+        }
+        state.withLock { $0.cluster = cluster }
+    }
+
+    /// Runs `body` for all volumes at the same time, each on its reactor; throws the first error.
+    private static func eachAtOnce(
+        _ volumes: [Volume], _ body: @escaping @Sendable (Volume) async throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        let failure = await withTaskGroup(of: StoreError?.self) { group in
+            for volume in volumes {
+                group.addTask(executorPreference: volume.reactor) {
+                    do throws(StoreError) {
+                        try await body(volume)
+                        return nil
+                    } catch { return error }
+                }
+            }
+            var failure: StoreError?
+            for await error in group { failure = failure ?? error }
+            return failure
+        }
+        if let failure { throw failure }
+    }
+}
+
+extension Volume {
+    /// Opens all containers, some at a time. Those that cannot be opened are noted as problems;
+    /// what creation and deletion left half-done is removed.
+    func openContainers() async -> [Container] {
+        var ids: [ContainerID] = []
+        do throws(IOError) {
+            let names = try await reactor.list(containersPath)
+            let journals = Set(names.compactMap { Self.id(of: $0, suffix: ".journal") })
+            ids = journals.sorted()
+            for name in names {
+                let isLeftOver = name.hasSuffix(".journal.new")
+                    || Self.id(of: name, suffix: ".data").map { !journals.contains($0) } ?? false
+                if isLeftOver { try await reactor.remove("\(containersPath)/\(name)") }
+            }
+        } catch {
+            fail(error.description)
+            return []
+        }
+        return await withTaskGroup(of: Container?.self) { group in
+            var opened: [Container] = []
+            var next = ids.makeIterator()
+            func startOne() {
+                guard let id = next.next() else { return }
+                group.addTask(executorPreference: reactor) { await self.openContainer(id) }
+            }
+            for _ in 0..<ContainerStore.Limits.openingAtOnce { startOne() }
+            while let result = await group.next() {
+                if let container = result { opened.append(container) }
+                startOne()
+            }
+            return opened
+        }
+    }
+
+    private func openContainer(_ id: ContainerID) async -> Container? {
+        do throws(StoreError) {
+            return try await Container.open(id, on: self)
+        } catch {
+            withState { $0.problems.append(error.description) }
+            return nil
+        }
+    }
+
+    /// The ID in `container-<id><suffix>`.
+    private static func id(of name: String, suffix: String) -> ContainerID? {
+        let prefix = "container-"
+        guard name.hasPrefix(prefix), name.hasSuffix(suffix) else { return nil }
+        return UInt64(name.dropFirst(prefix.count).dropLast(suffix.count)).map { ContainerID($0) }
+    }
+}

@@ -1,0 +1,280 @@
+import Bytes
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+/// The container replicas of a datanode, on its volumes.
+///
+/// An append is acknowledged when its bytes lie in the data file and its record in the journal,
+/// both on stable media (`Durability.sync`); what is acknowledged survives a crash at any moment.
+/// Bytes are verified when they arrive and each time they are read.
+///
+/// May be used from any executor. Appends and reads are cheapest from the reactor that the
+/// container's volume belongs to.
+public final class ContainerStore: Sendable {
+    public let datanode: DatanodeID
+    let volumeList: [Volume]
+    let cache: ClosedCache
+    let state: Mutex<State>
+
+    struct State {
+        var containers: [ContainerID: Container] = [:]
+        /// Containers that are being made, and who waits for them.
+        var creating: [ContainerID: [UnsafeContinuation<Void, Never>]] = [:]
+        var cluster: ClusterID?
+        var isShut = false
+    }
+
+    init(
+        datanode: DatanodeID, volumes: [Volume], cluster: ClusterID?, options: Options,
+        containers: [ContainerID: Container]
+    ) {
+        self.datanode = datanode
+        volumeList = volumes
+        cache = ClosedCache(indexBytes: options.indexCacheBytes, files: options.openFiles)
+        state = Mutex(State(containers: containers, cluster: cluster))
+    }
+
+    /// The cluster that the store belongs to; nil until the datanode has registered.
+    public var cluster: ClusterID? { state.withLock { $0.cluster } }
+
+    /// The container with `id`, or `noSuchContainer`.
+    func container(_ id: ContainerID) throws(StoreError) -> Container {
+        let (container, isShut) = state.withLock { ($0.containers[id], $0.isShut) }
+        guard !isShut else { throw StoreError(.notReady, "the container store is shut") }
+        guard let container else {
+            throw StoreError(.noSuchContainer, "datanode \(datanode) has no container \(id)")
+        }
+        return container
+    }
+
+    // MARK: Blocks
+
+    /// Appends a cell to its block replica, whose record is made when it is first seen, and
+    /// returns the durable length of that replica.
+    ///
+    /// The place is reserved before the first suspension, so calls made in order on one executor
+    /// take their places in order; any number may be in flight. A cell that the block has already
+    /// (same offset, length and checksums) is acknowledged again. A cell at another offset than
+    /// the block's length, or that does not match its checksums, is a `badRequest` and changes
+    /// nothing. If one append fails, those of its block that were reserved after it fail as well.
+    ///
+    /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
+    /// `noSpace`, `io`.
+    public nonisolated(nonsending)
+        func append(_ cell: CellAppend) async throws(StoreError) -> Int
+    {
+        try await container(cell.block.containerID).append(cell)
+    }
+
+    /// Reads `range` of a block replica, rounded out to units of 16 KiB, and verifies it.
+    ///
+    /// Throws `corrupt`, naming container, block, offset and volume; `badRequest` if the range
+    /// goes past the replica's durable length or is longer than `Limits.readBytes`;
+    /// `noSuchContainer`, `noSuchBlock`, `io`.
+    public nonisolated(nonsending)
+        func read(_ block: BlockID, _ range: Range<Int>) async throws(StoreError) -> BlockRead
+    {
+        try await container(block.containerID).read(block, range, cache: cache)
+    }
+
+    /// What is known of a block replica, as far as it is durable.
+    public nonisolated(nonsending)
+        func block(_ block: BlockID) async throws(StoreError) -> BlockRecord
+    {
+        let container = try container(block.containerID)
+        try container.volume.check()
+        let open = container.state.withLock { state -> (BlockEntry?, Bool) in
+            if state.isClosed { return (nil, true) }
+            let isGone = state.deleted.contains(block.localID)
+            return (isGone ? nil : state.blocks[block.localID]?.entry, false)
+        }
+        if let entry = open.0 { return BlockRecord(entry, in: container.id) }
+        guard open.1 else { throw container.noSuchBlock(block) }
+        return BlockRecord(
+            try await container.closedEntry(block, cache: cache), in: container.id)
+    }
+
+    /// All block replicas of a container, by local ID.
+    public nonisolated(nonsending)
+        func blocks(in id: ContainerID) async throws(StoreError) -> [BlockRecord]
+    {
+        let container = try container(id)
+        try container.volume.check()
+        let open = container.state.withLock { state -> [BlockRecord]? in
+            guard !state.isClosed else { return nil }
+            return state.blocks.values.compactMap(\.entry)
+                .filter { !state.deleted.contains($0.localID) }
+                .map { BlockRecord($0, in: id) }
+        }
+        if let open { return open.sorted { $0.id < $1.id } }
+        var records: [BlockRecord] = []
+        let pages = try await container.indexTable(cache)
+        for number in pages.indices {
+            let entries = try await container.indexPage(number, of: pages, cache)
+            records += entries.map { BlockRecord($0, in: id) }
+        }
+        let deleted = container.state.withLock { $0.deleted }
+        return records.filter { !deleted.contains($0.id.localID) }
+    }
+
+    /// Deletes blocks: durably forgotten first, then their space is given back. Blocks and
+    /// containers that are not there are passed over.
+    public func deleteBlocks(_ ids: [BlockID]) async throws(StoreError) {
+        for (id, blocks) in Dictionary(grouping: ids, by: \.containerID) {
+            guard let container = state.withLock({ $0.containers[id] }) else { continue }
+            try await container.delete(blocks, cache: cache)
+        }
+    }
+
+    // MARK: Containers
+
+    /// Makes an empty container replica, durably. That the same one is there already is no error;
+    /// one of another replication or index is `containerState`. `noSpace` if no volume has room.
+    public func createContainer(
+        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int
+    ) async throws(StoreError) {
+        guard (1...replication.width).contains(replicaIndex) else {
+            throw StoreError(
+                .invalidArgument,
+                "replica indexes of \(replication) are 1 to \(replication.width), "
+                    + "not \(replicaIndex)")
+        }
+        let header = ContainerHeader(
+            containerID: id, replication: replication, replicaIndex: replicaIndex)
+        guard try await claim(header) else { return }
+        defer { release(id) }
+        let volume = try await chooseVolume()
+        let container = try await Container.create(header, on: volume)
+        state.withLock { $0.containers[id] = container }
+    }
+
+    /// Waits until nobody else makes container `header.containerID`. False if it is there.
+    private func claim(_ header: ContainerHeader) async throws(StoreError) -> Bool {
+        let id = header.containerID
+        while true {
+            let claimed = state.withLock { state -> Result<Bool, StoreError>? in
+                if state.isShut {
+                    return .failure(StoreError(.notReady, "the container store is shut"))
+                }
+                if let container = state.containers[id] {
+                    guard container.header == header else {
+                        return .failure(
+                            StoreError(
+                                .containerState,
+                                "\(container.name) is index \(container.header.replicaIndex) of "
+                                    + "\(container.header.replication) already, it cannot be index "
+                                    + "\(header.replicaIndex) of \(header.replication)"))
+                    }
+                    return .success(false)
+                }
+                guard state.creating[id] == nil else { return nil }
+                state.creating[id] = []
+                return .success(true)
+            }
+            if let claimed { return try claimed.get() }
+            await withUnsafeContinuation { (waiter: UnsafeContinuation<Void, Never>) in
+                let isWaiting = state.withLock { state in
+                    guard state.creating[id] != nil else { return false }
+                    state.creating[id]!.append(waiter)
+                    return true
+                }
+                if !isWaiting { waiter.resume() }
+            }
+        }
+    }
+
+    private func release(_ id: ContainerID) {
+        for waiter in state.withLock({ $0.creating.removeValue(forKey: id) }) ?? [] {
+            waiter.resume()
+        }
+    }
+
+    /// The volume with the fewest open containers among those with room.
+    private func chooseVolume() async throws(StoreError) -> Volume {
+        var open: [String: Int] = [:]
+        for container in state.withLock({ Array($0.containers.values) }) {
+            let isOpen = container.state.withLock { $0.phase == .open }
+            if isOpen { open[container.volume.path, default: 0] += 1 }
+        }
+        var best: (volume: Volume, open: Int, available: Int)?
+        for volume in volumeList where volume.failure == nil {
+            let available = await volume.space().available
+            let needed = volume.options.extentBytes + volume.options.journalSegmentBytes
+            guard available >= needed else { continue }
+            volume.withState { $0.isFull = false }
+            let count = open[volume.path] ?? 0
+            if let best, (best.open, -best.available) <= (count, -available) { continue }
+            best = (volume, count, available)
+        }
+        guard let best else {
+            throw StoreError(.noSpace, "no volume of datanode \(datanode) has room for a container")
+        }
+        return best.volume
+    }
+
+    /// Ends appends to a container and writes its sorted index. Waits for the appends in flight.
+    /// That it is closed already is no error.
+    public func closeContainer(_ id: ContainerID) async throws(StoreError) {
+        try await container(id).close(cache: cache)
+    }
+
+    /// Removes a container replica with everything in it. That it is not there is no error.
+    public func deleteContainer(_ id: ContainerID) async throws(StoreError) {
+        guard let container = state.withLock({ $0.containers[id] }) else { return }
+        try await container.removeFiles(cache: cache)
+        state.withLock { state in
+            if state.containers[id] === container { state.containers[id] = nil }
+        }
+    }
+
+    // MARK: Reports
+
+    /// The container replicas of the volumes that work, by ID.
+    public func report() async -> [ContainerReport] {
+        let containers = state.withLock { Array($0.containers.values) }
+        return containers.filter { $0.volume.failure == nil }.compactMap { $0.report() }
+            .sorted { $0.id < $1.id }
+    }
+
+    /// The volumes, in the order they were given in.
+    public func volumes() async -> [VolumeReport] {
+        var reports: [VolumeReport] = []
+        for volume in volumeList {
+            let space = await volume.space()
+            let (failure, problems) = volume.withState { ($0.failure, $0.problems) }
+            reports.append(
+                VolumeReport(
+                    path: volume.path, capacity: space.capacity, used: space.used,
+                    available: space.available, isFailed: failure != nil, reason: failure,
+                    problems: problems))
+        }
+        return reports
+    }
+
+    /// Counters since the store was opened.
+    public var statistics: StoreStatistics {
+        volumeList.reduce(StoreStatistics()) { $0 + $1.committer.statistics }
+    }
+
+    /// Ends the use of the store: waits for what is in flight, leaves the journals in order, and
+    /// closes the files. Everything is refused afterwards.
+    public func close() async throws(StoreError) {
+        let containers = state.withLock { state in
+            state.isShut = true
+            return Array(state.containers.values)
+        }
+        for container in containers where container.volume.failure == nil {
+            try await container.shut()
+        }
+    }
+}
+
+extension BlockRecord {
+    init(_ entry: BlockEntry, in container: ContainerID) {
+        self.init(
+            id: BlockID(containerID: container, localID: entry.localID), length: entry.length,
+            groupLength: entry.groupLength, isEnded: entry.isEnded)
+    }
+}

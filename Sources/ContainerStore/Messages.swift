@@ -1,0 +1,115 @@
+import Bytes
+import Model
+
+/// One cell to be appended to a block replica, or only what is to be known of its group.
+public struct CellAppend: Sendable {
+    public var block: BlockID
+    /// Where the cell begins in the block replica: its length so far.
+    public var offset: Int
+    /// May be empty: then only group length and end are noted.
+    public var payload: Payload
+    /// CRC32C of each 16 KiB of the cell, the last of which may be short.
+    public var checksums: [UInt32]
+    /// User bytes of the block group that this cell's stripe completes.
+    public var groupLength: Int
+    /// No more follows.
+    public var endOfBlock: Bool
+
+    public init(
+        block: BlockID, offset: Int, payload: Payload, checksums: [UInt32], groupLength: Int,
+        endOfBlock: Bool
+    ) {
+        self.block = block
+        self.offset = offset
+        self.payload = payload
+        self.checksums = checksums
+        self.groupLength = groupLength
+        self.endOfBlock = endOfBlock
+    }
+}
+
+/// Bytes of a block replica, verified.
+public struct BlockRead: Sendable {
+    /// The bytes of `range`, contiguous.
+    public var payload: Payload
+    /// What was asked for, rounded out to 16 KiB units and cut at the block's end.
+    public var range: Range<Int>
+    /// CRC32C of each unit of `range`.
+    public var checksums: [UInt32]
+}
+
+/// What a store knows of a block replica.
+public struct BlockRecord: Hashable, Sendable {
+    public var id: BlockID
+    /// Durable bytes of this replica.
+    public var length: Int
+    /// User bytes of the block group, as far as the writer has said.
+    public var groupLength: Int
+    public var isEnded: Bool
+
+    public init(id: BlockID, length: Int, groupLength: Int, isEnded: Bool) {
+        self.id = id
+        self.length = length
+        self.groupLength = groupLength
+        self.isEnded = isEnded
+    }
+}
+
+/// One container replica, for the report to SCM.
+public struct ContainerReport: Hashable, Sendable {
+    public enum State: String, Hashable, Sendable {
+        /// Takes appends.
+        case open
+        /// Takes no more; its index is not written yet.
+        case closing
+        case closed
+        /// Damage was found. Reads may fail; nothing is appended.
+        case unhealthy
+    }
+
+    public var id: ContainerID
+    public var replication: ReplicationConfig
+    public var replicaIndex: Int
+    public var state: State
+    /// Bytes of the blocks, without padding.
+    public var usedBytes: Int
+    public var blockCount: Int
+}
+
+/// One volume, for the report to SCM and for people.
+public struct VolumeReport: Hashable, Sendable {
+    public var path: String
+    public var capacity: Int
+    /// Bytes that the store's files take.
+    public var used: Int
+    /// Bytes that may still be written.
+    public var available: Int
+    public var isFailed: Bool
+    /// Why the volume was taken out, or nil.
+    public var reason: String?
+    /// Container replicas that could not be opened, and why.
+    public var problems: [String]
+}
+
+/// Counters since the store was opened.
+public struct StoreStatistics: Hashable, Sendable {
+    /// Rounds of the committers.
+    public var commits = 0
+    /// Appends and deletions that these rounds answered.
+    public var writers = 0
+    public var dataSyncs = 0
+    public var journalSyncs = 0
+    public var bytesAppended = 0
+    public var bytesRead = 0
+
+    /// Writers answered per round of syncs.
+    public var writersPerCommit: Double { commits == 0 ? 0 : Double(writers) / Double(commits) }
+
+    static func + (a: Self, b: Self) -> Self {
+        Self(
+            commits: a.commits + b.commits, writers: a.writers + b.writers,
+            dataSyncs: a.dataSyncs + b.dataSyncs, journalSyncs: a.journalSyncs + b.journalSyncs,
+            bytesAppended: a.bytesAppended + b.bytesAppended,
+            bytesRead: a.bytesRead + b.bytesRead)
+    }
+}

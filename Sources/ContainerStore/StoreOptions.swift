@@ -1,0 +1,67 @@
+import Model
+
+extension ContainerStore {
+    /// When an acknowledged write is safe.
+    public enum Durability: String, Hashable, Sendable, CaseIterable {
+        /// On stable media before it is acknowledged.
+        case sync
+        /// In the kernel; a power cut may lose what was written last. A crash of the process
+        /// loses nothing.
+        case writeback
+    }
+
+    /// Settings of a store. The defaults are for real disks.
+    public struct Options: Sendable {
+        public var durability: Durability
+        /// Bytes of a data file that are allocated at a time, ahead of use. A multiple of 4096.
+        public var extentBytes: Int
+        /// Bytes of a journal that are written with zeros at a time, ahead of use. A multiple of
+        /// 4096.
+        public var journalSegmentBytes: Int
+        /// Bytes of each file system that are left free: below, a volume counts as full. They
+        /// are what containers of a full disk are closed with.
+        public var reservedBytes: Int
+        /// The most bytes that the store's files may take of each volume; nil: no limit but the
+        /// disk's.
+        public var volumeLimitBytes: Int?
+        /// Bytes of index pages of closed containers kept in memory, in all.
+        public var indexCacheBytes: Int
+        /// Data files of closed containers kept open, in all.
+        public var openFiles: Int
+
+        public init(
+            durability: Durability = .sync, extentBytes: Int = 16 << 20,
+            journalSegmentBytes: Int = 256 << 10, reservedBytes: Int = 256 << 20,
+            volumeLimitBytes: Int? = nil, indexCacheBytes: Int = 128 << 20, openFiles: Int = 512
+        ) {
+            precondition(
+                extentBytes > 0 && extentBytes % 4096 == 0 && journalSegmentBytes > 0
+                    && journalSegmentBytes % 4096 == 0,
+                "extents and journal segments are multiples of 4096 bytes")
+            self.durability = durability
+            self.extentBytes = extentBytes
+            self.journalSegmentBytes = journalSegmentBytes
+            self.reservedBytes = reservedBytes
+            self.volumeLimitBytes = volumeLimitBytes
+            self.indexCacheBytes = indexCacheBytes
+            self.openFiles = openFiles
+        }
+    }
+
+    public enum Limits {
+        /// The longest range of one read.
+        public static let readBytes = 32 << 20
+        /// The longest data file.
+        public static let dataFileBytes = 1 << 40
+        /// The longest journal that is looked at.
+        public static let journalBytes = 1 << 30
+        /// Containers opened at a time per volume when a store is opened.
+        public static let openingAtOnce = 16
+        /// Bytes of an index written at a time.
+        public static let indexWriteBytes = 4 << 20
+        /// A payload up to this size is copied to pad it to 4 KiB; of a longer one, its end.
+        public static let paddedCopyBytes = 64 << 10
+        /// Bytes left of a journal's zeros at which more are written.
+        public static let journalAheadBytes = 32 << 10
+    }
+}

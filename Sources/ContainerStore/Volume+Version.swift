@@ -1,0 +1,101 @@
+import Bytes
+import ContainerFormat
+import Model
+import Reactor
+
+extension Volume {
+    /// Reads the `VERSION` file, or formats the directory if it is empty.
+    ///
+    /// Throws `invalidArgument` if it belongs to another datanode or is no volume, and
+    /// `versionMismatch` if a newer program wrote it. I/O errors take the volume out instead.
+    func open(datanode: DatanodeID) async throws(StoreError) {
+        var bytes: [UInt8]?
+        var names: [String] = []
+        do throws(IOError) {
+            try await reactor.makeDirectory(path)
+            if try await reactor.status(versionPath) != nil {
+                bytes = try await readAll(versionPath, limit: VolumeVersion.largestSize)
+            } else {
+                names = try await reactor.list(path)
+            }
+        } catch {
+            fail(error.description)
+            return
+        }
+        guard let bytes else {
+            try await format(datanode: datanode, names: names)
+            return
+        }
+        let version: VolumeVersion
+        do throws(FormatError) {
+            version = try VolumeVersion(parsing: bytes)
+        } catch {
+            let code: StoreError.Code =
+                if case .unknownVersion = error { .versionMismatch } else { .corrupt }
+            throw StoreError(code, "\(versionPath): \(error.description)")
+        }
+        guard version.datanode == datanode else {
+            throw StoreError(
+                .invalidArgument,
+                "volume \(path) belongs to datanode \(version.datanode), this is \(datanode)")
+        }
+        withState { $0.version = version }
+    }
+
+    private func format(datanode: DatanodeID, names: [String]) async throws(StoreError) {
+        // A crash while formatting leaves the first two; a file system of its own the third.
+        let expected: Set = ["containers", "VERSION.new", "lost+found"]
+        let strange = names.filter { !expected.contains($0) && !$0.hasPrefix(".before-") }
+        guard strange.isEmpty else {
+            throw StoreError(
+                .invalidArgument,
+                "\(path) has no VERSION file and is not empty (\(strange[0])): it is not a volume "
+                    + "of this store, and is not made one")
+        }
+        do throws(IOError) {
+            try await reactor.makeDirectory(containersPath)
+            guard try await reactor.list(containersPath).isEmpty else {
+                throw IOError(code: 5, operation: "find VERSION of", path: path)
+            }
+            try await writeVersion(VolumeVersion(datanode: datanode, cluster: nil))
+        } catch { fail(error.description) }
+    }
+
+    /// Replaces the `VERSION` file, durably.
+    func writeVersion(_ version: VolumeVersion) async throws(IOError) {
+        let temporary = versionPath + ".new"
+        let file = try await File.open(temporary, [.write, .create, .truncate], on: reactor)
+        try await file.write(Payload(copying: version.encoded(), pool: reactor.pool), at: 0)
+        try await file.synchronize()
+        try await file.close()
+        try await reactor.rename(temporary, to: versionPath)
+        try await reactor.synchronizeDirectory(path)
+        withState { $0.version = version }
+    }
+
+    /// The bytes of a small file.
+    func readAll(_ path: String, limit: Int) async throws(IOError) -> [UInt8] {
+        let file = try await File.open(path, [.read], on: reactor)
+        let bytes = try await read(file, 0..<min(limit, try await file.size()))
+        try await file.close()
+        return bytes
+    }
+
+    /// A range of a file as an array; fewer bytes at the end of the file.
+    func read(_ file: File, _ range: Range<Int>) async throws(IOError) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(range.count)
+        var position = range.lowerBound
+        while position < range.upperBound {
+            let wanted = min(1 << 20, range.upperBound - position)
+            let buffer = reactor.pool.allocate(wanted)
+            let count = try await file.read(
+                into: buffer, 0..<DataFile.aligned(wanted), at: position)
+            let useful = min(count, wanted)
+            bytes += buffer.bytes[..<useful]
+            position += useful
+            if useful < wanted { break }
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,124 @@
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+/// One disk of a store: a directory with a `VERSION` file and a folder of containers.
+///
+/// Belongs to one reactor, on which its files are opened. Its state lies behind a lock.
+final class Volume: Sendable {
+    let path: String
+    let reactor: Reactor
+    let options: ContainerStore.Options
+    let committer: Committer
+
+    struct State {
+        /// Why the volume was taken out.
+        var failure: String?
+        /// Set when a write or the space check finds no room, cleared when there is room again.
+        var isFull = false
+        /// Called when the volume becomes full.
+        var whenFull: (@Sendable () -> Void)?
+        /// Bytes that the store's files take: allocated or written.
+        var used = 0
+        var problems: [String] = []
+        var version: VolumeVersion?
+    }
+    private let state = Mutex(State())
+
+    init(path: String, reactor: Reactor, options: ContainerStore.Options) {
+        self.path = path
+        self.reactor = reactor
+        self.options = options
+        committer = Committer(reactor: reactor, durability: options.durability)
+    }
+
+    var containersPath: String { path + "/containers" }
+    var versionPath: String { path + "/VERSION" }
+
+    func dataPath(_ id: ContainerID) -> String {
+        "\(containersPath)/container-\(id.rawValue).data"
+    }
+    func journalPath(_ id: ContainerID) -> String {
+        "\(containersPath)/container-\(id.rawValue).journal"
+    }
+
+    func withState<R: Sendable>(_ body: (inout State) -> R) -> R {
+        state.withLock { body(&$0) }
+    }
+
+    // MARK: Failure
+
+    var failure: String? { state.withLock { $0.failure } }
+
+    /// Throws if the volume was taken out.
+    func check() throws(StoreError) {
+        if let failure { throw failed(failure) }
+    }
+
+    private func failed(_ reason: String) -> StoreError {
+        StoreError(.io, "volume \(path) was taken out: \(reason)")
+    }
+
+    /// Takes the volume out. The first reason stays.
+    func fail(_ reason: String) {
+        state.withLock { if $0.failure == nil { $0.failure = reason } }
+    }
+
+    /// What to tell of a failed operation that changes files. Unless the disk is merely full, the
+    /// volume is taken out: after a failed write or sync nobody knows what is on it.
+    func failure(of error: IOError) -> StoreError {
+        if error.isFull {
+            noteFull()
+            return StoreError(.noSpace, "volume \(path) is full: \(error.description)")
+        }
+        fail(error.description)
+        return failed(error.description)
+    }
+
+    /// Runs `body` and turns its error into what `failure(of:)` says.
+    func changing<R>(
+        _ body: () async throws(IOError) -> R
+    ) async throws(StoreError) -> R {
+        do throws(IOError) { return try await body() } catch { throw failure(of: error) }
+    }
+
+    // MARK: Space
+
+    /// Notes that nothing more fits, and has the volume's containers closed.
+    func noteFull() {
+        let handler = state.withLock { state in
+            defer { state.isFull = true }
+            return state.isFull ? nil : state.whenFull
+        }
+        handler?()
+    }
+
+    func addUsed(_ bytes: Int) { state.withLock { $0.used += bytes } }
+
+    /// Capacity, and what may still be written: neither the file system's reserve nor the
+    /// volume's limit is passed. 0 for a volume that failed.
+    func space() async -> (capacity: Int, used: Int, available: Int) {
+        let (used, isFailed) = state.withLock { ($0.used, $0.failure != nil) }
+        do throws(IOError) {
+            let status = try await reactor.fileSystemStatus(path)
+            var capacity = status.capacity
+            var available = max(0, status.available - options.reservedBytes)
+            if let limit = options.volumeLimitBytes {
+                capacity = min(capacity, limit)
+                available = min(available, max(0, limit - used))
+            }
+            return (capacity, used, isFailed ? 0 : available)
+        } catch {
+            fail(error.description)
+            return (0, used, 0)
+        }
+    }
+}
+
+extension IOError {
+    /// The disk or quota is full; nothing is broken.
+    var isFull: Bool { code == 28 /* ENOSPC */ || code == 122 /* EDQUOT */ }
+    /// The file system does not know the operation.
+    var isUnsupported: Bool { code == 95 /* EOPNOTSUPP */ || code == 38 /* ENOSYS */ }
+}

@@ -1,0 +1,218 @@
+import Bytes
+import ContainerStore
+import Logging
+import Model
+import Reactor
+import Synchronization
+import Transport
+import Wire
+
+/// A datanode: stores and serves cells, and does what SCM tells it.
+///
+/// Requests run on the reactor that received them; the store moves them to the disk's.
+public final class Datanode: RPCHandler {
+    public struct Options: Sendable {
+        public var host: String
+        public var port: Int
+        public var rack: String
+        public var volumes: [String]
+        public var store = ContainerStore.Options()
+        /// Where this node's identity is kept; a new one is drawn where there is none.
+        public var metadataDirectory: String
+
+        public init(
+            host: String, port: Int, rack: String = "/default-rack", volumes: [String],
+            metadataDirectory: String
+        ) {
+            self.host = host
+            self.port = port
+            self.rack = rack
+            self.volumes = volumes
+            self.metadataDirectory = metadataDirectory
+        }
+    }
+
+    public let id: DatanodeID
+    let store: ContainerStore
+    let logger: Logger
+    private let options: Options
+    private let scm: SCMClient
+    private let reactor: Reactor
+    private let server = Mutex<RPCServer?>(nil)
+    private let heartbeats = Mutex<Task<Void, Never>?>(nil)
+
+    private init(
+        id: DatanodeID, store: ContainerStore, options: Options, scm: SCMClient, reactor: Reactor,
+        logger: Logger
+    ) {
+        self.id = id
+        self.store = store
+        self.options = options
+        self.scm = scm
+        self.reactor = reactor
+        self.logger = logger
+    }
+
+    /// Opens the node's volumes and recovers what is on them. Nothing is served before `start()`.
+    public static func open(
+        _ options: Options, scm: SCMClient, reactors: [Reactor],
+        random: some RandomNumberGenerator & Sendable, logger: Logger
+    ) async throws(StoreError) -> Datanode {
+        let id = try await NodeIdentity.load(
+            from: options.metadataDirectory, on: reactors[0], random: random)
+        let store = try await ContainerStore.open(
+            volumes: options.volumes, datanode: id, cluster: nil, options: options.store,
+            reactors: reactors)
+        return Datanode(
+            id: id, store: store, options: options, scm: scm, reactor: reactors[0],
+            logger: logger)
+    }
+
+    /// Serves on the configured port and begins to report to SCM. Returns the port.
+    public func start(reactors: [Reactor]) throws(StoreError) -> Int {
+        let server = try RPCServer(
+            host: options.host, port: options.port, name: "datanode \(id)", reactors: reactors,
+            handler: self)
+        server.start()
+        self.server.withLock { $0 = server }
+        let address = DatanodeAddress(
+            id: id, host: options.host, port: server.port, rack: options.rack)
+        let reporter = Reporter(
+            address: address, store: store, scm: scm, reactor: reactor, logger: logger)
+        heartbeats.withLock {
+            $0 = Task(executorPreference: reactor) { await reporter.run() }
+        }
+        return server.port
+    }
+
+    /// Stops serving, then closes the volumes.
+    public func close() async throws(StoreError) {
+        let task = heartbeats.withLock { $0 }
+        task?.cancel()
+        await task?.value
+        await server.withLock { $0 }?.stop()
+        try await store.close()
+    }
+
+    // MARK: Requests
+
+    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        guard let method = DatanodeMethod(rawValue: request.method) else {
+            throw StoreError(
+                .unsupported, "a datanode has no method 0x\(String(request.method, radix: 16))")
+        }
+        switch method {
+        case .writeCell: return try await writeCell(request)
+        case .readBlock: return try await readBlock(request)
+        case .block:
+            let block = BlockID(try DNBlockRequest(parsing: request.message).block)
+            let record = try await store.block(block)
+            var response = DNBlockResponse()
+            response.length = UInt64(record.length)
+            response.groupLength = UInt64(record.groupLength)
+            response.isEnded = record.isEnded
+            return RPCReply(response.encoded)
+        case .listBlocks: return try await listBlocks(request)
+        case .closeContainer:
+            let id = ContainerID(try DNContainerRequest(parsing: request.message).container)
+            try await store.closeContainer(id)
+            return RPCReply()
+        case .status: return await status()
+        }
+    }
+
+    private func writeCell(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        let message = try DNWriteCellRequest(parsing: request.message)
+        let block = BlockID(message.block)
+        let replication = try ReplicationConfig(message.replication)
+        let index = Int(message.replicaIndex)
+        guard index >= 1, index <= replication.width else {
+            throw StoreError(
+                .badRequest, "a replica index of \(replication) is 1 to \(replication.width), "
+                    + "not \(index)")
+        }
+        let payload = request.payload ?? Payload(reactor.pool.allocate(1), 0..<0)
+        guard payload.count <= replication.cellSize else {
+            throw StoreError(
+                .badRequest, "a cell of \(replication) has at most \(replication.cellSize) bytes, "
+                    + "not \(payload.count)")
+        }
+        let cell = CellAppend(
+            block: block, offset: Int(message.offset), payload: payload,
+            checksums: message.checksums, groupLength: Int(message.groupLength),
+            endOfBlock: message.endOfBlock)
+        var response = DNWriteCellResponse()
+        response.durableLength = UInt64(
+            try await append(cell, replication: replication, replicaIndex: index))
+        return RPCReply(response.encoded)
+    }
+
+    /// Appends; makes the container replica when its first cell arrives.
+    private func append(
+        _ cell: CellAppend, replication: ReplicationConfig, replicaIndex: Int
+    ) async throws(StoreError) -> Int {
+        do throws(StoreError) {
+            return try await store.append(cell)
+        } catch {
+            guard error.code == .noSuchContainer, cell.offset == 0 else { throw error }
+        }
+        try await store.createContainer(
+            cell.block.containerID, replication: replication, replicaIndex: replicaIndex)
+        return try await store.append(cell)
+    }
+
+    private func readBlock(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        let message = try DNReadBlockRequest(parsing: request.message)
+        let limit = UInt64(ReplicationConfig.blockSize)
+        guard message.length > 0, message.length <= 16 << 20,
+            message.offset <= limit, message.offset + message.length <= limit
+        else {
+            throw StoreError(
+                .badRequest, "a read takes 1 byte to 16 MiB of a block, "
+                    + "not \(message.length) from \(message.offset)")
+        }
+        let start = Int(message.offset)
+        let read = try await store.read(
+            BlockID(message.block), start..<start + Int(message.length))
+        var response = DNReadBlockResponse()
+        response.offset = UInt64(read.range.lowerBound)
+        response.checksums = read.checksums
+        return RPCReply(response.encoded, payload: read.payload)
+    }
+
+    private func listBlocks(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        let id = ContainerID(try DNContainerRequest(parsing: request.message).container)
+        var response = DNListBlocksResponse()
+        response.blocks = try await store.blocks(in: id).map { record in
+            var entry = DNListBlocksResponse.Entry()
+            entry.local = record.id.localID
+            entry.length = UInt64(record.length)
+            entry.groupLength = UInt64(record.groupLength)
+            entry.isEnded = record.isEnded
+            return entry
+        }
+        return RPCReply(response.encoded)
+    }
+
+    private func status() async -> RPCReply {
+        var response = DNStatusResponse()
+        response.id = id.message
+        if let cluster = store.cluster { response.cluster = cluster.message }
+        response.volumes = await store.volumes().map(\.message)
+        response.containers = UInt64(await store.report().count)
+        return RPCReply(response.encoded)
+    }
+}
+
+extension VolumeReport {
+    var message: DNVolume {
+        var message = DNVolume()
+        message.path = path
+        message.capacity = UInt64(capacity)
+        message.used = UInt64(used)
+        message.available = UInt64(available)
+        message.isFailed = isFailed
+        message.reason = reason ?? ""
+        return message
+    }
+}

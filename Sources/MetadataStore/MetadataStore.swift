@@ -1,0 +1,271 @@
+import Dispatch
+import GRDB
+import Model
+import Synchronization
+
+/// The ordered tables of one role in a SQLite file, one `WITHOUT ROWID` table each, beside the
+/// index of the last command that was applied to them.
+///
+/// Not durable by itself: commits reach the file system without a sync (`synchronous=NORMAL` in
+/// WAL mode), because the log of commands is what makes them durable. After a crash the file
+/// holds the state after some earlier command, whole, and `appliedIndex` says which; the rest is
+/// replayed from the log. `checkpoint` syncs; only what is at or below its result may be dropped
+/// from the log.
+///
+/// GRDB works on Dispatch queues: every method suspends, none blocks the calling thread. One
+/// writer at a time, up to `Limits.readers` readers beside it, each on a snapshot.
+public final class MetadataStore: Sendable {
+    public enum Limits {
+        /// Connections that read at the same time; more readers wait.
+        public static let readers = 4
+        /// KiB of pages that each connection keeps in memory.
+        public static let cacheKibibytes = 16 << 10
+        /// How long a checkpoint waits for readers of older snapshots.
+        public static let checkpointWaitSeconds = 0.5
+    }
+
+    /// Version of the layout of the file.
+    public static let formatVersion = 1
+
+    private let pool: DatabasePool
+    private let checkpointer: DatabaseQueue
+    private let applied: Atomic<UInt64>
+    private let unsynced = Atomic<Int>(0)
+    public let path: String
+
+    private init(
+        path: String, pool: DatabasePool, checkpointer: DatabaseQueue, applied: UInt64
+    ) {
+        self.path = path
+        self.pool = pool
+        self.checkpointer = checkpointer
+        self.applied = Atomic(applied)
+    }
+
+    /// Opens the file at `path`, making it if absent; its folder must be there.
+    ///
+    /// - Parameter role: what the file belongs to, as `om`; a file of another role is refused.
+    /// - Throws: `versionMismatch` if another version of this program wrote the file,
+    ///   `badRequest` if it belongs to another role, `corrupt` or `io` if it cannot be read.
+    public static func open(
+        path: String, role: String, tables: [MetadataTable]
+    ) async throws(StoreError) -> MetadataStore {
+        let result: Result<MetadataStore, StoreError> = await withCheckedContinuation { waiting in
+            DispatchQueue.global().async {
+                waiting.resume(
+                    returning: Result { () throws(StoreError) in
+                        try openBlocking(path: path, role: role, tables: tables)
+                    })
+            }
+        }
+        return try result.get()
+    }
+
+    private static func openBlocking(
+        path: String, role: String, tables: [MetadataTable]
+    ) throws(StoreError) -> MetadataStore {
+        try mapped(path) {
+            let pool = try DatabasePool(path: path, configuration: configuration)
+            let applied = try pool.writeWithoutTransaction { db in
+                // Checkpoints happen when the log asks for them, not in the middle of a commit.
+                try db.execute(sql: "PRAGMA wal_autocheckpoint = 0")
+                return try prepare(db, path: path, role: role, tables: tables)
+            }
+            let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
+            return MetadataStore(
+                path: path, pool: pool, checkpointer: checkpointer, applied: applied)
+        }
+    }
+
+    private static var configuration: Configuration {
+        var configuration = Configuration()
+        configuration.maximumReaderCount = Limits.readers
+        configuration.busyMode = .timeout(Limits.checkpointWaitSeconds)
+        configuration.prepareDatabase { db in
+            try db.execute(sql: "PRAGMA synchronous = NORMAL")
+            try db.execute(sql: "PRAGMA cache_size = -\(Limits.cacheKibibytes)")
+            try db.execute(sql: "PRAGMA temp_store = MEMORY")
+        }
+        return configuration
+    }
+
+    /// Makes or checks the tables; returns the applied index.
+    private static func prepare(
+        _ db: Database, path: String, role: String, tables: [MetadataTable]
+    ) throws -> UInt64 {
+        var applied: UInt64 = 0
+        try db.inTransaction {
+            if try db.tableExists("apus") {
+                let version = try Int.fetchOne(
+                    db, sql: "SELECT value FROM apus WHERE name = 'format'")
+                guard version == formatVersion else {
+                    throw StoreError(
+                        .versionMismatch,
+                        "\(path) has format \(version.map { "\($0)" } ?? "unknown"); "
+                            + "this program reads format \(formatVersion)")
+                }
+                let found = try String.fetchOne(
+                    db, sql: "SELECT value FROM apus WHERE name = 'role'")
+                guard found == role else {
+                    throw StoreError(
+                        .badRequest,
+                        "\(path) belongs to role '\(found ?? "")', not to '\(role)'")
+                }
+            } else {
+                try db.execute(
+                    sql: "CREATE TABLE apus (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
+                try db.execute(
+                    sql: """
+                        INSERT INTO apus (name, value) VALUES ('format', ?), ('role', ?), \
+                        ('applied', 0)
+                        """,
+                    arguments: [formatVersion, role])
+            }
+            for table in tables {
+                try db.execute(
+                    sql: """
+                        CREATE TABLE IF NOT EXISTS \(table.sqlName) \
+                        (k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID
+                        """)
+            }
+            let value = try Int64.fetchOne(
+                db, sql: "SELECT value FROM apus WHERE name = 'applied'")
+            guard let value, value >= 0 else {
+                throw StoreError(.corrupt, "\(path) has no valid applied index")
+            }
+            applied = UInt64(value)
+            return .commit
+        }
+        return applied
+    }
+
+    /// Index of the last command whose changes are in the tables; 0 if none.
+    public var appliedIndex: UInt64 { applied.load(ordering: .acquiring) }
+
+    /// Bytes of keys and values written since the last checkpoint (or since opening).
+    public var unsyncedBytes: Int { unsynced.load(ordering: .relaxed) }
+
+    /// Runs `body` in one transaction that also stores `index` as the applied index. If the
+    /// database fails, nothing is changed and its error is thrown.
+    ///
+    /// Precondition: `index` is not below `appliedIndex`. One call at a time.
+    public func apply<R: Sendable>(
+        through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
+    ) async throws(StoreError) -> R {
+        precondition(index >= appliedIndex, "commands are applied in order")
+        let (result, bytes) = try await mapped { () async throws in
+            try await self.pool.write { db in
+                let tables = StoredTables(db, isReadOnly: false)
+                let result = body(tables)
+                if let failure = tables.failure { throw failure }
+                try db.cachedStatement(sql: "UPDATE apus SET value = ? WHERE name = 'applied'")
+                    .execute(arguments: [Int64(index)])
+                return (result, tables.bytesWritten)
+            }
+        }
+        applied.store(index, ordering: .releasing)
+        unsynced.wrappingAdd(bytes, ordering: .relaxed)
+        return result
+    }
+
+    /// Runs `body` on a snapshot of the tables that includes every `apply` that has returned.
+    public func read<R: Sendable>(
+        _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
+    ) async throws(StoreError) -> R {
+        try await mapped { () async throws in
+            try await self.pool.read { db in
+                let tables = StoredTables(db, isReadOnly: true)
+                let result = Result { () throws(StoreError) in try body(tables) }
+                if let failure = tables.failure { throw failure }
+                return try result.get()
+            }
+        }
+    }
+
+    /// Moves the write-ahead log into the database file and syncs it.
+    ///
+    /// Most of the work runs beside `apply` on a connection of its own; what came in meanwhile is
+    /// moved on the writer's. Returns the applied index up to which everything is durable; nil if
+    /// readers of old snapshots or another checkpoint were in the way: try again later.
+    public func checkpoint() async throws(StoreError) -> UInt64? {
+        try await mapped { () async throws in
+            do {
+                _ = try await self.checkpointer.writeWithoutTransaction { db in
+                    try db.checkpoint(.passive)
+                }
+                return try await self.pool.writeWithoutTransaction { db in
+                    let applied = self.appliedIndex
+                    let before = self.unsynced.load(ordering: .relaxed)
+                    try db.checkpoint(.truncate)
+                    self.unsynced.wrappingSubtract(before, ordering: .relaxed)
+                    return applied
+                }
+            } catch let error as DatabaseError where error.resultCode == .SQLITE_BUSY {
+                return nil
+            }
+        }
+    }
+
+    /// Writes a copy of the database, whole and on its own, to `path`, which must not exist.
+    /// The copy is not synced.
+    public func copy(to path: String) async throws(StoreError) {
+        try await mapped { () async throws in
+            try await self.pool.writeWithoutTransaction { db in
+                try db.execute(sql: "VACUUM INTO ?", arguments: [path])
+            }
+        }
+    }
+
+    /// Waits for running accesses and closes the file. Further calls fail.
+    public func close() async throws(StoreError) {
+        let result: Result<Void, StoreError> = await withCheckedContinuation { waiting in
+            DispatchQueue.global().async {
+                waiting.resume(
+                    returning: Result { () throws(StoreError) in
+                        try Self.mapped(self.path) {
+                            try self.checkpointer.close()
+                            try self.pool.close()
+                        }
+                    })
+            }
+        }
+        try result.get()
+    }
+
+    private func mapped<R>(_ body: () async throws -> R) async throws(StoreError) -> R {
+        do {
+            return try await body()
+        } catch {
+            throw Self.storeError(error, path)
+        }
+    }
+
+    private static func mapped<R>(_ path: String, _ body: () throws -> R) throws(StoreError) -> R {
+        do {
+            return try body()
+        } catch {
+            throw storeError(error, path)
+        }
+    }
+
+    private static func storeError(_ error: any Error, _ path: String) -> StoreError {
+        switch error {
+        case let error as StoreError: error
+        case is CancellationError: StoreError(.cancelled, "the request was cancelled")
+        case let error as DatabaseError:
+            switch error.resultCode {
+            case .SQLITE_CORRUPT, .SQLITE_NOTADB:
+                StoreError(.corrupt, "\(path) is damaged: \(error.message ?? "no reason given")")
+            case .SQLITE_FULL:
+                StoreError(.noSpace, "no space left for \(path)")
+            case .SQLITE_BUSY, .SQLITE_LOCKED:
+                StoreError(.io, "\(path) is in use by another process")
+            case .SQLITE_INTERRUPT, .SQLITE_ABORT:
+                StoreError(.cancelled, "a request on \(path) was cancelled")
+            default:
+                StoreError(.io, "\(path): \(error.message ?? "\(error.resultCode)")")
+            }
+        default: StoreError(.io, "\(path): \(error)")
+        }
+    }
+}

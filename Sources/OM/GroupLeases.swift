@@ -1,0 +1,145 @@
+import Model
+import Reactor
+
+/// Block groups taken from SCM ahead of their use, so that opening a key need not wait for it.
+///
+/// For each replication some groups are kept; when fewer than half are left more are fetched in
+/// the background. A group is handed out once, and never after `Limits.age`, since its nodes may
+/// have gone. Groups that are dropped were never written: nothing has to be done about them.
+///
+/// Isolated to its reactor.
+actor GroupLeases {
+    enum Limits {
+        /// How old a group may be when it is handed out.
+        static let age = Duration.seconds(60)
+        /// Groups kept for each replication when keys are opened one after the other.
+        static let leastKept = 8
+        /// Groups kept for each replication at most.
+        static let mostKept = 256
+        /// Replications that groups are kept for; of more, the one not asked for longest goes.
+        static let replications = 16
+    }
+
+    private struct Lease {
+        var group: BlockGroup
+        var taken: MonotonicTime
+    }
+
+    private struct Pool {
+        /// Oldest first.
+        var leases: [Lease] = []
+        var lastUse: MonotonicTime
+        /// Groups to fetch at once: doubles when they are gone before they are old.
+        var batch = Limits.leastKept
+        var refill: Task<Result<[Lease], StoreError>, Never>?
+    }
+
+    private let blocks: any BlockAllocator  // called once for many groups
+    private let reactor: Reactor
+    private var pools: [ReplicationConfig: Pool] = [:]
+    /// Counts invalidations: groups asked for before one are not kept.
+    private var generation = 0
+
+    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+
+    init(blocks: any BlockAllocator, reactor: Reactor) {
+        self.blocks = blocks
+        self.reactor = reactor
+    }
+
+    /// `count` groups of `replication`.
+    func take(
+        _ replication: ReplicationConfig, count: Int
+    ) async throws(StoreError) -> [BlockGroup] {
+        var groups: [BlockGroup] = []
+        var rounds = 0
+        while groups.count < count {
+            let now = reactor.now()
+            var pool = pools[replication] ?? makePool(at: now)
+            pool.lastUse = now
+            pool.leases.removeAll { $0.taken.duration(to: now) > Limits.age }
+            let taken = min(count - groups.count, pool.leases.count)
+            groups += pool.leases.prefix(taken).map(\.group)
+            pool.leases.removeFirst(taken)
+            if groups.count == count {
+                if pool.leases.count < pool.batch / 2, pool.refill == nil {
+                    startRefill(&pool, replication)
+                }
+                pools[replication] = pool
+                break
+            }
+            // All are gone: more than expected are being opened.
+            pool.batch = min(pool.batch * 2, Limits.mostKept)
+            if pool.refill == nil { startRefill(&pool, replication) }
+            let refill = pool.refill
+            pools[replication] = pool
+            if case .failure(let error)? = await refill?.value { throw error }
+            rounds += 1
+            // Others may have been quicker each time: then ask for these alone.
+            if rounds == 3 {
+                groups += try await blocks.allocate(
+                    replication, count: count - groups.count, excluding: [])
+            }
+        }
+        return groups
+    }
+
+    /// Makes sure that a group of `replication` can be had, without taking it.
+    func peek(_ replication: ReplicationConfig) async throws(StoreError) {
+        let now = reactor.now()
+        var pool = pools[replication] ?? makePool(at: now)
+        pool.lastUse = now
+        if pool.leases.isEmpty, pool.refill == nil { startRefill(&pool, replication) }
+        let refill = pool.leases.isEmpty ? pool.refill : nil
+        pools[replication] = pool
+        if case .failure(let error)? = await refill?.value { throw error }
+    }
+
+    /// Forgets groups with a place on one of `nodes`; all of them if it is nil.
+    func invalidate(_ nodes: Set<DatanodeID>?) {
+        generation += 1
+        for replication in pools.keys {
+            pools[replication]?.leases.removeAll { lease in
+                guard let nodes else { return true }
+                return lease.group.nodes.contains { $0.map { nodes.contains($0.id) } ?? false }
+            }
+            // What is on its way may have been chosen before the nodes went.
+            pools[replication]?.refill = nil
+        }
+    }
+
+    private func makePool(at now: MonotonicTime) -> Pool {
+        if pools.count >= Limits.replications,
+            let oldest = pools.min(by: { $0.value.lastUse < $1.value.lastUse })
+        {
+            pools[oldest.key] = nil
+        }
+        return Pool(lastUse: now)
+    }
+
+    private func startRefill(_ pool: inout Pool, _ replication: ReplicationConfig) {
+        let (blocks, reactor, count, started) = (blocks, reactor, pool.batch, generation)
+        pool.refill = Task(executorPreference: reactor) {
+            let result: Result<[Lease], StoreError>
+            do throws(StoreError) {
+                let groups = try await blocks.allocate(replication, count: count, excluding: [])
+                let now = reactor.now()
+                result = .success(groups.map { Lease(group: $0, taken: now) })
+            } catch {
+                result = .failure(error)
+            }
+            await self.finishRefill(replication, result, started: started)
+            return result
+        }
+    }
+
+    private func finishRefill(
+        _ replication: ReplicationConfig, _ result: Result<[Lease], StoreError>, started: Int
+    ) {
+        // A refill that an invalidation overtook has been forgotten, and its groups are too.
+        guard started == generation else { return }
+        pools[replication]?.refill = nil
+        guard case .success(let leases) = result else { return }
+        pools[replication]?.leases += leases
+    }
+}

@@ -1,0 +1,67 @@
+import Model
+import Transport
+import Wire
+
+/// The Ozone Manager behind the native RPC.
+public struct OMService: RPCHandler {
+    private let manager: OzoneManager
+
+    public init(_ manager: OzoneManager) { self.manager = manager }
+
+    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        guard let method = OMMethod(rawValue: request.method) else {
+            throw StoreError(.unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
+        }
+        return RPCReply(try await manager.handle(method: method, message: request.message))
+    }
+}
+
+/// SCM as the Ozone Manager asks it for blocks.
+public struct SCMBlockAllocator: BlockAllocator {
+    private let channel: RPCChannel
+    private let timeout: Duration
+
+    public init(_ channel: RPCChannel, timeout: Duration = .seconds(10)) {
+        self.channel = channel
+        self.timeout = timeout
+    }
+
+    public func allocate(
+        _ replication: ReplicationConfig, count: Int, excluding: [DatanodeID]
+    ) async throws(StoreError) -> [BlockGroup] {
+        var request = SCMAllocateRequest()
+        request.replication = replication.message
+        request.count = UInt32(count)
+        request.excluding = excluding.map(\.message)
+        let response = try SCMGroupsResponse(
+            parsing: try await call(.allocate, request.encoded))
+        var groups: [BlockGroup] = []
+        for group in response.groups { groups.append(try BlockGroup(group)) }
+        return groups
+    }
+
+    public func delete(_ blocks: [BlockID]) async throws(StoreError) {
+        var request = SCMDeleteBlocksRequest()
+        request.blocks = blocks.map(\.message)
+        _ = try await call(.deleteBlocks, request.encoded)
+    }
+
+    public func locate(
+        _ containers: [ContainerID]
+    ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
+        var request = SCMLocateRequest()
+        request.containers = containers.map(\.rawValue)
+        let response = try SCMLocateResponse(parsing: try await call(.locate, request.encoded))
+        var places: [ContainerID: [DatanodeAddress?]] = [:]
+        for place in response.places {
+            var nodes: [DatanodeAddress?] = []
+            for node in place.nodes { nodes.append(try DatanodeAddress(node)) }
+            places[ContainerID(place.container)] = nodes
+        }
+        return places
+    }
+
+    private func call(_ method: SCMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
+        try await channel.call(method.rawValue, message, timeout: timeout).message
+    }
+}

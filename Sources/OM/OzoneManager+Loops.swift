@@ -1,0 +1,88 @@
+import Logging
+import Model
+import OMCore
+import RaftDriver
+import Reactor
+import Wire
+
+// What goes on in the background: deleted blocks are handed to SCM, what was left open expires.
+
+extension OzoneManager {
+    func deleteBlocksForever() async {
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.deletionInterval)
+                while try await deleteBlocks(), !Task.isCancelled {}
+            } catch is CancellationError {
+                return
+            } catch {
+                logger.warning("deleted blocks stay for now: \(error)")
+            }
+        }
+    }
+
+    /// Hands one batch of deleted blocks to SCM and forgets them. Returns whether there may be
+    /// more. A crash in between hands them over again.
+    func deleteBlocks() async throws(StoreError) -> Bool {
+        let before = time(before: options.deletionDelay)
+        let (keys, deleted) = try await read { reads throws(StoreError) in
+            try reads.deletedBlocks(before: before, limit: Limits.deletionBatch)
+        }
+        guard !keys.isEmpty else { return false }
+        try await blocks.delete(deleted)
+        var command = OMPurgeDeletedCommand()
+        command.keys = keys.map { .octets($0) }
+        _ = try await propose(.purgeDeleted(command))
+        return deleted.count >= Limits.deletionBatch
+    }
+
+    func expireForever() async {
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.expiryInterval)
+                try await expire()
+            } catch is CancellationError {
+                return
+            } catch {
+                logger.warning("what was left open stays for now: \(error)")
+            }
+        }
+    }
+
+    /// Drops open keys and aborts uploads that are older than they may be.
+    func expire() async throws(StoreError) {
+        let openBefore = time(before: options.openKeyAge)
+        while true {
+            let ids = try await read { reads throws(StoreError) in
+                try reads.oldOpens(before: openBefore, limit: OMLimits.expiryBatch)
+            }
+            guard !ids.isEmpty else { break }
+            var command = OMExpireOpensCommand()
+            command.openIds = ids
+            command.before = openBefore
+            _ = try await propose(.expireOpens(command))
+            logger.info("\(ids.count) open keys have expired")
+        }
+
+        let uploadsBefore = time(before: options.uploadAge)
+        var next: [UInt8]? = []
+        while let start = next {
+            let found = try await read { reads throws(StoreError) in
+                try reads.oldUploads(
+                    before: uploadsBefore, from: start, limit: OMLimits.expiryBatch)
+            }
+            next = found.next
+            guard !found.keys.isEmpty else { continue }
+            var command = OMExpireUploadsCommand()
+            command.keys = found.keys.map { .octets($0) }
+            command.before = uploadsBefore
+            _ = try await propose(.expireUploads(command))
+            logger.info("\(found.keys.count) uploads have expired")
+        }
+    }
+
+    private func time(before: Duration) -> Int64 {
+        now().milliseconds - before.components.seconds * 1000
+            - before.components.attoseconds / 1_000_000_000_000_000
+    }
+}

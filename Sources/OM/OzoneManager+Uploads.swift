@@ -1,0 +1,41 @@
+import Model
+import OMCore
+import Wire
+
+// Uploads in parts; their parts are opened and committed like keys.
+
+extension OzoneManager {
+    func handleUpload(
+        _ method: OMMethod, _ message: [UInt8]
+    ) async throws(StoreError) -> [UInt8] {
+        switch method {
+        case .createUpload:
+            let request = try OMCreateUploadRequest(parsing: message)
+            if request.hasReplication { try await checkPlaceable(request.replication) }
+            var command = OMCreateUploadCommand()
+            command.request = request
+            command.upload = randomIdentity().message
+            return try await propose(.createUpload(command))
+        case .upload:
+            let request = try OMUploadRequest(parsing: message)
+            var response = OMUploadResponse()
+            response.upload = try await read { reads throws(StoreError) in
+                try reads.upload(request)
+            }
+            return response.encoded
+        case .listParts:
+            let request = try OMListPartsRequest(parsing: message)
+            return try await read { reads throws(StoreError) in try reads.parts(request) }.encoded
+        case .completeUpload:
+            let request = try OMCompleteUploadRequest(parsing: message)
+            return try await located(try await propose(.completeUpload(request))).encoded
+        case .abortUpload:
+            return try await propose(.abortUpload(OMUploadRequest(parsing: message)))
+        default:
+            let request = try OMListUploadsRequest(parsing: message)
+            return try await read { reads throws(StoreError) in
+                try reads.uploads(request)
+            }.encoded
+        }
+    }
+}

@@ -1,0 +1,260 @@
+import Logging
+import MetadataStore
+import Model
+import OMCore
+import RaftDriver
+import Reactor
+import Synchronization
+import Wire
+
+/// The Ozone Manager: answers for names, and hands out the blocks that keys are written to.
+///
+/// A change is prepared here, where clock, random numbers and SCM may be asked; what was found
+/// is frozen into a command; the command goes through the group's log and is applied there.
+/// Questions are answered from a snapshot of the tables.
+///
+/// Thread-safe; calls may come from any executor.
+public final class OzoneManager: Sendable {
+    public struct Options: Sendable {
+        /// For buckets that are created without a replication of their own.
+        public var defaultReplication: ReplicationConfig
+        /// How long an open key may stay open.
+        public var openKeyAge = Duration.seconds(24 * 3600)
+        /// How long an upload in parts may stay in progress.
+        public var uploadAge = Duration.seconds(7 * 24 * 3600)
+        /// How long the blocks of a deleted key stay, for readers that have just looked it up.
+        public var deletionDelay = Duration.seconds(60)
+        /// How often deleted blocks are looked for.
+        public var deletionInterval = Duration.seconds(1)
+        /// How often open keys and uploads that are too old are looked for.
+        public var expiryInterval = Duration.seconds(600)
+        public var group = MetadataGroup.Options()
+
+        public init(defaultReplication: ReplicationConfig) {
+            self.defaultReplication = defaultReplication
+        }
+    }
+
+    public enum Limits {
+        /// Block groups that come with a key when it is opened; a longer one asks for more.
+        public static let firstGroups = 4
+        /// Deleted blocks given to SCM at once, roughly.
+        public static let deletionBatch = 2000
+    }
+
+    let group: MetadataGroup
+    let blocks: any BlockAllocator  // called once for many blocks
+    let options: Options
+    let now: @Sendable () -> Timestamp
+    let logger: Logger
+    let leases: GroupLeases
+    let places: ContainerPlaces
+    let users: UserCache
+    private let generator: Mutex<any RandomNumberGenerator & Sendable>
+    private let loops = Mutex<[Task<Void, Never>]>([])
+
+    private init(
+        group: MetadataGroup, blocks: any BlockAllocator, options: Options, users: UserCache,
+        clock: @escaping @Sendable () -> Timestamp,
+        generator: any RandomNumberGenerator & Sendable, logger: Logger
+    ) {
+        self.group = group
+        self.blocks = blocks
+        self.options = options
+        self.users = users
+        now = clock
+        self.generator = Mutex(generator)
+        self.logger = logger
+        leases = GroupLeases(blocks: blocks, reactor: group.reactor)
+        places = ContainerPlaces(blocks: blocks, reactor: group.reactor)
+    }
+
+    /// Opens the metadata in `directory`, making it if it is absent. Nothing runs in the
+    /// background before `start()`.
+    ///
+    /// - Parameters:
+    ///   - clock: the time that goes into commands; the wall clock outside of tests.
+    ///   - generator: where upload IDs come from; the system's outside of tests.
+    public static func open(
+        directory: String, reactor: Reactor, blocks: some BlockAllocator, options: Options,
+        clock: @escaping @Sendable () -> Timestamp,
+        generator: some RandomNumberGenerator & Sendable, logger: Logger
+    ) async throws(StoreError) -> OzoneManager {
+        let users = UserCache()
+        let machine = OMStateMachine { users.removeAll() }
+        let group = try await MetadataGroup.open(
+            directory: directory, role: "om", reactor: reactor, stateMachine: machine,
+            options: options.group)
+        return OzoneManager(
+            group: group, blocks: blocks, options: options, users: users, clock: clock,
+            generator: generator, logger: logger)
+    }
+
+    /// Index of the last command whose changes can be read.
+    public var appliedIndex: UInt64 { group.appliedIndex }
+
+    /// Starts the loops that expire what was left open and have deleted blocks deleted.
+    public func start() {
+        let reactor = group.reactor
+        loops.withLock { loops in
+            guard loops.isEmpty else { return }
+            loops = [
+                Task(executorPreference: reactor) { await self.deleteBlocksForever() },
+                Task(executorPreference: reactor) { await self.expireForever() },
+            ]
+        }
+    }
+
+    /// Stops the loops and closes the metadata.
+    public func close() async throws(StoreError) {
+        let running = loops.withLock { loops in
+            defer { loops = [] }
+            return loops
+        }
+        for loop in running { loop.cancel() }
+        for loop in running { await loop.value }
+        try await group.close()
+    }
+
+    /// Drops block groups held in advance that have a place on one of `nodes`, or all of them if
+    /// it is nil. To be called when SCM tells that nodes are gone, or have come back.
+    public func invalidateLeases(excluding nodes: Set<DatanodeID>?) async {
+        await leases.invalidate(nodes)
+    }
+
+    // MARK: Requests
+
+    /// Answers one request; both are encoded messages of om.proto.
+    public func handle(
+        method: OMMethod, message: [UInt8]
+    ) async throws(StoreError) -> [UInt8] {
+        switch method {
+        case .createUser, .userByAccessKey, .userByName, .listUsers, .deleteUser:
+            try await handleUser(method, message)
+        case .createVolume, .listVolumes, .deleteVolume, .createBucket, .bucket, .listBuckets,
+            .deleteBucket:
+            try await handleBucket(method, message)
+        case .listKeys, .lookupKey, .openKey, .openPart, .allocateGroup, .commit, .abortOpen,
+            .deleteKey:
+            try await handleKey(method, message)
+        case .createUpload, .upload, .listParts, .completeUpload, .abortUpload, .listUploads:
+            try await handleUpload(method, message)
+        }
+    }
+
+    private func handleUser(
+        _ method: OMMethod, _ message: [UInt8]
+    ) async throws(StoreError) -> [UInt8] {
+        switch method {
+        case .createUser:
+            let request = try OMCreateUserRequest(parsing: message)
+            return try await propose(.createUser(request.user))
+        case .deleteUser:
+            let request = try OMDeleteUserRequest(parsing: message)
+            return try await propose(.deleteUser(request.name))
+        case .userByAccessKey:
+            let request = try OMUserByAccessKeyRequest(parsing: message)
+            return try await user(accessKeyID: request.accessKeyID).encoded
+        case .userByName:
+            let request = try OMUserByNameRequest(parsing: message)
+            var response = OMUserResponse()
+            let found = try await read { reads throws(StoreError) in
+                try reads.user(named: request.name)
+            }
+            if let found { response.user = found }
+            return response.encoded
+        default:
+            var response = OMListUsersResponse()
+            response.users = try await read { reads throws(StoreError) in try reads.users() }
+            return response.encoded
+        }
+    }
+
+    private func user(accessKeyID: String) async throws(StoreError) -> OMUserResponse {
+        var response = OMUserResponse()
+        let (known, generation) = users.find(accessKeyID)
+        if let known {
+            response.user = known
+            return response
+        }
+        let found = try await read { reads throws(StoreError) in
+            try reads.user(accessKeyID: accessKeyID)
+        }
+        if let found {
+            users.insert(found, generation: generation)
+            response.user = found
+        }
+        return response
+    }
+
+    private func handleBucket(
+        _ method: OMMethod, _ message: [UInt8]
+    ) async throws(StoreError) -> [UInt8] {
+        switch method {
+        case .createVolume:
+            return try await propose(.createVolume(OMCreateVolumeRequest(parsing: message)))
+        case .deleteVolume:
+            return try await propose(.deleteVolume(OMDeleteVolumeRequest(parsing: message)))
+        case .listVolumes:
+            let request = try OMListVolumesRequest(parsing: message)
+            var response = OMListVolumesResponse()
+            response.volumes = try await read { reads throws(StoreError) in
+                try reads.volumes(user: request.user)
+            }
+            return response.encoded
+        case .createBucket:
+            return try await createBucket(OMCreateBucketRequest(parsing: message))
+        case .deleteBucket:
+            return try await propose(.deleteBucket(OMBucketRequest(parsing: message)))
+        case .bucket:
+            let request = try OMBucketRequest(parsing: message)
+            return try await read { reads throws(StoreError) in
+                try reads.bucket(request)
+            }.encoded
+        default:
+            let request = try OMListBucketsRequest(parsing: message)
+            var response = OMListBucketsResponse()
+            response.buckets = try await read { reads throws(StoreError) in
+                try reads.buckets(request)
+            }
+            return response.encoded
+        }
+    }
+
+    private func createBucket(
+        _ request: OMCreateBucketRequest
+    ) async throws(StoreError) -> [UInt8] {
+        var command = OMCreateBucketCommand()
+        command.bucket = request.bucket
+        command.user = request.user
+        command.replication = options.defaultReplication.message
+        if request.hasReplication {
+            try await checkPlaceable(request.replication)
+            command.replication = request.replication
+        }
+        return try await propose(.createBucket(command))
+    }
+
+    // MARK: The way into and out of the tables
+
+    /// Logs and applies a command; returns its response or throws its error.
+    func propose(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> [UInt8] {
+        var command = OMCommand()
+        command.time = now().milliseconds
+        command.body = body
+        return try OMStateMachine.response(try await group.propose(command.encoded))
+    }
+
+    /// Answers from a snapshot of the tables.
+    func read<R: Sendable>(
+        _ body: @Sendable @escaping (OMReads<StoredTables>) throws(StoreError) -> R
+    ) async throws(StoreError) -> R {
+        try await group.read { tables throws(StoreError) in try body(OMReads(tables)) }
+    }
+
+    func randomIdentity() -> Identity128 {
+        generator.withLock { generator in
+            Identity128(high: generator.next(), low: generator.next())
+        }
+    }
+}

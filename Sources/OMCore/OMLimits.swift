@@ -1,0 +1,19 @@
+/// Bounds of the Ozone Manager's names and answers.
+public enum OMLimits {
+    /// Buckets that one user may own.
+    public static let bucketsPerUser = 1000
+    /// Entries in one page of a listing; a larger wish is served by more pages.
+    public static let listLimit = 10_000
+    /// Parts of one upload, numbered from 1.
+    public static let parts = 10_000
+    /// Bytes of every part but the last.
+    public static let minimumPartSize = 5 << 20
+    /// Bytes of one key: S3's 5 TiB for uploads in parts, times ten.
+    public static let keySize = 50 << 40
+    /// Blocks that one open key may be given.
+    public static let blocksPerKey = 100_000
+    /// Bytes of user metadata and headers with one key.
+    public static let attributesSize = 16 << 10
+    /// Open keys or uploads that one command expires.
+    public static let expiryBatch = 256
+}

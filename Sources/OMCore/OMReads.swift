@@ -1,0 +1,277 @@
+import Model
+import SwiftProtobuf
+import Wire
+
+/// What the Ozone Manager answers from its tables without changing them.
+///
+/// Block groups in its answers have no nodes: where containers are is SCM's knowledge.
+public struct OMReads<Reader: MetadataReader> {
+    let reader: Reader
+
+    public init(_ reader: Reader) { self.reader = reader }
+
+    /// The record at `key`, nil if there is none; `corrupt` if it cannot be parsed.
+    func record<M: SwiftProtobuf.Message>(
+        _ table: MetadataTable, _ key: [UInt8], as type: M.Type = M.self
+    ) throws(StoreError) -> M? {
+        guard let bytes = reader.get(table, key) else { return nil }
+        return try parse(bytes, in: table)
+    }
+
+    func parse<M: SwiftProtobuf.Message>(
+        _ bytes: [UInt8], in table: MetadataTable
+    ) throws(StoreError) -> M {
+        do {
+            return try M(parsing: bytes)
+        } catch {
+            throw StoreError(.corrupt, "a record of \(table) is damaged: \(error.message)")
+        }
+    }
+
+    // MARK: Users
+
+    public func user(named name: String) throws(StoreError) -> OMUser? {
+        try record(OMTable.users, OMTableKey.user(name), as: OMUserRecord.self)?.user
+    }
+
+    public func user(accessKeyID: String) throws(StoreError) -> OMUser? {
+        guard let name = reader.get(OMTable.accessKeys, OMTableKey.accessKey(accessKeyID))
+        else { return nil }
+        return try user(named: String(decoding: name, as: UTF8.self))
+    }
+
+    /// All users by name.
+    public func users() throws(StoreError) -> [OMUser] {
+        try all(OMTable.users, prefix: [], as: OMUserRecord.self).map(\.user)
+    }
+
+    /// The user on whose behalf something is done; `accessDenied` if there is no such user.
+    func caller(_ name: String) throws(StoreError) -> OMUserRecord {
+        guard let user: OMUserRecord = try record(OMTable.users, OMTableKey.user(name)) else {
+            throw StoreError(.accessDenied, "there is no user '\(name)'")
+        }
+        return user
+    }
+
+    // MARK: Volumes and buckets
+
+    func volume(_ name: String) throws(StoreError) -> OMVolume {
+        guard let volume: OMVolume = try record(OMTable.volumes, OMTableKey.volume(name)) else {
+            throw StoreError(.noSuchVolume, "there is no volume '\(name)'")
+        }
+        return volume
+    }
+
+    /// The volumes that `user` owns, and the one that all may use; all of them for an
+    /// administrator.
+    public func volumes(user: String) throws(StoreError) -> [OMVolume] {
+        let caller = try caller(user)
+        return try all(OMTable.volumes, prefix: [], as: OMVolume.self).filter {
+            caller.user.isAdministrator || $0.owner == user || $0.name == OMStateMachine.s3Volume
+        }
+    }
+
+    /// The bucket, if `user` may use it. `noSuchBucket` or `accessDenied` otherwise.
+    func bucket(_ path: OMBucketPath, user: String) throws(StoreError) -> OMBucketRecord {
+        guard let bucket: OMBucketRecord = try record(OMTable.buckets, OMTableKey.bucket(path))
+        else {
+            throw StoreError(
+                .noSuchBucket, "there is no bucket '/\(path.volume)/\(path.bucket)'")
+        }
+        let caller = try caller(user)
+        guard caller.user.isAdministrator || bucket.bucket.owner == user else {
+            throw StoreError(
+                .accessDenied,
+                "the bucket '/\(path.volume)/\(path.bucket)' does not belong to '\(user)'")
+        }
+        return bucket
+    }
+
+    public func bucket(_ request: OMBucketRequest) throws(StoreError) -> OMBucket {
+        try bucket(request.bucket, user: request.user).bucket
+    }
+
+    public func buckets(_ request: OMListBucketsRequest) throws(StoreError) -> [OMBucket] {
+        let caller = try caller(request.user)
+        _ = try volume(request.volume)
+        return try all(
+            OMTable.buckets, prefix: OMTableKey.bucketPrefix(volume: request.volume),
+            as: OMBucketRecord.self
+        ).map(\.bucket).filter { caller.user.isAdministrator || $0.owner == request.user }
+    }
+
+    // MARK: Keys and uploads
+
+    /// The key with its blocks and parts. `noSuchKey` if it is absent.
+    public func key(_ path: OMKeyPath, user: String) throws(StoreError) -> OMKey {
+        let bucket = try bucket(path.bucket, user: user)
+        let name = try NameRules.checkKey(path.name.octets)
+        guard let found = try keyRecord(bucket: bucket.number, name: name.bytes) else {
+            throw StoreError(.noSuchKey, "there is no key '\(name)' in '\(path.bucket.bucket)'")
+        }
+        return try found.key(named: name.bytes)
+    }
+
+    /// Whether there is such a key.
+    public func exists(_ path: OMKeyPath, user: String) throws(StoreError) -> Bool {
+        let bucket = try bucket(path.bucket, user: user)
+        let name = try NameRules.checkKey(path.name.octets)
+        let key = OMTableKey.key(bucket: bucket.number, name: name.bytes)
+        return reader.get(OMTable.keys, key) != nil
+    }
+
+    func keyRecord(bucket: UInt64, name: [UInt8]) throws(StoreError) -> OMKeyRecord? {
+        try record(OMTable.keys, OMTableKey.key(bucket: bucket, name: name))
+    }
+
+    /// What a writer of `path` needs to know before blocks are taken for it: the replication of
+    /// the upload `part` belongs to, of the bucket otherwise.
+    public func replication(
+        _ path: OMKeyPath, upload: WireIdentity?, user: String
+    ) throws(StoreError) -> WireReplication {
+        let bucket = try bucket(path.bucket, user: user)
+        let name = try NameRules.checkKey(path.name.octets)
+        guard let upload else { return bucket.bucket.replication }
+        return try self.upload(bucket: bucket.number, name: name.bytes, upload).upload.replication
+    }
+
+    /// The open key, if `user` opened it.
+    public func open(_ id: UInt64, user: String) throws(StoreError) -> OMOpenRecord {
+        guard let open: OMOpenRecord = try record(OMTable.opens, OMTableKey.open(id)) else {
+            throw StoreError(
+                .conflict, "open key \(id) is gone: it was committed, aborted or has expired")
+        }
+        guard open.user == user else {
+            throw StoreError(.accessDenied, "open key \(id) does not belong to '\(user)'")
+        }
+        return open
+    }
+
+    func upload(
+        bucket: UInt64, name: [UInt8], _ upload: WireIdentity
+    ) throws(StoreError) -> OMUploadRecord {
+        let key = OMTableKey.upload(bucket: bucket, name: name, upload: upload)
+        guard let record: OMUploadRecord = try record(OMTable.uploads, key) else {
+            throw StoreError(
+                .noSuchUpload, "there is no upload \(Identity128(upload)) of this key")
+        }
+        return record
+    }
+
+    public func upload(_ request: OMUploadRequest) throws(StoreError) -> OMUpload {
+        let bucket = try bucket(request.key.bucket, user: request.user)
+        return try upload(
+            bucket: bucket.number, name: request.key.name.octets, request.upload
+        ).upload
+    }
+
+    public func parts(_ request: OMListPartsRequest) throws(StoreError) -> OMListPartsResponse {
+        let bucket = try bucket(request.key.bucket, user: request.user)
+        _ = try upload(bucket: bucket.number, name: request.key.name.octets, request.upload)
+        let limit = min(Int(request.limit), OMLimits.listLimit)
+        let from = OMTableKey.part(request.upload, number: min(request.after, 0xFFFE) + 1)
+        let entries = reader.entries(
+            OMTable.parts, prefix: OMTableKey.parts(request.upload), from: from, limit: limit + 1)
+        var response = OMListPartsResponse()
+        for entry in entries.prefix(limit) {
+            let record: OMPartRecord = try parse(entry.value, in: OMTable.parts)
+            response.parts.append(record.part)
+        }
+        response.isTruncated = entries.count > limit
+        return response
+    }
+
+    // MARK: What the background loops look for
+
+    /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start`
+    /// on; and where to go on, nil at the end of the table.
+    public func oldUploads(
+        before: Int64, from start: [UInt8], limit: Int
+    ) throws(StoreError) -> (keys: [[UInt8]], next: [UInt8]?) {
+        let entries = reader.entries(OMTable.uploads, prefix: [], from: start, limit: limit)
+        var keys: [[UInt8]] = []
+        for entry in entries {
+            let record: OMUploadRecord = try parse(entry.value, in: OMTable.uploads)
+            if record.upload.initiated < before { keys.append(entry.key) }
+        }
+        return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] })
+    }
+
+    /// Open keys created before `before`, oldest first, at most `limit`.
+    public func oldOpens(before: Int64, limit: Int) throws(StoreError) -> [UInt64] {
+        var found: [UInt64] = []
+        // Open IDs grow with time, so the old ones are at the start.
+        for entry in reader.entries(OMTable.opens, prefix: [], limit: limit) {
+            let record: OMOpenRecord = try parse(entry.value, in: OMTable.opens)
+            guard record.created < before else { break }
+            found.append(entry.key.bigEndian(at: 0))
+        }
+        return found
+    }
+
+    /// Deleted blocks that wait for SCM, deleted before `before`, at most about `limit` blocks;
+    /// with the keys that `PurgeDeletedCommand` forgets them by.
+    public func deletedBlocks(
+        before: Int64, limit: Int
+    ) throws(StoreError) -> (keys: [[UInt8]], blocks: [BlockID]) {
+        var keys: [[UInt8]] = []
+        var blocks: [BlockID] = []
+        var failure: StoreError?
+        reader.scan(OMTable.deleted, from: []) { key, value in
+            do throws(StoreError) {
+                let record: OMDeletedRecord = try parse(value, in: OMTable.deleted)
+                guard record.deleted < before else { return false }
+                keys.append(key)
+                blocks += record.blocks.map { BlockID($0) }
+            } catch {
+                failure = error
+                return false
+            }
+            return blocks.count < limit
+        }
+        if let failure { throw failure }
+        return (keys, blocks)
+    }
+
+    private func all<M: SwiftProtobuf.Message>(
+        _ table: MetadataTable, prefix: [UInt8], as type: M.Type
+    ) throws(StoreError) -> [M] {
+        var records: [M] = []
+        for entry in reader.entries(table, prefix: prefix, limit: .max) {
+            records.append(try parse(entry.value, in: table))
+        }
+        return records
+    }
+}
+
+extension OMKeyRecord {
+    /// As a client sees it, with blocks and parts.
+    func key(named name: [UInt8]) throws(StoreError) -> OMKey {
+        var key = head(named: name)
+        let layout = try OMKeyLayout(parsing: self.layout.octets)
+        key.groups = layout.blocks.map { block in
+            var group = WireGroup()
+            group.block = BlockID(
+                containerID: ContainerID(block.container), localID: block.local
+            ).message
+            group.replication = replication
+            group.length = block.length
+            return group
+        }
+        key.parts = layout.parts
+        return key
+    }
+
+    /// As a listing shows it, without blocks and parts.
+    func head(named name: [UInt8]) -> OMKey {
+        var key = OMKey()
+        key.name = .octets(name)
+        key.length = length
+        key.etag = etag
+        key.modified = modified
+        key.replication = replication
+        key.attributes = attributes
+        if hasChecksum { key.checksum = checksum }
+        return key
+    }
+}

@@ -1,0 +1,123 @@
+import Model
+import Wire
+
+/// The tables of the Ozone Manager. Their numbers are part of the format on disk.
+enum OMTable {
+    /// User name → UserRecord.
+    static let users = MetadataTable(1)
+    /// Access key ID → user name.
+    static let accessKeys = MetadataTable(2)
+    /// Volume name → OMVolume.
+    static let volumes = MetadataTable(3)
+    /// Volume name, 0, bucket name → BucketRecord.
+    static let buckets = MetadataTable(4)
+    /// Bucket number, key name → KeyRecord.
+    static let keys = MetadataTable(5)
+    /// Open ID → OpenRecord: keys and parts that are being written.
+    static let opens = MetadataTable(6)
+    /// Bucket number, key name (terminated), upload → UploadRecord.
+    static let uploads = MetadataTable(7)
+    /// Upload, part number → PartRecord.
+    static let parts = MetadataTable(8)
+    /// Index of the command that deleted them → DeletedRecord: blocks for SCM to delete.
+    static let deleted = MetadataTable(9)
+
+    static let all = [
+        users, accessKeys, volumes, buckets, keys, opens, uploads, parts, deleted,
+    ]
+}
+
+/// The keys of the tables: numbers big-endian, so that their order is the order of the bytes.
+enum OMTableKey {
+    static func user(_ name: String) -> [UInt8] { Array(name.utf8) }
+    static func accessKey(_ id: String) -> [UInt8] { Array(id.utf8) }
+    static func volume(_ name: String) -> [UInt8] { Array(name.utf8) }
+
+    /// Names of volumes hold no 0, so buckets of one volume are together.
+    static func bucketPrefix(volume: String) -> [UInt8] { Array(volume.utf8) + [0] }
+    static func bucket(_ path: OMBucketPath) -> [UInt8] {
+        bucketPrefix(volume: path.volume) + Array(path.bucket.utf8)
+    }
+
+    static func number(_ value: UInt64) -> [UInt8] {
+        var key: [UInt8] = []
+        key.reserveCapacity(8)
+        key.appendBigEndian(value)
+        return key
+    }
+
+    static func key(bucket: UInt64, name: [UInt8]) -> [UInt8] { number(bucket) + name }
+    static func open(_ id: UInt64) -> [UInt8] { number(id) }
+    static func deleted(_ index: UInt64) -> [UInt8] { number(index) }
+
+    static func upload(bucket: UInt64, name: [UInt8], upload: WireIdentity) -> [UInt8] {
+        number(bucket) + TerminatedName.encode(name) + identity(upload)
+    }
+
+    /// All uploads of one key.
+    static func uploads(bucket: UInt64, name: [UInt8]) -> [UInt8] {
+        number(bucket) + TerminatedName.encode(name)
+    }
+
+    static func parts(_ upload: WireIdentity) -> [UInt8] { identity(upload) }
+    static func part(_ upload: WireIdentity, number: UInt32) -> [UInt8] {
+        var key = identity(upload)
+        key.appendBigEndian(UInt16(clamping: number))
+        return key
+    }
+
+    static func identity(_ identity: WireIdentity) -> [UInt8] {
+        var key: [UInt8] = []
+        key.reserveCapacity(18)
+        key.appendBigEndian(identity.high)
+        key.appendBigEndian(identity.low)
+        return key
+    }
+}
+
+/// A name followed by something else in one key, such that keys are ordered by name first.
+///
+/// A 0 in the name is written 0 FF, and the end is 0 1; thus a name comes before all that it is
+/// a prefix of, and the prefix of a name is a prefix of its encoding.
+enum TerminatedName {
+    private static let escape: UInt8 = 0
+    private static let escapedZero: UInt8 = 0xFF
+    private static let terminator: UInt8 = 1
+
+    /// Without the end: what the encodings of all names that begin with `prefix` begin with.
+    static func encodePrefix(_ prefix: [UInt8]) -> [UInt8] {
+        guard prefix.contains(escape) else { return prefix }
+        var bytes: [UInt8] = []
+        for byte in prefix {
+            bytes.append(byte)
+            if byte == escape { bytes.append(escapedZero) }
+        }
+        return bytes
+    }
+
+    static func encode(_ name: [UInt8]) -> [UInt8] {
+        encodePrefix(name) + [escape, terminator]
+    }
+
+    /// The name at the start of `bytes` and what follows it; nil if it has no end.
+    static func decode(_ bytes: ArraySlice<UInt8>) -> (name: [UInt8], rest: ArraySlice<UInt8>)? {
+        var name: [UInt8] = []
+        var index = bytes.startIndex
+        while index < bytes.endIndex {
+            let byte = bytes[index]
+            if byte == escape {
+                guard index + 1 < bytes.endIndex else { return nil }
+                switch bytes[index + 1] {
+                case escapedZero: name.append(0)
+                case terminator: return (name, bytes[(index + 2)...])
+                default: return nil
+                }
+                index += 2
+            } else {
+                name.append(byte)
+                index += 1
+            }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,312 @@
+import Glibc
+import Synchronization
+
+/// Decides by a seed what goes wrong, and remembers what a power cut would take back.
+///
+/// No tool outside the process sees into io_uring; so the faults happen in the backend itself, on
+/// real files. One injector may serve several reactors of a test. Thread-safe.
+///
+/// Counted operations are those that change files: writes, syncs, creations, renames, removals,
+/// allocations, truncations.
+public final class FaultInjector: Sendable {
+    /// Chances of faults while running, each 0…1.
+    public struct Rates: Sendable {
+        /// The operation fails with EIO and does nothing.
+        public var error = 0.0
+        /// A read or write moves only a part.
+        public var short = 0.0
+        /// The operation is held back for some turns, so that others overtake it.
+        public var delay = 0.0
+        /// A sync answers without having synced.
+        public var lostSync = 0.0
+        public init(error: Double = 0, short: Double = 0, delay: Double = 0, lostSync: Double = 0) {
+            self.error = error
+            self.short = short
+            self.delay = delay
+            self.lostSync = lostSync
+        }
+    }
+
+    struct Undo {
+        enum Change {
+            /// Bytes that were at `offset` before; shorter than `length` past the old end.
+            case write(offset: Int, length: Int, before: [UInt8], sizeBefore: Int)
+            case create
+            case rename(from: String, replaced: String?)
+            case remove(kept: String)
+        }
+        var path: String
+        var change: Change
+    }
+
+    private struct State {
+        var random: SplitMix64
+        var rates: Rates
+        var count = 0
+        var crashAt: Int?
+        var hasCrashed = false
+        var undo: [Undo] = []
+        var paths: [Int32: String] = [:]
+        var keptNames = 0
+    }
+
+    private let state: Mutex<State>
+    /// Use io_uring below the faults where it can be had.
+    public let prefersUring: Bool
+
+    public init(seed: UInt64, rates: Rates = Rates(), prefersUring: Bool = true) {
+        state = Mutex(State(random: SplitMix64(state: seed), rates: rates))
+        self.prefersUring = prefersUring
+    }
+
+    /// Operations that changed files so far.
+    public var operationCount: Int { state.withLock { $0.count } }
+    public var hasCrashed: Bool { state.withLock { $0.hasCrashed } }
+
+    /// From the `count`th operation from the start on (0: the next first) everything fails, as if
+    /// the machine had lost power just before it.
+    public func crash(atOperation count: Int) { state.withLock { $0.crashAt = count } }
+
+    public func set(rates: Rates) { state.withLock { $0.rates = rates } }
+
+    // MARK: What the backend asks
+
+    enum Verdict {
+        case pass
+        case fail(Int32)
+        case shorten(Int)
+        case delay(turns: Int)
+        case skip
+    }
+
+    func judge(_ request: IORequest) -> Verdict {
+        state.withLock { state in
+            if state.hasCrashed { return .fail(-EIO) }
+            if request.changesFiles {
+                if let crashAt = state.crashAt, state.count >= crashAt {
+                    state.hasCrashed = true
+                    return .fail(-EIO)
+                }
+                state.count += 1
+            }
+            if state.random.chance(state.rates.error) { return .fail(-EIO) }
+            if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {
+                return .skip
+            }
+            if request.opcode == .read || request.opcode == .write, request.length > 512,
+                state.random.chance(state.rates.short)
+            {
+                let blocks = UInt64(request.length / 512)
+                return .shorten(max(512, Int(state.random.next() % blocks) * 512))
+            }
+            if state.random.chance(state.rates.delay) {
+                return .delay(turns: 1 + Int(state.random.next() % 8))
+            }
+            return .pass
+        }
+    }
+
+    /// Notes what `request`, about to be done, would leave to be undone. Returns the shadow name
+    /// under which a file that is replaced or removed stays reachable.
+    func willPerform(_ request: IORequest) {
+        switch request.opcode {
+        case .write: noteWrite(request)
+        case .open:
+            guard request.flags & UInt32(O_CREAT) != 0, let path = request.pathArgument,
+                access(path, F_OK) != 0
+            else { return }
+            state.withLock { $0.undo.append(Undo(path: path, change: .create)) }
+        case .rename:
+            guard let from = request.pathArgument,
+                let target = UnsafePointer<CChar>(bitPattern: UInt(request.offset))
+            else { return }
+            let to = String(cString: target)
+            let kept = shadow(of: to)
+            state.withLock {
+                $0.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
+            }
+        case .remove:
+            guard let path = request.pathArgument, let kept = shadow(of: path) else { return }
+            state.withLock { $0.undo.append(Undo(path: path, change: .remove(kept: kept))) }
+        default: break
+        }
+    }
+
+    func didOpen(_ descriptor: Int32, path: String) {
+        state.withLock { $0.paths[descriptor] = path }
+    }
+
+    /// A sync has truly completed: what it covers cannot be lost any more.
+    func didSynchronize(_ request: IORequest) {
+        state.withLock { state in
+            if request.opcode == .synchronize {
+                guard let path = state.paths[request.descriptor] else { return }
+                state.undo.removeAll { entry in
+                    guard entry.path == path, case .write = entry.change else { return false }
+                    return true
+                }
+            } else if let directory = request.pathArgument {
+                state.undo.removeAll { entry in
+                    guard parent(of: entry.path) == directory else { return false }
+                    if case .write = entry.change { return false }
+                    return true
+                }
+            }
+        }
+    }
+
+    private func noteWrite(_ request: IORequest) {
+        guard let path = state.withLock({ $0.paths[request.descriptor] }) else { return }
+        let reader = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+        guard reader >= 0 else { return }
+        defer { Glibc.close(reader) }
+        var status = stat()
+        fstat(reader, &status)
+        var before = [UInt8](repeating: 0, count: request.length)
+        let read = pread(reader, &before, request.length, Int(request.offset))
+        before.removeLast(request.length - max(0, read))
+        state.withLock { state in
+            state.undo.append(
+                Undo(
+                    path: path,
+                    change: .write(
+                        offset: Int(request.offset), length: request.length, before: before,
+                        sizeBefore: Int(status.st_size))))
+        }
+    }
+
+    /// Keeps what is at `path` under a second name, nil if nothing is.
+    private func shadow(of path: String) -> String? {
+        let number = state.withLock { state in
+            state.keptNames += 1
+            return state.keptNames
+        }
+        let directory = parent(of: path)
+        let name = "\(directory)/.before-\(number)"
+        return link(path, name) == 0 ? name : nil
+    }
+
+    // MARK: The power cut
+
+    /// Brings the files into a state that a power cut could have left: each write that no sync
+    /// covered stays, is lost, or is torn at 512-byte sectors; of the unsynced creations, renames
+    /// and removals in a directory the later ones are undone from a random point on. Call when
+    /// the reactors have stopped.
+    public func applyCrash() {
+        let (undo, random) = state.withLock { ($0.undo, $0.random) }
+        var generator = random
+        undoNames(undo, &generator)
+        var settled: [String: Set<Int>] = [:]
+        for entry in undo.reversed() {
+            guard case .write(let offset, let length, let before, let sizeBefore) = entry.change
+            else { continue }
+            var kept = settled[entry.path] ?? []
+            revert(
+                entry.path, offset: offset, length: length, before: before,
+                sizeBefore: sizeBefore, kept: &kept, &generator)
+            settled[entry.path] = kept
+        }
+        state.withLock {
+            $0.undo = []
+            $0.random = generator
+        }
+    }
+
+    private func undoNames(_ undo: [Undo], _ random: inout SplitMix64) {
+        let names = undo.filter { entry in
+            if case .write = entry.change { false } else { true }
+        }
+        var lostFrom: [String: Int] = [:]
+        for (directory, entries) in Dictionary(grouping: names, by: { parent(of: $0.path) })
+            .sorted(by: { $0.key < $1.key })
+        {
+            lostFrom[directory] = Int(random.next() % UInt64(entries.count + 1))
+        }
+        for directory in lostFrom.keys {
+            let entries = names.filter { parent(of: $0.path) == directory }
+            for (index, entry) in entries.enumerated().reversed() {
+                let isLost = index >= lostFrom[directory]!
+                switch entry.change {
+                case .create: if isLost { unlink(entry.path) }
+                case .rename(let from, let replaced):
+                    if isLost { Glibc.rename(entry.path, from) }
+                    if let replaced {
+                        if isLost { Glibc.rename(replaced, entry.path) } else { unlink(replaced) }
+                    }
+                case .remove(let kept):
+                    if isLost { Glibc.rename(kept, entry.path) } else { unlink(kept) }
+                case .write: break
+                }
+            }
+        }
+    }
+
+    private func revert(
+        _ path: String, offset: Int, length: Int, before: [UInt8], sizeBefore: Int,
+        kept: inout Set<Int>, _ random: inout SplitMix64
+    ) {
+        let descriptor = Glibc.open(path, O_WRONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        defer { Glibc.close(descriptor) }
+        let mode = random.next() % 3  // 0: stays, 1: lost, 2: torn
+        var padded = before
+        padded.append(contentsOf: repeatElement(0, count: length - before.count))
+        let sectors = (offset / 512)...((offset + length - 1) / 512)
+        for sector in sectors where !kept.contains(sector) {
+            let isLost = mode == 1 || (mode == 2 && random.next() % 2 == 0)
+            guard isLost else {
+                kept.insert(sector)
+                continue
+            }
+            let start = max(offset, sector * 512)
+            let end = min(offset + length, (sector + 1) * 512)
+            padded.withUnsafeBytes { bytes in
+                _ = pwrite(descriptor, bytes.baseAddress! + (start - offset), end - start, start)
+            }
+        }
+        if mode == 1, sizeBefore < offset + length, kept.isDisjoint(with: Set(sectors)) {
+            ftruncate(descriptor, max(sizeBefore, 0))
+        }
+    }
+}
+
+private func parent(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return String(path[..<slash])
+}
+
+/// The generator behind a seed (Steele, Lea, Flood: "Fast splittable pseudorandom number
+/// generators", OOPSLA 2014).
+public struct SplitMix64: RandomNumberGenerator, Sendable {
+    public var state: UInt64
+
+    public init(state: UInt64) { self.state = state }
+
+    public mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+
+    mutating func chance(_ probability: Double) -> Bool {
+        probability > 0 && Double(next() >> 11) * 0x1p-53 < probability
+    }
+}
+
+extension IORequest {
+    var changesFiles: Bool {
+        switch opcode {
+        case .write, .synchronize, .allocate, .truncate, .remove, .makeDirectory, .rename,
+            .synchronizeDirectory:
+            true
+        case .open: flags & UInt32(O_CREAT | O_TRUNC) != 0
+        default: false
+        }
+    }
+
+    var pathArgument: String? {
+        UnsafePointer<CChar>(bitPattern: address).map { String(cString: $0) }
+    }
+}

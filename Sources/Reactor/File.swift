@@ -1,0 +1,309 @@
+import Bytes
+import CLinux
+import Glibc
+import Synchronization
+
+/// An open file of one reactor. Closed by `close()`, or when the last reference goes.
+///
+/// All operations may be awaited from any executor. Offsets and lengths are bytes; with `.direct`
+/// those of reads and writes must be multiples of 4096.
+public final class File: Sendable {
+    public struct OpenOptions: OptionSet, Sendable {
+        public let rawValue: Int
+        public init(rawValue: Int) { self.rawValue = rawValue }
+        public static let read = Self(rawValue: 1)
+        public static let write = Self(rawValue: 2)
+        public static let create = Self(rawValue: 4)
+        /// With `.create`: fails if the file is there.
+        public static let exclusive = Self(rawValue: 8)
+        public static let truncate = Self(rawValue: 16)
+        /// `O_DIRECT`; silently buffered where the file system refuses it.
+        public static let direct = Self(rawValue: 32)
+    }
+
+    public let path: String
+    public let reactor: Reactor
+    /// Whether reads and writes bypass the page cache.
+    public let isDirect: Bool
+    private let descriptor: Int32
+    private let slot: Int32
+    private let isClosed = Atomic<Bool>(false)
+
+    private init(path: String, reactor: Reactor, isDirect: Bool, descriptor: Int32, slot: Int32) {
+        self.path = path
+        self.reactor = reactor
+        self.isDirect = isDirect
+        self.descriptor = descriptor
+        self.slot = slot
+    }
+
+    deinit {
+        guard !isClosed.load(ordering: .relaxed) else { return }
+        let (descriptor, slot) = (descriptor, slot)
+        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+    }
+
+    private static func appendClose(
+        _ descriptor: Int32, _ slot: Int32, _ requests: inout [IORequest]
+    ) {
+        let ignored = IOCompletion.ignored
+        if slot >= 0 {
+            requests.append(
+                IORequest(
+                    opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
+        }
+        requests.append(IORequest(opcode: .close, descriptor: descriptor, userData: ignored))
+    }
+
+    /// Opens `path`. Created files get mode 0644.
+    public static func open(
+        _ path: String, _ options: OpenOptions, on reactor: Reactor
+    ) async throws(IOError) -> File {
+        var flags = O_CLOEXEC
+        flags |=
+            options.contains(.write) ? (options.contains(.read) ? O_RDWR : O_WRONLY) : O_RDONLY
+        if options.contains(.create) { flags |= O_CREAT }
+        if options.contains(.exclusive) { flags |= O_EXCL }
+        if options.contains(.truncate) { flags |= O_TRUNC }
+        let wantsDirect = options.contains(.direct)
+        var isDirect = wantsDirect
+        var result = await reactor.performOnPath(
+            .open, path,
+            flags: UInt32(bitPattern: wantsDirect ? flags | Int32(APUS_O_DIRECT) : flags),
+            length: 0o644)
+        if result == -EINVAL, wantsDirect {
+            isDirect = false
+            // The first try may have made the file before it refused the flag.
+            result = await reactor.performOnPath(
+                .open, path, flags: UInt32(bitPattern: flags & ~O_EXCL), length: 0o644)
+        }
+        guard result >= 0 else { throw IOError(code: -result, operation: "open", path: path) }
+        let slot = await reactor.perform(IORequest(opcode: .register, descriptor: result))
+        return File(
+            path: path, reactor: reactor, isDirect: isDirect, descriptor: result,
+            slot: max(slot, -1))
+    }
+
+    /// Reads `range.count` bytes from `offset` into `range` of `buffer`. Fewer only at the end of
+    /// the file. Returns the number of bytes read.
+    public func read(
+        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: Int
+    ) async throws(IOError) -> Int {
+        let target = buffer.bytes(in: range)
+        var done = 0
+        var lastEnd = -1
+        while done < range.count {
+            var request = request(.read, offset: offset + done, length: range.count - done)
+            request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
+            request.isFixedBuffer = buffer.isRegistered && buffer.pool === reactor.pool
+            let result = await reactor.perform(request)
+            if result == -EINTR || result == -EAGAIN { continue }
+            try check(result, "read")
+            if result == 0 { break }
+            done += Int(result)
+            if isDirect && done % AlignedBuffer.alignment != 0 {
+                // The end of the file, or a short read: go on from the last aligned place, and
+                // believe in the end when the second read stops there too.
+                if done == lastEnd { break }
+                lastEnd = done
+                done &= ~(AlignedBuffer.alignment - 1)
+            }
+        }
+        withExtendedLifetime(buffer) {}
+        return max(done, lastEnd)
+    }
+
+    /// Writes all of `payload` at `offset`.
+    public func write(_ payload: Payload, at offset: Int) async throws(IOError) {
+        let start = UInt(bitPattern: payload.buffer.base) + UInt(payload.offset)
+        var done = 0
+        while done < payload.count {
+            var request = request(.write, offset: offset + done, length: payload.count - done)
+            request.address = start + UInt(done)
+            request.isFixedBuffer =
+                payload.buffer.isRegistered && payload.buffer.pool === reactor.pool
+            let result = await reactor.perform(request)
+            if result == -EINTR || result == -EAGAIN { continue }
+            try check(result, "write")
+            guard result > 0 else { throw IOError(code: EIO, operation: "write", path: path) }
+            done += Int(result)
+            if isDirect && done % AlignedBuffer.alignment != 0 && done < payload.count {
+                // Go on from the last aligned place: direct writes know no other.
+                done &= ~(AlignedBuffer.alignment - 1)
+            }
+        }
+        withExtendedLifetime(payload.buffer) {}
+    }
+
+    /// `fdatasync`: all completed writes are on stable media when it returns.
+    public func synchronize() async throws(IOError) {
+        try check(await reactor.perform(request(.synchronize)), "fdatasync")
+    }
+
+    /// Reserves disk space for `range` and extends the file's size to hold it.
+    public func allocate(_ range: Range<Int>) async throws(IOError) {
+        try await allocate(range, mode: 0, "fallocate")
+    }
+
+    /// Gives the space of `range` back; it reads as zeros. The size stays.
+    public func punchHole(_ range: Range<Int>) async throws(IOError) {
+        let mode = UInt32(APUS_FALLOC_FL_PUNCH_HOLE | APUS_FALLOC_FL_KEEP_SIZE)
+        try await allocate(range, mode: mode, "fallocate punch hole")
+    }
+
+    /// Makes `range` read as zeros, keeping its space reserved.
+    public func zero(_ range: Range<Int>) async throws(IOError) {
+        try await allocate(range, mode: UInt32(APUS_FALLOC_FL_ZERO_RANGE), "fallocate zero range")
+    }
+
+    private func allocate(
+        _ range: Range<Int>, mode: UInt32, _ operation: String
+    ) async throws(IOError) {
+        guard !range.isEmpty else { return }
+        var request = request(.allocate, offset: range.lowerBound, length: range.count)
+        request.slot = -1
+        request.flags = mode
+        while true {
+            let result = await reactor.perform(request)
+            if result == -EINTR { continue }
+            return try check(result, operation)
+        }
+    }
+
+    public func truncate(to size: Int) async throws(IOError) {
+        try check(await reactor.perform(request(.truncate, offset: size)), "ftruncate")
+    }
+
+    /// Bytes in the file.
+    public func size() async throws(IOError) -> Int {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            throw IOError(code: errno, operation: "fstat", path: path)
+        }
+        return Int(status.st_size)
+    }
+
+    /// Closes the file. Later operations are errors of the caller.
+    public func close() async throws(IOError) {
+        guard !isClosed.exchange(true, ordering: .relaxed) else { return }
+        if slot >= 0 {
+            _ = await reactor.perform(
+                IORequest(opcode: .unregister, descriptor: descriptor, slot: slot))
+        }
+        try check(
+            await reactor.perform(IORequest(opcode: .close, descriptor: descriptor)), "close")
+    }
+
+    private func request(
+        _ opcode: IORequest.Opcode, offset: Int = 0, length: Int = 0
+    ) -> IORequest {
+        IORequest(
+            opcode: opcode, descriptor: descriptor, slot: slot, length: length,
+            offset: UInt64(offset))
+    }
+
+    private func check(_ result: Int32, _ operation: String) throws(IOError) {
+        guard result >= 0 else { throw IOError(code: -result, operation: operation, path: path) }
+    }
+}
+
+/// What `Reactor.status` says of a path.
+public struct FileStatus: Hashable, Sendable {
+    public var size: Int
+    public var isDirectory: Bool
+    /// Bytes of disk space in use.
+    public var allocated: Int
+}
+
+/// Space of a file system, in bytes.
+public struct FileSystemStatus: Hashable, Sendable {
+    public var capacity: Int
+    public var available: Int
+}
+
+extension Reactor {
+    public func rename(_ from: String, to target: String) async throws(IOError) {
+        let old = strdup(from)
+        let new = strdup(target)
+        defer {
+            free(old)
+            free(new)
+        }
+        let result = await perform(
+            IORequest(
+                opcode: .rename, address: UInt(bitPattern: old),
+                offset: UInt64(UInt(bitPattern: new))))
+        guard result >= 0 else { throw IOError(code: -result, operation: "rename", path: from) }
+    }
+
+    /// Removes a file or an empty directory.
+    public func remove(_ path: String) async throws(IOError) {
+        let result = await performOnPath(.remove, path)
+        guard result >= 0 else { throw IOError(code: -result, operation: "remove", path: path) }
+    }
+
+    /// Makes a directory; that it is there already is no error.
+    public func makeDirectory(_ path: String) async throws(IOError) {
+        let result = await performOnPath(.makeDirectory, path)
+        guard result >= 0 || result == -EEXIST else {
+            throw IOError(code: -result, operation: "mkdir", path: path)
+        }
+    }
+
+    /// Makes creations, renames and removals in the directory durable.
+    public func synchronizeDirectory(_ path: String) async throws(IOError) {
+        let result = await performOnPath(.synchronizeDirectory, path)
+        guard result >= 0 else {
+            throw IOError(code: -result, operation: "fsync of directory", path: path)
+        }
+    }
+
+    /// Names in a directory, without `.` and `..`, sorted. Reads in the calling thread.
+    public func list(_ path: String) async throws(IOError) -> [String] {
+        guard let directory = opendir(path) else {
+            throw IOError(code: errno, operation: "opendir", path: path)
+        }
+        defer { closedir(directory) }
+        var names: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+                pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != "." && name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    /// Size and kind, nil if there is nothing at `path`.
+    public func status(_ path: String) async throws(IOError) -> FileStatus? {
+        var result = stat()
+        guard stat(path, &result) == 0 else {
+            if errno == ENOENT { return nil }
+            throw IOError(code: errno, operation: "stat", path: path)
+        }
+        return FileStatus(
+            size: Int(result.st_size), isDirectory: result.st_mode & S_IFMT == S_IFDIR,
+            allocated: Int(result.st_blocks) * 512)
+    }
+
+    /// Capacity and available space of the file system that holds `path`.
+    public func fileSystemStatus(_ path: String) async throws(IOError) -> FileSystemStatus {
+        var result = statvfs()
+        guard statvfs(path, &result) == 0 else {
+            throw IOError(code: errno, operation: "statvfs", path: path)
+        }
+        return FileSystemStatus(
+            capacity: Int(result.f_blocks) * Int(result.f_frsize),
+            available: Int(result.f_bavail) * Int(result.f_frsize))
+    }
+
+    func performOnPath(
+        _ opcode: IORequest.Opcode, _ path: String, flags: UInt32 = 0, length: Int = 0
+    ) async -> Int32 {
+        // The copy outlives the operation, which may start in a later turn on another thread.
+        let copy = strdup(path)
+        defer { free(copy) }
+        return await perform(
+            IORequest(opcode: opcode, flags: flags, address: UInt(bitPattern: copy), length: length))
+    }
+}

@@ -1,0 +1,184 @@
+import CLiburing
+import CLinux
+import Glibc
+
+/// The backend without io_uring: file operations by plain calls in the reactor's thread, sockets
+/// by readiness (`poll`). For kernels that refuse a ring and for sanitizers, which do not see what
+/// a ring writes.
+struct PollBackend: IOBackend, ~Copyable {
+    private struct Waiting {
+        var request: IORequest
+        /// Bytes already moved, for receives and sends that want all.
+        var done = 0
+        var isConnecting = false
+
+        var events: Int16 {
+            switch request.opcode {
+            case .send, .connect: Int16(POLLOUT)
+            default: Int16(POLLIN)
+            }
+        }
+    }
+
+    let wakeDescriptor: Int32
+    private var waiting: [Waiting] = []
+    private var polled: [pollfd] = []
+
+    var name: String { "poll" }
+
+    init() {
+        wakeDescriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        precondition(wakeDescriptor >= 0, "eventfd: no descriptors left")
+    }
+
+    deinit { Glibc.close(wakeDescriptor) }
+
+    mutating func submit(
+        _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
+    ) {
+        for request in requests {
+            switch request.opcode {
+            case .register, .unregister:
+                finish(request, -EOPNOTSUPP, &completed)
+            case .accept, .connect, .receive, .send:
+                var entry = Waiting(request: request)
+                if !progress(&entry, &completed) { waiting.append(entry) }
+            default: finish(request, performBlocking(request), &completed)
+            }
+        }
+    }
+
+    mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
+        polled.removeAll(keepingCapacity: true)
+        polled.append(pollfd(fd: wakeDescriptor, events: Int16(POLLIN), revents: 0))
+        for entry in waiting {
+            polled.append(
+                pollfd(fd: entry.request.descriptor, events: entry.events, revents: 0))
+        }
+        let limit: Int32 =
+            !completed.isEmpty
+            ? 0
+            : nanoseconds.map { Int32(clamping: ($0 + 999_999) / 1_000_000) } ?? -1
+        let ready = poll(&polled, nfds_t(polled.count), limit)
+        guard ready > 0 else { return }
+        if polled[0].revents != 0 {
+            var value: UInt64 = 0
+            _ = Glibc.read(wakeDescriptor, &value, 8)
+        }
+        var kept: [Waiting] = []
+        kept.reserveCapacity(waiting.count)
+        for index in waiting.indices {
+            var entry = waiting[index]
+            if polled[index + 1].revents == 0 || !progress(&entry, &completed) {
+                kept.append(entry)
+            }
+        }
+        waiting = kept
+    }
+
+    private func finish(
+        _ request: IORequest, _ result: Int32, _ completed: inout [IOCompletion]
+    ) {
+        guard request.userData != IOCompletion.ignored else { return }
+        completed.append(IOCompletion(userData: request.userData, result: result))
+    }
+
+    /// Moves a socket operation on. True once it has completed.
+    private func progress(_ entry: inout Waiting, _ completed: inout [IOCompletion]) -> Bool {
+        let result =
+            switch entry.request.opcode {
+            case .accept: accept(entry.request)
+            case .connect: connect(&entry)
+            case .receive: receive(&entry)
+            default: send(&entry)
+            }
+        guard let result else { return false }
+        finish(entry.request, result, &completed)
+        return true
+    }
+
+    private func accept(_ request: IORequest) -> Int32? {
+        _ = fcntl(request.descriptor, F_SETFL, fcntl(request.descriptor, F_GETFL) | O_NONBLOCK)
+        let result = apus_accept(request.descriptor)
+        if result >= 0 { return result }
+        return errno == EAGAIN || errno == EINTR ? nil : -errno
+    }
+
+    private func connect(_ entry: inout Waiting) -> Int32? {
+        let descriptor = entry.request.descriptor
+        if entry.isConnecting {
+            var code: Int32 = 0
+            var size = socklen_t(MemoryLayout<Int32>.size)
+            getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &code, &size)
+            _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+            return -code
+        }
+        _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+        let address = UnsafePointer<sockaddr>(bitPattern: entry.request.address)
+        let result = Glibc.connect(descriptor, address, socklen_t(entry.request.length))
+        if result == 0 || errno != EINPROGRESS {
+            let code = result == 0 ? 0 : -errno
+            _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+            return code
+        }
+        entry.isConnecting = true
+        return nil
+    }
+
+    private func receive(_ entry: inout Waiting) -> Int32? {
+        let request = entry.request
+        while entry.done < request.length {
+            let target = UnsafeMutableRawPointer(bitPattern: request.address)! + entry.done
+            let result = recv(
+                request.descriptor, target, request.length - entry.done,
+                Int32(MSG_DONTWAIT))
+            if result > 0 {
+                entry.done += result
+                if request.flags != 1 { break }
+            } else if result == 0 {
+                break
+            } else if errno == EAGAIN {
+                return nil
+            } else if errno != EINTR {
+                return -errno
+            }
+        }
+        return Int32(entry.done)
+    }
+
+    private func send(_ entry: inout Waiting) -> Int32? {
+        let message = UnsafeMutablePointer<msghdr>(bitPattern: entry.request.address)!
+        while message.pointee.msg_iovlen > 0 {
+            let result = sendmsg(
+                entry.request.descriptor, message,
+                Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
+            if result >= 0 {
+                entry.done += result
+                message.pointee.consume(result)
+            } else if errno == EAGAIN {
+                return nil
+            } else if errno != EINTR {
+                return -errno
+            }
+        }
+        return Int32(truncatingIfNeeded: entry.done)
+    }
+}
+
+extension msghdr {
+    /// Takes the first `count` bytes out of the vector.
+    fileprivate mutating func consume(_ count: Int) {
+        var left = count
+        while msg_iovlen > 0 {
+            let first = msg_iov!
+            if left < first.pointee.iov_len {
+                first.pointee.iov_base! += left
+                first.pointee.iov_len -= left
+                return
+            }
+            left -= first.pointee.iov_len
+            msg_iov = first + 1
+            msg_iovlen -= 1
+        }
+    }
+}

@@ -1,0 +1,334 @@
+import Bytes
+import CLiburing
+import CLinux
+import Glibc
+import Synchronization
+
+/// A connected stream socket of one reactor. One task receives, one sends; both may run at once.
+public final class Socket: Sendable {
+    public let reactor: Reactor
+    /// `host:port` of the other end, for messages.
+    public let peer: String
+    private let descriptor: Int32
+    private let slot: Int32
+    private let isClosed = Atomic<Bool>(false)
+
+    init(reactor: Reactor, peer: String, descriptor: Int32, slot: Int32) {
+        self.reactor = reactor
+        self.peer = peer
+        self.descriptor = descriptor
+        self.slot = slot
+    }
+
+    deinit {
+        guard !isClosed.load(ordering: .relaxed) else { return }
+        let (descriptor, slot) = (descriptor, slot)
+        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+    }
+
+    static func adopt(_ descriptor: Int32, peer: String, on reactor: Reactor) async -> Socket {
+        var one: Int32 = 1
+        // Fails on Unix-domain sockets, which need no such option.
+        _ = setsockopt(
+            descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one,
+            socklen_t(MemoryLayout<Int32>.size))
+        let slot = await reactor.perform(IORequest(opcode: .register, descriptor: descriptor))
+        return Socket(reactor: reactor, peer: peer, descriptor: descriptor, slot: max(slot, -1))
+    }
+
+    /// Connects to `host` (name or address) and `port`.
+    public static func connect(
+        host: String, port: Int, on reactor: Reactor
+    ) async throws(IOError) -> Socket {
+        let name = "\(host):\(port)"
+        var address = try resolve(host: host, port: port, isPassive: false)
+        let descriptor = socket(
+            Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
+        guard descriptor >= 0 else { throw IOError(code: errno, operation: "socket", path: name) }
+        let copy = UnsafeMutablePointer<SocketAddress>.allocate(capacity: 1)
+        copy.initialize(to: address)
+        defer { copy.deallocate() }
+        let result = await reactor.perform(
+            IORequest(
+                opcode: .connect, descriptor: descriptor, address: UInt(bitPattern: copy),
+                length: Int(address.length)))
+        address = copy.pointee
+        guard result >= 0 else {
+            Glibc.close(descriptor)
+            throw IOError(code: -result, operation: "connect", path: name)
+        }
+        return await adopt(descriptor, peer: name, on: reactor)
+    }
+
+    /// Receives into `range` of `buffer`: some bytes, or with `all` the whole range. Fewer with
+    /// `all`, or 0 without, mean that the other end has closed.
+    public func receive(
+        into buffer: AlignedBuffer, _ range: Range<Int>, all: Bool
+    ) async throws(IOError) -> Int {
+        let target = buffer.bytes(in: range)
+        var done = 0
+        while done < range.count {
+            var request = IORequest(opcode: .receive, descriptor: descriptor, slot: slot)
+            request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
+            request.length = range.count - done
+            request.flags = all ? 1 : 0
+            let result = await reactor.perform(request)
+            if result == -EINTR || result == -EAGAIN { continue }
+            guard result >= 0 else {
+                throw IOError(code: -result, operation: "receive", path: peer)
+            }
+            done += Int(result)
+            if result == 0 || !all { break }
+        }
+        withExtendedLifetime(buffer) {}
+        return done
+    }
+
+    /// Sends everything in `vector`.
+    public func send(_ vector: SendVector) async throws(IOError) {
+        var left = vector.prepare()
+        while left > 0 {
+            let request = IORequest(
+                opcode: .send, descriptor: descriptor, slot: slot,
+                address: UInt(bitPattern: vector.header))
+            let result = await reactor.perform(request)
+            if result == -EINTR || result == -EAGAIN { continue }
+            guard result > 0 else {
+                throw IOError(
+                    code: result == 0 ? EPIPE : -result, operation: "send", path: peer)
+            }
+            left -= Int(result)
+            if left > 0, vector.header.pointee.msg_iovlen > 0 { vector.consume(Int(result)) }
+        }
+    }
+
+    /// Ends both directions: pending and later operations fail or report the end.
+    public func shutdown() {
+        guard !isClosed.load(ordering: .relaxed) else { return }
+        _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
+    }
+
+    /// Closes the socket. Call when nothing is in flight any more (after `shutdown`).
+    public func close() {
+        guard !isClosed.exchange(true, ordering: .relaxed) else { return }
+        let (descriptor, slot) = (descriptor, slot)
+        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+    }
+
+    private static func appendClose(
+        _ descriptor: Int32, _ slot: Int32, _ requests: inout [IORequest]
+    ) {
+        let ignored = IOCompletion.ignored
+        if slot >= 0 {
+            requests.append(
+                IORequest(
+                    opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
+        }
+        requests.append(IORequest(opcode: .close, descriptor: descriptor, userData: ignored))
+    }
+}
+
+/// What one `send` sends: up to `capacity` pieces of memory, gathered by the kernel.
+///
+/// Belongs to one sender at a time. The memory behind the pieces must stay in place until the
+/// send has returned.
+public final class SendVector: @unchecked Sendable {
+    // Used by one task at a time (the connection's sender), as the type's contract says.
+    public let capacity: Int
+    public private(set) var count = 0
+    /// Bytes in all pieces.
+    public private(set) var byteCount = 0
+    private let vectors: UnsafeMutablePointer<iovec>
+    let header: UnsafeMutablePointer<msghdr>
+
+    public init(capacity: Int = 128) {
+        precondition(capacity > 0 && capacity <= 1024, "the kernel takes 1 to 1024 pieces")
+        self.capacity = capacity
+        vectors = .allocate(capacity: capacity)
+        header = .allocate(capacity: 1)
+        header.initialize(to: msghdr())
+    }
+
+    deinit {
+        vectors.deallocate()
+        header.deallocate()
+    }
+
+    /// Adds a piece. Precondition: there is room.
+    public func append(_ bytes: UnsafeRawBufferPointer) {
+        guard bytes.count > 0 else { return }
+        precondition(count < capacity, "send vector is full")
+        (vectors + count).initialize(
+            to: iovec(
+                iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress),
+                iov_len: bytes.count))
+        count += 1
+        byteCount += bytes.count
+    }
+
+    public func removeAll() {
+        count = 0
+        byteCount = 0
+    }
+
+    fileprivate func prepare() -> Int {
+        header.pointee = msghdr()
+        header.pointee.msg_iov = vectors
+        header.pointee.msg_iovlen = count
+        return byteCount
+    }
+
+    fileprivate func consume(_ bytes: Int) {
+        // The poll backend moves the vector on itself; here only the ring's short sends arrive.
+        var left = bytes
+        while left > 0, header.pointee.msg_iovlen > 0 {
+            let first = header.pointee.msg_iov!
+            let taken = min(left, first.pointee.iov_len)
+            first.pointee.iov_base! += taken
+            first.pointee.iov_len -= taken
+            left -= taken
+            if first.pointee.iov_len == 0 {
+                header.pointee.msg_iov = first + 1
+                header.pointee.msg_iovlen -= 1
+            }
+        }
+    }
+}
+
+/// A listening socket of one reactor.
+public final class Listener: Sendable {
+    public let reactor: Reactor
+    /// The port it listens on: the one asked for, or the one the system chose for 0.
+    public let port: Int
+    private let descriptor: Int32
+    private let isClosed = Atomic<Bool>(false)
+
+    /// Binds and listens at once. `sharesPort` lets the reactors of a process listen on the same
+    /// port, each with a queue of its own.
+    public init(
+        host: String, port: Int, on reactor: Reactor, sharesPort: Bool = false, backlog: Int = 1024
+    ) throws(IOError) {
+        let name = "\(host):\(port)"
+        var address = try resolve(host: host, port: port, isPassive: true)
+        let descriptor = socket(Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
+        guard descriptor >= 0 else { throw IOError(code: errno, operation: "socket", path: name) }
+        var one: Int32 = 1
+        let size = socklen_t(MemoryLayout<Int32>.size)
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, size)
+        if sharesPort { setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) }
+        let length = address.length
+        let bound = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, length)
+            }
+        }
+        guard bound == 0, listen(descriptor, Int32(backlog)) == 0 else {
+            let code = errno
+            Glibc.close(descriptor)
+            throw IOError(code: code, operation: "listen", path: name)
+        }
+        self.descriptor = descriptor
+        self.reactor = reactor
+        self.port = port != 0 ? port : SocketAddress.localPort(of: descriptor)
+    }
+
+    deinit {
+        if !isClosed.load(ordering: .relaxed) { Glibc.close(descriptor) }
+    }
+
+    /// The next connection.
+    public func accept() async throws(IOError) -> Socket {
+        while true {
+            let result = await reactor.perform(
+                IORequest(opcode: .accept, descriptor: descriptor))
+            if result >= 0 {
+                return await Socket.adopt(
+                    result, peer: SocketAddress.peerName(of: result), on: reactor)
+            }
+            if result == -EINTR || result == -EAGAIN || result == -ECONNABORTED { continue }
+            throw IOError(code: -result, operation: "accept", path: "port \(port)")
+        }
+    }
+
+    /// Stops listening: a pending `accept` fails.
+    public func close() {
+        guard !isClosed.exchange(true, ordering: .relaxed) else { return }
+        _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
+        let descriptor = descriptor
+        reactor.post {
+            $0.requests.append(
+                IORequest(
+                    opcode: .close, descriptor: descriptor, userData: IOCompletion.ignored))
+        }
+    }
+}
+
+/// A socket address of any family, with its length.
+struct SocketAddress {
+    // First, so that a pointer to this value is a pointer to the address.
+    var storage = sockaddr_storage()
+    var length: socklen_t = 0
+
+    var family: UInt16 { storage.ss_family }
+
+    static func localPort(of descriptor: Int32) -> Int {
+        var address = SocketAddress()
+        address.length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        _ = withUnsafeMutablePointer(to: &address.storage) { storage in
+            storage.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                getsockname(descriptor, $0, &address.length)
+            }
+        }
+        return address.port
+    }
+
+    static func peerName(of descriptor: Int32) -> String {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        var host = [CChar](repeating: 0, count: 256)
+        var service = [CChar](repeating: 0, count: 32)
+        let result = withUnsafeMutablePointer(to: &storage) { storage in
+            storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                guard getpeername(descriptor, address, &length) == 0 else { return Int32(-1) }
+                return getnameinfo(
+                    address, length, &host, 256, &service, 32, NI_NUMERICHOST | NI_NUMERICSERV)
+            }
+        }
+        guard result == 0 else { return "?" }
+        return "\(text(host)):\(text(service))"
+    }
+
+    private static func text(_ characters: [CChar]) -> String {
+        String(decoding: characters.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    var port: Int {
+        withUnsafeBytes(of: storage) { bytes in
+            // The port lies at byte 2 of both families' addresses, in network order.
+            Int(bytes[2]) << 8 | Int(bytes[3])
+        }
+    }
+}
+
+/// Looks `host` up. Numeric addresses cost nothing; names may block on the resolver.
+func resolve(host: String, port: Int, isPassive: Bool) throws(IOError) -> SocketAddress {
+    var hints = addrinfo()
+    hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    hints.ai_flags = AI_NUMERICSERV | (isPassive ? AI_PASSIVE : 0)
+    var found: UnsafeMutablePointer<addrinfo>?
+    let result = getaddrinfo(host.isEmpty ? nil : host, String(port), &hints, &found)
+    guard result == 0, let found else {
+        throw IOError(
+            code: EHOSTUNREACH, operation: "look up (\(String(cString: gai_strerror(result))))",
+            path: "\(host):\(port)")
+    }
+    defer { freeaddrinfo(found) }
+    var address = SocketAddress()
+    address.length = found.pointee.ai_addrlen
+    withUnsafeMutableBytes(of: &address.storage) { target in
+        target.copyMemory(
+            from: UnsafeRawBufferPointer(
+                start: found.pointee.ai_addr, count: Int(found.pointee.ai_addrlen)))
+    }
+    return address
+}

@@ -1,0 +1,193 @@
+import Bytes
+import CLiburing
+import CLinux
+import Glibc
+
+/// The io_uring backend: one ring owned by one thread (`SINGLE_ISSUER`, `DEFER_TASKRUN`).
+///
+/// Every operation is one entry; a batch costs one `io_uring_enter`, which also waits.
+/// Operations that the ring does not know on older kernels (`ftruncate`) are done in place.
+struct UringBackend: IOBackend, ~Copyable {
+    enum Limits {
+        static let submissionEntries: UInt32 = 512
+        static let completionEntries: UInt32 = 8192
+        static let files: UInt32 = 4096
+    }
+
+    private let ring: UnsafeMutablePointer<io_uring>
+    let wakeDescriptor: Int32
+    private let wakeValue: UnsafeMutablePointer<UInt64>
+    private let cqes: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
+    private let hasFixedBuffer: Bool
+    private var freeSlots: [Int32]
+    private var unsubmitted = 0
+    private var isWakeArmed = false
+
+    var name: String { "io_uring" }
+
+    /// A ring, or nil with the reason if the kernel refuses one.
+    static func make(arena: UnsafeMutableRawBufferPointer?) throws(IOError) -> UringBackend {
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
+        ring.initialize(to: io_uring())
+        var parameters = io_uring_params()
+        parameters.flags = UInt32(APUS_SETUP_OWNED) | UInt32(APUS_SETUP_CQSIZE)
+        parameters.cq_entries = Limits.completionEntries
+        let result = io_uring_queue_init_params(Limits.submissionEntries, ring, &parameters)
+        guard result == 0 else {
+            ring.deallocate()
+            throw IOError(code: -result, operation: "io_uring_setup", path: "")
+        }
+        let descriptor = eventfd(0, Int32(EFD_CLOEXEC))
+        precondition(descriptor >= 0, "eventfd: no descriptors left")
+        return UringBackend(ring: ring, wakeDescriptor: descriptor, arena: arena)
+    }
+
+    private init(
+        ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32,
+        arena: UnsafeMutableRawBufferPointer?
+    ) {
+        self.ring = ring
+        self.wakeDescriptor = wakeDescriptor
+        wakeValue = .allocate(capacity: 1)
+        wakeValue.initialize(to: 0)
+        cqes = .allocate(capacity: Int(Limits.completionEntries))
+        _ = io_uring_register_ring_fd(ring)
+        if io_uring_register_files_sparse(ring, Limits.files) == 0 {
+            freeSlots = (0..<Int32(Limits.files)).reversed()
+        } else {
+            freeSlots = []
+        }
+        if let arena, arena.count > 0 {
+            var vector = iovec(iov_base: arena.baseAddress, iov_len: arena.count)
+            hasFixedBuffer = io_uring_register_buffers(ring, &vector, 1) == 0
+        } else {
+            hasFixedBuffer = false
+        }
+    }
+
+    deinit {
+        io_uring_queue_exit(ring)
+        ring.deallocate()
+        cqes.deallocate()
+        wakeValue.deallocate()
+        Glibc.close(wakeDescriptor)
+    }
+
+    mutating func submit(
+        _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
+    ) {
+        for request in requests { submit(request, completed: &completed) }
+    }
+
+    private mutating func submit(_ request: IORequest, completed: inout [IOCompletion]) {
+        switch request.opcode {
+        case .read:
+            push(
+                request, request.isFixedBuffer && hasFixedBuffer
+                    ? IORING_OP_READ_FIXED : IORING_OP_READ)
+        case .write:
+            push(
+                request, request.isFixedBuffer && hasFixedBuffer
+                    ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE)
+        case .synchronize: push(request, IORING_OP_FSYNC, flags: 1 /* IORING_FSYNC_DATASYNC */)
+        case .accept:
+            push(request, IORING_OP_ACCEPT, flags: UInt32(APUS_SOCK_CLOEXEC))
+        case .connect:
+            push(request, IORING_OP_CONNECT, length: 0, offset: UInt64(request.length))
+        case .receive:
+            push(
+                request, IORING_OP_RECV, flags: request.flags == 1 ? UInt32(MSG_WAITALL) : 0)
+        case .send:
+            push(
+                request, IORING_OP_SENDMSG, length: 1,
+                flags: UInt32(MSG_NOSIGNAL) | UInt32(MSG_WAITALL))
+        case .allocate:
+            // The ring wants the length in `addr` and the mode in `len`.
+            let sqe = nextEntry()
+            apus_uring_fill(
+                sqe, UInt8(IORING_OP_FALLOCATE.rawValue), 0, request.descriptor,
+                UInt64(request.length), request.flags, request.offset, 0, 0, request.userData)
+        case .register: completed.append(register(request))
+        case .unregister:
+            var none: Int32 = -1
+            _ = io_uring_register_files_update(ring, UInt32(request.slot), &none, 1)
+            freeSlots.append(request.slot)
+            completed.append(IOCompletion(userData: request.userData, result: 0))
+        case .open, .close, .remove, .makeDirectory, .rename, .truncate, .synchronizeDirectory:
+            // Rare, and on some file systems handed to a kernel worker anyway.
+            completed.append(
+                IOCompletion(userData: request.userData, result: performBlocking(request)))
+        }
+    }
+
+    private mutating func push(
+        _ request: IORequest, _ opcode: io_uring_op, length: Int? = nil, offset: UInt64? = nil,
+        flags: UInt32 = 0
+    ) {
+        let sqe = nextEntry()
+        let isFixed = request.slot >= 0
+        apus_uring_fill(
+            sqe, UInt8(opcode.rawValue), isFixed ? UInt8(APUS_IOSQE_FIXED_FILE) : 0,
+            isFixed ? request.slot : request.descriptor, UInt64(request.address),
+            UInt32(length ?? request.length), offset ?? request.offset, flags, 0,
+            request.userData)
+    }
+
+    private mutating func nextEntry() -> UnsafeMutablePointer<io_uring_sqe> {
+        while true {
+            if let sqe = apus_uring_get_sqe(ring) {
+                unsubmitted += 1
+                return sqe
+            }
+            let submitted = io_uring_submit(ring)
+            precondition(
+                submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN
+                    || submitted == -EINTR, "io_uring_submit failed: \(submitted)")
+            unsubmitted = 0
+        }
+    }
+
+    private mutating func register(_ request: IORequest) -> IOCompletion {
+        guard let slot = freeSlots.popLast() else {
+            return IOCompletion(userData: request.userData, result: -ENFILE)
+        }
+        var descriptor = request.descriptor
+        let result = io_uring_register_files_update(ring, UInt32(slot), &descriptor, 1)
+        if result < 1 { freeSlots.append(slot) }
+        return IOCompletion(userData: request.userData, result: result < 1 ? result : slot)
+    }
+
+    mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
+        if !isWakeArmed {
+            let sqe = nextEntry()
+            apus_uring_fill(
+                sqe, UInt8(IORING_OP_READ.rawValue), 0, wakeDescriptor,
+                UInt64(UInt(bitPattern: wakeValue)), 8, 0, 0, 0, IOCompletion.wakeUp)
+            isWakeArmed = true
+        }
+        var first: UnsafeMutablePointer<io_uring_cqe>?
+        switch nanoseconds {
+        case .some(0):
+            // Also runs deferred task work, without which nothing would complete.
+            _ = io_uring_submit_and_get_events(ring)
+        case .some(let limit):
+            var time = __kernel_timespec(
+                tv_sec: Int64(limit / 1_000_000_000), tv_nsec: Int64(limit % 1_000_000_000))
+            _ = io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil)
+        case nil:
+            _ = io_uring_submit_and_wait(ring, 1)
+        }
+        unsubmitted = 0
+        let count = io_uring_peek_batch_cqe(ring, cqes, Limits.completionEntries)
+        for index in 0..<Int(count) {
+            let cqe = cqes[index]!.pointee
+            if cqe.user_data == IOCompletion.wakeUp {
+                isWakeArmed = false
+            } else if cqe.user_data != IOCompletion.ignored && cqe.user_data != UInt64.max {
+                // UInt64.max: the timeout that older kernels get as an entry of its own.
+                completed.append(IOCompletion(userData: cqe.user_data, result: cqe.res))
+            }
+        }
+        apus_uring_advance(ring, count)
+    }
+}

@@ -1,0 +1,179 @@
+import Model
+import Wire
+
+extension SCMState {
+    public enum Limits {
+        /// Local IDs reserved with one command.
+        public static let localIDsPerReservation: UInt64 = 100_000
+        /// Groups given out with one request.
+        public static let groupsPerRequest = 1000
+    }
+
+    /// What an allocation needs first, or what it gives.
+    public enum Allocation {
+        case groups([BlockGroup])
+        /// To be logged and applied; then ask again.
+        case needs(SCMCommand)
+        case refused(StoreError)
+    }
+
+    public func healthyNodes(at now: UInt64, excluding: Set<DatanodeID>) -> [DatanodeID] {
+        nodes.values.filter { node in
+            !excluding.contains(node.address.id) && state(of: node.address.id, at: now) == .healthy
+                && node.volumes.contains {
+                    !$0.isFailed && $0.available >= UInt64(options.minimumFreeBytes)
+                }
+        }.map(\.address.id).sorted()
+    }
+
+    /// Whether the cluster could ever place `replication`, counting nodes that are down.
+    public func placementError(_ replication: ReplicationConfig) -> StoreError? {
+        guard nodes.count < replication.width else { return nil }
+        return StoreError(
+            .cannotPlace,
+            "\(replication) needs \(replication.width) datanodes, one for each cell of a stripe; "
+                + "the cluster has \(nodes.count)")
+    }
+
+    /// Gives out `count` block groups, or says what must be logged first. `count` 0 asks only
+    /// whether the cluster could ever place the replication.
+    public mutating func allocate(
+        _ replication: ReplicationConfig, count: Int, excluding: Set<DatanodeID>, at now: UInt64,
+        using random: inout some RandomNumberGenerator
+    ) -> Allocation {
+        if isInSafeMode {
+            let reason = safeModeReason(at: now) ?? "it has just started"
+            return .refused(StoreError(.notReady, "SCM is in safe mode: \(reason)"))
+        }
+        if let error = placementError(replication) { return .refused(error) }
+        guard count > 0 else { return .groups([]) }
+        guard count <= Limits.groupsPerRequest else {
+            return .refused(
+                StoreError(
+                    .invalidArgument,
+                    "at most \(Limits.groupsPerRequest) block groups at once, not \(count)"))
+        }
+        let healthy = healthyNodes(at: now, excluding: excluding)
+        let usable = usableContainers(replication, healthy: Set(healthy))
+        if usable.count < options.openContainers {
+            switch newContainer(replication, healthy: healthy, now: now, using: &random) {
+            case .success(let command): return .needs(command)
+            case .failure(let error): if usable.isEmpty { return .refused(error) }
+            }
+        }
+        if nextLocalID + UInt64(count) > reservedLocalIDs {
+            var command = SCMCommand()
+            command.reserveNumbers.localIdsUntil =
+                nextLocalID + UInt64(count) + Limits.localIDsPerReservation
+            return .needs(command)
+        }
+        return .groups((0..<count).map { _ in nextGroup(usable) })
+    }
+
+    /// Open containers that a writer which avoids the other nodes can use: whole ones if there
+    /// are any.
+    private func usableContainers(
+        _ replication: ReplicationConfig, healthy: Set<DatanodeID>
+    ) -> [Container] {
+        let open = (openByReplication[replication] ?? []).compactMap { containers[$0] }
+        let usable = open.filter { container in
+            container.nodes.allSatisfy { $0.map(healthy.contains) ?? true }
+        }
+        let whole = usable.filter { !$0.isDegraded }
+        if !whole.isEmpty || healthy.count >= replication.width { return whole }
+        return usable
+    }
+
+    private mutating func nextGroup(_ usable: [Container]) -> BlockGroup {
+        let container = usable[turn % usable.count]
+        turn += 1
+        let localID = nextLocalID
+        nextLocalID += 1
+        return BlockGroup(
+            blockID: BlockID(containerID: container.id, localID: localID),
+            replication: container.replication, length: 0,
+            nodes: container.nodes.map { $0.flatMap { nodes[$0]?.address } })
+    }
+
+    private func newContainer(
+        _ replication: ReplicationConfig, healthy: [DatanodeID], now: UInt64,
+        using random: inout some RandomNumberGenerator
+    ) -> Result<SCMCommand, StoreError> {
+        let least = options.allowsDegradedGroups
+            ? min(replication.data + 1, replication.width) : replication.width
+        guard healthy.count >= least else {
+            let text = least == replication.width
+                ? "\(replication) needs \(replication.width) datanodes"
+                : "\(replication) needs \(replication.width) datanodes, or at least \(least) "
+                    + "while others are down"
+            return .failure(
+                StoreError(.overloaded, "\(text); \(healthy.count) can be written to now"))
+        }
+        let candidates = healthy.map { id in
+            Placement.Candidate(
+                id: id, rack: nodes[id]?.address.rack ?? "", load: openReplicas(on: id))
+        }
+        let chosen = Placement.choose(
+            min(replication.width, healthy.count), from: candidates, using: &random)
+        var places = chosen.map { Optional($0) }
+        places.append(
+            contentsOf: repeatElement(nil, count: replication.width - places.count))
+        // Which index goes without a node is drawn, so that parity is not always the one missing.
+        places.shuffle(using: &random)
+        var command = SCMCommand()
+        command.createContainer.id = nextContainerID
+        command.createContainer.pipeline = nextContainerID
+        command.createContainer.replication = replication.message
+        command.createContainer.nodes = places.map { id in
+            id.flatMap { nodes[$0]?.address.message } ?? WireAddress()
+        }
+        return .success(command)
+    }
+
+    private func openReplicas(on id: DatanodeID) -> Int {
+        openByReplication.values.reduce(0) { sum, list in
+            sum + list.count { containers[$0]?.nodes.contains(id) == true }
+        }
+    }
+}
+
+/// Chooses datanodes for the replicas of a container.
+///
+/// No node twice. Racks are filled evenly (Ozone's rack scatter): as long as a rack has fewer
+/// chosen nodes than another, it goes first. Among equals the less loaded node, then chance.
+public enum Placement {
+    public struct Candidate: Sendable {
+        public var id: DatanodeID
+        public var rack: String
+        /// Open container replicas that the node has already.
+        public var load: Int
+
+        public init(id: DatanodeID, rack: String, load: Int) {
+            self.id = id
+            self.rack = rack
+            self.load = load
+        }
+    }
+
+    /// `count` of the candidates. Precondition: there are as many.
+    public static func choose(
+        _ count: Int, from candidates: [Candidate],
+        using random: inout some RandomNumberGenerator
+    ) -> [DatanodeID] {
+        precondition(candidates.count >= count, "fewer candidates than places")
+        var left = candidates.shuffled(using: &random)
+        var perRack: [String: Int] = [:]
+        var chosen: [DatanodeID] = []
+        while chosen.count < count {
+            let index = left.indices.min { a, b in
+                let rackA = perRack[left[a].rack] ?? 0
+                let rackB = perRack[left[b].rack] ?? 0
+                return (rackA, left[a].load) < (rackB, left[b].load)
+            }!
+            let node = left.remove(at: index)
+            perRack[node.rack, default: 0] += 1
+            chosen.append(node.id)
+        }
+        return chosen
+    }
+}

@@ -1,0 +1,68 @@
+import Model
+import Wire
+
+extension SCMState {
+    /// What the command line and Recon show.
+    public func report(_ request: SCMStatusRequest, at now: UInt64) -> SCMStatusResponse {
+        var response = SCMStatusResponse()
+        if let cluster { response.cluster = cluster.message }
+        response.isInSafeMode = isInSafeMode
+        response.safeModeReason = isInSafeMode ? safeModeReason(at: now) ?? "" : ""
+        if request.nodes {
+            response.nodes = nodes.values.sorted { $0.address.id < $1.address.id }.map {
+                info($0, at: now)
+            }
+        }
+        if request.containers {
+            response.containers = containers.values.sorted { $0.id < $1.id }.filter {
+                request.container == 0 || $0.id.rawValue == request.container
+            }.map { info($0, at: now) }
+        }
+        if request.pipelines {
+            let open = containers.values.filter { $0.state == .containerOpen }
+            response.pipelines = open.sorted { $0.pipeline < $1.pipeline }.map { container in
+                var info = SCMPipelineInfo()
+                info.id = container.pipeline.rawValue
+                info.replication = container.replication.message
+                info.nodes = container.nodes.map {
+                    $0.flatMap { nodes[$0]?.address.message } ?? WireAddress()
+                }
+                info.openContainer = container.id.rawValue
+                return info
+            }
+        }
+        return response
+    }
+
+    private func info(_ node: Node, at now: UInt64) -> SCMNodeInfo {
+        var info = SCMNodeInfo()
+        info.address = node.address.message
+        switch state(of: node.address.id, at: now) {
+        case .healthy: info.state = .healthy
+        case .stale: info.state = .stale
+        case .dead: info.state = .dead
+        }
+        if let last = node.lastHeartbeat {
+            info.millisecondsSinceHeartbeat = (now - min(now, last)) / 1_000_000
+        }
+        info.volumes = node.volumes
+        info.containers = UInt64(node.replicas.count)
+        return info
+    }
+
+    private func info(_ container: Container, at now: UInt64) -> SCMContainerInfo {
+        var info = SCMContainerInfo()
+        info.id = container.id.rawValue
+        info.state = container.state
+        info.replication = container.replication.message
+        info.pipeline = container.pipeline.rawValue
+        info.replicas = (places(of: container.id, at: now) ?? []).map {
+            $0?.message ?? WireAddress()
+        }
+        info.corruptIndexes = container.corrupt.sorted().map { UInt32($0) }
+        info.usedBytes = container.nodes.compactMap { $0 }.reduce(0) { sum, id in
+            sum + (nodes[id]?.replicas[container.id]?.usedBytes ?? 0)
+        }
+        return info
+    }
+}

@@ -1,0 +1,309 @@
+import Model
+import Wire
+
+/// What SCM knows: the containers and deletions of its tables, and what datanodes report.
+///
+/// A pure state machine: time comes in with each event (nanoseconds of a monotonic clock), and
+/// what must be logged comes out as commands. Not thread-safe.
+public struct SCMState: Sendable {
+    public struct Options: Sendable {
+        /// A datanode that was not heard of for so long gets no new blocks.
+        public var staleAfterNanoseconds: UInt64 = 5_000_000_000
+        /// A datanode that was not heard of for so long does not count as holding its replicas.
+        public var deadAfterNanoseconds: UInt64 = 15_000_000_000
+        /// A container is closed when one of its replicas holds so many bytes.
+        public var containerSize = 5 << 30
+        /// Share of it at which closing begins, in percent.
+        public var closeAtPercent = 90
+        /// Open containers for each replication in use.
+        public var openContainers = 3
+        /// Datanodes that must have registered before safe mode ends.
+        public var minimumDatanodes = 1
+        /// Place groups on d + 1 … d + p − 1 nodes when no more are healthy.
+        public var allowsDegradedGroups = true
+        /// Bytes a volume must have free to be given new containers.
+        public var minimumFreeBytes = 256 << 20
+
+        public init() {}
+    }
+
+    public struct Node: Sendable {
+        public var address: DatanodeAddress
+        /// nil: not heard of since SCM started.
+        public var lastHeartbeat: UInt64?
+        public var volumes: [DNVolume] = []
+        public var replicas: [ContainerID: SCMReplicaReport] = [:]
+    }
+
+    public enum NodeState: Sendable { case healthy, stale, dead }
+
+    public struct Container: Sendable {
+        public var id: ContainerID
+        public var pipeline: PipelineID
+        public var replication: ReplicationConfig
+        /// By replica index; nil where nothing was placed.
+        public var nodes: [DatanodeID?]
+        public var state: SCMContainerState
+        public var corrupt: Set<Int> = []
+
+        public var isDegraded: Bool { nodes.contains { $0 == nil } }
+    }
+
+    public let options: Options
+    public internal(set) var cluster: ClusterID?
+    public internal(set) var nodes: [DatanodeID: Node] = [:]
+    public internal(set) var containers: [ContainerID: Container] = [:]
+    var deletions: [UInt64: SCMDeletionRecord] = [:]
+    var deletionsByNode: [DatanodeID: Set<UInt64>] = [:]
+    /// Local IDs below this may be in use.
+    var reservedLocalIDs: UInt64 = 1
+    var nextLocalID: UInt64 = 1
+    var nextContainerID: UInt64 = 1
+    var openByReplication: [ReplicationConfig: [ContainerID]] = [:]
+    var turn = 0
+    public internal(set) var isInSafeMode = true
+
+    /// The state that the tables hold.
+    public init(options: Options, reading tables: some MetadataReader) {
+        self.options = options
+        if let row = tables.get(SCMTable.values, SCMTable.clusterKey) {
+            cluster = (try? WireIdentity(parsing: row)).map { Identity128($0) }
+        }
+        if let row = tables.get(SCMTable.values, SCMTable.localIDKey) {
+            reservedLocalIDs = row.bigEndian(at: 0)
+            nextLocalID = reservedLocalIDs
+        }
+        tables.scan(SCMTable.nodes, from: []) { _, row in
+            if let message = try? WireAddress(parsing: row),
+                let address = try? DatanodeAddress(message)
+            {
+                nodes[address.id] = Node(address: address)
+            }
+            return true
+        }
+        tables.scan(SCMTable.containers, from: []) { _, row in
+            if let record = try? SCMContainerRecord(parsing: row) { add(record) }
+            return true
+        }
+        tables.scan(SCMTable.deletions, from: []) { key, row in
+            if let record = try? SCMDeletionRecord(parsing: row) {
+                add(record, number: key.bigEndian(at: 0))
+            }
+            return true
+        }
+    }
+
+    private mutating func add(_ record: SCMContainerRecord) {
+        guard let replication = try? ReplicationConfig(record.replication) else { return }
+        let container = Container(
+            id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
+            replication: replication,
+            nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state)
+        containers[container.id] = container
+        nextContainerID = max(nextContainerID, record.id + 1)
+        if record.state == .containerOpen {
+            openByReplication[replication, default: []].append(container.id)
+        }
+    }
+
+    private mutating func add(_ record: SCMDeletionRecord, number: UInt64) {
+        guard !record.waiting.isEmpty else { return }
+        deletions[number] = record
+        for node in record.waiting { deletionsByNode[Identity128(node), default: []].insert(number) }
+    }
+
+    // MARK: Commands
+
+    /// Takes a command that has been logged and applied to the tables at `index`.
+    public mutating func apply(_ command: SCMCommand, at index: UInt64) {
+        switch command.command {
+        case .cluster(let change): if cluster == nil { cluster = Identity128(change.id) }
+        case .createContainer(let change):
+            var record = SCMContainerRecord()
+            record.id = change.id
+            record.pipeline = change.pipeline
+            record.replication = change.replication
+            record.nodes = change.nodes
+            add(record)
+        case .containerState(let change):
+            let id = ContainerID(change.id)
+            guard let container = containers[id] else { return }
+            containers[id]?.state = change.state
+            if change.state != .containerOpen {
+                openByReplication[container.replication]?.removeAll { $0 == id }
+            }
+        case .reserveNumbers(let change):
+            reservedLocalIDs = max(reservedLocalIDs, change.localIdsUntil)
+        case .deleteBlocks(let change):
+            for (offset, group) in SCMDeletions.byContainer(change.blocks).enumerated() {
+                guard let container = containers[ContainerID(group.container)] else { continue }
+                var record = SCMContainerRecord()
+                record.nodes = container.nodes.map { id in
+                    var address = WireAddress()
+                    if let id { address.id = id.message }
+                    return address
+                }
+                add(
+                    SCMDeletions.record(group.blocks, record),
+                    number: SCMDeletions.number(commandIndex: index, offset: offset))
+            }
+        case .deletedOn(let change):
+            for number in change.transactions {
+                deletions[number]?.waiting.removeAll { $0 == change.node }
+                if deletions[number]?.waiting.isEmpty == true { deletions[number] = nil }
+                deletionsByNode[Identity128(change.node)]?.remove(number)
+            }
+        case .node(let change):
+            guard let address = try? DatanodeAddress(change.address) else { return }
+            nodes[address.id, default: Node(address: address)].address = address
+        case nil: break
+        }
+    }
+
+    // MARK: Nodes
+
+    public func state(of id: DatanodeID, at now: UInt64) -> NodeState {
+        guard let last = nodes[id]?.lastHeartbeat else { return .dead }
+        let age = now - min(now, last)
+        if age > options.deadAfterNanoseconds { return .dead }
+        return age > options.staleAfterNanoseconds ? .stale : .healthy
+    }
+
+    /// What a datanode says of itself, in full. It must have been logged by `.node` before.
+    public mutating func registered(
+        _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], at now: UInt64
+    ) {
+        nodes[id]?.replicas = [:]
+        heard(id, volumes: volumes, replicas: replicas, isFull: true, at: now)
+    }
+
+    /// A heartbeat. False if the node is not known since SCM started: it must register.
+    public mutating func heard(
+        _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], isFull: Bool,
+        at now: UInt64
+    ) -> Bool {
+        guard nodes[id] != nil, isFull || nodes[id]?.lastHeartbeat != nil else { return false }
+        nodes[id]?.lastHeartbeat = now
+        nodes[id]?.volumes = volumes
+        if isFull { nodes[id]?.replicas = [:] }
+        for replica in replicas { nodes[id]?.replicas[ContainerID(replica.container)] = replica }
+        return true
+    }
+
+    /// What node `id` is to do, given what it reported: at most `limit` deletions at a time.
+    public func commands(for id: DatanodeID, limit: Int = 64) -> [SCMDatanodeCommand] {
+        guard let node = nodes[id] else { return [] }
+        var commands: [SCMDatanodeCommand] = []
+        for (container, replica) in node.replicas where replica.state == .open {
+            guard let known = containers[container], known.state != .containerOpen else { continue }
+            var command = SCMDatanodeCommand()
+            command.closeContainer = container.rawValue
+            commands.append(command)
+        }
+        for number in (deletionsByNode[id] ?? []).sorted().prefix(limit) {
+            guard let record = deletions[number] else { continue }
+            var command = SCMDatanodeCommand()
+            command.number = number
+            command.deleteBlocks.blocks = record.blocks
+            commands.append(command)
+        }
+        return commands
+    }
+
+    // MARK: Safe mode
+
+    /// Why SCM is in safe mode, or nil once it may leave it.
+    public func safeModeReason(at now: UInt64) -> String? {
+        let heard = nodes.values.count { $0.lastHeartbeat != nil }
+        guard heard >= options.minimumDatanodes else {
+            return "\(heard) of at least \(options.minimumDatanodes) datanodes have registered"
+        }
+        var reported: [ContainerID: Int] = [:]
+        for node in nodes.values where node.lastHeartbeat != nil {
+            for id in node.replicas.keys { reported[id, default: 0] += 1 }
+        }
+        // Containers whose creation was logged and whose first cell never came have no replica.
+        let expected = containers.values.filter { $0.state != .containerOpen }
+        let complete = expected.count { (reported[$0.id] ?? 0) >= $0.replication.data }
+        guard complete * 100 >= expected.count * 99 else {
+            return "\(complete) of \(expected.count) containers have enough replicas reported"
+        }
+        return nil
+    }
+
+    public mutating func updateSafeMode(at now: UInt64) {
+        if isInSafeMode, safeModeReason(at: now) == nil { isInSafeMode = false }
+    }
+
+    public mutating func leaveSafeMode() { isInSafeMode = false }
+
+    // MARK: Watching over containers
+
+    /// Changes of container states that the reports call for.
+    public func dueStateChanges(at now: UInt64) -> [SCMCommand] {
+        guard !isInSafeMode else { return [] }
+        var commands: [SCMCommand] = []
+        func change(_ id: ContainerID, to state: SCMContainerState) {
+            var command = SCMCommand()
+            command.containerState.id = id.rawValue
+            command.containerState.state = state
+            commands.append(command)
+        }
+        for container in containers.values {
+            switch container.state {
+            case .containerOpen:
+                if mustClose(container, at: now) { change(container.id, to: .containerClosing) }
+            case .containerClosing:
+                if isClosedEverywhere(container, at: now) {
+                    change(container.id, to: .containerClosed)
+                }
+            default: break
+            }
+        }
+        return commands
+    }
+
+    private func mustClose(_ container: Container, at now: UInt64) -> Bool {
+        let limit = options.containerSize / 100 * options.closeAtPercent
+        for case let id? in container.nodes {
+            if state(of: id, at: now) != .healthy { return true }
+            guard let replica = nodes[id]?.replicas[container.id] else { continue }
+            if replica.state != .open || replica.usedBytes >= UInt64(limit) { return true }
+        }
+        // Better a whole group as soon as the nodes for one are back.
+        return container.isDegraded
+            && healthyNodes(at: now, excluding: []).count >= container.replication.width
+    }
+
+    private func isClosedEverywhere(_ container: Container, at now: UInt64) -> Bool {
+        container.nodes.allSatisfy { id in
+            guard let id, state(of: id, at: now) == .healthy,
+                let replica = nodes[id]?.replicas[container.id]
+            else { return true }
+            return replica.state != .open
+        }
+    }
+
+    // MARK: Looking up
+
+    /// The nodes of a container by replica index, at the addresses they last registered with;
+    /// nil where nothing was placed or the node is dead.
+    public func places(of id: ContainerID, at now: UInt64) -> [DatanodeAddress?]? {
+        guard let container = containers[id] else { return nil }
+        return container.nodes.map { node in
+            guard let node, let known = nodes[node] else {
+                return nil
+            }
+            // Right after a start nobody has been heard of yet; then the record is all there is.
+            if known.lastHeartbeat == nil { return isInSafeMode ? known.address : nil }
+            return state(of: node, at: now) == .dead ? nil : known.address
+        }
+    }
+
+    public mutating func markCorrupt(_ id: ContainerID, index: Int) {
+        guard let container = containers[id], index >= 1, index <= container.nodes.count else {
+            return
+        }
+        containers[id]?.corrupt.insert(index)
+    }
+}

@@ -1,0 +1,213 @@
+import Bytes
+import Checksum
+import Model
+import Reactor
+import Wire
+
+/// A frame with its body, as it was received or is to be sent.
+struct Frame: Sendable {
+    var header: FrameHeader
+    /// Token and message, one behind the other.
+    var body: [UInt8]
+    var payload: Payload?
+
+    init(header: FrameHeader, body: [UInt8], payload: Payload? = nil) {
+        self.header = header
+        self.body = body
+        self.payload = payload
+    }
+
+    /// A frame of `message` without token, its header's lengths and checksum filled in.
+    init(_ header: FrameHeader, token: [UInt8] = [], message: [UInt8], payload: Payload? = nil) {
+        self.header = header
+        body = token.isEmpty ? message : token + message
+        self.payload = payload
+        self.header.tokenBytes = token.count
+        self.header.messageBytes = message.count
+        self.header.payloadBytes = payload?.count ?? 0
+        self.header.bodyChecksum = CRC32C.of(body)
+    }
+
+    var message: [UInt8] {
+        header.tokenBytes == 0 ? body : Array(body[header.tokenBytes...])
+    }
+    var token: [UInt8] { Array(body[..<header.tokenBytes]) }
+}
+
+/// Why a stream of frames ended.
+enum StreamError: Error, Sendable {
+    case io(IOError)
+    case frame(FrameError)
+    case closedByPeer
+
+    var storeError: StoreError {
+        switch self {
+        case .io(let error): StoreError(.connection, error.description)
+        case .frame(let error): error.storeError
+        case .closedByPeer: StoreError(.connection, "the other end closed the connection")
+        }
+    }
+}
+
+/// Receives frames from a socket: heads and messages through a small staging buffer, payloads
+/// straight into an aligned buffer of their own. One task at a time, on the socket's reactor.
+struct FrameReceiver: ~Copyable {
+    private let socket: Socket
+    private let pool: BufferPool
+    private let staging: AlignedBuffer
+    /// Received and not taken yet.
+    private var range = 0..<0
+
+    init(_ socket: Socket) {
+        self.socket = socket
+        pool = socket.reactor.pool
+        staging = pool.allocate(TransportLimits.stagingBytes)
+    }
+
+    /// The next frame. Throws `closedByPeer` at an end between frames and within one alike.
+    mutating func next() async throws(StreamError) -> Frame {
+        try await fill(FrameHeader.size)
+        let header: FrameHeader
+        do throws(FrameError) {
+            header = try FrameHeader(
+                parsing: UnsafeRawBufferPointer(staging.bytes(in: range)))
+        } catch {
+            throw .frame(error)
+        }
+        take(FrameHeader.size)
+        let body = try await receiveBody(header.bodyBytes)
+        guard CRC32C.of(body) == header.bodyChecksum else { throw .frame(.bodyChecksum) }
+        guard header.payloadBytes > 0 else { return Frame(header: header, body: body) }
+        let payload = try await receivePayload(header.payloadBytes)
+        return Frame(header: header, body: body, payload: payload)
+    }
+
+    private mutating func take(_ count: Int) {
+        range = range.lowerBound + count..<range.upperBound
+    }
+
+    /// Receives until at least `count` bytes are staged.
+    private mutating func fill(_ count: Int) async throws(StreamError) {
+        guard range.count < count else { return }
+        if range.lowerBound + count > staging.capacity {
+            staging.base.copyMemory(from: staging.base + range.lowerBound, byteCount: range.count)
+            range = 0..<range.count
+        }
+        if range.isEmpty { range = 0..<0 }
+        while range.count < count {
+            let received = try await receive(into: staging, range.upperBound..<staging.capacity)
+            range = range.lowerBound..<range.upperBound + received
+        }
+    }
+
+    private func receive(
+        into buffer: AlignedBuffer, _ target: Range<Int>, all: Bool = false
+    ) async throws(StreamError) -> Int {
+        do throws(IOError) {
+            let count = try await socket.receive(into: buffer, target, all: all)
+            if count > 0, !all || count == target.count { return count }
+        } catch {
+            throw .io(error)
+        }
+        throw .closedByPeer
+    }
+
+    private mutating func receiveBody(_ count: Int) async throws(StreamError) -> [UInt8] {
+        guard count > 0 else { return [] }
+        if count <= TransportLimits.stagingBytes {
+            try await fill(count)
+            let start = range.lowerBound
+            defer { take(count) }
+            return Array(staging.bytes(in: start..<start + count))
+        }
+        let buffer = try await receiveLarge(count)
+        return Array(buffer.bytes(in: 0..<count))
+    }
+
+    private mutating func receivePayload(_ count: Int) async throws(StreamError) -> Payload {
+        Payload(try await receiveLarge(count), 0..<count)
+    }
+
+    private mutating func receiveLarge(_ count: Int) async throws(StreamError) -> AlignedBuffer {
+        let buffer = pool.allocate(count)
+        let staged = min(count, range.count)
+        buffer.base.copyMemory(from: staging.base + range.lowerBound, byteCount: staged)
+        take(staged)
+        if staged < count { _ = try await receive(into: buffer, staged..<count, all: true) }
+        return buffer
+    }
+}
+
+/// Sends frames in order, several with one call to the kernel where they have gathered.
+///
+/// Belongs to the reactor of its socket: `add` and the sender's task run there.
+actor FrameSender {
+    private let socket: Socket
+    private let reactor: Reactor
+    private var queue: [Frame] = []
+    private var isSending = false
+    private(set) var isClosed = false
+
+    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+
+    init(_ socket: Socket) {
+        self.socket = socket
+        reactor = socket.reactor
+    }
+
+    /// Queues a frame. Sent at once if nothing is being sent.
+    func add(_ frame: Frame) {
+        guard !isClosed else { return }
+        queue.append(frame)
+        guard !isSending else { return }
+        isSending = true
+        Task(executorPreference: reactor) { await self.drain() }
+    }
+
+    func close() {
+        isClosed = true
+        queue = []
+        socket.shutdown()
+    }
+
+    private func drain() async {
+        let vector = SendVector(capacity: TransportLimits.framesPerSend * 3)
+        let headers = reactor.pool.allocate(TransportLimits.framesPerSend * FrameHeader.size)
+        while !queue.isEmpty {
+            let batch = Array(queue.prefix(TransportLimits.framesPerSend))
+            queue.removeFirst(batch.count)
+            do throws(IOError) {
+                try await send(batch, vector, headers)
+            } catch {
+                // The receiving side of the connection sees the end too and tells the callers.
+                close()
+            }
+        }
+        isSending = false
+    }
+
+    private func send(
+        _ batch: [Frame], _ vector: SendVector, _ headers: AlignedBuffer
+    ) async throws(IOError) {
+        vector.removeAll()
+        // Bodies are gathered into one buffer, since an array's bytes have no lasting address.
+        let bodyBytes = batch.reduce(0) { $0 + $1.body.count }
+        let bodies = reactor.pool.allocate(max(bodyBytes, 1))
+        var used = 0
+        for (index, frame) in batch.enumerated() {
+            let start = index * FrameHeader.size
+            let head = headers.bytes(in: start..<start + FrameHeader.size)
+            frame.header.write(to: head)
+            vector.append(UnsafeRawBufferPointer(head))
+            if !frame.body.isEmpty {
+                let target = bodies.bytes(in: used..<used + frame.body.count)
+                target.copyBytes(from: frame.body)
+                vector.append(UnsafeRawBufferPointer(target))
+                used += frame.body.count
+            }
+            frame.payload?.withBytes { vector.append($0) }
+        }
+        try await socket.send(vector)
+        withExtendedLifetime((batch, bodies)) {}
+    }
+}

@@ -1,0 +1,143 @@
+import Bytes
+import Model
+import Reactor
+import Synchronization
+import Wire
+
+/// Where a channel leads: over a socket, or straight to a handler in the same process.
+public enum RPCTarget: Sendable {
+    case remote(host: String, port: Int)
+    case local(any RPCHandler)
+}
+
+/// Calls to one role, connected when first needed and again after a loss.
+///
+/// A lost connection fails the calls in flight with `connection`: whether they were carried out
+/// is then not known, and it is the caller who knows whether to ask again.
+public actor RPCChannel {
+    private let target: RPCTarget
+    private let name: String
+    private let reactor: Reactor
+    private var connection: RPCConnection?
+    private var opening: Task<Result<RPCConnection, StoreError>, Never>?
+    private var lastFailure: (at: MonotonicTime, error: StoreError)?
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        reactor.asUnownedSerialExecutor()
+    }
+
+    /// A channel whose connection lives on `reactor`. `name` is what it calls itself.
+    public init(_ target: RPCTarget, name: String, on reactor: Reactor) {
+        self.target = target
+        self.name = name
+        self.reactor = reactor
+    }
+
+    /// Calls `method` and waits for the answer.
+    /// - Parameters:
+    ///   - expecting: payload bytes the answer may bring; they count against the credit.
+    ///   - timeout: after it the call fails with `deadlineExceeded`.
+    /// - Throws: what the handler threw; `connection` when the role cannot be reached.
+    public nonisolated func call(
+        _ method: UInt16, _ message: [UInt8], payload: Payload? = nil, expecting: Int = 0,
+        timeout: Duration? = nil, token: [UInt8] = [], traceID: UInt64 = 0
+    ) async throws(StoreError) -> RPCReply {
+        let request = RPCRequest(
+            method: method, message: message, payload: payload, token: token, peer: .local,
+            deadline: timeout.map { reactor.now().advanced(by: $0) }, traceID: traceID)
+        if case .local(let handler) = target {
+            return try await callLocal(handler, request)
+        }
+        let connection = try await connected()
+        return try await connection.call(request, expecting: expecting)
+    }
+
+    private nonisolated func callLocal(
+        _ handler: any RPCHandler, _ request: RPCRequest
+    ) async throws(StoreError) -> RPCReply {
+        let result: Result<RPCReply, StoreError> = await withTaskExecutorPreference(reactor) {
+            do throws(StoreError) {
+                return .success(try await handler.handle(request))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+
+    private func connected() async throws(StoreError) -> RPCConnection {
+        if let connection {
+            if await connection.failure == nil { return connection }
+            self.connection = nil
+        }
+        if let opening { return try await opening.value.get() }
+        if let lastFailure,
+            lastFailure.at.advanced(by: TransportLimits.reconnectDelay) > reactor.now()
+        {
+            throw lastFailure.error
+        }
+        guard case .remote(let host, let port) = target else {
+            preconditionFailure("a local channel has no connection")
+        }
+        let task = Task(executorPreference: reactor) {
+            [name, reactor] () -> Result<RPCConnection, StoreError> in
+            do throws(StoreError) {
+                return .success(
+                    try await RPCConnection.open(host: host, port: port, name: name, on: reactor))
+            } catch {
+                return .failure(error)
+            }
+        }
+        opening = task
+        let result = await task.value
+        opening = nil
+        switch result {
+        case .success(let opened): connection = opened
+        case .failure(let error): lastFailure = (reactor.now(), error)
+        }
+        return try result.get()
+    }
+
+    /// Ends the connection, if there is one.
+    public func close() async {
+        await connection?.fail(StoreError(.connection, "the channel was closed"))
+        connection = nil
+    }
+}
+
+/// The channels of a process to the roles it talks to, made when first asked for.
+public final class ChannelPool: Sendable {
+    private struct Key: Hashable {
+        var host: String
+        var port: Int
+        var reactor: ObjectIdentifier
+    }
+
+    private let name: String
+    private let channels = Mutex<[Key: RPCChannel]>([:])
+    private let local = Mutex<[String: any RPCHandler]>([:])
+
+    public init(name: String) { self.name = name }
+
+    /// Calls to `host:port` go to `handler` in this process from now on, without a socket.
+    public func register(_ handler: any RPCHandler, host: String, port: Int) {
+        local.withLock { $0["\(host):\(port)"] = handler }
+    }
+
+    /// The channel to `host:port` whose connection lives on `reactor`.
+    public func channel(host: String, port: Int, on reactor: Reactor) -> RPCChannel {
+        let key = Key(host: host, port: port, reactor: ObjectIdentifier(reactor))
+        return channels.withLock { channels in
+            if let channel = channels[key] { return channel }
+            let handler = local.withLock { $0["\(host):\(port)"] }
+            let target = handler.map { RPCTarget.local($0) } ?? .remote(host: host, port: port)
+            let channel = RPCChannel(target, name: name, on: reactor)
+            channels[key] = channel
+            return channel
+        }
+    }
+
+    public func channel(to node: DatanodeAddress, on reactor: Reactor) -> RPCChannel {
+        channel(host: node.host, port: node.port, on: reactor)
+    }
+}

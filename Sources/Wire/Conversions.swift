@@ -1,0 +1,115 @@
+import Model
+
+// Between Model's values and the messages that carry them. What arrives is checked here: a
+// message that stands for no valid value is refused with `badRequest`.
+
+extension ReplicationConfig {
+    /// Throws `invalidArgument` with the reason if the combination cannot be coded.
+    public init(_ message: WireReplication) throws(StoreError) {
+        let codec: Codec
+        switch message.codec {
+        case .rs: codec = .rs
+        case .xor: codec = .xor
+        case .UNRECOGNIZED(let value):
+            throw StoreError(.badRequest, "codec \(value) is not known: the codecs are rs, xor")
+        }
+        do throws(ReplicationError) {
+            try self.init(
+                codec: codec, data: Int(message.data), parity: Int(message.parity),
+                cellSize: Int(message.cellSize))
+        } catch {
+            throw StoreError(.invalidArgument, error.description)
+        }
+    }
+
+    public var message: WireReplication {
+        var message = WireReplication()
+        switch codec {
+        case .rs: message.codec = .rs
+        case .xor: message.codec = .xor
+        }
+        message.data = UInt32(data)
+        message.parity = UInt32(parity)
+        message.cellSize = UInt32(cellSize)
+        return message
+    }
+}
+
+extension BlockID {
+    public init(_ message: WireBlock) {
+        self.init(containerID: ContainerID(message.container), localID: message.local)
+    }
+
+    public var message: WireBlock {
+        var message = WireBlock()
+        message.container = containerID.rawValue
+        message.local = localID
+        return message
+    }
+}
+
+extension Identity128 {
+    public init(_ message: WireIdentity) { self.init(high: message.high, low: message.low) }
+
+    public var message: WireIdentity {
+        var message = WireIdentity()
+        message.high = high
+        message.low = low
+        return message
+    }
+}
+
+extension DatanodeAddress {
+    /// nil if the message has no identity: an empty place.
+    public init?(_ message: WireAddress) throws(StoreError) {
+        guard message.hasID else { return nil }
+        guard message.port > 0, message.port <= 65535 else {
+            throw StoreError(.badRequest, "a port is 1 to 65535, not \(message.port)")
+        }
+        self.init(
+            id: Identity128(message.id), host: message.host, port: Int(message.port),
+            rack: message.rack.isEmpty ? "/default-rack" : message.rack)
+    }
+
+    public var message: WireAddress {
+        var message = WireAddress()
+        message.id = id.message
+        message.host = host
+        message.port = UInt32(port)
+        message.rack = rack
+        return message
+    }
+}
+
+extension BlockGroup {
+    public init(_ message: WireGroup) throws(StoreError) {
+        let replication = try ReplicationConfig(message.replication)
+        guard message.nodes.count == replication.width else {
+            throw StoreError(
+                .badRequest,
+                "a block group of \(replication) has \(replication.width) places, "
+                    + "not \(message.nodes.count)")
+        }
+        guard message.length <= replication.blockGroupSize else {
+            throw StoreError(
+                .badRequest,
+                "a block group of \(replication) holds at most \(replication.blockGroupSize) "
+                    + "bytes, not \(message.length)")
+        }
+        var nodes: [DatanodeAddress?] = []
+        nodes.reserveCapacity(message.nodes.count)
+        for node in message.nodes { nodes.append(try DatanodeAddress(node)) }
+        self.init(
+            blockID: BlockID(message.block), replication: replication,
+            length: Int(message.length), nodes: nodes)
+    }
+
+    public var message: WireGroup {
+        var message = WireGroup()
+        message.block = blockID.message
+        message.replication = replication.message
+        message.length = UInt64(length)
+        message.nodes = nodes.map { $0?.message ?? WireAddress() }
+        return message
+    }
+}

@@ -1,0 +1,113 @@
+import Foundation
+import Model
+
+/// Where `apus up` keeps what, and the settings file of each role.
+///
+///     DIR/credentials   DIR/etc/NAME.json   DIR/run/NAME.pid   DIR/log/NAME.log
+///     DIR/om1  DIR/scm1  DIR/dn1/{datanode.id,volume1…}
+struct ClusterLayout: Sendable {
+    let directory: String
+    let s3Host: String
+    private let s3Port: Int
+    private let datanodes: Int
+    private let volumesPerDatanode: Int
+    private let replication: String
+
+    init(
+        directory: String, datanodes: Int, volumesPerDatanode: Int, replication: String, s3: String
+    ) throws {
+        self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
+        self.datanodes = datanodes
+        self.volumesPerDatanode = volumesPerDatanode
+        self.replication = replication
+        guard let colon = s3.lastIndex(of: ":"), let port = Int(s3[s3.index(after: colon)...]),
+            port >= 0, port <= 65535
+        else { throw StoreError(.invalidArgument, "--s3 takes HOST:PORT, not '\(s3)'") }
+        s3Host = String(s3[..<colon])
+        s3Port = port
+    }
+
+    var credentials: String { directory + "/credentials" }
+    func file(_ name: String) -> String { "\(directory)/etc/\(name).json" }
+    func log(_ name: String) -> String { "\(directory)/log/\(name).log" }
+    func pid(_ name: String) -> String { "\(directory)/run/\(name).pid" }
+
+    private typealias Groups = [String: [String: Any]]
+
+    /// Writes the settings files. Ports of the native protocol are chosen at the first start and
+    /// kept, unless something else has taken them since.
+    func write() throws {
+        for folder in ["etc", "log", "run"] {
+            try FileManager.default.createDirectory(
+                atPath: "\(directory)/\(folder)", withIntermediateDirectories: true)
+        }
+        var taken: Set<Int> = []
+        let om = try port("om1", "om", &taken)
+        let scm = try port("scm1", "scm", &taken)
+        let common: Groups = [
+            "cluster": ["replication": replication],
+            "om": ["host": "127.0.0.1", "port": om], "scm": ["host": "127.0.0.1", "port": scm],
+        ]
+        var groups = common
+        groups["om"]?["directory"] = "\(directory)/om1"
+        try write("om1", groups)
+        groups = common
+        groups["scm"]?["directory"] = "\(directory)/scm1"
+        try write("scm1", groups)
+        for index in 1...datanodes {
+            let name = "dn\(index)"
+            groups = common
+            groups["datanode"] = [
+                "host": "127.0.0.1", "port": try port(name, "datanode", &taken),
+                "directory": "\(directory)/\(name)",
+                "volumes": (1...volumesPerDatanode).map { "\(directory)/\(name)/volume\($0)" },
+            ]
+            try write(name, groups)
+        }
+        groups = common
+        groups["s3"] = ["host": s3Host, "port": s3Port]
+        try write("s3g1", groups)
+    }
+
+    private func write(_ name: String, _ groups: Groups) throws {
+        let data = try JSONSerialization.data(
+            withJSONObject: groups, options: [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes])
+        try data.write(to: URL(fileURLWithPath: file(name)), options: .atomic)
+    }
+
+    private func port(_ name: String, _ group: String, _ taken: inout Set<Int>) throws -> Int {
+        if let data = FileManager.default.contents(atPath: file(name)),
+            let groups = try? JSONSerialization.jsonObject(with: data) as? Groups,
+            let port = groups[group]?["port"] as? Int, !taken.contains(port),
+            Self.bindable(port) == port
+        {
+            taken.insert(port)
+            return port
+        }
+        for _ in 0..<100 {
+            if let port = Self.bindable(0), taken.insert(port).inserted { return port }
+        }
+        throw StoreError(.io, "no free port on 127.0.0.1")
+    }
+
+    /// The port that a listener on loopback would get, nil if it cannot be had.
+    private static func bindable(_ port: Int) -> Int? {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        guard descriptor >= 0 else { return nil }
+        defer { close(descriptor) }
+        var one: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, 4)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = in_port_t(port).bigEndian
+        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let result = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
+                guard bind(descriptor, generic, length) == 0 else { return Int32(-1) }
+                return getsockname(descriptor, generic, &length)
+            }
+        }
+        return result == 0 ? Int(in_port_t(bigEndian: address.sin_port)) : nil
+    }
+}

@@ -1,0 +1,117 @@
+import ArgumentParser
+import Dispatch
+import Foundation
+import Model
+
+/// The options of every command that runs a role.
+struct RoleOptions: ParsableArguments {
+    @Option(name: .long, help: "The role's settings, a JSON file.")
+    var config: String
+
+    @Option(name: .customLong("set"), help: "A setting, KEY=VALUE, over environment and file.")
+    var overrides: [String] = []
+
+    func settings() async throws -> Settings {
+        try await Settings(file: config, overrides: overrides)
+    }
+}
+
+/// Waits for SIGTERM or SIGINT, or, for a role that `apus up --separate` started, for the end of
+/// that process.
+func waitForStop(withParent: Bool = false) async {
+    let (stream, continuation) = AsyncStream<Void>.makeStream()
+    var sources: [any DispatchSourceSignal] = []
+    for number in [SIGTERM, SIGINT] {
+        signal(number, SIG_IGN)
+        let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+        source.setEventHandler { continuation.yield() }
+        source.resume()
+        sources.append(source)
+    }
+    if withParent {
+        Thread.detachNewThread {
+            // The other end of this pipe is held by the parent and never written to.
+            var byte: UInt8 = 0
+            while read(STDIN_FILENO, &byte, 1) > 0 {}
+            continuation.yield()
+        }
+    }
+    for await _ in stream { break }
+    for source in sources { source.cancel() }
+}
+
+private func runRole(
+    _ options: RoleOptions, _ name: String, movesBytes: Bool,
+    _ start: (Settings, Runtime) async throws -> RunningRole
+) async throws {
+    let settings = try await options.settings()
+    let runtime = try Runtime(name: name, movesBytes: movesBytes)
+    let role = try await start(settings, runtime)
+    print("ready \(name) port=\(role.port)")
+    await waitForStop(withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)
+    await role.stop()
+}
+
+struct OMCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "om", abstract: "Run an Ozone Manager: volumes, buckets, keys.")
+    @OptionGroup var options: RoleOptions
+    func run() async throws {
+        try await runRole(options, "om", movesBytes: false, Roles.startOM)
+    }
+}
+
+struct SCMCommandLine: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "scm",
+        abstract: "Run a Storage Container Manager: datanodes, containers, placement.")
+    @OptionGroup var options: RoleOptions
+    func run() async throws {
+        try await runRole(options, "scm", movesBytes: false, Roles.startSCM)
+    }
+}
+
+struct DatanodeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "datanode", abstract: "Run a datanode: container replicas on local disks.")
+    @OptionGroup var options: RoleOptions
+    func run() async throws {
+        try await runRole(options, "datanode", movesBytes: true, Roles.startDatanode)
+    }
+}
+
+struct S3GatewayCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "s3gateway", abstract: "Run an S3 gateway.")
+    @OptionGroup var options: RoleOptions
+    func run() async throws {
+        try await runRole(options, "s3gateway", movesBytes: true, Roles.startS3Gateway)
+    }
+}
+
+struct ConfigCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "config", abstract: "Settings and where they come from.",
+        subcommands: [Show.self])
+
+    struct Show: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Print each setting, its value and where it came from.")
+        @Option(help: "A settings file.") var config: String?
+        @Option(name: .customLong("set"), help: "KEY=VALUE") var overrides: [String] = []
+        @Flag(help: "For programs.") var json = false
+
+        func run() async throws {
+            let file = config ?? ProcessInfo.processInfo.environment["APUS_CONFIG"]
+            let settings = try await Settings(file: file, overrides: overrides)
+            let rows = Setting.all.map { setting in
+                let (value, source) = settings.lookup(setting)
+                return ["key": setting.key, "value": value, "source": source]
+            }
+            if json { return try printJSON(rows) }
+            printTable(
+                ["setting", "value", "from"],
+                rows.map { [$0["key"]!, $0["value"]!, $0["source"]!] })
+        }
+    }
+}

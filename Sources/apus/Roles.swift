@@ -1,0 +1,188 @@
+import Bytes
+import Client
+import ContainerStore
+import Datanode
+import Foundation
+import Logging
+import Model
+import OM
+import Reactor
+import S3Gateway
+import SCM
+import SCMCore
+import Transport
+
+/// What the roles of one process share: reactors and channels.
+struct Runtime: Sendable {
+    let reactors: ReactorGroup
+    let channels: ChannelPool
+
+    /// - Parameter movesBytes: the process reads and writes cells, so its rings register the
+    ///   arena of the buffer pool.
+    init(name: String, movesBytes: Bool, reactors count: Int? = nil) throws {
+        reactors = try ReactorGroup(count: count, registersArena: movesBytes)
+        channels = ChannelPool(name: name)
+    }
+}
+
+/// A role that runs in this process, and how to stop it.
+struct RunningRole: Sendable {
+    var name: String
+    var port: Int
+    var stop: @Sendable () async -> Void
+}
+
+func makeLogger(_ label: String, level: String) -> Logger {
+    var logger = Logger(label: label) { StreamLogHandler.standardError(label: $0) }
+    logger.logLevel = Logger.Level(rawValue: level) ?? .info
+    return logger
+}
+
+func report(_ logger: Logger, _ what: String, _ body: () async throws -> Void) async {
+    do {
+        try await body()
+    } catch {
+        logger.error("\(what): \(error)")
+    }
+}
+
+enum Roles {
+    static func startSCM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
+        let logger = makeLogger("scm", level: settings.text("log.level"))
+        let lock = try DirectoryLock(settings.required("scm.directory"))
+        var options = StorageContainerManager.Options()
+        options.state.minimumDatanodes = try settings.number("scm.minimum-datanodes")
+        options.state.staleAfterNanoseconds =
+            UInt64(try settings.number("scm.stale-after-ms")) * 1_000_000
+        options.state.deadAfterNanoseconds =
+            UInt64(try settings.number("scm.dead-after-ms")) * 1_000_000
+        options.state.containerSize = try settings.number("scm.container-bytes")
+        let manager = try await StorageContainerManager.open(
+            directory: settings.required("scm.directory"), reactor: runtime.reactors.next(),
+            options: options, random: SystemRandomNumberGenerator(), logger: logger)
+        await manager.start()
+        let host = settings.text("scm.host")
+        let server = try RPCServer(
+            host: host, port: settings.number("scm.port"), name: "scm",
+            reactors: [runtime.reactors.next()], handler: manager)
+        server.start()
+        runtime.channels.register(manager, host: host, port: server.port)
+        return RunningRole(name: "scm", port: server.port) {
+            await server.stop()
+            await report(logger, "closing") { try await manager.close() }
+            lock.release()
+        }
+    }
+
+    static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
+        let logger = makeLogger("om", level: settings.text("log.level"))
+        let lock = try DirectoryLock(settings.required("om.directory"))
+        let reactor = runtime.reactors.next()
+        let scm = runtime.channels.channel(
+            host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
+        let manager = try await OzoneManager.open(
+            directory: settings.required("om.directory"), reactor: reactor,
+            blocks: SCMBlockAllocator(scm),
+            options: .init(defaultReplication: settings.replication()),
+            clock: { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000)) },
+            generator: SystemRandomNumberGenerator(), logger: logger)
+        manager.start()
+        let host = settings.text("om.host")
+        let service = OMService(manager)
+        let server = try RPCServer(
+            host: host, port: settings.number("om.port"), name: "om",
+            reactors: [runtime.reactors.next()], handler: service)
+        server.start()
+        runtime.channels.register(service, host: host, port: server.port)
+        return RunningRole(name: "om", port: server.port) {
+            await server.stop()
+            await report(logger, "closing") { try await manager.close() }
+            lock.release()
+        }
+    }
+
+    static func startDatanode(
+        _ settings: Settings, _ runtime: Runtime
+    ) async throws -> RunningRole {
+        let logger = makeLogger("datanode", level: settings.text("log.level"))
+        let directory = try settings.required("datanode.directory")
+        let lock = try DirectoryLock(directory)
+        let reactor = runtime.reactors.next()
+        let host = settings.text("datanode.host")
+        var options = Datanode.Options(
+            host: host, port: try settings.number("datanode.port"),
+            rack: settings.text("datanode.rack"), volumes: settings.list("datanode.volumes"),
+            metadataDirectory: directory)
+        guard !options.volumes.isEmpty else {
+            throw StoreError(.invalidArgument, "the setting datanode.volumes is missing")
+        }
+        guard
+            let durability = ContainerStore.Durability(
+                rawValue: settings.text("datanode.durability"))
+        else {
+            throw StoreError(.invalidArgument, "datanode.durability is sync or writeback")
+        }
+        options.store.durability = durability
+        let scm = SCMClient(
+            runtime.channels.channel(
+                host: settings.text("scm.host"), port: try settings.number("scm.port"),
+                on: reactor))
+        let datanode = try await Datanode.open(
+            options, scm: scm, reactors: runtime.reactors.reactors,
+            random: SystemRandomNumberGenerator(), logger: logger)
+        let port = try datanode.start(reactors: runtime.reactors.reactors)
+        runtime.channels.register(datanode, host: host, port: port)
+        return RunningRole(name: "datanode", port: port) {
+            await report(logger, "closing") { try await datanode.close() }
+            lock.release()
+        }
+    }
+
+    static func client(_ settings: Settings, _ runtime: Runtime) throws -> ClusterClient {
+        ClusterClient(
+            om: .init(host: settings.text("om.host"), port: try settings.number("om.port")),
+            scm: .init(host: settings.text("scm.host"), port: try settings.number("scm.port")),
+            channels: runtime.channels, reactors: runtime.reactors)
+    }
+
+    static func startS3Gateway(
+        _ settings: Settings, _ runtime: Runtime
+    ) async throws -> RunningRole {
+        let logger = makeLogger("s3gateway", level: settings.text("log.level"))
+        let gateway = S3Gateway(
+            store: try client(settings, runtime),
+            configuration: S3Configuration(
+                host: settings.text("s3.host"), port: try settings.number("s3.port"),
+                region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains")),
+            logger: logger)
+        let serving = Task { try await gateway.run() }
+        let port = try await gateway.boundPort()
+        return RunningRole(name: "s3gateway", port: port) {
+            serving.cancel()
+            await report(logger, "stopping") { try await serving.value }
+        }
+    }
+}
+
+/// Holds a directory for one process, so that a second one does not write into the same files.
+final class DirectoryLock: Sendable {
+    private let descriptor: Int32
+
+    /// Makes the directory if it is absent.
+    init(_ directory: String) throws {
+        try FileManager.default.createDirectory(
+            atPath: directory, withIntermediateDirectories: true)
+        let path = directory + "/lock"
+        descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else {
+            throw StoreError(.io, "cannot open \(path): \(String(cString: strerror(errno)))")
+        }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            close(descriptor)
+            throw StoreError(
+                .invalidArgument, "\(directory) is in use by another process; stop that one first")
+        }
+    }
+
+    func release() { flock(descriptor, LOCK_UN) }
+}

@@ -1,0 +1,184 @@
+import Configuration
+import Foundation
+import Model
+
+/// One setting of a role: its key, what it is for, and its value when nobody gives one.
+struct Setting: Sendable {
+    enum Kind: Sendable { case text, number, list }
+    var key: String
+    var kind: Kind
+    var fallback: String
+    var help: String
+
+    static let all: [Setting] = [
+        Setting(key: "cluster.replication", kind: .text, fallback: "rs-3-2-1024k",
+            help: "what buckets are coded with that ask for nothing else"),
+        Setting(key: "om.host", kind: .text, fallback: "127.0.0.1", help: "where OM listens"),
+        Setting(key: "om.port", kind: .number, fallback: "9862", help: ""),
+        Setting(key: "om.directory", kind: .text, fallback: "", help: "OM's metadata"),
+        Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
+        Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
+        Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
+        Setting(key: "scm.minimum-datanodes", kind: .number, fallback: "1",
+            help: "datanodes that must have registered before safe mode ends"),
+        Setting(key: "scm.stale-after-ms", kind: .number, fallback: "5000",
+            help: "a datanode silent for so long gets no new blocks"),
+        Setting(key: "scm.dead-after-ms", kind: .number, fallback: "15000",
+            help: "a datanode silent for so long does not count as holding its replicas"),
+        Setting(key: "scm.container-bytes", kind: .number, fallback: "5368709120",
+            help: "a container is closed when a replica nears this size"),
+        Setting(key: "datanode.host", kind: .text, fallback: "127.0.0.1",
+            help: "where the datanode listens, as others reach it"),
+        Setting(key: "datanode.port", kind: .number, fallback: "9864", help: ""),
+        Setting(key: "datanode.rack", kind: .text, fallback: "/default-rack",
+            help: "network location"),
+        Setting(key: "datanode.directory", kind: .text, fallback: "", help: "its identity"),
+        Setting(key: "datanode.volumes", kind: .list, fallback: "",
+            help: "one directory for each disk"),
+        Setting(key: "datanode.durability", kind: .text, fallback: "sync",
+            help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
+        Setting(key: "s3.host", kind: .text, fallback: "127.0.0.1",
+            help: "where the S3 gateway listens"),
+        Setting(key: "s3.port", kind: .number, fallback: "9878", help: ""),
+        Setting(key: "s3.region", kind: .text, fallback: "us-east-1",
+            help: "what GetBucketLocation tells"),
+        Setting(key: "s3.base-domains", kind: .list, fallback: "",
+            help: "domains below which the host name names the bucket"),
+        Setting(key: "log.level", kind: .text, fallback: "info",
+            help: "trace debug info notice warning error critical"),
+    ]
+}
+
+/// The settings of a process: command line over environment (`APUS_…`) over file over defaults.
+struct Settings: Sendable {
+    private let layers: [(name: String, reader: ConfigReader)]
+
+    /// Reads the layers. Unknown keys, in the file or given with `--set`, are refused by name.
+    init(file: String?, overrides: [String]) async throws {
+        var layers: [(String, ConfigReader)] = []
+        var values: [AbsoluteConfigKey: ConfigValue] = [:]
+        for override in overrides {
+            guard let equals = override.firstIndex(of: "=") else {
+                throw StoreError(.invalidArgument, "--set takes KEY=VALUE, not '\(override)'")
+            }
+            let key = String(override[..<equals])
+            let setting = try Self.setting(key, in: "--set")
+            let text = String(override[override.index(after: equals)...])
+            values[AbsoluteConfigKey(key.split(separator: ".").map(String.init))] =
+                try Self.value(text, for: setting)
+        }
+        layers.append(
+            ("command line", ConfigReader(provider: InMemoryProvider(values: values))))
+        layers.append(
+            (
+                "environment",
+                ConfigReader(provider: EnvironmentVariablesProvider().prefixKeys(with: "apus"))
+            ))
+        if let file {
+            try Self.checkKeys(file)
+            let provider = try await FileProvider<JSONSnapshot>(filePath: .init(file))
+            layers.append((file, ConfigReader(provider: provider)))
+        }
+        self.layers = layers
+    }
+
+    private static func value(_ text: String, for setting: Setting) throws -> ConfigValue {
+        switch setting.kind {
+        case .text: return ConfigValue(.string(text), isSecret: false)
+        case .list:
+            let items = text.split(separator: ",").map(String.init)
+            return ConfigValue(.stringArray(items), isSecret: false)
+        case .number:
+            guard let number = Int(text) else {
+                throw StoreError(
+                    .invalidArgument, "\(setting.key) takes a whole number, not '\(text)'")
+            }
+            return ConfigValue(.int(number), isSecret: false)
+        }
+    }
+
+    private static func setting(_ key: String, in place: String) throws -> Setting {
+        if let setting = Setting.all.first(where: { $0.key == key }) { return setting }
+        let known = Setting.all.map(\.key).joined(separator: " ")
+        throw StoreError(
+            .invalidArgument, "\(place): there is no setting '\(key)'; there are: \(known)")
+    }
+
+    private static func checkKeys(_ file: String) throws {
+        let content: Any
+        do {
+            content = try JSONSerialization.jsonObject(
+                with: Data(contentsOf: URL(fileURLWithPath: file)))
+        } catch {
+            throw StoreError(
+                .invalidArgument, "\(file) cannot be read as JSON: \(error.localizedDescription)")
+        }
+        guard let groups = content as? [String: Any] else {
+            throw StoreError(.invalidArgument, "\(file) must hold a JSON object of groups")
+        }
+        for (group, value) in groups {
+            guard let entries = value as? [String: Any] else {
+                throw StoreError(.invalidArgument, "\(file): '\(group)' must be an object")
+            }
+            for (name, value) in entries {
+                let setting = try setting("\(group).\(name)", in: file)
+                let fits =
+                    switch setting.kind {
+                    case .text: value is String
+                    case .number: value is NSNumber
+                    case .list: value is [String]
+                    }
+                guard fits else {
+                    throw StoreError(
+                        .invalidArgument, "\(file): \(setting.key) must be a \(setting.kind)")
+                }
+            }
+        }
+    }
+
+    /// The value of a setting as text, and where it came from.
+    func lookup(_ setting: Setting) -> (value: String, source: String) {
+        let key = ConfigKey(setting.key)
+        for (name, reader) in layers {
+            switch setting.kind {
+            case .text: if let value = reader.string(forKey: key) { return (value, name) }
+            case .number: if let value = reader.int(forKey: key) { return (String(value), name) }
+            case .list:
+                if let value = reader.stringArray(forKey: key) {
+                    return (value.joined(separator: ","), name)
+                }
+            }
+        }
+        return (setting.fallback, "default")
+    }
+
+    private func find(_ key: String) -> String {
+        guard let setting = Setting.all.first(where: { $0.key == key }) else {
+            preconditionFailure("no setting \(key)")
+        }
+        return lookup(setting).value
+    }
+
+    func text(_ key: String) -> String { find(key) }
+
+    func list(_ key: String) -> [String] { find(key).split(separator: ",").map(String.init) }
+
+    /// A number of at least 0. Throws if the environment gave something else.
+    func number(_ key: String) throws -> Int {
+        guard let number = Int(find(key)), number >= 0 else {
+            throw StoreError(.invalidArgument, "\(key) takes a whole number, not '\(find(key))'")
+        }
+        return number
+    }
+
+    /// A text that must have been given.
+    func required(_ key: String) throws -> String {
+        let value = find(key)
+        guard !value.isEmpty else {
+            throw StoreError(.invalidArgument, "the setting \(key) is missing")
+        }
+        return value
+    }
+
+    func replication() throws -> ReplicationConfig { try ReplicationConfig(text("cluster.replication")) }
+}

@@ -1,0 +1,205 @@
+import ArgumentParser
+import Client
+import Crypto
+import Foundation
+import Logging
+import Model
+import Transport
+import Wire
+
+/// `apus up`: a whole cluster under one directory.
+struct Up: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Run a whole cluster on this machine, in the foreground.")
+
+    @Option(help: "Where everything is kept. A second start finds all data.")
+    var dir: String = ProcessInfo.processInfo.environment["APUS_DIR"] ?? "apus-data"
+    @Option(help: "Number of datanodes.") var datanodes = 5
+    @Option(name: .customLong("volumes-per-datanode"), help: "Directories that stand for disks.")
+    var volumesPerDatanode = 1
+    @Option(help: "What buckets are coded with that ask for nothing else.")
+    var replication = "rs-3-2-1024k"
+    @Option(help: "HOST:PORT of the S3 gateway.") var s3 = "127.0.0.1:9878"
+    @Option(help: "HOST:PORT of Recon, which is not there yet: the option changes nothing.")
+    var recon: String?
+    @Flag(help: "Run each role in a process of its own, its id in DIR/run.") var separate = false
+    @Option(name: .customLong("set"), help: "A setting for all roles, KEY=VALUE.")
+    var overrides: [String] = []
+
+    func validate() throws {
+        guard datanodes >= 1, datanodes <= 64 else {
+            throw ValidationError("--datanodes takes 1 to 64")
+        }
+        guard volumesPerDatanode >= 1, volumesPerDatanode <= 64 else {
+            throw ValidationError("--volumes-per-datanode takes 1 to 64")
+        }
+        do {
+            let config = try ReplicationConfig(replication)
+            guard config.width <= datanodes else {
+                throw ValidationError(
+                    "\(config) needs \(config.width) datanodes, --datanodes is \(datanodes)")
+            }
+        } catch let error as ReplicationError {
+            throw ValidationError("--replication: \(error)")
+        }
+    }
+
+    func run() async throws {
+        let layout = try ClusterLayout(
+            directory: dir, datanodes: datanodes, volumesPerDatanode: volumesPerDatanode,
+            replication: replication, s3: s3)
+        let lock = try DirectoryLock(layout.directory + "/run")
+        try layout.write()
+        if recon != nil { note("Recon is not there yet; --recon changes nothing") }
+        if separate {
+            try await runSeparately(layout)
+        } else {
+            try await runTogether(layout)
+        }
+        lock.release()
+    }
+
+    private func note(_ text: String) {
+        FileHandle.standardError.write(Data("apus: \(text)\n".utf8))
+    }
+
+    private func runTogether(_ layout: ClusterLayout) async throws {
+        let runtime = try Runtime(name: "up", movesBytes: true)
+        var running: [RunningRole] = []
+        do {
+            let settings = { (name: String) in
+                try await Settings(file: layout.file(name), overrides: overrides)
+            }
+            running.append(try await Roles.startSCM(settings("scm1"), runtime))
+            running.append(try await Roles.startOM(settings("om1"), runtime))
+            for index in 1...datanodes {
+                running.append(try await Roles.startDatanode(settings("dn\(index)"), runtime))
+            }
+            let s3Settings = try await settings("s3g1")
+            let client = try Roles.client(s3Settings, runtime)
+            try await becomeReady(client, layout)
+            running.append(try await Roles.startS3Gateway(s3Settings, runtime))
+            announce(layout, s3Port: running[running.count - 1].port)
+        } catch {
+            for role in running.reversed() { await role.stop() }
+            throw error
+        }
+        await waitForStop()
+        for role in running.reversed() { await role.stop() }
+    }
+
+    private func runSeparately(_ layout: ClusterLayout) async throws {
+        let children = Children(layout: layout, overrides: overrides)
+        do {
+            try children.start("scm1", "scm")
+            try children.start("om1", "om")
+            for index in 1...datanodes { try children.start("dn\(index)", "datanode") }
+            let settings = try await Settings(file: layout.file("s3g1"), overrides: overrides)
+            let runtime = try Runtime(name: "up", movesBytes: false, reactors: 1)
+            try await becomeReady(try Roles.client(settings, runtime), layout, children)
+            try children.start("s3g1", "s3gateway")
+            let port = try await children.port(of: "s3g1", label: "s3gateway")
+            announce(layout, s3Port: port)
+        } catch {
+            await children.stop()
+            throw error
+        }
+        await waitForStop()
+        await children.stop()
+    }
+
+    /// Waits until blocks can be written, and sees that there is a first user and a file with its
+    /// keys.
+    private func becomeReady(
+        _ client: ClusterClient, _ layout: ClusterLayout, _ children: Children? = nil
+    ) async throws {
+        let start = ContinuousClock.now
+        var request = SCMStatusRequest()
+        request.nodes = true
+        while true {
+            var reason = "SCM does not answer"
+            do throws(StoreError) {
+                let status = try await client.status(request)
+                let healthy = status.nodes.count { $0.state == .healthy }
+                if !status.isInSafeMode, healthy >= datanodes { break }
+                reason = status.isInSafeMode
+                    ? "safe mode: \(status.safeModeReason)"
+                    : "\(healthy) of \(datanodes) datanodes are there"
+            } catch {
+                reason = error.description
+            }
+            if let dead = children?.firstDead() {
+                throw StoreError(
+                    .unavailable, "\(dead) ended; its log is \(layout.log(dead))")
+            }
+            guard start.duration(to: .now) < .seconds(60) else {
+                throw StoreError(.notReady, "the cluster did not come up in 60 s: \(reason)")
+            }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+        var admin: UserInfo?
+        while admin == nil {
+            do throws(StoreError) {
+                admin = try await client.users().first { $0.name == Users.firstName }
+                if admin == nil { try await client.createUser(Users.make(Users.firstName, administrator: true)) }
+            } catch {
+                guard error.code == .connection || error.code == .notReady,
+                    start.duration(to: .now) < .seconds(60)
+                else { throw error }
+                try await Task.sleep(for: .milliseconds(50))
+            }
+        }
+        try Users.writeCredentials(admin!, to: layout.credentials)
+    }
+
+    private func announce(_ layout: ClusterLayout, s3Port: Int) {
+        let url = "http://\(layout.s3Host):\(s3Port)"
+        print("ready s3=\(url) credentials=\(layout.credentials) recon=none")
+        print(
+            """
+            Store and fetch a file (in another terminal):
+              export AWS_SHARED_CREDENTIALS_FILE=\(layout.credentials) AWS_ENDPOINT_URL=\(url) AWS_DEFAULT_REGION=us-east-1
+              aws s3 mb s3://demo && aws s3 cp /etc/services s3://demo/services
+              aws s3 cp s3://demo/services - | head -3
+            """)
+    }
+}
+
+/// Users as the command line makes them.
+enum Users {
+    /// The administrator that `up` creates.
+    static let firstName = "admin"
+
+    static func make(_ name: String, displayName: String? = nil, administrator: Bool) -> UserInfo {
+        func random(_ count: Int, of alphabet: String) -> String {
+            let letters = Array(alphabet)
+            return String((0..<count).map { _ in letters[Int.random(in: 0..<letters.count)] })
+        }
+        let upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+        let canonical = SHA256.hash(data: Data("apus user \(name) \(UUID())".utf8))
+        return UserInfo(
+            name: name, accessKeyID: "APUS" + random(16, of: upper),
+            secretAccessKey: random(40, of: upper.lowercased() + upper + "0189"),
+            canonicalID: canonical.map { String(format: "%02x", $0) }.joined(),
+            displayName: displayName ?? name, isAdministrator: administrator)
+    }
+
+    /// Writes a file in the AWS credentials format, readable by its owner alone.
+    static func writeCredentials(_ user: UserInfo, to path: String) throws {
+        let text = """
+            [default]
+            aws_access_key_id = \(user.accessKeyID)
+            aws_secret_access_key = \(user.secretAccessKey)
+
+            """
+        let temporary = path + ".new"
+        guard
+            FileManager.default.createFile(
+                atPath: temporary, contents: Data(text.utf8),
+                attributes: [.posixPermissions: 0o600])
+        else { throw StoreError(.io, "cannot write \(temporary)") }
+        guard rename(temporary, path) == 0 else {
+            throw StoreError(.io, "cannot write \(path): \(String(cString: strerror(errno)))")
+        }
+    }
+}

@@ -1,0 +1,193 @@
+import Foundation
+import GRDB
+import MetadataStore
+import Model
+import Testing
+
+private let first = MetadataTable(1)
+private let second = MetadataTable(2)
+
+/// Random bytes of few values, so that prefixes and equal keys are common.
+private func randomKey(_ random: inout some RandomNumberGenerator) -> [UInt8] {
+    (0..<Int.random(in: 0...4, using: &random)).map { _ in
+        [0, 1, 0x61, 0xFF].randomElement(using: &random) ?? 0
+    }
+}
+
+struct SeededGenerator: RandomNumberGenerator {
+    var state: UInt64
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}
+
+/// One random change or question, with what it answered.
+private func step(
+    _ tables: some MetadataTransaction, _ random: inout some RandomNumberGenerator
+) -> [[UInt8]] {
+    let table = Bool.random(using: &random) ? first : second
+    let key = randomKey(&random)
+    switch Int.random(in: 0..<6, using: &random) {
+    case 0...2:
+        tables.put(table, key, [UInt8.random(in: 0...255, using: &random)])
+        return []
+    case 3:
+        tables.delete(table, key)
+        return []
+    case 4: return [tables.get(table, key) ?? [9, 9]]
+    default:
+        let limit = Int.random(in: 1...5, using: &random)
+        var found: [[UInt8]] = []
+        tables.scan(table, from: key) { key, value in
+            found += [key, value]
+            // Scanning within a scan, also of the same table.
+            tables.scan(first, from: key) { inner, _ in
+                found.append(inner)
+                return false
+            }
+            return found.count < 3 * limit
+        }
+        return found
+    }
+}
+
+@Suite("MetadataStore")
+struct MetadataStoreTests {
+    @Test("the tables of a database answer like the ones in memory", arguments: 0..<20 as Range<UInt64>)
+    func likeInMemory(seed: UInt64) async throws {
+        try await withTemporaryDirectory { directory in
+            let store = try await MetadataStore.open(
+                path: directory + "/m.db", role: "test", tables: [first, second])
+            let model = InMemoryTables()
+            var random = SeededGenerator(state: seed)
+            for batch in 1...20 as ClosedRange<UInt64> {
+                let start = random
+                let count = Int.random(in: 1...60, using: &random)
+                let answers = try await store.apply(through: batch) { tables in
+                    var random = start
+                    return (0..<count).map { _ in step(tables, &random) }
+                }
+                random = start
+                let expected = (0..<count).map { _ in step(model, &random) }
+                #expect(answers == expected, "seed \(seed)")
+            }
+            let all = try await store.read { tables in
+                [first, second].map { table in
+                    tables.entries(table, prefix: [], limit: .max).map { [$0.key, $0.value] }
+                }
+            }
+            #expect(all == [first, second].map { model.dump($0).map { [$0.key, $0.value] } })
+            try await store.close()
+        }
+    }
+
+    @Test("the applied index and the tables are there after opening again")
+    func reopen() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/m.db"
+            var store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            #expect(store.appliedIndex == 0)
+            try await store.apply(through: 7) { $0.put(first, [1], [2]) }
+            try await store.close()
+            store = try await MetadataStore.open(path: path, role: "om", tables: [first, second])
+            #expect(store.appliedIndex == 7)
+            let values = try await store.read { [$0.get(first, [1]), $0.get(second, [1])] }
+            #expect(values == [[2], nil])
+            try await store.close()
+        }
+    }
+
+    @Test("a read sees one state while changes go on")
+    func snapshot() async throws {
+        try await withTemporaryDirectory { directory in
+            let store = try await MetadataStore.open(
+                path: directory + "/m.db", role: "om", tables: [first])
+            try await store.apply(through: 1) { $0.put(first, [0], [1]) }
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    for index in 2...200 as ClosedRange<UInt64> {
+                        try await store.apply(through: index) { tables in
+                            for key in 0..<8 as Range<UInt8> {
+                                tables.put(first, [key], [UInt8(truncatingIfNeeded: index)])
+                            }
+                        }
+                    }
+                }
+                for _ in 0..<3 {
+                    group.addTask {
+                        for _ in 0..<100 {
+                            let values = try await store.read { tables in
+                                tables.entries(first, prefix: [], limit: 100).map(\.value)
+                            }
+                            #expect(Set(values).count == 1, "a read mixed two states")
+                        }
+                    }
+                }
+                try await group.waitForAll()
+            }
+            try await store.close()
+        }
+    }
+
+    @Test("a file of another role, another version, or no database is refused by name")
+    func refusals() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/m.db"
+            let store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            try await store.close()
+            let role = await #expect(throws: StoreError.self) {
+                try await MetadataStore.open(path: path, role: "scm", tables: [first])
+            }
+            #expect(role?.code == .badRequest)
+            #expect(role?.message.contains("'om', not to 'scm'") == true)
+
+            let queue = try DatabaseQueue(path: path)
+            try await queue.write { db in
+                try db.execute(sql: "UPDATE apus SET value = 9 WHERE name = 'format'")
+            }
+            try queue.close()
+            let version = await #expect(throws: StoreError.self) {
+                try await MetadataStore.open(path: path, role: "om", tables: [first])
+            }
+            #expect(version?.code == .versionMismatch)
+            #expect(version?.message.contains("format 9") == true)
+
+            try Data(repeating: 7, count: 8192).write(
+                to: URL(fileURLWithPath: directory + "/bad.db"))
+            let damaged = await #expect(throws: StoreError.self) {
+                try await MetadataStore.open(
+                    path: directory + "/bad.db", role: "om", tables: [first])
+            }
+            #expect(damaged?.code == .corrupt)
+        }
+    }
+
+    @Test("a checkpoint empties the write-ahead log and names the index it is good for")
+    func checkpoint() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/m.db"
+            let store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            for index in 1...50 as ClosedRange<UInt64> {
+                try await store.apply(through: index) { tables in
+                    tables.put(first, [UInt8(index)], [UInt8](repeating: 1, count: 5000))
+                }
+            }
+            #expect(store.unsyncedBytes > 250_000)
+            #expect(try await store.checkpoint() == 50)
+            #expect(store.unsyncedBytes == 0)
+            let attributes = try FileManager.default.attributesOfItem(atPath: path + "-wal")
+            #expect(attributes[.size] as? Int == 0)
+
+            try await store.copy(to: directory + "/copy.db")
+            let copy = try await MetadataStore.open(
+                path: directory + "/copy.db", role: "om", tables: [first])
+            #expect(copy.appliedIndex == 50)
+            try await copy.close()
+            try await store.close()
+        }
+    }
+}
