@@ -174,6 +174,24 @@ struct SCMStateTests {
                 == .containerClosed)
     }
 
+    @Test("a container that never held a block is forgotten, and does not hold up safe mode")
+    func neverWritten() throws {
+        var rig = try Rig(nodes: 5)
+        let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        rig.now += 6 * second
+        for number in 0..<4 { rig.beat(number) }
+        for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        #expect(rig.state.containers[id]?.state == .containerClosing)
+        // One node is silent: it might hold a replica.
+        #expect(rig.state.dueStateChanges(at: rig.now).isEmpty)
+        rig.beat(4)
+        for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        #expect(rig.state.containers[id]?.state == .containerDeleted)
+        rig.state = SCMState(options: .init(), reading: rig.tables)
+        rig.beat(0)
+        #expect(rig.state.safeModeReason(at: rig.now) == nil)
+    }
+
     @Test("a full container is closed")
     func full() throws {
         var rig = try Rig(nodes: 5)
