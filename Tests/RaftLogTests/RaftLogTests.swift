@@ -288,7 +288,7 @@ struct RaftLogTests {
                             try await reactor.sleep(for: .microseconds(pause))
                         }
                     }
-                    try await tasks.waitForAll()
+                    for try await _ in tasks {}
                 }
                 try await log.close()
             }
