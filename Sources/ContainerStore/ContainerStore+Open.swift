@@ -7,8 +7,8 @@ extension ContainerStore {
     /// Opens the store of `datanode` on `volumes`, directories on a disk each; empty ones are
     /// formatted. Journals are replayed, torn tails cut, deletions finished.
     ///
-    /// A volume of another datanode, another cluster, or written by a newer program is refused by
-    /// name. A volume with I/O errors is taken out and the others go on; `io` if none is left.
+    /// A volume of another datanode, another cluster, written by a newer program, or in use by
+    /// another store is refused by name. A volume with I/O errors is taken out and the others go on; `io` if none is left.
     /// - Parameter cluster: where the datanode is registered; nil takes what the volumes say.
     /// - Parameter reactors: volumes are given to them in turn. Not empty.
     public static func open(
@@ -23,6 +23,17 @@ extension ContainerStore {
         let volumes = paths.enumerated().map { index, path in
             Volume(path: path, reactor: reactors[index % reactors.count], options: options)
         }
+        do throws(StoreError) {
+            return try await open(volumes, datanode, cluster, options)
+        } catch {
+            for volume in volumes { await volume.unlock() }
+            throw error
+        }
+    }
+
+    private static func open(
+        _ volumes: [Volume], _ datanode: DatanodeID, _ cluster: ClusterID?, _ options: Options
+    ) async throws(StoreError) -> ContainerStore {
         try await eachAtOnce(volumes) { (volume) async throws(StoreError) in
             try await volume.open(datanode: datanode)
         }

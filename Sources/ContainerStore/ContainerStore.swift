@@ -277,6 +277,7 @@ public final class ContainerStore: Sendable {
         for container in containers where container.volume.failure == nil {
             try await container.shut()
         }
+        for volume in volumeList { await volume.unlock() }
     }
 }
 

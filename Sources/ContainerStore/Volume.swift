@@ -25,6 +25,8 @@ final class Volume: Sendable {
         /// Replicas whose files are there but could not be opened. Nothing is made in their place.
         var unusable: Set<ContainerID> = []
         var version: VolumeVersion?
+        /// Open and locked as long as the volume is in use.
+        var lock: File?
     }
     private let state = Mutex(State())
 
@@ -37,6 +39,7 @@ final class Volume: Sendable {
 
     var containersPath: String { path + "/containers" }
     var versionPath: String { path + "/VERSION" }
+    var lockPath: String { path + "/in-use.lock" }
 
     func dataPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).data"
