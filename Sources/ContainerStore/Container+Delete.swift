@@ -133,7 +133,7 @@ extension Container {
         }
     }
 
-    /// Removes both files. The journal goes first: without it there is no container.
+    /// Refuses everything from now on, and removes both files.
     func removeFiles(cache: ClosedCache) async throws(StoreError) {
         guard await seal() else { return }
         await untilIdle()
@@ -149,14 +149,22 @@ extension Container {
 }
 
 extension Volume {
-    /// Removes the files of a container, the journal first and durably.
+    /// Removes the files of a container. The renaming of the journal is the moment of deletion;
+    /// what is left after a crash is removed by the next start.
     func removeContainer(_ id: ContainerID) async throws(StoreError) {
         try await changing { () async throws(IOError) in
-            try await reactor.remove(journalPath(id))
-            try await reactor.synchronizeDirectory(containersPath)
-            if try await reactor.status(dataPath(id)) != nil {
-                try await reactor.remove(dataPath(id))
+            if try await reactor.status(journalPath(id)) != nil {
+                try await reactor.rename(journalPath(id), to: deletedPath(id))
+                try await reactor.synchronizeDirectory(containersPath)
             }
+            try await finishRemoval(id)
+        }
+    }
+
+    /// Removes the data file, then the journal under the name that says that it is deleted.
+    func finishRemoval(_ id: ContainerID) async throws(IOError) {
+        for path in [dataPath(id), deletedPath(id)] {
+            if try await reactor.status(path) != nil { try await reactor.remove(path) }
         }
     }
 }

@@ -44,6 +44,8 @@ final class Volume: Sendable {
     func dataPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).data"
     }
+    /// Where the journal goes when its container is deleted.
+    func deletedPath(_ id: ContainerID) -> String { journalPath(id) + ".deleted" }
     func journalPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).journal"
     }
