@@ -34,8 +34,8 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
             store: store, configuration: configuration, clock: clock, logger: logger)
     }
 
-    /// Listens and serves until the task is cancelled; then refuses new requests, lets those under
-    /// way end, and returns. Throws if it cannot listen. To be called once.
+    /// Listens and serves until the task is cancelled; then refuses new connections, lets requests
+    /// under way end within `Limits.shutdownSeconds`, and returns. Throws if it cannot listen. To be called once.
     public func run() async throws {
         let connection = S3Connection(
             service: service, idleSeconds: configuration.limits.idleSeconds)
@@ -46,9 +46,10 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
                 listening.resolve(.success(channel.localAddress?.port ?? 0))
             },
             eventLoopGroup: MultiThreadedEventLoopGroup.singleton, logger: logger)
-        let group = ServiceGroup(
-            configuration: .init(
-                services: [.init(service: server)], logger: logger))
+        var shutdown = ServiceGroupConfiguration(
+            services: [.init(service: server)], logger: logger)
+        shutdown.maximumGracefulShutdownDuration = .seconds(configuration.limits.shutdownSeconds)
+        let group = ServiceGroup(configuration: shutdown)
         do {
             // Cancellation becomes a graceful shutdown.
             try await withTaskCancellationHandler {

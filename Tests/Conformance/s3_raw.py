@@ -424,3 +424,26 @@ def test_delete_objects_needs_a_digest():
         unsigned={"Content-Length": str(len(body))})
     refused(exchange(head + body, method="POST"), "InvalidRequest", 400)
     stored(bucket, "k", b"kept")
+
+
+def test_line_breaks_cannot_be_smuggled_into_headers():
+    bucket = new_bucket()
+    CLIENT.put_object(Bucket=bucket, Key="k", Body=b"x")
+    query = "response-content-type=a%0D%0AX-Evil%3A%201"
+    response = exchange(Signed("GET", f"/{bucket}/k", query).head(), method="GET")
+    assert response.status == 200 and "x-evil" not in response.headers, response.headers
+    assert response.body == b"x"
+
+
+def test_promised_checksum_that_does_not_come():
+    bucket = new_bucket()
+    request = Signed("PUT", f"/{bucket}/k", headers={"x-amz-sdk-checksum-algorithm": "CRC32"})
+    refused(exchange(request.head(unsigned={"Content-Length": "1"}) + b"x"), "InvalidRequest", 400)
+    absent(bucket, "k")
+
+
+def test_documents_that_are_too_large():
+    bucket = new_bucket()
+    request = Signed("POST", f"/{bucket}", "delete", headers={"content-md5": "1B2M2Y8AsgTpgAmY7PhCfg=="})
+    response = exchange(request.head(unsigned={"Content-Length": str(64 << 20)}) + b" " * (64 << 20))
+    refused(response, "MaxMessageLengthExceeded", 400)

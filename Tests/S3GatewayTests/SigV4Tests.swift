@@ -106,7 +106,9 @@ private enum Example {
                 "host": "s3.amazonaws.com",
             ], signature: seed)
         // The documented request is in path style; our helper's host is the virtual one.
-        var headers = ["host": "s3.amazonaws.com", "authorization": request.header("authorization")!]
+        var headers = [
+            "host": "s3.amazonaws.com", "authorization": request.header("authorization")!,
+        ]
         for name in request.headerNames where headers[name] == nil {
             headers[name] = request.header(name)
         }

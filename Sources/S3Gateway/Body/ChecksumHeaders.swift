@@ -84,8 +84,10 @@ extension S3Request {
             let algorithm = try ObjectChecksum.Algorithm(
                 name: name, in: "x-amz-sdk-checksum-algorithm")
             guard let found else {
-                // Sent with operations whose checksum is Content-MD5; nothing is promised by it.
-                return nil
+                throw S3Error(
+                    .invalidRequest,
+                    "x-amz-sdk-checksum-algorithm specified, but no corresponding "
+                        + "x-amz-checksum-* or x-amz-trailer headers were found.")
             }
             guard found.algorithm == algorithm else {
                 throw S3Error(

@@ -95,7 +95,8 @@ struct ChunkedBodyParser {
                 let count = min(remaining, piece.count - position)
                 let range = position..<position + count
                 position += count
-                state = remaining == count ? .dataCarriageReturn : .data(remaining: remaining - count)
+                state =
+                    remaining == count ? .dataCarriageReturn : .data(remaining: remaining - count)
                 return .data(range)
             case .dataCarriageReturn:
                 guard try expect(0x0D, piece, &position) else { return nil }
@@ -177,7 +178,8 @@ struct ChunkedBodyParser {
         let size = digits.reduce(0) { $0 << 4 | Int(Hex.value(of: $1) ?? 0) }
         guard size <= sizeLimit else {
             throw ChunkedBodyError(
-                reason: .tooLarge, message: "a chunk announces \(size) bytes, the limit is \(sizeLimit)")
+                reason: .tooLarge,
+                message: "a chunk announces \(size) bytes, the limit is \(sizeLimit)")
         }
         let signature = try chunkSignature(line[digits.endIndex...])
         state = size == 0 ? .lastChunkEnd : .data(remaining: size)

@@ -175,7 +175,8 @@ struct PayloadVerifier {
         } catch {
             switch error.reason {
             case .malformed:
-                throw S3Error(.invalidRequest, "The aws-chunked body is malformed: \(error.message).")
+                throw S3Error(
+                    .invalidRequest, "The aws-chunked body is malformed: \(error.message).")
             case .malformedTrailer: throw S3Error(.malformedTrailer, error.message)
             case .tooLarge: throw S3Error(.entityTooLarge, error.message)
             }
@@ -271,7 +272,8 @@ struct PayloadVerifier {
             given = trailer.value
         } else {
             throw S3Error(
-                .malformedTrailer, "The trailer \(algorithm.headerName) was announced and is missing.")
+                .malformedTrailer,
+                "The trailer \(algorithm.headerName) was announced and is missing.")
         }
         guard try decodeChecksum(given, algorithm) == value else {
             throw S3Error(

@@ -23,7 +23,8 @@ struct CompleteRequest: Equatable {
         }
         guard (1...Self.partLimit).contains(parts.count) else {
             throw S3Error(
-                .malformedXML, "A completion names 1 to \(Self.partLimit) parts, "
+                .malformedXML,
+                "A completion names 1 to \(Self.partLimit) parts, "
                     + "this one \(parts.count).")
         }
         for (part, next) in zip(parts, parts.dropFirst()) where part.number >= next.number {
@@ -100,7 +101,8 @@ extension S3Service {
         let request = try CompleteRequest(XMLReader.parse(document))
         let info = try await store.upload(call.key, upload: upload, user: call.user)
         let parts = try request.select(
-            from: try await allParts(call, upload, last: request.parts[request.parts.count - 1].number))
+            from: try await allParts(
+                call, upload, last: request.parts[request.parts.count - 1].number))
         let checksum = try Self.checksum(of: parts, info.checksum, call.request)
         let length = parts.reduce(0) { $0 + $1.length }
         if let text = call.request.header("x-amz-mp-object-size"), Int(text) != length {
@@ -154,9 +156,11 @@ extension S3Service {
                     + "complete request must use the same checksum mode.")
         }
         // Without a checksum of its own an upload takes the full one that its completion declares.
-        let wanted = upload ?? declared.map {
-            UploadChecksum(algorithm: $0.algorithm, kind: .fullObject)
-        }
+        let wanted =
+            upload
+            ?? declared.map {
+                UploadChecksum(algorithm: $0.algorithm, kind: .fullObject)
+            }
         guard let wanted else { return nil }
         let checksum = ObjectChecksum((wanted.algorithm, wanted.kind), parts: parts)
         guard let declared, let value = declared.value else {

@@ -29,7 +29,8 @@ struct DeleteRequest: Equatable {
         }
         guard (1...Self.keyLimit).contains(items.count) else {
             throw S3Error(
-                .malformedXML, "A DeleteObjects request names 1 to \(Self.keyLimit) keys, "
+                .malformedXML,
+                "A DeleteObjects request names 1 to \(Self.keyLimit) keys, "
                     + "this one \(items.count).")
         }
     }

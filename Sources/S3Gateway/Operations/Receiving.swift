@@ -27,9 +27,21 @@ extension Call {
     func receiveDocument(
         limit: Int, mustBeProtected: Bool = false, forCompletion: Bool = false
     ) async throws -> [UInt8] {
-        let mayBeAbsent = request.header("content-length") == nil
+        let mayBeAbsent =
+            request.header("content-length") == nil
             && request.header("transfer-encoding") == nil
         if mayBeAbsent, !mustBeProtected { return [] }
+        do {
+            return try await receiveBoundedDocument(limit, mustBeProtected, forCompletion)
+        } catch let error as S3Error where error.code == .entityTooLarge {
+            throw S3Error(
+                .maxMessageLengthExceeded, details: [("MaxMessageLengthBytes", "\(limit)")])
+        }
+    }
+
+    private func receiveBoundedDocument(
+        _ limit: Int, _ mustBeProtected: Bool, _ forCompletion: Bool
+    ) async throws -> [UInt8] {
         let expectation = try PayloadExpectation(
             request, signing: identity.payload, sizeLimit: limit,
             declaresChecksum: !forCompletion)

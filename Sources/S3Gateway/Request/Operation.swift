@@ -98,7 +98,8 @@ extension Operation {
     /// Sub-resources of S3 that are not implemented.
     static let refusedSubresources: Set<String> = [
         "abac", "accelerate", "acl", "analytics", "append", "attributes", "cors", "encryption",
-        "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "logging", "metadataConfiguration",
+        "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "logging",
+        "metadataConfiguration",
         "metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics",
         "notification", "object-lock", "ownershipControls", "policy", "policyStatus",
         "publicAccessBlock", "renameObject", "replication", "requestPayment", "restore",

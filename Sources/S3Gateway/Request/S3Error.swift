@@ -62,6 +62,7 @@ struct S3Error: Error, Equatable {
         case keyTooLong = "KeyTooLongError"
         case malformedTrailer = "MalformedTrailerError"
         case malformedXML = "MalformedXML"
+        case maxMessageLengthExceeded = "MaxMessageLengthExceeded"
         case metadataTooLarge = "MetadataTooLarge"
         case methodNotAllowed = "MethodNotAllowed"
         case missingContentLength = "MissingContentLength"
@@ -132,6 +133,7 @@ struct S3Error: Error, Equatable {
             case .incompleteBody:
                 "The body ended before the number of bytes that its headers announced."
             case .entityTooLarge: "The upload is larger than 5 GiB, the most for one request."
+            case .maxMessageLengthExceeded: "The document of the request is too large."
             case .notModified: "Not Modified"
             default: rawValue
             }

@@ -21,20 +21,28 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
         // Only the pipeline of this is used; `handle` below takes the place of its responder.
         pipeline = HTTP1Channel(
             responder: { _, _, _ in preconditionFailure("the connection serves its requests") },
-            configuration: .init(
-                additionalChannelHandlers: [ReceiveBufferSizer()],
-                idleTimeout: .seconds(Int64(idleSeconds))))
+            configuration: .init(idleTimeout: .seconds(Int64(idleSeconds))))
     }
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
-        pipeline.setup(channel: channel, logger: logger)
+        channel.setOption(ChannelOptions.recvAllocator, value: Self.receiveBuffers)
+            .flatMapThrowing {
+                try channel.pipeline.syncOperations.addHandler(WrittenSignal(), position: .first)
+            }
+            .flatMap { pipeline.setup(channel: channel, logger: logger) }
+    }
+
+    /// Up to 256 KiB are read at once: fewer, larger pieces of big bodies.
+    private static var receiveBuffers: AdaptiveRecvByteBufferAllocator {
+        AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 16 << 10, maximum: 256 << 10)
     }
 
     func handle(value: Value, logger: Logger) async {
         do {
             try await withTaskCancellationHandler {
                 try await value.executeThenClose { inbound, outbound in
-                    try await serve(inbound.makeAsyncIterator(), outbound)
+                    let rest = try await serve(inbound.makeAsyncIterator(), outbound)
+                    try await part(from: value.channel, rest, outbound)
                 }
             } onCancel: {
                 value.channel.close(mode: .input, promise: nil)
@@ -44,9 +52,30 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
         }
     }
 
+    /// Closes our side once everything is written, and waits for the client to close its own: a
+    /// connection that is closed with bytes on their way may lose the end of the last response.
+    private func part(
+        from channel: any Channel, _ rest: Exchange.Inbound, _ outbound: Exchange.Outbound
+    ) async throws {
+        let timer = channel.eventLoop.scheduleTask(in: Self.lingering) {
+            channel.close(promise: nil)
+        }
+        defer { timer.cancel() }
+        // Closing our side closes all if the client's is closed already, written or not.
+        try await channel.triggerUserOutboundEvent(WrittenSignal.AllWritten())
+        outbound.finish()
+        var rest = rest
+        while try await rest.next() != nil {}
+        try await channel.closeFuture.get()
+    }
+
+    /// How long a client may take to read the end and to notice it.
+    private static var lingering: TimeAmount { .seconds(30) }
+
+    /// Serves requests until the connection is to end; what is left of its inbound side.
     private func serve(
         _ iterator: Exchange.Inbound, _ outbound: Exchange.Outbound
-    ) async throws {
+    ) async throws -> Exchange.Inbound {
         var iterator = iterator
         while true {
             let part: HTTPRequestPart?
@@ -57,26 +86,33 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
                 var head = ResponseHead(400, contentLength: 0)
                 head.set("Connection", "close")
                 try await outbound.write(contentsOf: [.head(head.http), .end(nil)])
-                return
+                return iterator
             }
-            guard case .head(let head) = part else { return }
+            guard case .head(let head) = part else { return iterator }
             let exchange = Exchange(head: head, inbound: iterator, outbound: outbound)
-            guard await service.serve(exchange) else { return }
+            let isReusable = await service.serve(exchange)
             iterator = exchange.remaining
+            guard isReusable else { return iterator }
         }
     }
 }
 
-/// Lets a connection read up to 256 KiB at once: fewer, larger pieces for big bodies.
-private final class ReceiveBufferSizer: ChannelInboundHandler, RemovableChannelHandler, Sendable {
-    typealias InboundIn = HTTPRequestPart
+/// Answers `AllWritten` once everything that was written before it is with the kernel.
+///
+/// The first of its pipeline, so it sees bytes: an empty write behind the others is done when
+/// they are.
+private final class WrittenSignal: ChannelOutboundHandler, Sendable {
+    typealias OutboundIn = ByteBuffer
 
-    func handlerAdded(context: ChannelHandlerContext) {
-        let channel = context.channel
-        channel.setOption(
-            ChannelOptions.recvAllocator,
-            value: AdaptiveRecvByteBufferAllocator(
-                minimum: 2048, initial: 16 << 10, maximum: 256 << 10)
-        ).whenFailure { channel.pipeline.fireErrorCaught($0) }
+    struct AllWritten: Sendable {}
+
+    func triggerUserOutboundEvent(
+        context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?
+    ) {
+        guard event is AllWritten else {
+            context.triggerUserOutboundEvent(event, promise: promise)
+            return
+        }
+        context.writeAndFlush(NIOAny(ByteBuffer()), promise: promise)
     }
 }

@@ -203,7 +203,8 @@ extension RequestSignature {
             parts[parts.count - 3].isEmpty == false
         else {
             throw S3Error(
-                code, "The credential must be in the form of "
+                code,
+                "The credential must be in the form of "
                     + "<access-key>/<YYYYMMDD>/<region>/s3/aws4_request.")
         }
         let end = parts.count
@@ -213,7 +214,8 @@ extension RequestSignature {
         }
         guard parts[end - 4].utf8.count == 8, UInt32(parts[end - 4]) != nil else {
             throw S3Error(
-                code, "The credential's date must be in the form of YYYYMMDD, "
+                code,
+                "The credential's date must be in the form of YYYYMMDD, "
                     + "not \"\(parts[end - 4])\".")
         }
         return Credential(

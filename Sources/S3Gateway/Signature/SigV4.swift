@@ -16,7 +16,8 @@ enum SigV4 {
     ) -> String {
         var text = request.method
         text += "\n"
-        text += rawPath ? request.rawPath : PercentEncoding.encode(request.pathBytes, keepSlash: true)
+        text +=
+            rawPath ? request.rawPath : PercentEncoding.encode(request.pathBytes, keepSlash: true)
         text += "\n"
         text += canonicalQuery(request, isPresigned: signature.placement != .header)
         text += "\n"

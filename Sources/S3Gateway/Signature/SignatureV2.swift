@@ -42,19 +42,29 @@ struct SignatureV2: Equatable {
         }
     }
 
+    /// Throws unless the signature is that of `request` with this secret.
+    /// - Parameter bucket: the bucket named by the host, if it is.
     func verify(_ request: S3Request, bucket: String?, secret: String) throws(S3Error) {
-        let text = stringToSign(request, bucket: bucket)
-        let computed = HMAC<Insecure.SHA1>.authenticationCode(
-            for: Array(text.utf8), using: SymmetricKey(data: Array(secret.utf8)))
-        guard SigV4.isEqual(Array(computed), signature) else {
-            throw S3Error(
-                .signatureDoesNotMatch,
-                details: [("AWSAccessKeyId", accessKeyID), ("StringToSign", text)])
-        }
+        let resource = (bucket.map { "/\($0)" } ?? "") + request.rawPath
+        if isSignature(of: stringToSign(request, resource), secret) { return }
+        // A bucket's resource ends with a slash, whether its URL does or not.
+        let isBucket = resource.dropFirst().firstIndex(of: "/") == nil
+        if isBucket, isSignature(of: stringToSign(request, "\(resource)/"), secret) { return }
+        throw S3Error(
+            .signatureDoesNotMatch,
+            details: [
+                ("AWSAccessKeyId", accessKeyID), ("StringToSign", stringToSign(request, resource)),
+            ])
     }
 
-    /// - Parameter bucket: the bucket named by the host, if it is.
-    func stringToSign(_ request: S3Request, bucket: String?) -> String {
+    private func isSignature(of text: String, _ secret: String) -> Bool {
+        let computed = HMAC<Insecure.SHA1>.authenticationCode(
+            for: Array(text.utf8), using: SymmetricKey(data: Array(secret.utf8)))
+        return SigV4.isEqual(Array(computed), signature)
+    }
+
+    /// - Parameter resource: bucket and key as in a URL of path style, encoded.
+    func stringToSign(_ request: S3Request, _ resource: String) -> String {
         var lines = [
             request.method, request.header("content-md5") ?? "",
             request.header("content-type") ?? "", String(expires),
@@ -62,7 +72,6 @@ struct SignatureV2: Equatable {
         for name in request.headerNames.filter({ $0.hasPrefix("x-amz-") }).sorted() {
             lines.append("\(name):\(trimmingSpaces(request.header(name) ?? ""))")
         }
-        let resource = (bucket.map { "/\($0)" } ?? "") + request.rawPath
         lines.append(resource + Self.signedQuery(request))
         return lines.joined(separator: "\n")
     }

@@ -1,0 +1,205 @@
+import Client
+import Model
+import Testing
+
+@testable import S3Gateway
+
+private func request(
+    _ method: String, _ target: String, _ headers: [String: String] = [:]
+) throws -> S3Request {
+    try S3Request(method: method, target: target, headers: headers)
+}
+
+/// The code of the error that `body` throws; nil if it throws none.
+func code(_ body: () throws -> Void) -> S3Error.Code? {
+    do {
+        try body()
+        return nil
+    } catch {
+        return (error as? S3Error)?.code
+    }
+}
+
+@Suite struct RequestTests {
+    @Test("requests are routed by method, address, query and copy source")
+    func routes() throws {
+        let table: [(String, String, Operation)] = [
+            ("GET", "/", .listBuckets), ("PUT", "/bucket", .createBucket),
+            ("PUT", "/bucket/", .createBucket), ("HEAD", "/bucket", .headBucket),
+            ("DELETE", "/bucket", .deleteBucket), ("GET", "/bucket", .listObjects),
+            ("GET", "/bucket?list-type=2&prefix=", .listObjectsV2),
+            ("GET", "/bucket?location", .getBucketLocation),
+            ("GET", "/bucket?versions", .listObjectVersions),
+            ("GET", "/bucket?uploads", .listMultipartUploads),
+            ("POST", "/bucket?delete", .deleteObjects), ("PUT", "/bucket/k", .putObject),
+            ("PUT", "/bucket/k?x-id=PutObject", .putObject), ("GET", "/bucket/k", .getObject),
+            ("HEAD", "/bucket/k", .headObject), ("DELETE", "/bucket/k", .deleteObject),
+            ("POST", "/bucket/k?uploads", .createMultipartUpload),
+            ("PUT", "/bucket/k?partNumber=1&uploadId=a", .uploadPart),
+            ("POST", "/bucket/k?uploadId=a", .completeMultipartUpload),
+            ("DELETE", "/bucket/k?uploadId=a", .abortMultipartUpload),
+            ("GET", "/bucket/k?uploadId=a", .listParts),
+        ]
+        for (method, target, operation) in table {
+            let request = try request(method, target)
+            let address = try Address.parse(request, baseDomains: [])
+            #expect(try Operation.route(request, address) == operation, "\(method) \(target)")
+        }
+        let copy = try request("PUT", "/bucket/k", ["x-amz-copy-source": "/a/b"])
+        #expect(try Operation.route(copy, Address.parse(copy, baseDomains: [])) == .copyObject)
+    }
+
+    @Test("what is not implemented is refused by name")
+    func refused() throws {
+        for name in Operation.refusedSubresources.union(["never-heard-of"]) {
+            for target in ["/bucket?\(name)", "/bucket/key?\(name)"] {
+                for method in ["GET", "PUT", "DELETE", "POST"] {
+                    let request = try request(method, target)
+                    let found = code {
+                        _ = try Operation.route(request, Address.parse(request, baseDomains: []))
+                    }
+                    #expect(found == .notImplemented, "\(method) \(target)")
+                }
+            }
+        }
+        for (name, value) in [
+            ("x-amz-server-side-encryption", "AES256"), ("x-amz-acl", "public-read"),
+            ("x-amz-tagging", "a=b"), ("x-amz-object-lock-mode", "GOVERNANCE"),
+            ("x-amz-website-redirect-location", "/"), ("x-amz-grant-read", "id=1"),
+            ("x-amz-write-offset-bytes", "0"), ("x-amz-of-tomorrow", "1"),
+            ("x-amz-api-version", "2050-01-01"),
+        ] {
+            let request = try request("PUT", "/bucket/k", [name: value])
+            #expect(code { try RefusedHeaders.check(request, .putObject) } == .notImplemented)
+        }
+        let storage = try request("PUT", "/bucket/k", ["x-amz-storage-class": "GLACIER"])
+        #expect(code { try RefusedHeaders.check(storage, .putObject) } == .invalidStorageClass)
+        let fine = try request(
+            "PUT", "/bucket/k", ["x-amz-acl": "private", "x-amz-meta-anything": "1"])
+        #expect(code { try RefusedHeaders.check(fine, .putObject) } == nil)
+    }
+
+    @Test("buckets are named by the path or by the host")
+    func addresses() throws {
+        let domains = ["s3.example.com"]
+        func address(_ target: String, _ host: String) throws -> Address {
+            try Address.parse(request("GET", target, ["host": host]), baseDomains: domains)
+        }
+        #expect(try address("/", "s3.example.com") == .service)
+        #expect(try address("/photos", "s3.example.com:80") == .bucket("photos"))
+        #expect(try address("/", "photos.s3.example.com") == .bucket("photos"))
+        #expect(try address("/", "Photos.S3.Example.com:9878") == .bucket("photos"))
+        #expect(try address("/", "my.photos.s3.example.com") == .bucket("my.photos"))
+        let key = Address.key(bucket: "photos", try #require(KeyName("a b/c")))
+        #expect(try address("/photos/a%20b/c", "127.0.0.1") == key)
+        #expect(try address("/a%20b/c", "photos.s3.example.com") == key)
+        #expect(code { _ = try address("/UPPER/x", "h") } == .invalidBucketName)
+        #expect(code { _ = try address("//x", "h") } == .invalidBucketName)
+        #expect(code { _ = try address("/photos/%FF", "h") } == .invalidURI)
+        let long = String(repeating: "x", count: 1025)
+        #expect(code { _ = try address("/photos/\(long)", "h") } == .keyTooLong)
+        #expect(code { _ = try request("GET", "/%zz") } == .invalidURI)
+        #expect(code { _ = try request("GET", "/a?b=%4") } == .invalidURI)
+    }
+
+    @Test("ranges follow the RFC, and nonsense is passed over")
+    func ranges() {
+        let table: [(String, Int, Range<Int>?)] = [
+            ("bytes=0-0", 10, 0..<1), ("bytes=2-", 10, 2..<10), ("bytes=-3", 10, 7..<10),
+            ("bytes=-30", 10, 0..<10), ("bytes=5-100", 10, 5..<10), ("bytes=10-", 10, nil),
+            ("bytes=-0", 10, nil), ("bytes=0-", 0, nil), ("bytes=-5", 0, nil),
+            ("bytes=0-99999999999999999999999", 10, 0..<10),
+            ("bytes=99999999999999999999999-", 10, nil), ("BYTES=1-2", 10, 1..<3),
+            ("bytes=0-\(Int.max)", 10, 0..<10),
+        ]
+        for (header, length, range) in table {
+            #expect(ByteRange(header)?.resolve(length: length) == range, "\(header)")
+            #expect(ByteRange(header) != nil, "\(header)")
+        }
+        for header in ["bytes=5-4", "bytes=a-b", "bytes=1-2,4-5", "items=0-1", "bytes=", "bytes=-"]
+        {
+            #expect(ByteRange(header) == nil, "\(header)")
+        }
+    }
+
+    @Test("conditions of reads follow the RFC's order")
+    func conditions() throws {
+        let modified = Timestamp(milliseconds: 1_369_353_600_500)
+        let same = "Fri, 24 May 2013 00:00:00 GMT"
+        let before = "Thu, 23 May 2013 23:59:59 GMT"
+        let after = "Fri, 24 May 2013 00:00:01 GMT"
+        let table: [([String: String], ReadConditions.Outcome)] = [
+            ([:], .proceed), (["if-match": "\"e\""], .proceed), (["if-match": "e"], .proceed),
+            (["if-match": "*"], .proceed), (["if-match": "\"x\", \"e\""], .proceed),
+            (["if-match": "\"x\""], .failed), (["if-none-match": "\"e\""], .notModified),
+            (["if-none-match": "W/\"e\""], .notModified), (["if-none-match": "\"x\""], .proceed),
+            (["if-modified-since": same], .notModified), (["if-modified-since": before], .proceed),
+            (["if-modified-since": after], .notModified),
+            (["if-unmodified-since": same], .proceed), (["if-unmodified-since": before], .failed),
+            (["if-match": "\"e\"", "if-unmodified-since": before], .proceed),
+            (["if-none-match": "\"x\"", "if-modified-since": same], .proceed),
+            (["if-none-match": "\"e\"", "if-modified-since": before], .notModified),
+            (["if-modified-since": "nonsense"], .proceed),
+        ]
+        for (headers, outcome) in table {
+            let conditions = ReadConditions(try request("GET", "/b/k", headers))
+            #expect(conditions.evaluate(etag: "e", modified: modified) == outcome, "\(headers)")
+        }
+        #expect(try WriteCondition(request("PUT", "/b/k", ["if-none-match": "*"])) == .ifAbsent)
+        #expect(try WriteCondition(request("PUT", "/b/k", ["if-match": "\"e\""])) == .ifETag("e"))
+        #expect(try WriteCondition(request("PUT", "/b/k", ["if-match": "*"])) == .ifPresent)
+        let tag = try request("PUT", "/b/k", ["if-none-match": "\"e\""])
+        #expect(code { _ = try WriteCondition(tag) } == .notImplemented)
+    }
+
+    @Test("dates are written and read in all their forms")
+    func dates() {
+        let time = Timestamp(milliseconds: 1_369_353_600_007)
+        #expect(DateText.http(time) == "Fri, 24 May 2013 00:00:00 GMT")
+        #expect(DateText.iso(time) == "2013-05-24T00:00:00.007Z")
+        #expect(DateText.basic(time) == "20130524T000000Z")
+        let whole = Timestamp(milliseconds: 1_369_353_600_000)
+        #expect(DateText.parseBasic("20130524T000000Z") == whole)
+        for text in [
+            "Fri, 24 May 2013 00:00:00 GMT", "Friday, 24-May-13 00:00:00 GMT",
+            "Fri May 24 00:00:00 2013", "2013-05-24T00:00:00Z", "2013-05-24T00:00:00.123Z",
+        ] {
+            #expect(DateText.parseHTTP(text) == whole, "\(text)")
+        }
+        for text in ["20130532T000000Z", "20130229T000000Z", "2013-05-24", "20130524T250000Z", ""] {
+            #expect(DateText.parseBasic(text) == nil, "\(text)")
+        }
+        // Every day of four centuries comes back.
+        var milliseconds: Int64 = -62_135_596_800_000 + 1_000_000_000 * 86_400
+        for _ in 0..<146_097 {
+            let time = Timestamp(milliseconds: milliseconds)
+            if CivilTime(time).timestamp != time { Issue.record("\(milliseconds)") }
+            milliseconds += 86_400_000
+        }
+    }
+
+    @Test("names of buckets follow S3's rules")
+    func bucketNames() {
+        for name in ["abc", "a-b", "a.b.c", "0a9", String(repeating: "a", count: 63), "1.2.3.x"] {
+            #expect(BucketName.isValid(name), "\(name)")
+        }
+        for name in [
+            "ab", String(repeating: "a", count: 64), "Abc", "a_b", "-ab", "ab-", ".ab", "ab.",
+            "a..b", "1.2.3.4", "xn--ab", "ab-s3alias", "ü-ü", "a b", "",
+        ] {
+            #expect(!BucketName.isValid(name), "\(name)")
+        }
+    }
+
+    @Test("base64 has one spelling for each value")
+    func base64() {
+        for count in 0..<70 {
+            let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 * 37) }
+            #expect(Base64.decode(Base64.encode(bytes)) == bytes)
+        }
+        #expect(Base64.encode(Array("any carnal pleas".utf8)) == "YW55IGNhcm5hbCBwbGVhcw==")
+        for text in ["a", "ab", "abc", "ab=c", "a===", "====", "YW5=", "ab d", "ab-_"] {
+            #expect(Base64.decode(text) == nil, "\(text)")
+        }
+    }
+}
