@@ -62,6 +62,7 @@ public final class ContainerStore: Sendable {
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
+    @discardableResult
     public nonisolated(nonsending)
         func append(_ cell: CellAppend) async throws(StoreError) -> Int
     {
