@@ -6,7 +6,8 @@ import Synchronization
 
 extension Container {
     /// Makes the files of a new, empty container, durably, and opens it. The naming of the journal
-    /// is the moment of creation.
+    /// is the moment of creation; the data file gets its name after that, if need be at the next
+    /// start. So a data file without a journal is never a trace of a creation.
     static func create(
         _ header: ContainerHeader, on volume: Volume
     ) async throws(StoreError) -> Container {
@@ -14,17 +15,22 @@ extension Container {
         let container = Container(
             header: header, volume: volume, state: ContainerState(journal: .init(.init(header))))
         let extent = volume.options.extentBytes
+        let path = volume.dataPath(id)
         try await volume.changing { () async throws(IOError) in
             let reactor = volume.reactor
-            let data = try await File.open(
-                volume.dataPath(id), [.read, .write, .create, .truncate, .direct], on: reactor)
-            try await data.write(
+            let new = try await File.open(
+                path + ".new", [.read, .write, .create, .truncate, .direct], on: reactor)
+            try await new.write(
                 Payload(copying: header.encoded(for: .data), pool: reactor.pool), at: 0)
-            do throws(IOError) { try await data.allocate(0..<extent) } catch {
+            do throws(IOError) { try await new.allocate(0..<extent) } catch {
                 if !error.isUnsupported { throw error }
             }
-            try await data.synchronize()
+            try await new.synchronize()
+            try await new.close()
             let tail = try await container.replaceJournal(volume.journalPath(id), [])
+            try await reactor.rename(path + ".new", to: path)
+            try await reactor.synchronizeDirectory(volume.containersPath)
+            let data = try await File.open(path, [.read, .write, .direct], on: reactor)
             let journal = try await File.open(
                 volume.journalPath(id), [.read, .write, .direct], on: reactor)
             container.state.withLock { state in

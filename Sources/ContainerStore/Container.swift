@@ -330,6 +330,11 @@ final class Container: Sendable {
         if isTaken { volume.committer.add(self) }
     }
 
+    /// Whether the journal's last records have no mark behind them.
+    var needsMark: Bool {
+        state.withLock { $0.needsMark && !$0.isJournalBroken && $0.phase != .deleted }
+    }
+
     // MARK: Quiet
 
     /// Waits until no append, record or allocation is on its way.

@@ -101,8 +101,10 @@ struct ContainerState: Sendable {
     var nextTicket: UInt64 = 1
     /// Why tickets that are still being written have failed already.
     var failures: [UInt64: StoreError] = [:]
-    /// Deletions under way: their blocks are in `deleted`, their records not durable yet.
+    /// Calls that delete and have not ended.
     var deleting = 0
+    /// Blocks in `deleted` whose records are not durable yet.
+    var unconfirmed: Set<UInt64> = []
     /// Bytes that the two files take.
     var charged = 0
     /// Writes to the data file in flight.

@@ -62,6 +62,7 @@ public final class ContainerStore: Sendable {
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
+    @discardableResult
     public nonisolated(nonsending)
         func append(_ cell: CellAppend) async throws(StoreError) -> Int
     {
@@ -277,6 +278,7 @@ public final class ContainerStore: Sendable {
         for container in containers where container.volume.failure == nil {
             try await container.shut()
         }
+        for volume in volumeList { await volume.unlock() }
     }
 }
 

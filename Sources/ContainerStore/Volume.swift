@@ -25,6 +25,8 @@ final class Volume: Sendable {
         /// Replicas whose files are there but could not be opened. Nothing is made in their place.
         var unusable: Set<ContainerID> = []
         var version: VolumeVersion?
+        /// Open and locked as long as the volume is in use.
+        var lock: File?
     }
     private let state = Mutex(State())
 
@@ -37,10 +39,13 @@ final class Volume: Sendable {
 
     var containersPath: String { path + "/containers" }
     var versionPath: String { path + "/VERSION" }
+    var lockPath: String { path + "/in-use.lock" }
 
     func dataPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).data"
     }
+    /// Where the journal goes when its container is deleted.
+    func deletedPath(_ id: ContainerID) -> String { journalPath(id) + ".deleted" }
     func journalPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).journal"
     }

@@ -126,10 +126,10 @@ import Testing
         }
     }
 
-    @Test("a data file that is missing or cut, and a journal of another container, are noticed")
+    @Test("files that are missing, cut, or another container's are noticed, and nothing is removed")
     func files() async throws {
         for closing in [false, true] {
-            for damage in 0..<3 {
+            for damage in 0..<4 {
                 try await withReactor { directory, reactor in
                     let expected = try await make(directory, reactor, closing: closing)
                     let base = "\(directory)/v1/containers/container-1"
@@ -138,6 +138,7 @@ import Testing
                     case 1:
                         let bytes = try contents(of: base + ".data")
                         try replaceContents(of: base + ".data", with: Array(bytes.prefix(50_000)))
+                    case 2: try removeFile(base + ".journal")
                     default:
                         let journal = try contents(of: base + ".journal")
                         try replaceContents(
@@ -145,6 +146,15 @@ import Testing
                     }
                     let store = try await openStore(directory, on: reactor)
                     if damage == 2 {
+                        #expect(await store.report().isEmpty)
+                        #expect(await store.volumes()[0].problems.count == 1)
+                        #expect(
+                            await refusal {
+                                try await store.createContainer(
+                                    ContainerID(1), replication: replication, replicaIndex: 1)
+                            }?.code == .containerState)
+                        #expect(try contents(of: base + ".data").count > 100_000)
+                    } else if damage == 3 {
                         #expect(await store.volumes()[0].problems.count == 1)
                         let refused = await refusal {
                             try await store.createContainer(

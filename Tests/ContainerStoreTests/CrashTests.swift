@@ -42,7 +42,7 @@ private final class Run: Sendable {
 
     /// Uses every operation of a store; ends with the first error.
     func work() async throws(StoreError) {
-        let store = try await openStore(directory, on: reactor)
+        let store = try await openStore(directory, on: reactor, options: .mortal)
         try await store.adopt(cluster: cluster)
         note { $0.adopted = true }
         for id in [1, 2] as [UInt64] { try await create(store, id) }
@@ -167,7 +167,7 @@ private final class Run: Sendable {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         try await Task(executorPreference: reactor) {
-            let store = try await openStore(directory, on: reactor)
+            let store = try await openStore(directory, on: reactor, options: .mortal)
             try await check(store, facts, comment)
             for report in await store.report() where report.state == .open {
                 let block = BlockID(containerID: report.id, localID: 1000)
@@ -180,7 +180,7 @@ private final class Run: Sendable {
             }
             try await check(store, facts, comment)
             try await store.close()
-            let again = try await openStore(directory, on: reactor)
+            let again = try await openStore(directory, on: reactor, options: .mortal)
             try await check(again, facts, comment)
             for report in await again.report() where report.state == .open {
                 try await again.closeContainer(report.id)
@@ -229,7 +229,7 @@ private final class Run: Sendable {
                 faults.crash(atOperation: second)
                 let reactor = try Reactor.start(.init(backend: .faulty(faults)))
                 _ = await Task(executorPreference: reactor) {
-                    await refusal { try await openStore(directory, on: reactor) }
+                    await refusal { try await openStore(directory, on: reactor, options: .mortal) }
                 }.value
                 reactor.stop()
                 faults.applyCrash()

@@ -45,3 +45,5 @@ func copyTree(_ from: String, to path: String, making parent: String) throws {
     try makeDirectory(parent)
     try FileManager.default.copyItem(atPath: from, toPath: path)
 }
+
+func environment(_ name: String) -> String? { ProcessInfo.processInfo.environment[name] }

@@ -25,10 +25,11 @@ private struct Reference {
         "any sequence of operations does what a dictionary would",
         arguments: 1...12 as ClosedRange<UInt64>)
     func sequence(seed: UInt64) async throws {
-        try await withReactor { directory, reactor in
+        try await withDirectory { directory in
             var random = SplitMix64(state: seed)
             var model = Reference()
-            var store = try await openStore(directory, on: reactor, volumes: 2)
+            var reactor = try Reactor.start()
+            var store = try await open(directory, reactor)
             for _ in 0..<250 {
                 let id = UInt64.random(in: 1...4, using: &random)
                 let localID = UInt64.random(in: 1...6, using: &random)
@@ -43,14 +44,23 @@ private struct Reference {
                     model.containers[id] = nil
                 default:
                     if Bool.random(using: &random) { try await store.close() }
-                    store = try await openStore(directory, on: reactor, volumes: 2)
+                    // Otherwise as if the process had died.
+                    reactor.stop()
+                    reactor = try Reactor.start()
+                    store = try await open(directory, reactor)
                 }
             }
             try await compare(store, model)
             try await store.close()
-            try await compare(
-                try await openStore(directory, on: reactor, volumes: 2), model)
+            try await compare(try await open(directory, reactor), model)
+            reactor.stop()
         }
+    }
+
+    private func open(
+        _ directory: String, _ reactor: Reactor
+    ) async throws(StoreError) -> ContainerStore {
+        try await openStore(directory, on: reactor, volumes: 2, options: .mortal)
     }
 
     private func create(

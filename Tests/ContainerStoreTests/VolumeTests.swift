@@ -1,3 +1,5 @@
+import Bytes
+import ContainerFormat
 import Model
 import Reactor
 import Testing
@@ -55,6 +57,35 @@ import Testing
             try replaceContents(of: "\(directory)/v1/VERSION", with: Array("apus-volume 3\n".utf8))
             #expect(
                 await refusal { try await openStore(directory, on: reactor) }?.code == .corrupt)
+        }
+    }
+
+    @Test("a volume that is in use is refused until it is closed")
+    func inUse() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            let second = await refusal { try await openStore(directory, on: reactor) }
+            #expect(second?.code == .invalidArgument)
+            #expect(second?.message.contains("in use") == true)
+            try await store.close()
+            try await openStore(directory, on: reactor).close()
+        }
+    }
+
+    @Test("a while after the last append a mark stands behind its record")
+    func marks() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            try await store.createContainer(
+                ContainerID(1), replication: replication, replicaIndex: 1)
+            try await store.append(cell(blockID(1), at: 0, [1, 2, 3]))
+            let path = "\(directory)/v1/containers/container-1.journal"
+            var records: [JournalRecord] = []
+            for _ in 0..<50 where records.last != .mark {
+                try await reactor.sleep(for: .milliseconds(100))
+                records = try parseJournal(try contents(of: path)).records
+            }
+            #expect(records.count == 2 && records.last == .mark)
         }
     }
 
@@ -187,6 +218,62 @@ import Testing
                 #expect(await store.report().count == 4)
                 try await store.close()
             }.value
+        }
+    }
+}
+
+/// On a file system that is really full. `APUS_TEST_SMALL_DISK` names a directory on one of about
+/// 24 MiB, for example an image mounted by a loop device; without it the test is left out.
+@Suite(.enabled(if: environment("APUS_TEST_SMALL_DISK") != nil)) struct SmallDiskTests {
+    @Test("a disk without a free block closes containers and keeps all that was acknowledged")
+    func full() async throws {
+        let disk = environment("APUS_TEST_SMALL_DISK") ?? ""
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        for reserved in [2 << 20, 0] {
+            let directory = "\(disk)/apus-\(reserved)"
+            try makeDirectory(directory)
+            try await Task(executorPreference: reactor) {
+                var options = ContainerStore.Options.small
+                options.reservedBytes = reserved
+                let store = try await openStore(directory, on: reactor, options: options)
+                for id in [1, 2] as [UInt64] {
+                    try await store.createContainer(
+                        ContainerID(id), replication: replication, replicaIndex: 1)
+                }
+                var stored: [UInt64: Int] = [:]
+                var errors: [StoreError.Code] = []
+                for round in 0..<600 where errors.count < 8 {
+                    let id = UInt64(round % 2 + 1)
+                    let part = stored[id] ?? 0
+                    let error = await refusal {
+                        try await store.append(
+                            cell(
+                                blockID(1, in: id), at: part * 65_536,
+                                pattern(65_536, seed: UInt64(part) << 8 | id)))
+                    }
+                    if let error { errors.append(error.code) } else { stored[id] = part + 1 }
+                }
+                #expect(errors.count == 8)
+                #expect(errors.allSatisfy { $0 == .noSpace || $0 == .containerState }, "\(errors)")
+                for id in [1, 2] as [UInt64] where reserved > 0 {
+                    try await store.closeContainer(ContainerID(id))
+                }
+                #expect(await store.volumes().allSatisfy { !$0.isFailed })
+                try await store.close()
+                let again = try await openStore(directory, on: reactor, options: options)
+                for (id, count) in stored {
+                    let length = try await again.block(blockID(1, in: id)).length
+                    #expect(length >= count * 65_536)
+                    let bytes = try await again.read(blockID(1, in: id), 0..<count * 65_536)
+                    #expect(
+                        bytes.payload.withBytes { Array($0) }
+                            == (0..<count).flatMap { pattern(65_536, seed: UInt64($0) << 8 | id) })
+                }
+                for id in [1, 2] as [UInt64] { try await again.deleteContainer(ContainerID(id)) }
+                try await again.close()
+            }.value
+            try removeFile(directory)
         }
     }
 }
