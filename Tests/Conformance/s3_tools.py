@@ -147,3 +147,69 @@ def test_pyarrow_parquet_dataset():
     assert dataset.count_rows() == 200_000
     found = dataset.to_table(filter=ds.field("part") == 3, columns=["n"])
     assert sorted(found["n"].to_pylist()) == list(range(3, 200_000, 4))
+
+
+def test_aws_crt():
+    """The AWS common runtime, as boto3 uses it when told to; its own signing and framing."""
+    try:
+        import awscrt.auth
+        import awscrt.http
+        import awscrt.io
+        import awscrt.s3
+    except ImportError:
+        raise Skip("awscrt is not installed")
+    bucket = new_bucket(label="crt")
+    provider = awscrt.auth.AwsCredentialsProvider.new_static(FIRST.key, FIRST.secret)
+    client = awscrt.s3.S3Client(
+        bootstrap=awscrt.io.ClientBootstrap.get_or_create_static_default(), region=REGION,
+        credential_provider=provider, part_size=5 << 20, tls_mode=awscrt.s3.S3RequestTlsMode.DISABLED,
+        multipart_upload_threshold=8 << 20)
+    address = ENDPOINT.split("://")[1]
+    with tempfile.TemporaryDirectory() as folder:
+        for size in [1000, 3_000_000, 23_000_000]:
+            data = random_bytes(size, 2)
+            source, back = os.path.join(folder, "source"), os.path.join(folder, "back")
+            with open(source, "wb") as file:
+                file.write(data)
+            for algorithm in [None, "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"]:
+                path = f"/{bucket}/{size}-{algorithm}"
+                headers = awscrt.http.HttpHeaders([
+                    ("host", address), ("content-length", str(size)),
+                    ("content-type", "application/octet-stream")])
+                checksum = None
+                if algorithm:
+                    checksum = awscrt.s3.S3ChecksumConfig(
+                        algorithm=getattr(awscrt.s3.S3ChecksumAlgorithm, algorithm),
+                        location=awscrt.s3.S3ChecksumLocation.TRAILER)
+                client.make_request(
+                    request=awscrt.http.HttpRequest("PUT", path, headers),
+                    type=awscrt.s3.S3RequestType.PUT_OBJECT, send_filepath=source,
+                    checksum_config=checksum).finished_future.result(60)
+                client.make_request(
+                    request=awscrt.http.HttpRequest(
+                        "GET", path, awscrt.http.HttpHeaders([("host", address)])),
+                    type=awscrt.s3.S3RequestType.GET_OBJECT, recv_filepath=back,
+                    checksum_config=awscrt.s3.S3ChecksumConfig(validate_response=True),
+                ).finished_future.result(60)
+                with open(back, "rb") as file:
+                    assert file.read() == data, (size, algorithm)
+    assert len(CLIENT.list_objects_v2(Bucket=bucket)["Contents"]) == 18
+
+
+def test_boto3_with_crt():
+    try:
+        import awscrt  # noqa: F401
+        from boto3.s3.transfer import TransferConfig
+    except ImportError:
+        raise Skip("awscrt is not installed")
+    import io
+    bucket = new_bucket(label="crt")
+    data = random_bytes(18_000_000, 11)
+    for algorithm in ["CRC32C", "CRC64NVME"]:
+        CLIENT.upload_fileobj(
+            io.BytesIO(data), bucket, algorithm, ExtraArgs={"ChecksumAlgorithm": algorithm},
+            Config=TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=6 << 20))
+        head = CLIENT.head_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
+        assert f"Checksum{algorithm}" in head
+        got = CLIENT.get_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
+        assert got["Body"].read() == data
