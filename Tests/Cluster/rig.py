@@ -108,8 +108,10 @@ class Cluster:
 
     def environment(self):
         access, secret = self.keys()
+        # rclone refuses to start with a bundle for TLS, which plain HTTP does not use.
+        inherited = {key: value for key, value in os.environ.items() if key != "AWS_CA_BUNDLE"}
         return dict(
-            os.environ, AWS_ACCESS_KEY_ID=access, AWS_SECRET_ACCESS_KEY=secret,
+            inherited, AWS_ACCESS_KEY_ID=access, AWS_SECRET_ACCESS_KEY=secret,
             AWS_ENDPOINT_URL=self.endpoint, AWS_DEFAULT_REGION="us-east-1", APUS_DIR=self.dir,
             AWS_EC2_METADATA_DISABLED="true",
             RCLONE_CONFIG_APUS_TYPE="s3", RCLONE_CONFIG_APUS_PROVIDER="Other",
