@@ -3,10 +3,65 @@
 # One optimised build for product and tests alike (preconditions stay on), so that neither
 # undoes the other's work and byte loops run at full speed under test.
 SWIFT_FLAGS := -c release -Xswiftc -enable-testing
+PACKAGES := libisal-dev liburing-dev libsqlite3-dev
+TEST_PACKAGES := rclone python3-venv
+DIR ?= apus-data
+# The clients that tests use, apart from the system's.
+VENV := .venv
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help
+help:
+	@echo "make run     build, and run a cluster under DIR=$(DIR)"
+	@echo "make test    build, and run all tests with the clients they need"
+	@echo "make build   the program: .build/release/apus"
+	@echo "make lint    check the format of the sources"
+	@echo "make bench   measure put and get of 1 GiB and the CPU seconds of each role"
+	@echo "make deps    install the system packages that the build needs"
+	@echo "make proto   generate the Swift of the protobuf messages"
+
+.PHONY: deps
+deps:
+	@missing=""; for package in $(PACKAGES); do \
+		dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -q && \
+		$(SUDO) apt-get install -y -q --no-install-recommends $$missing; fi
+
+.PHONY: deps-test
+deps-test: deps
+	@missing=""; for package in $(TEST_PACKAGES); do \
+		dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -q && \
+		$(SUDO) apt-get install -y -q --no-install-recommends $$missing; fi
+	@[ -x $(VENV)/bin/aws ] || { python3 -m venv $(VENV) && \
+		$(VENV)/bin/pip install -q awscli boto3 pyarrow; }
 
 .PHONY: build
-build:
+build: deps
 	swift build $(SWIFT_FLAGS) --product apus
+
+.PHONY: run
+run: build
+	.build/release/apus up --dir $(DIR)
+
+.PHONY: test
+test: deps-test
+	swift build $(SWIFT_FLAGS) --build-tests
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" swift test $(SWIFT_FLAGS) --skip-build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/conformance.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/cluster_test.py
+
+.PHONY: bench
+bench: build deps-test
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/putget.py
+
+.PHONY: lint
+lint:
+	swift format lint --strict --recursive --parallel Package.swift Sources Tests
+
+.PHONY: format
+format:
+	swift format --in-place --recursive --parallel Package.swift Sources Tests
 
 # The Swift of the protobuf messages is committed; run this after changing a .proto.
 .PHONY: proto

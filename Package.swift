@@ -43,6 +43,7 @@ extension Target.Dependency {
     static let httpTypes: Self = .product(name: "HTTPTypes", package: "swift-http-types")
     static let lifecycle: Self = .product(
         name: "ServiceLifecycle", package: "swift-service-lifecycle")
+    static let system: Self = .product(name: "SystemPackage", package: "swift-system")
     static let arguments: Self = .product(name: "ArgumentParser", package: "swift-argument-parser")
     static let configuration: Self = .product(
         name: "Configuration", package: "swift-configuration")
@@ -63,6 +64,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-http-types", from: "1.5.0"),
         .package(
             url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.9.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(
             url: "https://github.com/apple/swift-configuration", from: "1.4.0",
@@ -127,7 +129,7 @@ let package = Package(
             dependencies: [
                 "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
                 "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
-                .log,
+                .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
@@ -139,12 +141,17 @@ let package = Package(
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
+        tests(
+            "OMTests",
+            ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
             ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
         tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(

@@ -27,7 +27,8 @@ public struct Journal: Sendable {
     public init(_ header: ContainerHeader) {
         self.header = header
         let bytes = header.encoded(for: .journal)
-        seed = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
+        seed =
+            bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
             .littleEndian
     }
 

@@ -23,7 +23,8 @@ public struct VolumeVersion: Hashable, Sendable {
     }
 
     public func encoded() -> [UInt8] {
-        let text = "apus-volume \(Self.version)\ndatanode \(datanode)\n"
+        let text =
+            "apus-volume \(Self.version)\ndatanode \(datanode)\n"
             + "cluster \(cluster.map(\.description) ?? "none")\n"
         let sum = CRC32C.of(Array(text.utf8))
         return Array((text + "crc32c \(String(sum, radix: 16))\n").utf8)

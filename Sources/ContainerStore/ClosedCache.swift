@@ -139,7 +139,8 @@ extension Container {
     }
 
     nonisolated(nonsending)
-        private func indexBytes(_ file: File, _ range: Range<Int>) async throws(StoreError) -> [UInt8]
+        private func indexBytes(_ file: File, _ range: Range<Int>) async throws(StoreError)
+        -> [UInt8]
     {
         do throws(IOError) { return try await volume.read(file, range) } catch {
             markDamaged("its index cannot be read: \(error.description)")

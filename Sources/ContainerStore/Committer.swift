@@ -14,6 +14,9 @@ final class Committer: Sendable {
     private struct State {
         var waiting: [Container] = []
         var isRunning = false
+        /// Containers whose journals have no mark behind their last records.
+        var unmarked: [Container] = []
+        var isMarkScheduled = false
         var statistics = StoreStatistics()
     }
 
@@ -86,6 +89,44 @@ final class Committer: Sendable {
             }
         }
         for item in work { item.container.complete(item.batch, isSynced: isSynced) }
+        markLater(work.map(\.container))
+    }
+
+    // MARK: Marks
+
+    /// Has a mark written behind the records of `containers` once nothing has been committed for
+    /// a while: only a later record tells damage to the last ones from a torn write.
+    private func markLater(_ containers: [Container]) {
+        let mustSchedule = state.withLock { state in
+            for container in containers where container.needsMark {
+                if !state.unmarked.contains(where: { $0 === container }) {
+                    state.unmarked.append(container)
+                }
+            }
+            guard !state.unmarked.isEmpty, !state.isMarkScheduled else { return false }
+            state.isMarkScheduled = true
+            return true
+        }
+        guard mustSchedule else { return }
+        Task(executorPreference: reactor) { [weak self] in
+            var before = -1
+            while let self, self.statistics.commits != before {
+                before = self.statistics.commits
+                do throws(CancellationError) {
+                    try await self.reactor.sleep(for: ContainerStore.Limits.quietBeforeMark)
+                } catch { break }
+            }
+            self?.markNow()
+        }
+    }
+
+    private func markNow() {
+        let containers = state.withLock { state in
+            defer { state.unmarked.removeAll() }
+            state.isMarkScheduled = false
+            return state.unmarked
+        }
+        for container in containers where container.needsMark { container.note(.mark) }
     }
 
     /// Runs `body` for all of `work`, at the same time if there are several.

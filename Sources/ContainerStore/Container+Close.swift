@@ -83,7 +83,7 @@ extension Container {
             footerOffset: footerOffset, blockCount: snapshot.entries.count,
             usedBytes: snapshot.usedBytes)
         let path = volume.journalPath(id)
-        let (tail, ahead) = try await volume.changing { () async throws(IOError) in
+        let tail = try await volume.changing { () async throws(IOError) in
             try await write(bytes, to: snapshot.data, at: snapshot.tail)
             try await snapshot.data.synchronize()
             return try await replaceJournal(path, [closed, .mark])
@@ -94,7 +94,6 @@ extension Container {
             state.journal = tail
             // Opened again when there is something to write.
             state.journalFile = nil
-            state.journalAheadTo = ahead
             state.dataFile = nil
             state.isJournalHeld = false
             state.isJournalBroken = false
@@ -108,7 +107,7 @@ extension Container {
             defer { state.allocatedTo = footerOffset + ContainerFooter.size }
             return state.allocatedTo - (footerOffset + ContainerFooter.size)
         }
-        volume.addUsed(-given)
+        charge(-given)
     }
 
     /// Waits until nothing is in flight, then holds the journal and takes what goes into the index.
@@ -142,12 +141,12 @@ extension Container {
     }
 
     /// Writes a new journal of `records`, durably, in place of the old one if there is one.
-    /// Returns its tail, and where its zeros end.
+    /// Returns its tail.
     ///
     /// Each record vouches for those before it: the file gets its name when it is durable.
     func replaceJournal(
         _ path: String, _ records: [JournalRecord]
-    ) async throws(IOError) -> (JournalTail, Int) {
+    ) async throws(IOError) -> JournalTail {
         let temporary = path + ".new"
         let reactor = volume.reactor
         var tail = JournalTail(Journal(header))
@@ -159,7 +158,8 @@ extension Container {
             bytes += write.bytes
         }
         // A closed container's journal grows by deletions only, so it gets no long segment.
-        let ahead = bytes.count
+        let ahead =
+            bytes.count
             + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
         let file = try await File.open(
             temporary, [.read, .write, .create, .truncate, .direct], on: reactor)
@@ -169,7 +169,11 @@ extension Container {
         try await file.close()
         try await reactor.rename(temporary, to: path)
         try await reactor.synchronizeDirectory(volume.containersPath)
-        volume.addUsed(ahead)
-        return (tail, ahead)
+        let before = state.withLock { state in
+            defer { state.journalAheadTo = ahead }
+            return state.journalAheadTo
+        }
+        charge(ahead - before)
+        return tail
     }
 }

@@ -7,11 +7,16 @@ import Synchronization
 extension Container {
     /// See `ContainerStore.deleteBlocks`; `blocks` are of this container.
     func delete(_ blocks: [BlockID], cache: ClosedCache) async throws(StoreError) {
+        state.withLock { $0.deleting += 1 }
+        defer {
+            state.withLock { $0.deleting -= 1 }
+            wakeIdle()
+        }
         var records: [JournalRecord] = []
         var claimed: [UInt64] = []
         do throws(StoreError) {
             for block in blocks {
-                guard try claim(block) else { continue }
+                guard try await claim(block) else { continue }
                 claimed.append(block.localID)
                 guard let entry = try await settledEntry(block, cache: cache) else {
                     release([claimed.removeLast()])
@@ -28,6 +33,7 @@ extension Container {
         }
         state.withLock { state in
             for case .deleted(let localID, let length, _) in records {
+                state.unconfirmed.remove(localID)
                 state.blocks[localID] = nil
                 state.usedBytes -= length
                 state.blockCount -= 1
@@ -38,26 +44,37 @@ extension Container {
         }
     }
 
-    /// Makes the block invisible, and takes no more appends to it. False if somebody did before,
-    /// or does.
-    private func claim(_ block: BlockID) throws(StoreError) -> Bool {
-        let result = state.withLock { state -> Result<Bool, StoreError> in
-            do throws(StoreError) {
-                try volume.check()
-                switch state.phase {
-                case .open, .closing, .closed: break
-                case .quarantined, .deleted:
-                    throw StoreError(.containerState, "\(name) is \(state.phase)")
-                }
-                return .success(state.deleted.insert(block.localID).inserted)
-            } catch { return .failure(error) }
+    /// Makes the block invisible, and takes no more appends to it. False if it is deleted durably;
+    /// waits for a deletion by somebody else that is under way.
+    private func claim(_ block: BlockID) async throws(StoreError) -> Bool {
+        while true {
+            let claimed = state.withLock { state -> Result<Bool, StoreError>? in
+                do throws(StoreError) {
+                    try volume.check()
+                    guard state.phase != .deleted, !state.isJournalBroken else {
+                        throw StoreError(
+                            .containerState,
+                            "\(name) takes no deletions: its journal is not in order")
+                    }
+                    if state.deleted.insert(block.localID).inserted {
+                        state.unconfirmed.insert(block.localID)
+                        return .success(true)
+                    }
+                    return state.unconfirmed.contains(block.localID) ? nil : .success(false)
+                } catch { return .failure(error) }
+            }
+            if let claimed { return try claimed.get() }
+            // The other's record goes with this one's round or one of the next.
+            try await commit([.mark])
         }
-        return try result.get()
     }
 
     private func release(_ localIDs: [UInt64]) {
         state.withLock { state in
-            for localID in localIDs { state.deleted.remove(localID) }
+            for localID in localIDs {
+                state.deleted.remove(localID)
+                state.unconfirmed.remove(localID)
+            }
         }
     }
 
@@ -98,7 +115,7 @@ extension Container {
             if error.isUnsupported { return }
             throw volume.failure(of: error)
         }
-        volume.addUsed(-extents.reduce(0) { $0 + $1.count })
+        charge(-extents.reduce(0) { $0 + $1.count })
         note(.reclaimed(localID: localID))
     }
 
@@ -116,24 +133,38 @@ extension Container {
         }
     }
 
-    /// Removes both files. The journal goes first: without it there is no container.
+    /// Refuses everything from now on, and removes both files.
     func removeFiles(cache: ClosedCache) async throws(StoreError) {
         guard await seal() else { return }
         await untilIdle()
         cache.forget(id)
-        let (size, journal) = state.withLock { state in
+        let charged = state.withLock { state in
             state.dataFile = nil
             state.journalFile = nil
-            return (state.allocatedTo, state.journalAheadTo)
+            return state.charged
         }
-        let reactor = volume.reactor
-        try await volume.changing { () async throws(IOError) in
-            try await reactor.remove(volume.journalPath(id))
-            try await reactor.synchronizeDirectory(volume.containersPath)
-            if try await reactor.status(volume.dataPath(id)) != nil {
-                try await reactor.remove(volume.dataPath(id))
+        try await volume.removeContainer(id)
+        charge(-charged)
+    }
+}
+
+extension Volume {
+    /// Removes the files of a container. The renaming of the journal is the moment of deletion;
+    /// what is left after a crash is removed by the next start.
+    func removeContainer(_ id: ContainerID) async throws(StoreError) {
+        try await changing { () async throws(IOError) in
+            if try await reactor.status(journalPath(id)) != nil {
+                try await reactor.rename(journalPath(id), to: deletedPath(id))
+                try await reactor.synchronizeDirectory(containersPath)
             }
+            try await finishRemoval(id)
         }
-        volume.addUsed(-size - journal)
+    }
+
+    /// Removes the data file, then the journal under the name that says that it is deleted.
+    func finishRemoval(_ id: ContainerID) async throws(IOError) {
+        for path in [dataPath(id), deletedPath(id)] {
+            if try await reactor.status(path) != nil { try await reactor.remove(path) }
+        }
     }
 }

@@ -6,7 +6,8 @@ import Synchronization
 
 extension Container {
     /// Makes the files of a new, empty container, durably, and opens it. The naming of the journal
-    /// is the moment of creation.
+    /// is the moment of creation; the data file gets its name after that, if need be at the next
+    /// start. So a data file without a journal is never a trace of a creation.
     static func create(
         _ header: ContainerHeader, on volume: Volume
     ) async throws(StoreError) -> Container {
@@ -14,28 +15,32 @@ extension Container {
         let container = Container(
             header: header, volume: volume, state: ContainerState(journal: .init(.init(header))))
         let extent = volume.options.extentBytes
+        let path = volume.dataPath(id)
         try await volume.changing { () async throws(IOError) in
             let reactor = volume.reactor
-            let data = try await File.open(
-                volume.dataPath(id), [.read, .write, .create, .truncate, .direct], on: reactor)
-            try await data.write(
+            let new = try await File.open(
+                path + ".new", [.read, .write, .create, .truncate, .direct], on: reactor)
+            try await new.write(
                 Payload(copying: header.encoded(for: .data), pool: reactor.pool), at: 0)
-            do throws(IOError) { try await data.allocate(0..<extent) } catch {
+            do throws(IOError) { try await new.allocate(0..<extent) } catch {
                 if !error.isUnsupported { throw error }
             }
-            try await data.synchronize()
-            let (tail, ahead) = try await container.replaceJournal(volume.journalPath(id), [])
+            try await new.synchronize()
+            try await new.close()
+            let tail = try await container.replaceJournal(volume.journalPath(id), [])
+            try await reactor.rename(path + ".new", to: path)
+            try await reactor.synchronizeDirectory(volume.containersPath)
+            let data = try await File.open(path, [.read, .write, .direct], on: reactor)
             let journal = try await File.open(
                 volume.journalPath(id), [.read, .write, .direct], on: reactor)
             container.state.withLock { state in
                 state.dataFile = data
                 state.journalFile = journal
                 state.journal = tail
-                state.journalAheadTo = ahead
                 state.allocatedTo = extent
             }
         }
-        volume.addUsed(extent)
+        container.charge(extent)
         return container
     }
 
@@ -72,7 +77,6 @@ extension Container {
         var state = ContainerState(journal: tail)
         state.take(contents)
         if let damage {
-            state.phase = .quarantined
             state.damage = damage
             state.isJournalBroken = true
         }
@@ -97,11 +101,10 @@ extension Container {
             state.journalAheadTo = DataFile.aligned(journalBytes)
             if let damage, state.damage == nil {
                 state.damage = damage
-                state.phase = .quarantined
                 state.isJournalBroken = true
             }
         }
-        volume.addUsed(size + journalBytes)
+        charge(size + journalBytes)
         guard let parsed, damage == nil else { return }
         try await volume.changing { () async throws(IOError) in
             if parsed.hasTornTail { try await cutTail() }
@@ -112,7 +115,7 @@ extension Container {
                 let data = try await File.open(volume.dataPath(id), [.write], on: reactor)
                 try await data.truncate(to: end)
                 state.withLock { $0.allocatedTo = end }
-                volume.addUsed(end - size)
+                charge(end - size)
             } else {
                 let journal = try await File.open(
                     volume.journalPath(id), [.read, .write, .direct], on: reactor)
@@ -124,10 +127,10 @@ extension Container {
     /// Opens the data file of a replica that is not closed, and looks at its header and size.
     /// Returns what is wrong with it, if anything.
     private func dataDamage(size: Int, _ contents: ContainerContents) async -> String? {
-        if size < contents.tail {
-            return "its data file has \(size) bytes where its journal needs \(contents.tail)"
-        }
-        guard contents.closing == nil else { return nil }
+        let shortage =
+            size < contents.tail
+            ? "its data file has \(size) bytes where its journal needs \(contents.tail)" : nil
+        guard contents.closing == nil, size > 0 else { return shortage }
         do throws(IOError) {
             let data = try await File.open(
                 volume.dataPath(id), [.read, .write, .direct], on: volume.reactor)
@@ -136,7 +139,7 @@ extension Container {
             let found = try? block.withParsed { (bytes) throws(FormatError) in
                 try ContainerHeader(parsing: bytes, of: .data)
             }
-            return found == header ? nil : "the header of its data file is damaged"
+            return found == header ? shortage : "the header of its data file is damaged"
         } catch { return error.description }
     }
 
@@ -159,7 +162,7 @@ extension Container {
     func finishDeletions(cache: ClosedCache) async throws(StoreError) {
         let unpunched = state.withLock { state in
             defer { state.unpunched = [:] }
-            return state.phase == .quarantined ? [:] : state.unpunched
+            return state.isJournalBroken ? [:] : state.unpunched
         }
         for (localID, deletion) in unpunched.sorted(by: { $0.key < $1.key }) {
             try await reclaim(localID, deletion.extents, cache: cache)
@@ -197,7 +200,6 @@ extension Container {
             case .open: reported = .open
             case .closing: reported = .closing
             case .closed: reported = .closed
-            case .quarantined: reported = .unhealthy
             case .deleted: return nil
             }
             return ContainerReport(

@@ -57,7 +57,8 @@ extension Container {
         try volume.check()
         guard range.count <= ContainerStore.Limits.readBytes else {
             throw StoreError(
-                .badRequest, "a read of \(range.count) bytes: at most "
+                .badRequest,
+                "a read of \(range.count) bytes: at most "
                     + "\(ContainerStore.Limits.readBytes) at a time")
         }
         let (found, file) = try await plan(block, range, cache: cache)
@@ -89,11 +90,14 @@ extension Container {
             return range.isEmpty ? nil : ReadPlan(entry, range)
         }
         let open = state.withLock { state -> Result<(ReadPlan?, File), StoreError>? in
-            guard let file = state.dataFile, !state.isClosed else { return nil }
+            guard !state.isClosed else { return nil }
             do throws(StoreError) {
                 guard !state.deleted.contains(block.localID),
                     let entry = state.blocks[block.localID]?.entry
                 else { throw noSuchBlock(block) }
+                guard let file = state.dataFile else {
+                    throw StoreError(.corrupt, "\(name) has lost its data file")
+                }
                 return .success((try plan(entry), file))
             } catch { return .failure(error) }
         }
@@ -146,7 +150,8 @@ extension Container {
             throw StoreError(.io, "\(name), block \(block): \(error.description)")
         }
         guard count >= segment.length else {
-            let text = "\(name), block \(block): the data file ends at "
+            let text =
+                "\(name), block \(block): the data file ends at "
                 + "\(segment.fileOffset + count), within the block"
             markDamaged(text)
             throw StoreError(.corrupt, text)
@@ -167,7 +172,8 @@ extension Container {
             if case .unit(let index, _, _) = error {
                 offset += index * ReplicationConfig.checksumUnit
             }
-            let text = "\(name), block \(block), offset \(offset): the bytes read do not match "
+            let text =
+                "\(name), block \(block), offset \(offset): the bytes read do not match "
                 + "their checksum"
             markDamaged(text)
             throw StoreError(.corrupt, text)

@@ -203,10 +203,16 @@ final class Container: Sendable {
                     state.isAllocating = false
                 }
             }
-            volume.addUsed(range.count)
+            charge(range.count)
             wakeIdle()
             if await volume.space().available <= 0 { volume.noteFull() }
         }
+    }
+
+    /// Notes that the files take so many bytes more.
+    func charge(_ bytes: Int) {
+        state.withLock { $0.charged += bytes }
+        volume.addUsed(bytes)
     }
 
     // MARK: The committer's side
@@ -255,7 +261,7 @@ final class Container: Sendable {
                 at: batch.write.offset)
             if let ahead = batch.ahead {
                 try await writeZeros(ahead, to: journal)
-                volume.addUsed(ahead.count)
+                charge(ahead.count)
             }
         }
     }
@@ -322,6 +328,11 @@ final class Container: Sendable {
             return true
         }
         if isTaken { volume.committer.add(self) }
+    }
+
+    /// Whether the journal's last records have no mark behind them.
+    var needsMark: Bool {
+        state.withLock { $0.needsMark && !$0.isJournalBroken && $0.phase != .deleted }
     }
 
     // MARK: Quiet

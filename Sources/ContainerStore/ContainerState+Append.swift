@@ -45,7 +45,8 @@ extension ContainerState {
         }
         guard !isEnded || (count == 0 && cell.endOfBlock) else {
             throw StoreError(
-                .badRequest, "block \(cell.block) was ended at \(reserved) bytes, nothing may follow")
+                .badRequest,
+                "block \(cell.block) was ended at \(reserved) bytes, nothing may follow")
         }
         guard count == 0 || reserved % ReplicationConfig.checksumUnit == 0 else {
             throw StoreError(

@@ -16,8 +16,6 @@ struct ContainerState: Sendable {
         /// Takes no more appends: its index is being written, or will be.
         case closing
         case closed(footerOffset: Int)
-        /// Its journal is damaged. Nothing is written to it any more.
-        case quarantined
         case deleted
     }
 
@@ -71,7 +69,7 @@ struct ContainerState: Sendable {
     }
 
     var phase: Phase = .open
-    /// What is wrong with the replica, if anything.
+    /// What is wrong with the replica, if anything. Nothing is appended to it any more.
     var damage: String?
     var blocks: [UInt64: Block] = [:]
     /// Blocks deleted, or being deleted: an open container never takes them again. Of a closed
@@ -103,12 +101,19 @@ struct ContainerState: Sendable {
     var nextTicket: UInt64 = 1
     /// Why tickets that are still being written have failed already.
     var failures: [UInt64: StoreError] = [:]
+    /// Calls that delete and have not ended.
+    var deleting = 0
+    /// Blocks in `deleted` whose records are not durable yet.
+    var unconfirmed: Set<UInt64> = []
+    /// Bytes that the two files take.
+    var charged = 0
     /// Writes to the data file in flight.
     var writing = 0
     var isCommitting = false
     /// While set the committer keeps its hands off: the journal is being replaced.
     var isJournalHeld = false
-    /// The journal could not be written; only closing, which writes a new one, helps.
+    /// The journal could not be written, or is damaged, and is left alone. If the disk was full,
+    /// closing, which writes a new one, helps.
     var isJournalBroken = false
     /// Woken when nothing is in flight.
     var idleWaiters: [UnsafeContinuation<Void, Never>] = []
@@ -122,7 +127,7 @@ struct ContainerState: Sendable {
 
     /// Whether no append or record is on its way.
     var isIdle: Bool {
-        writing == 0 && queued == 0 && !isCommitting && extras.isEmpty
+        writing == 0 && queued == 0 && deleting == 0 && !isCommitting && extras.isEmpty
     }
 
     var hasReady: Bool {

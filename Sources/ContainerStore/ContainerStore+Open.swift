@@ -7,8 +7,8 @@ extension ContainerStore {
     /// Opens the store of `datanode` on `volumes`, directories on a disk each; empty ones are
     /// formatted. Journals are replayed, torn tails cut, deletions finished.
     ///
-    /// A volume of another datanode, another cluster, or written by a newer program is refused by
-    /// name. A volume with I/O errors is taken out and the others go on; `io` if none is left.
+    /// A volume of another datanode, another cluster, written by a newer program, or in use by
+    /// another store is refused by name. A volume with I/O errors is taken out and the others go on; `io` if none is left.
     /// - Parameter cluster: where the datanode is registered; nil takes what the volumes say.
     /// - Parameter reactors: volumes are given to them in turn. Not empty.
     public static func open(
@@ -23,6 +23,17 @@ extension ContainerStore {
         let volumes = paths.enumerated().map { index, path in
             Volume(path: path, reactor: reactors[index % reactors.count], options: options)
         }
+        do throws(StoreError) {
+            return try await open(volumes, datanode, cluster, options)
+        } catch {
+            for volume in volumes { await volume.unlock() }
+            throw error
+        }
+    }
+
+    private static func open(
+        _ volumes: [Volume], _ datanode: DatanodeID, _ cluster: ClusterID?, _ options: Options
+    ) async throws(StoreError) -> ContainerStore {
         try await eachAtOnce(volumes) { (volume) async throws(StoreError) in
             try await volume.open(datanode: datanode)
         }
@@ -144,19 +155,11 @@ extension ContainerStore {
 }
 
 extension Volume {
-    /// Opens all containers, some at a time. Those that cannot be opened are noted as problems;
-    /// what creation and deletion left half-done is removed.
+    /// Opens all containers, some at a time. Those that cannot be opened are noted as problems.
     func openContainers() async -> [Container] {
-        var ids: [ContainerID] = []
+        let ids: [ContainerID]
         do throws(IOError) {
-            let names = try await reactor.list(containersPath)
-            let journals = Set(names.compactMap { Self.id(of: $0, suffix: ".journal") })
-            ids = journals.sorted()
-            for name in names {
-                let isLeftOver = name.hasSuffix(".journal.new")
-                    || Self.id(of: name, suffix: ".data").map { !journals.contains($0) } ?? false
-                if isLeftOver { try await reactor.remove("\(containersPath)/\(name)") }
-            }
+            ids = try await tidy()
         } catch {
             fail(error.description)
             return []
@@ -177,11 +180,50 @@ extension Volume {
         }
     }
 
+    /// Finishes the creations and deletions that a crash cut short. Returns the containers that
+    /// have a journal.
+    private func tidy() async throws(IOError) -> [ContainerID] {
+        let names = try await reactor.list(containersPath)
+        func ids(_ suffix: String) -> Set<ContainerID> {
+            Set(names.compactMap { Self.id(of: $0, suffix: suffix) })
+        }
+        let journals = ids(".journal")
+        for id in ids(".journal.deleted") {
+            // With a journal beside it the number is in use again.
+            if journals.contains(id) {
+                try await reactor.remove(deletedPath(id))
+            } else {
+                try await finishRemoval(id)
+            }
+        }
+        for id in ids(".journal.new") { try await reactor.remove(journalPath(id) + ".new") }
+        let data = ids(".data")
+        for id in ids(".data.new") {
+            if journals.contains(id) && !data.contains(id) {
+                try await reactor.rename(dataPath(id) + ".new", to: dataPath(id))
+            } else {
+                try await reactor.remove(dataPath(id) + ".new")
+            }
+        }
+        try await reactor.synchronizeDirectory(containersPath)
+        for id in data.subtracting(journals).subtracting(ids(".journal.deleted")).sorted() {
+            withState { state in
+                state.problems.append(
+                    "container \(id) on \(path) has a data file but no journal; it is left alone")
+                state.unusable.insert(id)
+            }
+        }
+        return journals.sorted()
+    }
+
     private func openContainer(_ id: ContainerID) async -> Container? {
         do throws(StoreError) {
             return try await Container.open(id, on: self)
         } catch {
-            withState { $0.problems.append(error.description) }
+            withState { state in
+                state.problems.append(error.description)
+                state.unusable.insert(id)
+            }
             return nil
         }
     }

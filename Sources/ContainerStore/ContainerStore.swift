@@ -62,6 +62,7 @@ public final class ContainerStore: Sendable {
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
+    @discardableResult
     public nonisolated(nonsending)
         func append(_ cell: CellAppend) async throws(StoreError) -> Int
     {
@@ -145,6 +146,11 @@ public final class ContainerStore: Sendable {
             containerID: id, replication: replication, replicaIndex: replicaIndex)
         guard try await claim(header) else { return }
         defer { release(id) }
+        for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
+            throw StoreError(
+                .containerState,
+                "container \(id) is on \(volume.path) but could not be opened; delete it first")
+        }
         let volume = try await chooseVolume()
         let container = try await Container.create(header, on: volume)
         state.withLock { $0.containers[id] = container }
@@ -222,6 +228,10 @@ public final class ContainerStore: Sendable {
 
     /// Removes a container replica with everything in it. That it is not there is no error.
     public func deleteContainer(_ id: ContainerID) async throws(StoreError) {
+        for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
+            try await volume.removeContainer(id)
+            volume.withState { _ = $0.unusable.remove(id) }
+        }
         guard let container = state.withLock({ $0.containers[id] }) else { return }
         try await container.removeFiles(cache: cache)
         state.withLock { state in
@@ -268,6 +278,7 @@ public final class ContainerStore: Sendable {
         for container in containers where container.volume.failure == nil {
             try await container.shut()
         }
+        for volume in volumeList { await volume.unlock() }
     }
 }
 

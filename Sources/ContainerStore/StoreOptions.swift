@@ -28,11 +28,15 @@ extension ContainerStore {
         public var indexCacheBytes: Int
         /// Data files of closed containers kept open, in all.
         public var openFiles: Int
+        /// Refuse a volume that another store has open. Off only where a test plays the death of
+        /// a process within one.
+        public var locksVolumes: Bool
 
         public init(
             durability: Durability = .sync, extentBytes: Int = 16 << 20,
             journalSegmentBytes: Int = 256 << 10, reservedBytes: Int = 256 << 20,
-            volumeLimitBytes: Int? = nil, indexCacheBytes: Int = 128 << 20, openFiles: Int = 512
+            volumeLimitBytes: Int? = nil, indexCacheBytes: Int = 128 << 20, openFiles: Int = 512,
+            locksVolumes: Bool = true
         ) {
             precondition(
                 extentBytes > 0 && extentBytes % 4096 == 0 && journalSegmentBytes > 0
@@ -45,6 +49,7 @@ extension ContainerStore {
             self.volumeLimitBytes = volumeLimitBytes
             self.indexCacheBytes = indexCacheBytes
             self.openFiles = openFiles
+            self.locksVolumes = locksVolumes
         }
     }
 
@@ -61,6 +66,8 @@ extension ContainerStore {
         public static let indexWriteBytes = 4 << 20
         /// A payload up to this size is copied to pad it to 4 KiB; of a longer one, its end.
         public static let paddedCopyBytes = 64 << 10
+        /// How long nothing must have been committed before marks are written.
+        public static let quietBeforeMark = Duration.milliseconds(200)
         /// Bytes left of a journal's zeros at which more are written.
         public static let journalAheadBytes = 32 << 10
     }

@@ -40,12 +40,39 @@ extension Volume {
                 "volume \(path) belongs to datanode \(version.datanode), this is \(datanode)")
         }
         withState { $0.version = version }
+        try await takeLock()
+    }
+
+    /// Makes sure that no other store works on the volume.
+    private func takeLock() async throws(StoreError) {
+        guard options.locksVolumes else { return }
+        let isTaken: Bool
+        do throws(IOError) {
+            let file = try await File.open(lockPath, [.write, .create], on: reactor)
+            isTaken = try file.lock()
+            if isTaken { withState { $0.lock = file } }
+        } catch {
+            fail(error.description)
+            return
+        }
+        guard isTaken else {
+            throw StoreError(.invalidArgument, "volume \(path) is in use by another datanode")
+        }
+    }
+
+    /// Lets others use the volume.
+    func unlock() async {
+        let file = withState { state in
+            defer { state.lock = nil }
+            return state.lock
+        }
+        do throws(IOError) { try await file?.close() } catch { fail(error.description) }
     }
 
     private func format(datanode: DatanodeID, names: [String]) async throws(StoreError) {
         // A crash while formatting leaves the first two; a file system of its own the third.
         let expected: Set = ["containers", "VERSION.new", "lost+found"]
-        let strange = names.filter { !expected.contains($0) && !$0.hasPrefix(".before-") }
+        let strange = names.filter { !expected.contains($0) }
         guard strange.isEmpty else {
             throw StoreError(
                 .invalidArgument,
@@ -58,7 +85,11 @@ extension Volume {
                 throw IOError(code: 5, operation: "find VERSION of", path: path)
             }
             try await writeVersion(VolumeVersion(datanode: datanode, cluster: nil))
-        } catch { fail(error.description) }
+        } catch {
+            fail(error.description)
+            return
+        }
+        try await takeLock()
     }
 
     /// Replaces the `VERSION` file, durably.
@@ -73,9 +104,10 @@ extension Volume {
         withState { $0.version = version }
     }
 
-    /// The bytes of a small file.
+    /// The bytes of a small file. Read directly: pages of it left in the kernel's cache would
+    /// get in the way of later direct writes, which shows as EIO from a sync.
     func readAll(_ path: String, limit: Int) async throws(IOError) -> [UInt8] {
-        let file = try await File.open(path, [.read], on: reactor)
+        let file = try await File.open(path, [.read, .direct], on: reactor)
         let bytes = try await read(file, 0..<min(limit, try await file.size()))
         try await file.close()
         return bytes

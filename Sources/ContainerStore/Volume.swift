@@ -22,7 +22,11 @@ final class Volume: Sendable {
         /// Bytes that the store's files take: allocated or written.
         var used = 0
         var problems: [String] = []
+        /// Replicas whose files are there but could not be opened. Nothing is made in their place.
+        var unusable: Set<ContainerID> = []
         var version: VolumeVersion?
+        /// Open and locked as long as the volume is in use.
+        var lock: File?
     }
     private let state = Mutex(State())
 
@@ -35,10 +39,13 @@ final class Volume: Sendable {
 
     var containersPath: String { path + "/containers" }
     var versionPath: String { path + "/VERSION" }
+    var lockPath: String { path + "/in-use.lock" }
 
     func dataPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).data"
     }
+    /// Where the journal goes when its container is deleted.
+    func deletedPath(_ id: ContainerID) -> String { journalPath(id) + ".deleted" }
     func journalPath(_ id: ContainerID) -> String {
         "\(containersPath)/container-\(id.rawValue).journal"
     }
@@ -117,8 +124,16 @@ final class Volume: Sendable {
 }
 
 extension IOError {
+    /// Linux's numbers; this layer does not import libc.
+    private enum Number {
+        static let noSpace: Int32 = 28
+        static let notImplemented: Int32 = 38
+        static let notSupported: Int32 = 95
+        static let quotaExceeded: Int32 = 122
+    }
+
     /// The disk or quota is full; nothing is broken.
-    var isFull: Bool { code == 28 /* ENOSPC */ || code == 122 /* EDQUOT */ }
+    var isFull: Bool { code == Number.noSpace || code == Number.quotaExceeded }
     /// The file system does not know the operation.
-    var isUnsupported: Bool { code == 95 /* EOPNOTSUPP */ || code == 38 /* ENOSYS */ }
+    var isUnsupported: Bool { code == Number.notSupported || code == Number.notImplemented }
 }

@@ -70,7 +70,8 @@ public final class Codec: Sendable {
             let tile = start..<min(start + Limits.tile, length)
             encoding.apply(data, parity, in: tile)
             for index in 0..<replication.width {
-                let cell = index < replication.data
+                let cell =
+                    index < replication.data
                     ? data[index] : UnsafeRawBufferPointer(parity[index - replication.data])
                 appendChecksums(of: cell, in: tile, to: &checksums[index])
             }

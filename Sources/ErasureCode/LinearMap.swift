@@ -85,7 +85,8 @@ struct LinearMap: Sendable {
                 return
             }
             let isWhole = sourceCount == columns && targetCount == rows
-            let active = isWhole
+            let active =
+                isWhole
                 ? tables
                 : Self.expand(
                     rows: targetCount, columns: sourceCount,

@@ -18,8 +18,12 @@ public final class MetadataStore: Sendable {
     public enum Limits {
         /// Connections that read at the same time; more readers wait.
         public static let readers = 4
+        /// Reads that share a snapshot, and so a reader, one after the other.
+        public static let readsPerSnapshot = 32
         /// KiB of pages that each connection keeps in memory.
         public static let cacheKibibytes = 16 << 10
+        /// Bytes that the file of the write-ahead log keeps when it starts over.
+        public static let idleLogBytes = 64 << 20
         /// How long a checkpoint waits for readers of older snapshots.
         public static let checkpointWaitSeconds = 0.5
     }
@@ -27,6 +31,16 @@ public final class MetadataStore: Sendable {
     /// Version of the layout of the file.
     public static let formatVersion = 1
 
+    /// Called once, with tables or with why there are none.
+    private typealias WaitingRead = @Sendable (Result<StoredTables, StoreError>) -> Void
+
+    private struct Reads {
+        var waiting: [WaitingRead] = []
+        /// How many readers are at work on what waits.
+        var readers = 0
+    }
+
+    private let reads = Mutex(Reads())
     private let pool: DatabasePool
     private let checkpointer: DatabaseQueue
     private let applied: Atomic<UInt64>
@@ -85,6 +99,7 @@ public final class MetadataStore: Sendable {
             try db.execute(sql: "PRAGMA synchronous = NORMAL")
             try db.execute(sql: "PRAGMA cache_size = -\(Limits.cacheKibibytes)")
             try db.execute(sql: "PRAGMA temp_store = MEMORY")
+            try db.execute(sql: "PRAGMA journal_size_limit = \(Limits.idleLogBytes)")
         }
         return configuration
     }
@@ -169,16 +184,71 @@ public final class MetadataStore: Sendable {
     }
 
     /// Runs `body` on a snapshot of the tables that includes every `apply` that has returned.
+    ///
+    /// Reads that wait while others run are run together on one snapshot: what an access to the
+    /// database costs beside its work (threads to wake, a transaction) is shared between them.
     public func read<R: Sendable>(
         _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
-        try await mapped { () async throws in
-            try await self.pool.read { db in
-                let tables = StoredTables(db, isReadOnly: true)
-                let result = Result { () throws(StoreError) in try body(tables) }
-                if let failure = tables.failure { throw failure }
-                return try result.get()
+        let result: Result<R, StoreError> = await withCheckedContinuation { answer in
+            let read: WaitingRead = { tables in
+                switch tables {
+                case .success(let tables):
+                    let result = Result { () throws(StoreError) in try body(tables) }
+                    // What was computed without all that was there to read is not used.
+                    if let failure = tables.failure {
+                        answer.resume(returning: .failure(Self.storeError(failure, self.path)))
+                    } else {
+                        answer.resume(returning: result)
+                    }
+                case .failure(let error): answer.resume(returning: .failure(error))
+                }
             }
+            let startsReader = reads.withLock { reads in
+                reads.waiting.append(read)
+                guard reads.readers < Limits.readers else { return false }
+                reads.readers += 1
+                return true
+            }
+            if startsReader { runReads() }
+        }
+        return try result.get()
+    }
+
+    /// Runs what waits on the queue of a reader until nothing does.
+    private func runReads() {
+        pool.asyncUnsafeRead { [self] database in
+            while let batch = nextReads() {
+                var isAnswered = false
+                // The snapshot is made by the first access after this: it has all that was
+                // applied before any of these reads was asked for.
+                do {
+                    let database = try database.get()
+                    try database.inTransaction(.deferred) {
+                        for read in batch {
+                            read(.success(StoredTables(database, isReadOnly: true)))
+                        }
+                        isAnswered = true
+                        return .commit
+                    }
+                } catch {
+                    // After the answers only the end of the transaction can have failed.
+                    guard !isAnswered else { continue }
+                    for read in batch { read(.failure(Self.storeError(error, path))) }
+                }
+            }
+        }
+    }
+
+    private func nextReads() -> [WaitingRead]? {
+        reads.withLock { reads in
+            guard !reads.waiting.isEmpty else {
+                reads.readers -= 1
+                return nil
+            }
+            let batch = Array(reads.waiting.prefix(Limits.readsPerSnapshot))
+            reads.waiting.removeFirst(batch.count)
+            return batch
         }
     }
 
@@ -196,7 +266,9 @@ public final class MetadataStore: Sendable {
                 return try await self.pool.writeWithoutTransaction { db in
                     let applied = self.appliedIndex
                     let before = self.unsynced.load(ordering: .relaxed)
-                    try db.checkpoint(.truncate)
+                    // Full, not truncating: that would wait for a moment without any reader.
+                    // The write-ahead log starts over once its readers have moved on.
+                    try db.checkpoint(.full)
                     self.unsynced.wrappingSubtract(before, ordering: .relaxed)
                     return applied
                 }

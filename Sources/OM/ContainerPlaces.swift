@@ -24,7 +24,8 @@ final class ContainerPlaces: Sendable {
 
     private let blocks: any BlockAllocator  // called for many containers at once
     private let reactor: Reactor
-    private let places = Mutex<[ContainerID: Place]>([:])
+    private let places = Mutex(
+        BoundedCache<ContainerID, Place>(capacity: Limits.containers))
 
     init(blocks: any BlockAllocator, reactor: Reactor) {
         self.blocks = blocks
@@ -36,8 +37,8 @@ final class ContainerPlaces: Sendable {
         let now = reactor.now()
         places.withLock { places in
             for group in groups {
-                Self.insert(
-                    Place(nodes: group.nodes, learned: now), group.blockID.containerID, &places)
+                places.insert(
+                    Place(nodes: group.nodes, learned: now), for: group.blockID.containerID)
             }
         }
     }
@@ -67,23 +68,11 @@ final class ContainerPlaces: Sendable {
             let learned = reactor.now()
             places.withLock { places in
                 for (container, nodes) in found {
-                    Self.insert(Place(nodes: nodes, learned: learned), container, &places)
+                    places.insert(Place(nodes: nodes, learned: learned), for: container)
                 }
             }
             known.merge(found) { _, new in new }
         }
         return known
-    }
-
-    private static func insert(
-        _ place: Place, _ container: ContainerID, _ places: inout [ContainerID: Place]
-    ) {
-        // Any one will do: a dictionary's order is as good as random.
-        if places.count >= Limits.containers, places[container] == nil,
-            let victim = places.keys.first
-        {
-            places[victim] = nil
-        }
-        places[container] = place
     }
 }

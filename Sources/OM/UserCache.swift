@@ -10,7 +10,7 @@ final class UserCache: Sendable {
     }
 
     private struct State {
-        var users: [String: OMUser] = [:]
+        var users = BoundedCache<String, OMUser>(capacity: Limits.users)
         var generation = 0
     }
 
@@ -25,17 +25,14 @@ final class UserCache: Sendable {
     func insert(_ user: OMUser, generation: Int) {
         state.withLock { state in
             guard state.generation == generation else { return }
-            if state.users.count >= Limits.users, let victim = state.users.keys.first {
-                state.users[victim] = nil
-            }
-            state.users[user.accessKeyID] = user
+            state.users.insert(user, for: user.accessKeyID)
         }
     }
 
     func removeAll() {
         state.withLock { state in
             state.generation += 1
-            state.users = [:]
+            state.users.removeAll()
         }
     }
 }

@@ -46,7 +46,7 @@ extension OMChanges {
         guard let open: OMOpenRecord = try reads.record(OMTable.opens, openKey) else {
             return try repeatedCommit(request)
         }
-        _ = try reads.open(request.openID, user: request.user)
+        try reads.checkOwner(of: open, id: request.openID, user: request.user)
         let bucket = try reads.bucket(open.key.bucket, user: open.user)
         guard bucket.number == open.bucketNumber else {
             throw StoreError(

@@ -46,9 +46,10 @@ extension OMChanges {
         let parts = try allParts(request.upload)
         let chosen = try checkedParts(request, among: parts)
         try checkCondition(request.condition, existing, name: name)
-        var blocks = try existing.map { existing throws(StoreError) in
-            try existing.allBlocks()
-        } ?? []
+        var blocks =
+            try existing.map { existing throws(StoreError) in
+                try existing.allBlocks()
+            } ?? []
         let chosenNumbers = Set(chosen.map(\.part.number))
         for part in parts where !chosenNumbers.contains(part.part.number) {
             blocks += part.blocks.map(\.block)

@@ -141,10 +141,14 @@ public struct OMReads<Reader: MetadataReader> {
             throw StoreError(
                 .conflict, "open key \(id) is gone: it was committed, aborted or has expired")
         }
+        try checkOwner(of: open, id: id, user: user)
+        return open
+    }
+
+    func checkOwner(of open: OMOpenRecord, id: UInt64, user: String) throws(StoreError) {
         guard open.user == user else {
             throw StoreError(.accessDenied, "open key \(id) does not belong to '\(user)'")
         }
-        return open
     }
 
     func upload(
@@ -251,9 +255,10 @@ extension OMKeyRecord {
         let layout = try OMKeyLayout(parsing: self.layout.octets)
         key.groups = layout.blocks.map { block in
             var group = WireGroup()
-            group.block = BlockID(
-                containerID: ContainerID(block.container), localID: block.local
-            ).message
+            group.block =
+                BlockID(
+                    containerID: ContainerID(block.container), localID: block.local
+                ).message
             group.replication = replication
             group.length = block.length
             return group

@@ -122,6 +122,8 @@ public final class MetadataGroup: Sendable {
             let group = MetadataGroup(
                 directory: directory, reactor: reactor, machine: stateMachine, store: store,
                 log: log, options: options)
+            let size = await log.size
+            group.state.withLock { $0.bytesSinceCheckpoint = size }
             group.start()
             return group
         } catch {

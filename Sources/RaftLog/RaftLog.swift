@@ -44,7 +44,8 @@ public actor RaftLog {
     private var salt: UInt64
     private var end: Int
     private var nextIndex: UInt64
-    /// Makes the file that becomes the next segment; nil while there is none.
+    /// Makes the file that becomes the next segment. Set from then until the file has its new
+    /// name; while it is nil no file is called spare.
     private var spare: Task<Void, any Error>?
     private var isAppending = false
     /// The error that made the log unusable: what a failed write or sync left is not known.
@@ -212,12 +213,11 @@ public actor RaftLog {
 
     private func startSegment() async throws(StoreError) {
         prepareSpareAhead()
-        let preparing = spare
-        spare = nil
         do {
-            try await preparing?.value
+            try await spare?.value
         } catch {
             // Nothing of the log has been touched: the next append tries again.
+            spare = nil
             throw Self.storeError(error)
         }
         let sequence = segments[segments.count - 1].sequence + 1
@@ -230,6 +230,8 @@ public actor RaftLog {
         } catch {
             throw fail(error)
         }
+        // Only now: as long as there is one, `removePrefix` leaves the spare's name alone.
+        spare = nil
         salt = header.salt
         end = LogFormat.blockSize
         segments.append(Segment(sequence: sequence, firstIndex: nextIndex))

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Synchronization
 
@@ -157,14 +158,22 @@ public final class FaultInjector: Sendable {
 
     private func noteWrite(_ request: IORequest) {
         guard let path = state.withLock({ $0.paths[request.descriptor] }) else { return }
-        let reader = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+        // Read directly where it can be: pages left in the cache here make the kernel report EIO
+        // from a later fdatasync when a direct write finds that it cannot drop them.
+        let mask = 4095
+        let isAligned = Int(request.offset) & mask == 0 && request.length & mask == 0
+        var reader = isAligned
+            ? Glibc.open(path, O_RDONLY | O_CLOEXEC | Int32(APUS_O_DIRECT)) : -1
+        if reader < 0 { reader = Glibc.open(path, O_RDONLY | O_CLOEXEC) }
         guard reader >= 0 else { return }
         defer { Glibc.close(reader) }
         var status = stat()
         fstat(reader, &status)
-        var before = [UInt8](repeating: 0, count: request.length)
-        let read = pread(reader, &before, request.length, Int(request.offset))
-        before.removeLast(request.length - max(0, read))
+        let memory = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: request.length, alignment: mask + 1)
+        defer { memory.deallocate() }
+        let read = pread(reader, memory.baseAddress, request.length, Int(request.offset))
+        let before = Array(memory.prefix(max(0, read)))
         state.withLock { state in
             state.undo.append(
                 Undo(
@@ -247,7 +256,11 @@ public final class FaultInjector: Sendable {
     ) {
         let descriptor = Glibc.open(path, O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
-        defer { Glibc.close(descriptor) }
+        defer {
+            fsync(descriptor)
+            posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED)
+            Glibc.close(descriptor)
+        }
         let mode = random.next() % 3  // 0: stays, 1: lost, 2: torn
         var padded = before
         padded.append(contentsOf: repeatElement(0, count: length - before.count))

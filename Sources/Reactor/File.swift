@@ -174,6 +174,14 @@ public final class File: Sendable {
         try check(await reactor.perform(request(.truncate, offset: size)), "ftruncate")
     }
 
+    /// Takes the exclusive lock on the file, held until it is closed or the process ends. False
+    /// if somebody else has it open and locked, in this process or another.
+    public func lock() throws(IOError) -> Bool {
+        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
+        if errno == EWOULDBLOCK { return false }
+        throw IOError(code: errno, operation: "flock", path: path)
+    }
+
     /// Bytes in the file.
     public func size() async throws(IOError) -> Int {
         var status = stat()

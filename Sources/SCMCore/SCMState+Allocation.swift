@@ -41,12 +41,12 @@ extension SCMState {
         _ replication: ReplicationConfig, count: Int, excluding: Set<DatanodeID>, at now: UInt64,
         using random: inout some RandomNumberGenerator
     ) -> Allocation {
+        if let error = placementError(replication) { return .refused(error) }
+        guard count > 0 else { return .groups([]) }
         if isInSafeMode {
             let reason = safeModeReason(at: now) ?? "it has just started"
             return .refused(StoreError(.notReady, "SCM is in safe mode: \(reason)"))
         }
-        if let error = placementError(replication) { return .refused(error) }
-        guard count > 0 else { return .groups([]) }
         guard count <= Limits.groupsPerRequest else {
             return .refused(
                 StoreError(

@@ -222,8 +222,8 @@ public struct SCMState: Sendable {
         for node in nodes.values where node.lastHeartbeat != nil {
             for id in node.replicas.keys { reported[id, default: 0] += 1 }
         }
-        // Containers whose creation was logged and whose first cell never came have no replica.
-        let expected = containers.values.filter { $0.state != .containerOpen }
+        // Others may never have held a block, and so have no replica.
+        let expected = containers.values.filter { $0.state == .containerClosed }
         let complete = expected.count { (reported[$0.id] ?? 0) >= $0.replication.data }
         guard complete * 100 >= expected.count * 99 else {
             return "\(complete) of \(expected.count) containers have enough replicas reported"
@@ -254,13 +254,29 @@ public struct SCMState: Sendable {
             case .containerOpen:
                 if mustClose(container, at: now) { change(container.id, to: .containerClosing) }
             case .containerClosing:
-                if isClosedEverywhere(container, at: now) {
+                guard isClosedEverywhere(container, at: now) else { continue }
+                if replicaCount(container) > 0 {
                     change(container.id, to: .containerClosed)
+                } else if isWhollyHeard(container, at: now) {
+                    change(container.id, to: .containerDeleted)
                 }
+            case .containerDeleted:
+                // Its first cell came after all.
+                if replicaCount(container) > 0 { change(container.id, to: .containerClosing) }
             default: break
             }
         }
         return commands
+    }
+
+    private func replicaCount(_ container: Container) -> Int {
+        container.nodes.count { id in
+            id.flatMap { nodes[$0]?.replicas[container.id] } != nil
+        }
+    }
+
+    private func isWhollyHeard(_ container: Container, at now: UInt64) -> Bool {
+        container.nodes.allSatisfy { $0.map { state(of: $0, at: now) == .healthy } ?? true }
     }
 
     private func mustClose(_ container: Container, at now: UInt64) -> Bool {

@@ -66,6 +66,7 @@ struct AdminCommand: AsyncParsableCommand {
                 case .containerOpen: state = "OPEN"
                 case .containerClosing: state = "CLOSING"
                 case .containerClosed: state = "CLOSED"
+                case .containerDeleted: state = "DELETED"
                 case .UNRECOGNIZED(let number): state = "\(number)"
                 }
                 let config = try? ReplicationConfig(info.replication)

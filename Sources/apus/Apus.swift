@@ -16,7 +16,6 @@ struct Apus: AsyncParsableCommand {
 
     /// Exit 0 done, 1 failed, 2 wrong usage; errors go to standard error.
     static func main() async {
-        setvbuf(stdout, nil, _IOLBF, 0)
         signal(SIGPIPE, SIG_IGN)
         do {
             var command = try parseAsRoot()

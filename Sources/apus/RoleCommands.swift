@@ -48,6 +48,8 @@ private func runRole(
     let runtime = try Runtime(name: name, movesBytes: movesBytes)
     let role = try await start(settings, runtime)
     print("ready \(name) port=\(role.port)")
+    // Whoever reads this through a pipe waits for it.
+    fflush(nil)
     await waitForStop(withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)
     await role.stop()
 }

@@ -1,6 +1,7 @@
 import Configuration
 import Foundation
 import Model
+import SystemPackage
 
 /// One setting of a role: its key, what it is for, and its value when nobody gives one.
 struct Setting: Sendable {
@@ -76,7 +77,7 @@ struct Settings: Sendable {
             ))
         if let file {
             try Self.checkKeys(file)
-            let provider = try await FileProvider<JSONSnapshot>(filePath: .init(file))
+            let provider = try await FileProvider<JSONSnapshot>(filePath: FilePath(file))
             layers.append((file, ConfigReader(provider: provider)))
         }
         self.layers = layers

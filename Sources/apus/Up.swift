@@ -162,6 +162,10 @@ struct Up: AsyncParsableCommand {
               aws s3 mb s3://demo && aws s3 cp /etc/services s3://demo/services
               aws s3 cp s3://demo/services - | head -3
             """)
+        // Whoever reads this through a pipe waits for it.
+        fflush(nil)
+        // Whoever reads this through a pipe waits for it.
+        fflush(nil)
     }
 }
 

@@ -47,7 +47,8 @@ import Testing
             var mixed = new
             for sector in 0..<(mixed.count / 512) where Bool.random(using: &noise) {
                 let range = sector * 512..<(sector + 1) * 512
-                let was = range.upperBound <= old.count
+                let was =
+                    range.upperBound <= old.count
                     ? Array(old[range]) : [UInt8](repeating: 0, count: 512)
                 mixed.replaceSubrange(range, with: was)
             }
@@ -79,12 +80,14 @@ import Testing
     func foreign() throws {
         let header = try sampleHeader()
         let other = Journal(try sampleHeader(8))
-        let file = header.encoded(for: .journal)
+        let file =
+            header.encoded(for: .journal)
             + other.encode(.mark, at: Journal.start, syncedTo: Journal.start)
         let contents = try Journal.parse(file)
         #expect(contents.records.isEmpty && contents.hasTornTail)
         // Nor is one that was written for another place.
-        let shifted = header.encoded(for: .journal)
+        let shifted =
+            header.encoded(for: .journal)
             + Journal(header).encode(.mark, at: Journal.start + 8, syncedTo: Journal.start)
         #expect(try Journal.parse(shifted).records.isEmpty)
     }

@@ -67,7 +67,8 @@ func randomEntry(_ localID: UInt64, _ noise: inout Noise) -> BlockEntry {
         isEnded: Bool.random(using: &noise))
     let count = Int.random(in: 0...20, using: &noise)
     for number in 0..<count {
-        let length = number + 1 < count
+        let length =
+            number + 1 < count
             ? 16_384 * Int.random(in: 1...64, using: &noise)
             : Int.random(in: 1...1 << 20, using: &noise)
         let sums = (0..<CRC32C.unitCount(length)).map { _ in

@@ -73,21 +73,20 @@ import Testing
             #expect(statistics.writers == 256)
             #expect(statistics.commits < 128, "\(statistics)")
             #expect(statistics.bytesAppended == 32 * (7 * 65_536 + 5_000))
-            for store in [store, try await reopened(store, directory, reactor, volumes: 2)] {
-                for (number, block) in blocks.enumerated() {
-                    let expected = (0..<8).flatMap { part in
-                        pattern(part == 7 ? 5_000 : 65_536, seed: UInt64(number * 8 + part))
-                    }
-                    #expect(try await store.bytes(of: block) == expected)
-                }
-            }
+            try await checkParts(of: blocks, in: store)
+            try await store.close()
+            let again = try await openStore(directory, on: reactor, volumes: 2)
+            try await checkParts(of: blocks, in: again)
         }
     }
 
-    private func reopened(
-        _ store: ContainerStore, _ directory: String, _ reactor: Reactor, volumes: Int
-    ) async throws -> ContainerStore {
-        try await openStore(directory, on: reactor, volumes: volumes)
+    private func checkParts(of blocks: [BlockID], in store: ContainerStore) async throws {
+        for (number, block) in blocks.enumerated() {
+            let expected = (0..<8).flatMap { part in
+                pattern(part == 7 ? 5_000 : 65_536, seed: UInt64(number * 8 + part))
+            }
+            #expect(try await store.bytes(of: block) == expected)
+        }
     }
 
     @Test("an append at a wrong offset is refused, names the right one and changes nothing")
@@ -259,7 +258,7 @@ import Testing
     @Test("writeback acknowledges without syncs and loses nothing when the process ends")
     func writeback() async throws {
         try await withReactor { directory, reactor in
-            var options = ContainerStore.Options.small
+            var options = ContainerStore.Options.mortal
             options.durability = .writeback
             let store = try await openStore(directory, on: reactor, options: options)
             try await store.createContainer(

@@ -40,7 +40,10 @@ func flipBit(_ bit: Int, of path: String) throws {
     try file.synchronize()
 }
 
-/// A copy of a directory with everything in it.
-func copyTree(_ from: String, to path: String) throws {
+/// A copy of a directory below `parent`, which is made.
+func copyTree(_ from: String, to path: String, making parent: String) throws {
+    try makeDirectory(parent)
     try FileManager.default.copyItem(atPath: from, toPath: path)
 }
+
+func environment(_ name: String) -> String? { ProcessInfo.processInfo.environment[name] }

@@ -1,5 +1,6 @@
 import Bytes
 import Checksum
+import ContainerFormat
 import Model
 import Reactor
 
@@ -19,6 +20,13 @@ extension ContainerStore.Options {
     static let small = Self(
         extentBytes: 256 << 10, journalSegmentBytes: 8 << 10, reservedBytes: 0,
         indexCacheBytes: 1 << 20, openFiles: 4)
+
+    /// For tests that leave a store as a process that dies would.
+    static let mortal: Self = {
+        var options = small
+        options.locksVolumes = false
+        return options
+    }()
 }
 
 /// A store on one or more volumes below `directory`.
@@ -75,4 +83,10 @@ extension ContainerStore {
         let read = try await self.read(block, 0..<length)
         return read.payload.withBytes { Array($0) }
     }
+}
+
+func crc(_ bytes: [UInt8]) -> UInt32 { CRC32C.of(bytes) }
+
+func parseJournal(_ bytes: [UInt8]) throws -> Journal.Contents {
+    try bytes.withUnsafeBytes { try Journal.parse($0) }
 }

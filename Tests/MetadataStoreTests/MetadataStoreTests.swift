@@ -2,6 +2,7 @@ import Foundation
 import GRDB
 import MetadataStore
 import Model
+import Synchronization
 import Testing
 
 private let first = MetadataTable(1)
@@ -23,6 +24,12 @@ struct SeededGenerator: RandomNumberGenerator {
         z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
         return z ^ (z >> 31)
     }
+}
+
+private final class Flag: Sendable {
+    private let value = Atomic(false)
+    var isSet: Bool { value.load(ordering: .relaxed) }
+    func set() { value.store(true, ordering: .relaxed) }
 }
 
 /// One random change or question, with what it answered.
@@ -57,7 +64,9 @@ private func step(
 
 @Suite("MetadataStore")
 struct MetadataStoreTests {
-    @Test("the tables of a database answer like the ones in memory", arguments: 0..<20 as Range<UInt64>)
+    @Test(
+        "the tables of a database answer like the ones in memory",
+        arguments: 0..<20 as Range<UInt64>)
     func likeInMemory(seed: UInt64) async throws {
         try await withTemporaryDirectory { directory in
             let store = try await MetadataStore.open(
@@ -166,7 +175,7 @@ struct MetadataStoreTests {
         }
     }
 
-    @Test("a checkpoint empties the write-ahead log and names the index it is good for")
+    @Test("after a checkpoint the file alone holds everything up to the index it named")
     func checkpoint() async throws {
         try await withTemporaryDirectory { directory in
             let path = directory + "/m.db"
@@ -179,14 +188,69 @@ struct MetadataStoreTests {
             #expect(store.unsyncedBytes > 250_000)
             #expect(try await store.checkpoint() == 50)
             #expect(store.unsyncedBytes == 0)
-            let attributes = try FileManager.default.attributesOfItem(atPath: path + "-wal")
-            #expect(attributes[.size] as? Int == 0)
-
+            // Without the write-ahead log, as after its loss.
+            try FileManager.default.copyItem(atPath: path, toPath: directory + "/alone.db")
             try await store.copy(to: directory + "/copy.db")
-            let copy = try await MetadataStore.open(
-                path: directory + "/copy.db", role: "om", tables: [first])
-            #expect(copy.appliedIndex == 50)
-            try await copy.close()
+            for name in ["/alone.db", "/copy.db"] {
+                let copy = try await MetadataStore.open(
+                    path: directory + name, role: "om", tables: [first])
+                #expect(copy.appliedIndex == 50)
+                let count = try await copy.read { tables in
+                    tables.entries(first, prefix: [], limit: 100).count
+                }
+                #expect(count == 50)
+                try await copy.close()
+            }
+            try await store.close()
+        }
+    }
+
+    @Test("a checkpoint gets through while readers and writers never stop")
+    func busyCheckpoint() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/m.db"
+            let store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            let isDone = Flag()
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    var index: UInt64 = 0
+                    while !isDone.isSet {
+                        index += 1
+                        let value = [UInt8](repeating: UInt8(truncatingIfNeeded: index), count: 999)
+                        try await store.apply(through: index) { tables in
+                            for key in 0..<20 as Range<UInt8> { tables.put(first, [key], value) }
+                        }
+                    }
+                }
+                for _ in 0..<8 {
+                    group.addTask {
+                        while !isDone.isSet {
+                            _ = try await store.read { tables in
+                                tables.entries(first, prefix: [], limit: 100).count
+                            }
+                        }
+                    }
+                }
+                var done = 0
+                for _ in 0..<40 {
+                    try await Task.sleep(for: .milliseconds(5))
+                    guard let index = try await store.checkpoint() else { continue }
+                    done += 1
+                    guard done % 5 == 0 else { continue }
+                    // Only checkpoints write to the file itself: it stands still here.
+                    let alone = directory + "/alone\(done).db"
+                    try FileManager.default.copyItem(atPath: path, toPath: alone)
+                    let copy = try await MetadataStore.open(
+                        path: alone, role: "om", tables: [first])
+                    #expect(copy.appliedIndex >= index, "less is durable than was said")
+                    try await copy.close()
+                }
+                isDone.set()
+                try await group.waitForAll()
+                #expect(done >= 20, "\(done) of 40 checkpoints")
+                let size = try FileManager.default.attributesOfItem(atPath: path + "-wal")[.size]
+                #expect((size as? Int ?? 0) < 32 << 20, "the write-ahead log starts over")
+            }
             try await store.close()
         }
     }

@@ -57,7 +57,9 @@ private func randomName(_ random: inout SeededGenerator, longest: Int = 6) -> [U
 
 @Suite("OMCore: listings")
 struct ListingTests {
-    @Test("every page of every query is what a naive listing gives", arguments: 0..<30 as Range<UInt64>)
+    @Test(
+        "every page of every query is what a naive listing gives",
+        arguments: 0..<30 as Range<UInt64>)
     func keys(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)
         let bench = Bench()
@@ -78,7 +80,9 @@ struct ListingTests {
         let sorted = names.sorted { $0.lexicographicallyPrecedes($1) }
         for _ in 0..<150 {
             let prefix = Bool.random(using: &random) ? [] : randomName(&random, longest: 2)
-            let delimiters: [[UInt8]] = [[], [0x2F], [0x2F], Array("/a".utf8), [0], [0xC3], [0x61, 0x62]]
+            let delimiters: [[UInt8]] = [
+                [], [0x2F], [0x2F], Array("/a".utf8), [0], [0xC3], [0x61, 0x62],
+            ]
             let delimiter = delimiters.randomElement(using: &random) ?? []
             let after = Bool.random(using: &random) ? [] : randomName(&random, longest: 4)
             let limit = Int.random(in: 1...12, using: &random)
@@ -113,7 +117,8 @@ struct ListingTests {
         }
     }
 
-    @Test("uploads are listed by key and upload in pages, rolled up like keys",
+    @Test(
+        "uploads are listed by key and upload in pages, rolled up like keys",
         arguments: 0..<15 as Range<UInt64>)
     func uploads(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)

@@ -288,7 +288,8 @@ private struct RandomRun {
 
 @Suite("OMCore: against a dictionary")
 struct ModelTests {
-    @Test("random commands give what a dictionary gives, and no block is lost",
+    @Test(
+        "random commands give what a dictionary gives, and no block is lost",
         arguments: 0..<40 as Range<UInt64>)
     func random(seed: UInt64) throws {
         var run = try RandomRun(seed: seed)
@@ -298,7 +299,8 @@ struct ModelTests {
         }
     }
 
-    @Test("the same commands give the same answers and bytes again, in memory and in SQLite",
+    @Test(
+        "the same commands give the same answers and bytes again, in memory and in SQLite",
         arguments: 0..<8 as Range<UInt64>)
     func everywhere(seed: UInt64) async throws {
         var run = try RandomRun(seed: seed)

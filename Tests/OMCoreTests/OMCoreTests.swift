@@ -6,15 +6,17 @@ import Wire
 
 @Suite("OMCore: names")
 struct NamesTests {
-    @Test("bucket names follow S3's rules", arguments: [
-        ("abc", true), ("my-bucket.1", true), ("1ab", true),
-        (String(repeating: "a", count: 63), true), ("ab", false),
-        (String(repeating: "a", count: 64), false), ("Abc", false), ("a_b", false),
-        ("-abc", false), ("abc-", false), (".abc", false), ("abc.", false), ("a..b", false),
-        ("192.168.5.4", false), ("192.168.5.4a", true), ("xn--abc", false),
-        ("sthree-abc", false), ("abc-s3alias", false), ("abc--ol-s3", false), ("bücket", false),
-        ("", false),
-    ])
+    @Test(
+        "bucket names follow S3's rules",
+        arguments: [
+            ("abc", true), ("my-bucket.1", true), ("1ab", true),
+            (String(repeating: "a", count: 63), true), ("ab", false),
+            (String(repeating: "a", count: 64), false), ("Abc", false), ("a_b", false),
+            ("-abc", false), ("abc-", false), (".abc", false), ("abc.", false), ("a..b", false),
+            ("192.168.5.4", false), ("192.168.5.4a", true), ("xn--abc", false),
+            ("sthree-abc", false), ("abc-s3alias", false), ("abc--ol-s3", false), ("bücket", false),
+            ("", false),
+        ])
     func bucketNames(name: String, isValid: Bool) {
         let error = code { () throws(StoreError) in try NameRules.checkBucket(name) }
         #expect(error == (isValid ? nil : .invalidArgument))
@@ -32,7 +34,9 @@ struct NamesTests {
         #expect(check([0]) == nil)
     }
 
-    @Test("names with an end keep their order, also with zero bytes", arguments: 0..<10 as Range<UInt64>)
+    @Test(
+        "names with an end keep their order, also with zero bytes",
+        arguments: 0..<10 as Range<UInt64>)
     func terminatedNames(seed: UInt64) {
         var random = SeededGenerator(state: seed)
         let names = (0..<200).map { _ in
@@ -48,7 +52,9 @@ struct NamesTests {
             for other in names {
                 let order = name.lexicographicallyPrecedes(other)
                 let encodedOther = TerminatedName.encode(other)
-                #expect((encoded + [9]).lexicographicallyPrecedes(encodedOther + [1]) == order || name == other)
+                #expect(
+                    (encoded + [9]).lexicographicallyPrecedes(encodedOther + [1]) == order
+                        || name == other)
                 #expect(
                     encodedOther.starts(with: TerminatedName.encodePrefix(name))
                         == other.starts(with: name))
@@ -461,7 +467,9 @@ struct UploadsTests {
         #expect(complete([(2, "b"), (3, "c")]) == nil)
     }
 
-    @Test("parts are numbered 1 to 10,000", arguments: [(0, false), (1, true), (10_000, true), (10_001, false)])
+    @Test(
+        "parts are numbered 1 to 10,000",
+        arguments: [(0, false), (1, true), (10_000, true), (10_001, false)])
     func numbers(number: UInt32, isValid: Bool) throws {
         let (bench, upload) = try bench()
         let error = code { () throws(StoreError) in

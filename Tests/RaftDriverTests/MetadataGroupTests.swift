@@ -171,7 +171,8 @@ struct MetadataGroupTests {
         }
     }
 
-    @Test("after a power cut at any operation every answered command is there, once",
+    @Test(
+        "after a power cut at any operation every answered command is there, once",
         arguments: 0..<40)
     func powerCut(seed: Int) async throws {
         try await withTemporaryDirectory { directory in
@@ -194,7 +195,9 @@ struct MetadataGroupTests {
                     }
                 }
                 let late = await #expect(throws: StoreError.self) {
-                    if faults.hasCrashed { _ = try await group.propose([1, 1]) } else {
+                    if faults.hasCrashed {
+                        _ = try await group.propose([1, 1])
+                    } else {
                         throw StoreError(.io, "not crashed")
                     }
                 }

@@ -264,6 +264,43 @@ struct RaftLogTests {
         }
     }
 
+    @Test("dropping the start while commands are appended mixes no segments up")
+    func reuseWhileAppending() async throws {
+        try await withTemporaryDirectory { directory in
+            let reactor = try Reactor.start()
+            defer { reactor.stop() }
+            let source = directory + "/log"
+            for round in 0..<4 as Range<UInt64> {
+                let applied = round * 300
+                let log = try await open(source, on: reactor, after: applied).log
+                try await withThrowingTaskGroup(of: Void.self) { tasks in
+                    tasks.addTask {
+                        for _ in 0..<300 {
+                            _ = try await log.append([[UInt8](repeating: UInt8(round), count: 9000)]
+                            )
+                        }
+                    }
+                    tasks.addTask {
+                        var random = SplitMix64(state: round)
+                        while await log.lastIndex < applied + 300 {
+                            try await log.removePrefix(through: await log.lastIndex)
+                            let pause = Int.random(in: 0...2000, using: &random)
+                            try await reactor.sleep(for: .microseconds(pause))
+                        }
+                    }
+                    for try await _ in tasks {}
+                }
+                try await log.close()
+            }
+            let (log, commands) = try await open(source, on: reactor, after: 1198)
+            #expect(
+                commands == [
+                    [UInt8](repeating: 3, count: 9000), [UInt8](repeating: 3, count: 9000),
+                ])
+            try await log.close()
+        }
+    }
+
     @Test("after a power cut at any operation nothing acknowledged is gone", arguments: 0..<60)
     func powerCut(seed: Int) async throws {
         try await withTemporaryDirectory { directory in

@@ -103,6 +103,9 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
   case containerOpen // = 0
   case containerClosing // = 1
   case containerClosed // = 2
+
+  /// Closed without ever having held a block.
+  case containerDeleted // = 3
   case UNRECOGNIZED(Int)
 
   public init() {
@@ -114,6 +117,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     case 0: self = .containerOpen
     case 1: self = .containerClosing
     case 2: self = .containerClosed
+    case 3: self = .containerDeleted
     default: self = .UNRECOGNIZED(rawValue)
     }
   }
@@ -123,6 +127,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     case .containerOpen: return 0
     case .containerClosing: return 1
     case .containerClosed: return 2
+    case .containerDeleted: return 3
     case .UNRECOGNIZED(let i): return i
     }
   }
@@ -132,6 +137,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     .containerOpen,
     .containerClosing,
     .containerClosed,
+    .containerDeleted,
   ]
 
 }
@@ -872,7 +878,7 @@ nonisolated extension SCMNodeState: SwiftProtobuf._ProtoNameProviding {
 }
 
 nonisolated extension SCMContainerState: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CONTAINER_OPEN\0\u{1}CONTAINER_CLOSING\0\u{1}CONTAINER_CLOSED\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CONTAINER_OPEN\0\u{1}CONTAINER_CLOSING\0\u{1}CONTAINER_CLOSED\0\u{1}CONTAINER_DELETED\0")
 }
 
 nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""The main job on a real cluster of processes: store with aws CLI, boto3 and rclone, read back byte
+for byte, kill datanodes, kill everything in the middle of an upload, start again.
+
+Prints a line for each check and closes with 'N passed, N failed'. APUS_TEST_MIB sets how many MiB
+of files are stored (default 256; the largest file is a quarter of it, at least 64 MiB)."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from rig import Cluster
+
+MIB = int(os.environ.get("APUS_TEST_MIB", "256"))
+
+
+def make_files(root, mib, seed):
+    """Many small files and some large, with contents that cannot be compressed away."""
+    generator = random.Random(seed)
+    total = mib << 20
+    large = max(64 << 20, total // 4)
+    sizes = [large, large // 3 + 17, 5 << 20, (5 << 20) + 1, 3 << 20, (3 << 20) - 1, 1 << 20, 0, 1]
+    sizes += [generator.randrange(1, 200_000) for _ in range(300)]
+    while sum(sizes) < total:
+        sizes.append(generator.randrange(1 << 20, 24 << 20))
+    for index, size in enumerate(sizes):
+        path = pathlib.Path(root, f"d{index % 7}", f"größe {index}+{size}.bin")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            left = size
+            while left > 0:
+                piece = generator.randbytes(min(left, 4 << 20))
+                file.write(piece)
+                left -= len(piece)
+    return len(sizes), sum(sizes)
+
+
+def digests(root):
+    found = {}
+    for path in sorted(pathlib.Path(root).rglob("*")):
+        if path.is_file():
+            found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def read_all(cluster, bucket, expected):
+    """Reads every object with boto3 and compares it."""
+    client = cluster.client()
+    seen = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for entry in page.get("Contents", []):
+            body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"]
+            digest = hashlib.sha256()
+            for piece in body.iter_chunks(1 << 20):
+                digest.update(piece)
+            seen[entry["Key"]] = digest.hexdigest()
+    assert seen == expected, f"{len(seen)} of {len(expected)} keys; " + str(
+        [key for key in expected if seen.get(key) != expected[key]][:5])
+
+
+class Run:
+    def __init__(self):
+        self.work = tempfile.mkdtemp(prefix="apus-files-", dir=os.environ.get("APUS_TEST_TMP"))
+        self.cluster = Cluster()
+        self.files = os.path.join(self.work, "files")
+        self.count, self.bytes = make_files(self.files, MIB, seed=1)
+        self.expected = digests(self.files)
+
+    def close(self):
+        self.cluster.destroy()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def test_01_start(self):
+        self.cluster.start()
+        nodes = json.loads(self.cluster.apus("admin", "datanode", "list", "--json").stdout)
+        assert [node["state"] for node in nodes] == ["HEALTHY"] * 5, nodes
+
+    def test_02_aws_cli_stores_a_directory(self):
+        self.cluster.run("aws", "s3", "mb", "s3://files")
+        self.cluster.run("aws", "s3", "cp", "--recursive", "--quiet", self.files, "s3://files/")
+        print(f"    {self.count} files, {self.bytes >> 20} MiB")
+
+    def test_03_read_back_with_boto3(self):
+        read_all(self.cluster, "files", self.expected)
+
+    def test_04_rclone_stores_and_checks(self):
+        self.cluster.run("rclone", "mkdir", "apus:rclone")
+        self.cluster.run("rclone", "copy", self.files + "/d1", "apus:rclone/d1")
+        self.cluster.run("rclone", "check", "--download", self.files + "/d1", "apus:rclone/d1")
+
+    def test_05_own_command_line(self):
+        source = pathlib.Path(self.work, "own")
+        source.write_bytes(random.Random(5).randbytes((7 << 20) + 3))
+        self.cluster.apus("key", "put", "/s3v/files/own/key", str(source))
+        self.cluster.apus("key", "get", "/s3v/files/own/key", str(source) + ".back")
+        assert pathlib.Path(str(source) + ".back").read_bytes() == source.read_bytes()
+        info = json.loads(
+            self.cluster.apus("key", "info", "--blocks", "--json", "/s3v/files/own/key").stdout)
+        nodes = [replica["node"] for replica in info["blocks"][0]["replicas"]]
+        assert len(set(nodes)) == 5, info
+        self.cluster.apus("key", "delete", "/s3v/files/own/key")
+        missing = self.cluster.apus("key", "info", "/s3v/files/own/key", check=False)
+        assert missing.returncode == 1 and "noSuchKey" in missing.stderr, missing
+
+    def test_06_two_datanodes_killed(self):
+        self.cluster.kill("dn2")
+        self.cluster.kill("dn4")
+        read_all(self.cluster, "files", self.expected)
+        self.cluster.run("rclone", "check", "--download", self.files + "/d1", "apus:rclone/d1")
+
+    def test_07_writing_goes_on_with_one_back(self):
+        self.cluster.restart("dn2", "datanode")
+        body = random.Random(7).randbytes(20 << 20)
+        client = self.cluster.client(retries={"max_attempts": 8})
+        client.put_object(Bucket="files", Key="with-four-nodes", Body=body)
+        assert client.get_object(Bucket="files", Key="with-four-nodes")["Body"].read() == body
+        self.expected["with-four-nodes"] = hashlib.sha256(body).hexdigest()
+
+    def test_08_node_killed_in_the_middle_of_a_write(self):
+        self.cluster.restart("dn4", "datanode")
+        time.sleep(2)
+        client = self.cluster.client()
+        body = random.Random(8).randbytes(96 << 20)
+
+        class Slow:
+            """Sends for some seconds, so that there is a middle."""
+            def __init__(self):
+                self.position = 0
+            def read(self, count=-1):
+                count = len(body) if count is None or count < 0 else min(count, 1 << 20)
+                piece = body[self.position:self.position + count]
+                self.position += len(piece)
+                # A piece is as small as the client likes: slow down once for each MiB.
+                if 30 << 20 < self.position < 60 << 20 and self.position % (1 << 20) < len(piece):
+                    time.sleep(0.04)
+                return piece
+            def seek(self, position, whence=0):
+                self.position = position if whence == 0 else len(body) + position
+                return self.position
+            def tell(self):
+                return self.position
+
+        def put():
+            try:
+                client.put_object(Bucket="files", Key="through-a-kill", Body=Slow(),
+                                  ContentLength=len(body))
+            except Exception as error:  # shown below
+                failures.append(error)
+        failures = []
+        writer = threading.Thread(target=put)
+        writer.start()
+        time.sleep(1.2)
+        self.cluster.kill("dn5")
+        writer.join()
+        assert not failures, failures
+        assert client.get_object(Bucket="files", Key="through-a-kill")["Body"].read() == body
+        self.expected["through-a-kill"] = hashlib.sha256(body).hexdigest()
+        self.cluster.restart("dn5", "datanode")
+
+    def test_09_stop_and_start_keeps_everything(self):
+        for child in self.cluster.logs:
+            child.terminate()
+        for child in self.cluster.logs:
+            child.wait()
+        self.cluster.logs = []
+        self.cluster.stop()
+        self.cluster.start()
+        read_all(self.cluster, "files", self.expected)
+
+    def test_10_everything_killed_in_the_middle_of_uploads(self):
+        acknowledged, attempted = {}, {}
+        stop = threading.Event()
+
+        def write(number):
+            client = self.cluster.client(retries={"max_attempts": 0})
+            generator = random.Random(100 + number)
+            index = 0
+            while not stop.is_set():
+                key = f"crash/{number}/{index}"
+                body = generator.randbytes(generator.choice([100, 50_000, 1 << 20, 9 << 20]))
+                digest = hashlib.sha256(body).hexdigest()
+                attempted[key] = digest
+                try:
+                    client.put_object(Bucket="files", Key=key, Body=body)
+                except (BotoCoreError, ClientError):
+                    return
+                acknowledged[key] = digest
+                index += 1
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(4)
+        self.cluster.kill_all()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        self.cluster.start()
+        client = self.cluster.client()
+        present = {}
+        for page in client.get_paginator("list_objects_v2").paginate(
+                Bucket="files", Prefix="crash/"):
+            for entry in page.get("Contents", []):
+                body = client.get_object(Bucket="files", Key=entry["Key"])["Body"].read()
+                present[entry["Key"]] = hashlib.sha256(body).hexdigest()
+        for key, digest in acknowledged.items():
+            assert present.get(key) == digest, f"{key} was acknowledged"
+        for key, digest in present.items():
+            assert attempted[key] == digest, f"{key} is neither absent nor whole"
+        self.expected.update(present)
+        print(f"    {len(acknowledged)} acknowledged, {len(present)} present")
+
+    def test_11_all_still_there_afterwards(self):
+        read_all(self.cluster, "files", self.expected)
+
+    def test_12_bad_directories_and_settings_are_refused_by_name(self):
+        cluster = self.cluster
+        path = pathlib.Path(cluster.dir, "etc", "dn1.json")
+        settings = json.loads(path.read_text())
+        settings["datanode"]["volumez"] = []
+        bad = pathlib.Path(self.work, "bad.json")
+        bad.write_text(json.dumps(settings))
+        result = cluster.apus("datanode", "--config", str(bad), check=False)
+        assert result.returncode == 1 and "datanode.volumez" in result.stderr, result
+        result = cluster.apus("datanode", "--config", str(path), check=False)
+        assert result.returncode == 1 and "in use" in result.stderr, result
+        result = cluster.apus("bucket", "create", "/s3v/wide", "--replication", "rs-6-3-1024k",
+                              check=False)
+        assert result.returncode == 1 and "needs 9 datanodes" in result.stderr, result
+        result = cluster.apus("bucket", "create", "/s3v/odd", "--replication", "rs-6", check=False)
+        assert result.returncode == 1 and "codec-data-parity-cell" in result.stderr, result
+        assert cluster.apus("key", "nonsense", check=False).returncode == 2
+
+
+def main():
+    run = Run()
+    passed = failed = 0
+    try:
+        for name in sorted(name for name in dir(run) if name.startswith("test_")):
+            start = time.time()
+            try:
+                getattr(run, name)()
+            except Exception:
+                failed += 1
+                print(f"FAILED {name}")
+                traceback.print_exc(file=sys.stdout)
+                for log in sorted(pathlib.Path(run.cluster.dir, "log").glob("*.log")):
+                    text = log.read_text()[-600:]
+                    print(f"--- {log.name}\n{text}")
+                if name == "test_01_start":
+                    break
+            else:
+                passed += 1
+                print(f"ok {name} ({time.time() - start:.1f} s)", flush=True)
+    finally:
+        run.close()
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""A cluster of `apus up` for tests: start, stop, kill roles, and clients on it."""
+
+import configparser
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import boto3
+from botocore.config import Config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+APUS = os.environ.get("APUS_BINARY", str(ROOT / ".build/release/apus"))
+
+
+class Cluster:
+    def __init__(self, separate=True, datanodes=5, volumes=1, options=()):
+        self.dir = tempfile.mkdtemp(prefix="apus-cluster-", dir=os.environ.get("APUS_TEST_TMP"))
+        self.command = [APUS, "up", "--dir", self.dir, "--datanodes", str(datanodes),
+                        "--volumes-per-datanode", str(volumes), "--s3", "127.0.0.1:0", *options]
+        if separate:
+            self.command.append("--separate")
+        self.process = None
+        self.logs = []
+
+    def start(self):
+        self.log = open(os.path.join(self.dir, "up.err"), "a")
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        for line in self.process.stdout:
+            if line.startswith("ready"):
+                fields = dict(part.split("=", 1) for part in line.split()[1:])
+                self.endpoint, self.credentials = fields["s3"], fields["credentials"]
+                return self
+        raise RuntimeError("apus up ended: " + self.tail("up.err"))
+
+    def tail(self, name):
+        path = pathlib.Path(self.dir, name)
+        return path.read_text()[-2000:] if path.exists() else ""
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=90)
+        assert code == 0, f"apus up ended with {code}: {self.tail('up.err')}"
+
+    def destroy(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.kill_all()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def pid(self, role):
+        return int(pathlib.Path(self.dir, "run", role + ".pid").read_text())
+
+    def kill(self, role):
+        pid = self.pid(role)
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(200):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.02)
+
+    def restart(self, role, command):
+        """Starts a killed role again by hand, as an operator would."""
+        log = open(os.path.join(self.dir, "log", role + ".again.log"), "a")
+        child = subprocess.Popen(
+            [APUS, command, "--config", f"{self.dir}/etc/{role}.json"],
+            stdout=subprocess.PIPE, stderr=log, text=True)
+        line = child.stdout.readline()
+        assert line.startswith("ready"), line + self.tail(f"log/{role}.again.log")
+        pathlib.Path(self.dir, "run", role + ".pid").write_text(f"{child.pid}\n")
+        self.logs.append(child)
+        return child
+
+    def kill_all(self):
+        """SIGKILL of every process at once."""
+        pids = [int(path.read_text()) for path in pathlib.Path(self.dir, "run").glob("*.pid")]
+        for pid in [self.process.pid, *pids]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        for child in self.logs:
+            child.wait()
+        self.logs = []
+
+    def keys(self):
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(self.credentials)
+        return parser["default"]["aws_access_key_id"], parser["default"]["aws_secret_access_key"]
+
+    def client(self, **options):
+        access, secret = self.keys()
+        options.setdefault("retries", {"max_attempts": 1})
+        options.setdefault("read_timeout", 120)
+        return boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id=access,
+            aws_secret_access_key=secret, config=Config(s3={"addressing_style": "path"}, **options))
+
+    def environment(self):
+        access, secret = self.keys()
+        return dict(
+            os.environ, AWS_ACCESS_KEY_ID=access, AWS_SECRET_ACCESS_KEY=secret,
+            AWS_ENDPOINT_URL=self.endpoint, AWS_DEFAULT_REGION="us-east-1", APUS_DIR=self.dir,
+            AWS_EC2_METADATA_DISABLED="true",
+            RCLONE_CONFIG_APUS_TYPE="s3", RCLONE_CONFIG_APUS_PROVIDER="Other",
+            RCLONE_CONFIG_APUS_ENV_AUTH="true", RCLONE_CONFIG_APUS_ENDPOINT=self.endpoint,
+            RCLONE_CONFIG_APUS_REGION="us-east-1")
+
+    def run(self, *command, check=True, **options):
+        result = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, timeout=900, **options)
+        if check and result.returncode != 0:
+            raise AssertionError(f"{command} ended with {result.returncode}: {result.stderr[-2000:]}")
+        return result
+
+    def apus(self, *arguments, check=True):
+        return self.run(APUS, *arguments, check=check)

@@ -1,0 +1,81 @@
+import Model
+import OM
+import Synchronization
+
+/// SCM as the Ozone Manager sees it: nodes, blocks on them, what was asked.
+final class FakeBlocks: BlockAllocator {
+    struct State {
+        var nodes: [DatanodeAddress]
+        var next: UInt64 = 1
+        var places: [ContainerID: [DatanodeAddress?]] = [:]
+        var allocations: [Int] = []
+        var locates = 0
+        var deleted: [BlockID] = []
+        var failure: StoreError?
+    }
+
+    let state: Mutex<State>
+
+    init(nodes: Int = 6) {
+        state = Mutex(
+            State(
+                nodes: (1...nodes).map {
+                    DatanodeAddress(
+                        id: DatanodeID(high: 0, low: UInt64($0)), host: "h\($0)", port: 9000)
+                }))
+    }
+
+    func with<R>(_ body: (inout sending State) -> sending R) -> R { state.withLock(body) }
+
+    func allocate(
+        _ replication: ReplicationConfig, count: Int, excluding: [DatanodeID]
+    ) async throws(StoreError) -> [BlockGroup] {
+        let result = state.withLock { state -> Result<[BlockGroup], StoreError> in
+            if let failure = state.failure { return .failure(failure) }
+            state.allocations.append(count)
+            let nodes = state.nodes.filter { !excluding.contains($0.id) }
+            guard nodes.count >= replication.width else {
+                return .failure(
+                    StoreError(
+                        .cannotPlace,
+                        "\(replication) needs \(replication.width) nodes, there are "
+                            + "\(nodes.count)"))
+            }
+            return .success(
+                (0..<count).map { _ in
+                    let number = state.next
+                    state.next += 1
+                    let start = Int(number) % nodes.count
+                    let chosen = (0..<replication.width).map { nodes[(start + $0) % nodes.count] }
+                    let container = ContainerID(number)
+                    state.places[container] = chosen
+                    return BlockGroup(
+                        blockID: BlockID(containerID: container, localID: number * 10),
+                        replication: replication, length: 0, nodes: chosen)
+                })
+        }
+        return try result.get()
+    }
+
+    func delete(_ blocks: [BlockID]) async throws(StoreError) {
+        let failure = state.withLock { state in
+            if state.failure == nil { state.deleted += blocks }
+            return state.failure
+        }
+        if let failure { throw failure }
+    }
+
+    func locate(
+        _ containers: [ContainerID]
+    ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
+        let result = state.withLock {
+            state -> Result<[ContainerID: [DatanodeAddress?]], StoreError> in
+            if let failure = state.failure { return .failure(failure) }
+            state.locates += 1
+            var found: [ContainerID: [DatanodeAddress?]] = [:]
+            for container in containers { found[container] = state.places[container] }
+            return .success(found)
+        }
+        return try result.get()
+    }
+}

@@ -1,0 +1,438 @@
+import Client
+import Logging
+import Model
+import RaftDriver
+import RaftLog
+import Reactor
+import Synchronization
+import Testing
+import Wire
+
+@testable import OM
+
+/// Requests reach the Ozone Manager by a call in the same process.
+struct DirectCaller: OMCaller {
+    let manager: OzoneManager
+
+    func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
+        try await manager.handle(method: method, message: message)
+    }
+}
+
+/// A clock that stands still until it is moved.
+final class TestClock: Sendable {
+    private let milliseconds = Atomic<Int64>(1_700_000_000_000)
+    var now: Timestamp { Timestamp(milliseconds: milliseconds.load(ordering: .relaxed)) }
+    func advance(_ duration: Duration) {
+        milliseconds.wrappingAdd(
+            duration.components.seconds * 1000
+                + duration.components.attoseconds / 1_000_000_000_000_000, ordering: .relaxed)
+    }
+}
+
+private let bucket = BucketPath(volume: "s3v", bucket: "lake")
+
+private func path(_ name: String) throws -> Model_KeyPath {
+    Model_KeyPath(bucket: bucket, name: try #require(KeyName(name)))
+}
+private typealias Model_KeyPath = Client.KeyPath
+
+private struct Setup {
+    let directory: String
+    let reactor: Reactor
+    let blocks: FakeBlocks
+    let clock = TestClock()
+    let replication: ReplicationConfig
+
+    func open() async throws(StoreError) -> (OzoneManager, OMClient<DirectCaller>) {
+        var options = OzoneManager.Options(defaultReplication: replication)
+        options.deletionDelay = .seconds(60)
+        options.group.log = .init(segmentSize: 1 << 20)
+        let clock = clock
+        let manager = try await OzoneManager.open(
+            directory: directory + "/om", reactor: reactor, blocks: blocks, options: options,
+            clock: { clock.now }, generator: SplitMix64(state: 5),
+            logger: Logger(label: "om-test"))
+        return (manager, OMClient(DirectCaller(manager: manager)))
+    }
+}
+
+private func withManager(
+    nodes: Int = 6,
+    _ body: (Setup, OzoneManager, OMClient<DirectCaller>) async throws -> Void
+) async throws {
+    try await withTemporaryDirectory { directory in
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let setup = Setup(
+            directory: directory, reactor: reactor, blocks: FakeBlocks(nodes: nodes),
+            replication: try ReplicationConfig("rs-3-2-1024k"))
+        let (manager, client) = try await setup.open()
+        try await client.createUser(user("ann"))
+        try await client.createBucket(bucket, replication: nil, user: "ann")
+        try await body(setup, manager, client)
+        try await manager.close()
+    }
+}
+
+private func user(_ name: String, administrator: Bool = false) -> UserInfo {
+    UserInfo(
+        name: name, accessKeyID: "AK" + name, secretAccessKey: "secret",
+        canonicalID: String(repeating: "0", count: 64), displayName: name,
+        isAdministrator: administrator)
+}
+
+/// Opens and commits a key whose groups are full as far as `length` goes.
+@discardableResult
+private func put(
+    _ client: OMClient<DirectCaller>, _ name: String, length: Int = 10, etag: String = "e",
+    condition: WriteCondition = .none
+) async throws -> KeyInfo {
+    let open = try await client.openKey(
+        try path(name), length: length, replication: nil, user: "ann")
+    var groups = open.groups
+    var left = length
+    while left > open.replication.blockGroupSize * groups.count {
+        groups.append(try await client.allocateGroup(open))
+    }
+    for index in groups.indices {
+        groups[index].length = min(left, open.replication.blockGroupSize)
+        left -= groups[index].length
+    }
+    return try await client.commit(
+        open, groups: groups, KeyCommit(etag: etag, condition: condition))
+}
+
+private func code<R>(_ body: () async throws -> R) async -> StoreError.Code? {
+    do {
+        _ = try await body()
+        return nil
+    } catch {
+        return (error as? StoreError)?.code
+    }
+}
+
+@Suite("OzoneManager")
+struct OzoneManagerTests {
+    @Test("a key written, listed, looked up and deleted through the client is as it was given")
+    func roundTrip() async throws {
+        try await withManager { setup, manager, client in
+            let key = try path("dir/é")
+            let open = try await client.openKey(key, length: 100, replication: nil, user: "ann")
+            #expect(open.groups.count == 1)
+            #expect(open.groups[0].nodes.count == 5 && !open.groups[0].nodes.contains(nil))
+            var group = open.groups[0]
+            group.length = 100
+            let commit = KeyCommit(
+                etag: "0123",
+                attributes: .init(
+                    headers: ["content-type": "text/plain"], metadata: ["a": "b"]),
+                checksum: .init(algorithm: .crc64nvme, kind: .fullObject, value: "AAA="))
+            let written = try await client.commit(open, groups: [group], commit)
+            #expect(written.blockGroups == [group])
+            let read = try await client.key(key, user: "ann")
+            #expect(read == written)
+            #expect(read.attributes == commit.attributes && read.checksum == commit.checksum)
+            #expect(read.modified == setup.clock.now && read.replication == setup.replication)
+            #expect(setup.blocks.with { $0.locates } == 0, "places are known from the open")
+
+            let page = try await client.list(
+                bucket, ListQuery(delimiter: [0x2F]), user: "ann")
+            #expect(page == ListPage(commonPrefixes: [Array("dir/".utf8)]))
+            let inner = try await client.list(
+                bucket, ListQuery(prefix: Array("dir/".utf8), limit: 1), user: "ann")
+            #expect(inner.keys.map(\.name) == [key.name] && inner.keys[0].blockGroups.isEmpty)
+
+            #expect(try await client.deleteKey(key, condition: .none, user: "ann"))
+            #expect(try await client.deleteKey(key, condition: .none, user: "ann") == false)
+            #expect(await code { try await client.key(key, user: "ann") } == .noSuchKey)
+        }
+    }
+
+    @Test("users, volumes and buckets come back as they were made, also after a restart")
+    func names() async throws {
+        try await withManager { setup, manager, client in
+            let root = user("root", administrator: true)
+            try await client.createUser(root)
+            #expect(try await client.user(accessKeyID: "AKroot") == root)
+            #expect(try await client.user(named: "root") == root)
+            #expect(try await client.user(named: "nobody") == nil)
+            try await client.createVolume("vol", user: "ann")
+            let wide = try ReplicationConfig("xor-2-1-64k")
+            let other = BucketPath(volume: "vol", bucket: "wide")
+            try await client.createBucket(other, replication: wide, user: "ann")
+            #expect(try await client.bucket(other, user: "ann").replication == wide)
+            let impossible = try ReplicationConfig("rs-6-3-1024k")
+            let error = await code {
+                try await client.createBucket(
+                    BucketPath(volume: "vol", bucket: "toowide"), replication: impossible,
+                    user: "ann")
+            }
+            #expect(error == .cannotPlace)
+            try await manager.close()
+
+            let (again, reopened) = try await setup.open()
+            #expect(try await reopened.users().map(\.name) == ["ann", "root"])
+            #expect(try await reopened.volumes(user: "ann").map(\.name) == ["s3v", "vol"])
+            #expect(try await reopened.buckets(volume: "vol", user: "root").map(\.name) == ["wide"])
+            try await reopened.deleteBucket(other, user: "ann")
+            try await reopened.deleteVolume("vol", user: "ann")
+            #expect(try await reopened.volumes(user: "ann").map(\.name) == ["s3v"])
+            try await again.close()
+        }
+    }
+
+    @Test("of many writers that race to make one key exactly one wins, and so with ETags")
+    func races() async throws {
+        try await withManager { _, _, client in
+            for round in 0..<5 {
+                let condition: WriteCondition = round == 0 ? .ifAbsent : .ifETag("r\(round - 1)")
+                let wins = try await withThrowingTaskGroup(of: Bool.self) { tasks in
+                    for _ in 0..<16 {
+                        tasks.addTask {
+                            let error = await code {
+                                try await put(
+                                    client, "raced", etag: "r\(round)", condition: condition)
+                            }
+                            #expect(error == nil || error == .preconditionFailed)
+                            return error == nil
+                        }
+                    }
+                    return try await tasks.reduce(into: 0) { $0 += $1 ? 1 : 0 }
+                }
+                #expect(wins == 1, "round \(round)")
+            }
+        }
+    }
+
+    @Test("an upload in parts becomes a key whose blocks are those of its parts, in order")
+    func multipart() async throws {
+        try await withManager { _, _, client in
+            let key = try path("parts")
+            let upload = try await client.createUpload(
+                key, attributes: .init(metadata: ["m": "1"]),
+                checksum: .init(algorithm: .sha256, kind: .composite), replication: nil,
+                user: "ann")
+            var expected: [BlockID] = []
+            for number in [2, 1] {
+                let open = try await client.openPart(
+                    key, upload: upload, number: number, length: 5 << 20, user: "ann")
+                var group = open.groups[0]
+                group.length = 5 << 20
+                _ = try await client.commit(open, groups: [group], KeyCommit(etag: "p\(number)"))
+                expected.insert(group.blockID, at: 0)
+            }
+            let info = try await client.upload(key, upload: upload, user: "ann")
+            #expect(info.checksum == .init(algorithm: .sha256, kind: .composite))
+            #expect(info.initiator == "ann" && info.attributes.metadata == ["m": "1"])
+            let parts = try await client.parts(
+                key, upload: upload, after: 0, limit: 1, user: "ann")
+            #expect(parts.isTruncated && parts.parts.map(\.etag) == ["p1"])
+            let listed = try await client.uploads(bucket, UploadsQuery(), user: "ann")
+            #expect(listed.uploads.map(\.upload) == [upload])
+            let whole = try await client.completeUpload(
+                key, upload: upload,
+                parts: [.init(number: 1, etag: "p1"), .init(number: 2, etag: "p2")],
+                etag: "w-2", checksum: nil, condition: .none, user: "ann")
+            #expect(whole.length == 10 << 20 && whole.parts.map(\.number) == [1, 2])
+            #expect(whole.blockGroups.map(\.blockID) == expected)
+            #expect(whole.attributes.metadata == ["m": "1"])
+            #expect(try await client.key(key, user: "ann") == whole)
+        }
+    }
+
+    @Test("opening keys asks SCM once for many, and not again for nodes that went")
+    func leases() async throws {
+        try await withManager { setup, manager, client in
+            for number in 0..<100 { try await put(client, "k\(number)") }
+            let asked = setup.blocks.with { $0.allocations }
+            #expect(asked.count < 40, "asked \(asked.count) times for 100 keys")
+            let gone = setup.blocks.with { $0.nodes[0].id }
+            setup.blocks.with { state in state.nodes.removeFirst() }
+            await manager.invalidateLeases(excluding: [gone])
+            for number in 0..<20 {
+                let open = try await client.openKey(
+                    try path("after\(number)"), length: nil, replication: nil, user: "ann")
+                #expect(!open.groups.flatMap(\.nodes).contains { $0?.id == gone })
+            }
+        }
+    }
+
+    @Test("a group asked for without some nodes has none of them, and neither have later ones")
+    func excluding() async throws {
+        try await withManager { setup, _, client in
+            let open = try await client.openKey(
+                try path("k"), length: nil, replication: nil, user: "ann")
+            let bad = try #require(open.groups[0].nodes[0]?.id)
+            let group = try await client.allocateGroup(open, excluding: [bad])
+            #expect(!group.nodes.contains { $0?.id == bad })
+            let error = await code {
+                let second = try #require(open.groups[0].nodes[1]?.id)
+                return try await client.allocateGroup(open, excluding: [bad, second])
+            }
+            #expect(error == .cannotPlace)
+            var used = group
+            used.length = 7
+            var first = open.groups[0]
+            first.length = 0
+            let key = try await client.commit(open, groups: [first, used], KeyCommit(etag: "e"))
+            #expect(key.blockGroups.map(\.blockID) == [group.blockID])
+        }
+    }
+
+    @Test("many keys opened at once get blocks of their own")
+    func distinctBlocks() async throws {
+        try await withManager { _, manager, client in
+            let ids = try await withThrowingTaskGroup(of: [BlockID].self) { tasks in
+                for number in 0..<300 {
+                    tasks.addTask {
+                        if number % 50 == 25 { await manager.invalidateLeases(excluding: nil) }
+                        return try await client.openKey(
+                            try path("k\(number)"), length: number % 3 == 0 ? 4 << 30 : nil,
+                            replication: nil, user: "ann"
+                        ).groups.map(\.blockID)
+                    }
+                }
+                return try await tasks.reduce(into: []) { $0 += $1 }
+            }
+            #expect(ids.count == 100 * 4 + 200)
+            #expect(Set(ids).count == ids.count, "a block was handed out twice")
+        }
+    }
+
+    @Test("places are looked up again when a reader says they are stale")
+    func refresh() async throws {
+        try await withManager { setup, manager, client in
+            let written = try await put(client, "k")
+            let container = written.blockGroups[0].blockID.containerID
+            let moved: [DatanodeAddress?] = written.blockGroups[0].nodes.dropLast() + [nil]
+            setup.blocks.with { $0.places[container] = moved }
+            let cached = try await client.key(try path("k"), user: "ann")
+            #expect(cached.blockGroups[0].nodes == written.blockGroups[0].nodes)
+            let fresh = try await client.key(try path("k"), refresh: true, user: "ann")
+            #expect(fresh.blockGroups[0].nodes == moved)
+            let again = try await client.key(try path("k"), user: "ann")
+            #expect(again.blockGroups[0].nodes == moved)
+            #expect(setup.blocks.with { $0.locates } == 1)
+        }
+    }
+
+    @Test("a commit is answered though SCM is away; what SCM must say then fails with its reason")
+    func withoutSCM() async throws {
+        try await withManager { setup, manager, client in
+            let open = try await client.openKey(
+                try path("k"), length: 10, replication: nil, user: "ann")
+            setup.blocks.with { $0.failure = StoreError(.notReady, "SCM is in safe mode") }
+            var group = open.groups[0]
+            group.length = 10
+            let key = try await client.commit(open, groups: [group], KeyCommit(etag: "e"))
+            #expect(key.length == 10)
+            await manager.invalidateLeases(excluding: nil)
+            let error = await code {
+                try await client.openKey(
+                    try path("l"), length: nil, replication: nil, user: "ann")
+            }
+            #expect(error == .notReady)
+            // An empty key needs no block.
+            let empty = try await put(client, "empty", length: 0)
+            #expect(empty.blockGroups.isEmpty)
+        }
+    }
+
+    @Test("blocks of deleted, replaced and expired keys reach SCM, each after its time")
+    func deletion() async throws {
+        try await withManager { setup, manager, client in
+            let first = try await put(client, "k", etag: "1").blockGroups[0].blockID
+            let second = try await put(client, "k", etag: "2").blockGroups[0].blockID
+            _ = try await client.deleteKey(try path("k"), condition: .none, user: "ann")
+            let open = try await client.openKey(
+                try path("left"), length: nil, replication: nil, user: "ann")
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == [], "readers may still be at work")
+            setup.clock.advance(.seconds(61))
+            setup.blocks.with { $0.failure = StoreError(.notReady, "away") }
+            #expect(await code { try await manager.deleteBlocks() } == .notReady)
+            setup.blocks.with { $0.failure = nil }
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == [first, second])
+            try await manager.expire()
+            setup.clock.advance(.seconds(25 * 3600))
+            try await manager.expire()
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == [first, second, open.groups[0].blockID])
+            var late = open.groups[0]
+            late.length = 1
+            let error = await code {
+                try await client.commit(open, groups: [late], KeyCommit(etag: "e"))
+            }
+            #expect(error == .conflict)
+        }
+    }
+
+    @Test("the loops delete and expire by themselves and stop when the service closes")
+    func loops() async throws {
+        try await withTemporaryDirectory { directory in
+            let reactor = try Reactor.start()
+            defer { reactor.stop() }
+            let blocks = FakeBlocks()
+            var options = OzoneManager.Options(
+                defaultReplication: try ReplicationConfig("rs-3-2-1024k"))
+            options.deletionDelay = .zero
+            options.deletionInterval = .milliseconds(5)
+            options.expiryInterval = .milliseconds(5)
+            let clock = TestClock()
+            let manager = try await OzoneManager.open(
+                directory: directory + "/om", reactor: reactor, blocks: blocks,
+                options: options, clock: { clock.now }, generator: SplitMix64(state: 1),
+                logger: Logger(label: "om-test"))
+            manager.start()
+            let client = OMClient(DirectCaller(manager: manager))
+            try await client.createUser(user("ann"))
+            try await client.createBucket(bucket, replication: nil, user: "ann")
+            for number in 0..<10 { try await put(client, "k\(number)") }
+            for number in 0..<10 {
+                _ = try await client.deleteKey(
+                    try path("k\(number)"), condition: .none, user: "ann")
+            }
+            _ = try await client.openKey(
+                try path("left"), length: nil, replication: nil, user: "ann")
+            clock.advance(.seconds(48 * 3600))
+            for _ in 0..<2000 where blocks.with({ $0.deleted.count }) < 11 {
+                clock.advance(.milliseconds(1))
+                try await Task.sleep(for: .milliseconds(5))
+            }
+            #expect(Set(blocks.with { $0.deleted }).count == 11)
+            try await manager.close()
+        }
+    }
+
+    @Test("a change of a user is seen at once by who asks for its key")
+    func userCache() async throws {
+        try await withManager { _, _, client in
+            for round in 0..<20 {
+                var info = user("bob")
+                info.secretAccessKey = "secret\(round)"
+                try await client.createUser(info)
+                #expect(try await client.user(accessKeyID: "AKbob") == info)
+                #expect(try await client.user(accessKeyID: "AKbob") == info)
+                try await client.deleteUser(named: "bob")
+                #expect(try await client.user(accessKeyID: "AKbob") == nil)
+            }
+        }
+    }
+
+    @Test("bytes that are no request are refused by every method, and change nothing")
+    func garbage() async throws {
+        try await withManager { _, manager, _ in
+            let before = manager.appliedIndex
+            for method in OMMethod.allCases where method != .listUsers {
+                let error = await code {
+                    try await manager.handle(method: method, message: [0xFF, 0xFF, 0xFF, 0x01])
+                }
+                #expect(error == .badRequest, "\(method)")
+            }
+            #expect(manager.appliedIndex == before)
+        }
+    }
+}
