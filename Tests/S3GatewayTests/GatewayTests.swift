@@ -87,6 +87,39 @@ import Testing
         }
     }
 
+    @Test("a long copy keeps its client waiting; a late error is a document")
+    func longCopies() async throws {
+        var limits = S3Configuration.Limits()
+        limits.silenceMilliseconds = 60
+        try await withBucket(limits: limits) { gateway, client in
+            let bytes = [UInt8](repeating: 5, count: 6 << 20)
+            #expect(try await client.request("PUT", "/bucket/k", body: bytes).status == 200)
+            let source = ["x-amz-copy-source": "/bucket/k"]
+            gateway.store.inject { call in
+                if call == "read" { usleep(100_000) }
+                return nil
+            }
+            let copy = try await client.request("PUT", "/bucket/copy", headers: source)
+            #expect(copy.status == 200 && copy.headers["transfer-encoding"] == "chunked")
+            let text = String(decoding: copy.body, as: UTF8.self)
+            #expect(text.contains("<ETag>") && text.contains("\r\n1\r\n \r\n"))
+            #expect(text.hasSuffix("\r\n0\r\n\r\n"))
+            gateway.store.inject { call in
+                if call == "read" { usleep(100_000) }
+                return call == "commit" ? StoreError(.noSpace, "full") : nil
+            }
+            let late = try await client.request("PUT", "/bucket/late", headers: source)
+            #expect(late.status == 200)
+            let error = String(decoding: late.body, as: UTF8.self)
+            #expect(error.contains("<Error><Code>InsufficientStorage</Code>"))
+            gateway.store.inject(nil)
+            let quick = try await client.request("PUT", "/bucket/quick", headers: source)
+            #expect(quick.headers["content-length"] == "\(quick.body.count)")
+            #expect(try await client.request("GET", "/bucket/copy").body == bytes)
+            #expect(try await client.request("HEAD", "/bucket/late").status == 404)
+        }
+    }
+
     @Test("past the limit of requests at once the answer is 503 SlowDown")
     func concurrencyLimit() async throws {
         var limits = S3Configuration.Limits()

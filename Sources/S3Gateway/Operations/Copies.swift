@@ -88,14 +88,16 @@ extension S3Service {
             } ?? source.checksum?.algorithm
         let writer = try await store.openWriter(
             call.key, length: source.length, replication: nil, user: call.user)
-        let (info, result) = try await copy(
-            source, 0..<source.length, into: writer, algorithm
-        ) { result in
-            KeyCommit(
-                etag: result.etag, attributes: attributes, checksum: result.objectChecksum,
-                condition: condition)
+        try await respondPatiently(call) {
+            let (info, result) = try await copy(
+                source, 0..<source.length, into: writer, algorithm
+            ) { result in
+                KeyCommit(
+                    etag: result.etag, attributes: attributes, checksum: result.objectChecksum,
+                    condition: condition)
+            }
+            return Self.document("CopyObjectResult", info.modified, result)
         }
-        try await respond(call, "CopyObjectResult", info.modified, result)
     }
 
     func uploadPartCopy(_ call: Call) async throws {
@@ -121,12 +123,15 @@ extension S3Service {
         let info = try await store.upload(call.key, upload: upload, user: call.user)
         let writer = try await store.openPartWriter(
             call.key, upload: upload, number: number, length: range.count, user: call.user)
-        let (part, result) = try await copy(
-            source, range, into: writer, info.checksum?.algorithm
-        ) { result in
-            KeyCommit(etag: result.etag, checksum: result.objectChecksum)
+        let bytes = range
+        try await respondPatiently(call) {
+            let (part, result) = try await copy(
+                source, bytes, into: writer, info.checksum?.algorithm
+            ) { result in
+                KeyCommit(etag: result.etag, checksum: result.objectChecksum)
+            }
+            return Self.document("CopyPartResult", part.modified, result)
         }
-        try await respond(call, "CopyPartResult", part.modified, result)
     }
 
     /// The source of a copy, if it may be read and its conditions hold.
@@ -189,16 +194,16 @@ extension S3Service {
         }
     }
 
-    private func respond(
-        _ call: Call, _ element: StaticString, _ modified: Timestamp, _ result: PayloadResult
-    ) async throws {
+    private static func document(
+        _ element: StaticString, _ modified: Timestamp, _ result: PayloadResult
+    ) -> XMLWriter {
         var xml = XMLWriter()
         xml.element(element, namespace: true) { xml in
             xml.element("LastModified", DateText.iso(modified))
             xml.element("ETag", "\"\(result.etag)\"")
             xml.checksum(result.objectChecksum)
         }
-        try await call.respond(xml)
+        return xml
     }
 }
 

@@ -40,6 +40,8 @@ public struct S3Configuration: Sendable {
         public var drainedBytes = 256 << 20
         /// Seconds without a byte from the client after which its connection is closed.
         public var idleSeconds = 120
+        /// Milliseconds of silence after which a client that waits for a copy is sent a sign.
+        public var silenceMilliseconds = 10_000
         /// Seconds that requests under way have to end when the gateway is stopped.
         public var shutdownSeconds = 20
         /// Milliseconds for which a user that was found is believed.

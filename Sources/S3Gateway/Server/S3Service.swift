@@ -179,7 +179,8 @@ extension S3Service {
         return isReusable
     }
 
-    private func errorDocument(
+    /// The XML of an error.
+    func errorDocument(
         _ error: S3Error, _ exchange: Exchange, _ id: RequestID
     ) -> [UInt8] {
         let path = (exchange.head.path ?? "/").prefix { $0 != "?" }

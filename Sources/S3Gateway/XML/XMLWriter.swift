@@ -7,11 +7,14 @@ struct XMLWriter {
 
     static let namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
 
+    /// The first line of every document.
+    static let prologue = Array("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".utf8)
+
     /// Begins a document.
     /// - Parameter capacity: bytes expected.
     init(capacity: Int = 512) {
         bytes.reserveCapacity(capacity)
-        raw("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n")
+        bytes.append(contentsOf: Self.prologue)
     }
 
     /// An element with what `content` writes inside.
