@@ -106,6 +106,7 @@ struct ListingTests {
                 found += entries.sorted { $0.bytes.lexicographicallyPrecedes($1.bytes) }
                 #expect(entries.count <= limit)
                 pages += 1
+                try #require(pages <= names.count + 1, "pages without end")
                 guard page.hasNext else { break }
                 #expect(entries.count == limit)
                 request.startAfter = page.next
@@ -152,6 +153,7 @@ struct ListingTests {
                 uploads += page.uploads.map { Identity128($0.upload) }
                 groups += page.commonPrefixes.map(\.octets)
                 #expect(page.uploads.count + page.commonPrefixes.count <= Int(request.limit))
+                try #require(uploads.count + groups.count <= all.count, "pages without end")
                 guard page.isTruncated else { break }
                 request.keyMarker = page.nextKeyMarker
                 if page.hasNextUploadMarker {
