@@ -83,7 +83,8 @@ struct DatanodeClient: Sendable {
         let skip = range.lowerBound - Int(response.offset)
         guard skip >= 0, skip + range.count <= payload.count else {
             throw StoreError(
-                .badRequest, "\(node) answered a read of \(range) of \(block) with "
+                .badRequest,
+                "\(node) answered a read of \(range) of \(block) with "
                     + "\(payload.count) bytes from \(response.offset)")
         }
         return payload.slice(skip..<skip + range.count)

@@ -98,7 +98,8 @@ public struct ECReader: ObjectReader {
             running.removeFirst()
             ahead -= step.byteCount
             for payload in try result.get() {
-                let bytes = payload.buffer.bytes(in: payload.offset..<payload.offset + payload.count)
+                let bytes = payload.buffer.bytes(
+                    in: payload.offset..<payload.offset + payload.count)
                 try await body(UnsafeRawBufferPointer(bytes))
                 withExtendedLifetime(payload) {}
             }

@@ -121,7 +121,8 @@ final class GroupReader: Sendable {
         _ parts: [StripeGeometry.CellRange]
     ) async throws(StoreError) -> [Payload] {
         let stripe = parts[0].stripe
-        let lower = parts.map(\.range.lowerBound).min()! / ReplicationConfig.checksumUnit
+        let lower =
+            parts.map(\.range.lowerBound).min()! / ReplicationConfig.checksumUnit
             * ReplicationConfig.checksumUnit
         let union = lower..<parts.map(\.range.upperBound).max()!
         let cells = try await gather(stripe, union, wanted: Set(parts.map(\.cell)))

@@ -128,13 +128,15 @@ public final class Datanode: RPCHandler {
         let index = Int(message.replicaIndex)
         guard index >= 1, index <= replication.width else {
             throw StoreError(
-                .badRequest, "a replica index of \(replication) is 1 to \(replication.width), "
+                .badRequest,
+                "a replica index of \(replication) is 1 to \(replication.width), "
                     + "not \(index)")
         }
         let payload = request.payload ?? Payload(reactor.pool.allocate(1), 0..<0)
         guard payload.count <= replication.cellSize else {
             throw StoreError(
-                .badRequest, "a cell of \(replication) has at most \(replication.cellSize) bytes, "
+                .badRequest,
+                "a cell of \(replication) has at most \(replication.cellSize) bytes, "
                     + "not \(payload.count)")
         }
         let cell = CellAppend(
@@ -168,7 +170,8 @@ public final class Datanode: RPCHandler {
             message.offset <= limit, message.offset + message.length <= limit
         else {
             throw StoreError(
-                .badRequest, "a read takes 1 byte to 16 MiB of a block, "
+                .badRequest,
+                "a read takes 1 byte to 16 MiB of a block, "
                     + "not \(message.length) from \(message.offset)")
         }
         let start = Int(message.offset)

@@ -60,7 +60,11 @@ public struct Identity128: Hashable, Comparable, Sendable, CustomStringConvertib
         var low: UInt64 = 0
         for character in text.utf8 where character != UInt8(ascii: "-") {
             guard let value = hexDigitValue(character), digits < 32 else { return nil }
-            if digits < 16 { high = high << 4 | UInt64(value) } else { low = low << 4 | UInt64(value) }
+            if digits < 16 {
+                high = high << 4 | UInt64(value)
+            } else {
+                low = low << 4 | UInt64(value)
+            }
             digits += 1
         }
         guard digits == 32 else { return nil }

@@ -10,7 +10,8 @@ public struct OMService: RPCHandler {
 
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         guard let method = OMMethod(rawValue: request.method) else {
-            throw StoreError(.unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
+            throw StoreError(
+                .unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
         }
         return RPCReply(try await manager.handle(method: method, message: request.message))
     }

@@ -162,7 +162,8 @@ public final class FaultInjector: Sendable {
         // from a later fdatasync when a direct write finds that it cannot drop them.
         let mask = 4095
         let isAligned = Int(request.offset) & mask == 0 && request.length & mask == 0
-        var reader = isAligned
+        var reader =
+            isAligned
             ? Glibc.open(path, O_RDONLY | O_CLOEXEC | Int32(APUS_O_DIRECT)) : -1
         if reader < 0 { reader = Glibc.open(path, O_RDONLY | O_CLOEXEC) }
         guard reader >= 0 else { return }

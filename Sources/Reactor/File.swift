@@ -312,6 +312,7 @@ extension Reactor {
         let copy = strdup(path)
         defer { free(copy) }
         return await perform(
-            IORequest(opcode: opcode, flags: flags, address: UInt(bitPattern: copy), length: length))
+            IORequest(opcode: opcode, flags: flags, address: UInt(bitPattern: copy), length: length)
+        )
     }
 }

@@ -83,13 +83,16 @@ struct UringBackend: IOBackend, ~Copyable {
         switch request.opcode {
         case .read:
             push(
-                request, request.isFixedBuffer && hasFixedBuffer
+                request,
+                request.isFixedBuffer && hasFixedBuffer
                     ? IORING_OP_READ_FIXED : IORING_OP_READ)
         case .write:
             push(
-                request, request.isFixedBuffer && hasFixedBuffer
+                request,
+                request.isFixedBuffer && hasFixedBuffer
                     ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE)
-        case .synchronize: push(request, IORING_OP_FSYNC, flags: 1 /* IORING_FSYNC_DATASYNC */)
+        // IORING_FSYNC_DATASYNC, a macro.
+        case .synchronize: push(request, IORING_OP_FSYNC, flags: 1)
         case .accept:
             push(request, IORING_OP_ACCEPT, flags: UInt32(APUS_SOCK_CLOEXEC))
         case .connect:

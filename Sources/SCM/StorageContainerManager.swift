@@ -143,7 +143,8 @@ public actor StorageContainerManager: RPCHandler {
 
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         guard let method = SCMMethod(rawValue: request.method) else {
-            throw StoreError(.unsupported, "SCM has no method 0x\(String(request.method, radix: 16))")
+            throw StoreError(
+                .unsupported, "SCM has no method 0x\(String(request.method, radix: 16))")
         }
         let message = request.message
         switch method {
@@ -186,7 +187,8 @@ public actor StorageContainerManager: RPCHandler {
             throw StoreError(
                 .invalidArgument,
                 "datanode \(address) belongs to cluster \(Identity128(request.cluster)), "
-                    + "this is cluster \(cluster); point it at its own SCM or give it empty volumes")
+                    + "this is cluster \(cluster); point it at its own SCM or give it empty volumes"
+            )
         }
         if state.nodes[address.id]?.address != address {
             var command = SCMCommand()

@@ -99,10 +99,12 @@ extension SCMState {
         _ replication: ReplicationConfig, healthy: [DatanodeID], now: UInt64,
         using random: inout some RandomNumberGenerator
     ) -> Result<SCMCommand, StoreError> {
-        let least = options.allowsDegradedGroups
+        let least =
+            options.allowsDegradedGroups
             ? min(replication.data + 1, replication.width) : replication.width
         guard healthy.count >= least else {
-            let text = least == replication.width
+            let text =
+                least == replication.width
                 ? "\(replication) needs \(replication.width) datanodes"
                 : "\(replication) needs \(replication.width) datanodes, or at least \(least) "
                     + "while others are down"

@@ -109,7 +109,9 @@ public struct SCMState: Sendable {
     private mutating func add(_ record: SCMDeletionRecord, number: UInt64) {
         guard !record.waiting.isEmpty else { return }
         deletions[number] = record
-        for node in record.waiting { deletionsByNode[Identity128(node), default: []].insert(number) }
+        for node in record.waiting {
+            deletionsByNode[Identity128(node), default: []].insert(number)
+        }
     }
 
     // MARK: Commands

@@ -127,8 +127,9 @@ struct KeyCommand: AsyncParsableCommand {
             print("replication  \(row.replication)\nmodified     \(row.modified)")
             print("etag         \(row.etag)")
             for group in row.blocks ?? [] {
-                print("group        container \(group.container) block \(group.block)"
-                    + " bytes \(group.length)")
+                print(
+                    "group        container \(group.container) block \(group.block)"
+                        + " bytes \(group.length)")
                 for replica in group.replicas {
                     print("  index \(replica.index)  \(replica.node)  \(replica.address)")
                 }

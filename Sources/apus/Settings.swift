@@ -12,7 +12,8 @@ struct Setting: Sendable {
     var help: String
 
     static let all: [Setting] = [
-        Setting(key: "cluster.replication", kind: .text, fallback: "rs-3-2-1024k",
+        Setting(
+            key: "cluster.replication", kind: .text, fallback: "rs-3-2-1024k",
             help: "what buckets are coded with that ask for nothing else"),
         Setting(key: "om.host", kind: .text, fallback: "127.0.0.1", help: "where OM listens"),
         Setting(key: "om.port", kind: .number, fallback: "9862", help: ""),
@@ -20,32 +21,44 @@ struct Setting: Sendable {
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
         Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
-        Setting(key: "scm.minimum-datanodes", kind: .number, fallback: "1",
+        Setting(
+            key: "scm.minimum-datanodes", kind: .number, fallback: "1",
             help: "datanodes that must have registered before safe mode ends"),
-        Setting(key: "scm.stale-after-ms", kind: .number, fallback: "5000",
+        Setting(
+            key: "scm.stale-after-ms", kind: .number, fallback: "5000",
             help: "a datanode silent for so long gets no new blocks"),
-        Setting(key: "scm.dead-after-ms", kind: .number, fallback: "15000",
+        Setting(
+            key: "scm.dead-after-ms", kind: .number, fallback: "15000",
             help: "a datanode silent for so long does not count as holding its replicas"),
-        Setting(key: "scm.container-bytes", kind: .number, fallback: "5368709120",
+        Setting(
+            key: "scm.container-bytes", kind: .number, fallback: "5368709120",
             help: "a container is closed when a replica nears this size"),
-        Setting(key: "datanode.host", kind: .text, fallback: "127.0.0.1",
+        Setting(
+            key: "datanode.host", kind: .text, fallback: "127.0.0.1",
             help: "where the datanode listens, as others reach it"),
         Setting(key: "datanode.port", kind: .number, fallback: "9864", help: ""),
-        Setting(key: "datanode.rack", kind: .text, fallback: "/default-rack",
+        Setting(
+            key: "datanode.rack", kind: .text, fallback: "/default-rack",
             help: "network location"),
         Setting(key: "datanode.directory", kind: .text, fallback: "", help: "its identity"),
-        Setting(key: "datanode.volumes", kind: .list, fallback: "",
+        Setting(
+            key: "datanode.volumes", kind: .list, fallback: "",
             help: "one directory for each disk"),
-        Setting(key: "datanode.durability", kind: .text, fallback: "sync",
+        Setting(
+            key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
-        Setting(key: "s3.host", kind: .text, fallback: "127.0.0.1",
+        Setting(
+            key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),
         Setting(key: "s3.port", kind: .number, fallback: "9878", help: ""),
-        Setting(key: "s3.region", kind: .text, fallback: "us-east-1",
+        Setting(
+            key: "s3.region", kind: .text, fallback: "us-east-1",
             help: "what GetBucketLocation tells"),
-        Setting(key: "s3.base-domains", kind: .list, fallback: "",
+        Setting(
+            key: "s3.base-domains", kind: .list, fallback: "",
             help: "domains below which the host name names the bucket"),
-        Setting(key: "log.level", kind: .text, fallback: "info",
+        Setting(
+            key: "log.level", kind: .text, fallback: "info",
             help: "trace debug info notice warning error critical"),
     ]
 }
@@ -181,5 +194,7 @@ struct Settings: Sendable {
         return value
     }
 
-    func replication() throws -> ReplicationConfig { try ReplicationConfig(text("cluster.replication")) }
+    func replication() throws -> ReplicationConfig {
+        try ReplicationConfig(text("cluster.replication"))
+    }
 }

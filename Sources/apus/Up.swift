@@ -122,7 +122,8 @@ struct Up: AsyncParsableCommand {
                 let status = try await client.status(request)
                 let healthy = status.nodes.count { $0.state == .healthy }
                 if !status.isInSafeMode, healthy >= datanodes { break }
-                reason = status.isInSafeMode
+                reason =
+                    status.isInSafeMode
                     ? "safe mode: \(status.safeModeReason)"
                     : "\(healthy) of \(datanodes) datanodes are there"
             } catch {
@@ -141,7 +142,9 @@ struct Up: AsyncParsableCommand {
         while admin == nil {
             do throws(StoreError) {
                 admin = try await client.users().first { $0.name == Users.firstName }
-                if admin == nil { try await client.createUser(Users.make(Users.firstName, administrator: true)) }
+                if admin == nil {
+                    try await client.createUser(Users.make(Users.firstName, administrator: true))
+                }
             } catch {
                 guard error.code == .connection || error.code == .notReady,
                     start.duration(to: .now) < .seconds(60)

@@ -27,7 +27,9 @@ func withTemporaryDirectory<R>(_ body: (String) async throws -> R) async throws 
 
 @Suite("Reactor")
 struct ReactorTests {
-    @Test("a task with the executor preference runs on the reactor's thread", arguments: TestBackend.allCases)
+    @Test(
+        "a task with the executor preference runs on the reactor's thread",
+        arguments: TestBackend.allCases)
     func executor(backend: TestBackend) async throws {
         let reactor = try backend.start()
         defer { reactor.stop() }
@@ -49,7 +51,9 @@ struct ReactorTests {
         poll.stop()
     }
 
-    @Test("files read back what was written, direct and buffered", arguments: TestBackend.allCases, [true, false])
+    @Test(
+        "files read back what was written, direct and buffered", arguments: TestBackend.allCases,
+        [true, false])
     func files(backend: TestBackend, direct: Bool) async throws {
         let reactor = try backend.start()
         defer { reactor.stop() }
@@ -59,7 +63,9 @@ struct ReactorTests {
                 path, direct ? [.read, .write, .create, .direct] : [.read, .write, .create],
                 on: reactor)
             let buffer = reactor.pool.allocate(1 << 20)
-            for index in 0..<(1 << 20) { buffer.bytes[index] = UInt8(truncatingIfNeeded: index * 7) }
+            for index in 0..<(1 << 20) {
+                buffer.bytes[index] = UInt8(truncatingIfNeeded: index * 7)
+            }
             try await file.allocate(0..<(4 << 20))
             try await file.write(Payload(buffer, 0..<(1 << 20)), at: 4096)
             try await file.synchronize()
@@ -81,7 +87,9 @@ struct ReactorTests {
         }
     }
 
-    @Test("a missing file is an error that names the operation and the path", arguments: TestBackend.allCases)
+    @Test(
+        "a missing file is an error that names the operation and the path",
+        arguments: TestBackend.allCases)
     func missing(backend: TestBackend) async throws {
         let reactor = try backend.start()
         defer { reactor.stop() }
@@ -109,7 +117,9 @@ struct ReactorTests {
         }
         #expect(order == [20, 40, 60])
         let start = reactor.now()
-        let sleeper = Task(executorPreference: reactor) { try await reactor.sleep(for: .seconds(60)) }
+        let sleeper = Task(executorPreference: reactor) {
+            try await reactor.sleep(for: .seconds(60))
+        }
         sleeper.cancel()
         await #expect(throws: CancellationError.self) { try await sleeper.value }
         #expect(start.duration(to: reactor.now()) < .seconds(10))

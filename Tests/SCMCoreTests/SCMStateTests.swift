@@ -58,7 +58,8 @@ private struct Rig {
     mutating func beat(_ number: Int, racks: Int = 1, replicas: [SCMReplicaReport] = []) {
         _ = state.heard(
             Self.address(number, racks: racks).id, volumes: [Self.volume], replicas: replicas,
-            isFull: state.nodes[Self.address(number, racks: racks).id]?.lastHeartbeat == nil, at: now)
+            isFull: state.nodes[Self.address(number, racks: racks).id]?.lastHeartbeat == nil,
+            at: now)
     }
 
     mutating func allocate(
@@ -164,7 +165,9 @@ struct SCMStateTests {
         for number in 0..<4 { rig.beat(number, replicas: [replica]) }
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerClosing)
-        #expect(rig.state.commands(for: Rig.address(0).id).contains { $0.closeContainer == id.rawValue })
+        #expect(
+            rig.state.commands(for: Rig.address(0).id).contains { $0.closeContainer == id.rawValue }
+        )
         replica.state = .closed
         for number in 0..<4 { rig.beat(number, replicas: [replica]) }
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }

@@ -54,7 +54,10 @@ struct TidyTests {
                     let isAllowed =
                         other < layer || Self.sideways[target]?.contains(module) == true
                         || target == "TestSupport" || module == target
-                    #expect(isAllowed, "\(target) (L\(layer)) imports \(module) (L\(other)) in \(file.lastPathComponent)")
+                    #expect(
+                        isAllowed,
+                        "\(target) (L\(layer)) imports \(module) (L\(other)) in \(file.lastPathComponent)"
+                    )
                 } else if Self.shims.contains(module) {
                     #expect(
                         Self.mayImportShims.contains(target),
@@ -115,7 +118,8 @@ struct TidyTests {
                 let text = line.dropFirst(indent)
                 if let open = start, text.hasPrefix("}"), indent == open.indent {
                     let length = number - open.line + 1
-                    #expect(length <= 71, "\(open.name) in \(file.lastPathComponent): \(length) lines")
+                    #expect(
+                        length <= 71, "\(open.name) in \(file.lastPathComponent): \(length) lines")
                     start = nil
                 } else if start == nil || indent <= start!.indent,
                     text.contains("func ") || text.hasPrefix("init(") || text.contains(" init("),
@@ -132,7 +136,7 @@ struct TidyTests {
         for file in try Self.swiftFiles("Sources")
         where !file.lastPathComponent.hasSuffix(".pb.swift") {
             let text = try String(contentsOf: file, encoding: .utf8)
-            for mark in ["TODO", "FIXME", "try!", "fatalError("] {
+            for mark in ["TODO", "FIXME", " try!", "fatalError("] {
                 #expect(!text.contains(mark), "\(file.lastPathComponent) holds \(mark)")
             }
             let unchecked = text.contains("@unchecked Sendable")

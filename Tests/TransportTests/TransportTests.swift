@@ -97,7 +97,8 @@ struct TransportTests {
                 group.addTask {
                     let message = Array("call \(index)".utf8)
                     let payload = Payload(
-                        copying: [UInt8](repeating: UInt8(index % 256), count: 100_000), pool: .process)
+                        copying: [UInt8](repeating: UInt8(index % 256), count: 100_000),
+                        pool: .process)
                     let reply = try await rig.channel.call(1, message, payload: payload)
                     #expect(reply.message == message)
                     #expect(reply.payload?.withBytes { $0[77_777] } == UInt8(index % 256))
@@ -223,7 +224,8 @@ struct TransportTests {
             FrameHeader(kind: .request, messageBytes: 4, bodyChecksum: 1).write(to: $0)
         }
         let cases: [([UInt8], String)] = [
-            (other, "version 7"), (Array("GET / HTTP/1.1\r\n".utf8) + other, "not the native protocol"),
+            (other, "version 7"),
+            (Array("GET / HTTP/1.1\r\n".utf8) + other, "not the native protocol"),
             (hello + huge, "over the limit"), (hello + wrongBody + [1, 2, 3, 4], "checksum"),
         ]
         for (bytes, text) in cases {

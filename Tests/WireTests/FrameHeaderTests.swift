@@ -37,11 +37,14 @@ struct FrameHeaderTests {
         for _ in 0..<1000 {
             let header = FrameHeader(
                 kind: FrameHeader.Kind.allCases.randomElement(using: &generator)!,
-                requestID: generator.next(), method: UInt16.random(in: 0 ... .max, using: &generator),
+                requestID: generator.next(),
+                method: UInt16.random(in: 0 ... .max, using: &generator),
                 status: UInt16.random(in: 0...40, using: &generator),
                 tokenBytes: Int.random(in: 0...FrameHeader.Limits.tokenBytes, using: &generator),
-                messageBytes: Int.random(in: 0...FrameHeader.Limits.messageBytes, using: &generator),
-                payloadBytes: Int.random(in: 0...FrameHeader.Limits.payloadBytes, using: &generator),
+                messageBytes: Int.random(
+                    in: 0...FrameHeader.Limits.messageBytes, using: &generator),
+                payloadBytes: Int.random(
+                    in: 0...FrameHeader.Limits.payloadBytes, using: &generator),
                 deadlineMilliseconds: UInt32.random(in: 0 ... .max, using: &generator),
                 bodyChecksum: UInt32.random(in: 0 ... .max, using: &generator),
                 traceID: generator.next(), credit: Int.random(in: 0...(1 << 30), using: &generator))
@@ -71,7 +74,8 @@ struct FrameHeaderTests {
         var other = bytes(of: FrameHeader(kind: .hello))
         other[4] = 9
         #expect(throws: FrameError.version(9)) { try parse(other) }
-        let http = Array("GET / HTTP/1.1\r\nHost: 127.0.0.1:9878\r\nAccept: */*\r\nX: 123456789\r\n\r\n".utf8)
+        let http = Array(
+            "GET / HTTP/1.1\r\nHost: 127.0.0.1:9878\r\nAccept: */*\r\nX: 123456789\r\n\r\n".utf8)
         #expect(throws: FrameError.notAFrame(0x2054_4547)) { try parse(http) }
     }
 
@@ -91,8 +95,12 @@ struct FrameHeaderTests {
     func fuzz() {
         var generator = Generator(state: 99)
         for _ in 0..<20_000 {
-            var noise = (0..<FrameHeader.size).map { _ in UInt8.random(in: 0...255, using: &generator) }
-            if Bool.random(using: &generator) { noise.replaceSubrange(0..<6, with: [0x41, 0x50, 0x55, 0x53, 1, 0]) }
+            var noise = (0..<FrameHeader.size).map { _ in
+                UInt8.random(in: 0...255, using: &generator)
+            }
+            if Bool.random(using: &generator) {
+                noise.replaceSubrange(0..<6, with: [0x41, 0x50, 0x55, 0x53, 1, 0])
+            }
             #expect(throws: FrameError.self) { try parse(noise) }
         }
     }
