@@ -106,7 +106,7 @@ struct ReactorTests {
         defer { reactor.stop() }
         let order = await withTaskGroup(of: Int.self) { group in
             for milliseconds in [60, 20, 40] {
-                group.addTask {
+                group.addTask(executorPreference: reactor) {
                     try? await reactor.sleep(for: .milliseconds(milliseconds))
                     return milliseconds
                 }
