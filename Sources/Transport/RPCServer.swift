@@ -1,4 +1,5 @@
 import Bytes
+import Glibc
 import Model
 import Reactor
 import Synchronization
@@ -61,8 +62,9 @@ public final class RPCServer: Sendable {
                     }
                 }
             } catch {
-                // Out of descriptors or closed: try again, slowly; a closed one stays closed.
-                guard error.code == 24 || error.code == 23 else { return }
+                // Closed for good; or out of descriptors and the like, which passes.
+                let isClosed = [EBADF, EINVAL, ECANCELED].contains(error.code)
+                guard !isClosed else { return }
                 try? await listener.reactor.sleep(for: .milliseconds(100))
             }
         }
@@ -77,6 +79,8 @@ actor ServerConnection {
     private let handler: any RPCHandler
     private let name: String
     private var running: [UInt64: Task<Void, Never>] = [:]
+    /// Payload bytes of requests that are not answered.
+    private var payloadBytes = 0
     private var resume: CheckedContinuation<Void, Never>?
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
@@ -134,10 +138,15 @@ actor ServerConnection {
     }
 
     private func begin(_ frame: Frame, from peer: PeerIdentity) async {
-        if running.count >= TransportLimits.requestsPerConnection {
-            // Not reading on is the back-pressure: the peer's socket fills.
+        let bytes = frame.payload?.count ?? 0
+        while running.count >= TransportLimits.requestsPerConnection
+            || (payloadBytes > 0 && payloadBytes + bytes > TransportLimits.credit)
+        {
+            // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to
+            // its credit never comes here.
             await withCheckedContinuation { resume = $0 }
         }
+        payloadBytes += bytes
         let header = frame.header
         var request = RPCRequest(
             method: header.method, message: frame.message, payload: frame.payload,
@@ -160,12 +169,13 @@ actor ServerConnection {
                     traceID: header.traceID)
                 response = Frame(header, message: Array(error.message.utf8))
             }
-            await self.finish(id, response)
+            await self.finish(id, response, payload: bytes)
         }
     }
 
-    private func finish(_ id: UInt64, _ response: Frame) async {
+    private func finish(_ id: UInt64, _ response: Frame, payload bytes: Int) async {
         running[id] = nil
+        payloadBytes -= bytes
         if let waiting = resume {
             resume = nil
             waiting.resume()
