@@ -176,7 +176,7 @@ public struct SCMState: Sendable {
         _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], at now: UInt64
     ) {
         nodes[id]?.replicas = [:]
-        heard(id, volumes: volumes, replicas: replicas, isFull: true, at: now)
+        _ = heard(id, volumes: volumes, replicas: replicas, isFull: true, at: now)
     }
 
     /// A heartbeat. False if the node is not known since SCM started: it must register.

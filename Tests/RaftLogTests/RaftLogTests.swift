@@ -99,7 +99,7 @@ struct RaftLogTests {
             let log = try await open(source, on: reactor).log
             // A header block and three batches of one to three blocks.
             let written = try await fill(log, batches: 3, sizes: 1000...2500)
-            let end = try await log.tail()
+            let end = await log.tail()
             try await log.close()
             let path = try #require(try segments(source).last)
             let whole = try bytes(path)
@@ -136,7 +136,7 @@ struct RaftLogTests {
             let source = directory + "/log"
             let log = try await open(source, on: reactor).log
             let written = try await fill(log, batches: 14, sizes: 500...2500)
-            let end = try await log.tail()
+            let end = await log.tail()
             try await log.close()
             let paths = try segments(source)
             #expect(paths.count >= 3)
