@@ -84,20 +84,31 @@ final class GroupReader: Sendable {
         }
     }
 
-    /// Reads a part, giving up when its node is late beyond its own habit.
+    private enum Outcome: Sendable {
+        case answered(Payload?)
+        case late
+    }
+
+    /// Reads a part, giving up when its node is late beyond its own habit and enough others are
+    /// there to do without it. A late node is avoided for a while, so that the others are asked.
     private func readInTime(_ part: StripeGeometry.CellRange) async -> Payload? {
         guard let node = group.nodes[part.cell] else { return nil }
+        let others = group.nodes.indices.count { $0 != part.cell && isPromising($0) }
+        guard others >= group.replication.data else { return await readCell(part) }
         let patience = client.health.lateAfter(node.id)
-        return await withTaskGroup(of: Payload?.self) { group in
-            group.addTask(executorPreference: reactor) { await self.readCell(part) }
+        let outcome = await withTaskGroup(of: Outcome.self) { group in
+            group.addTask(executorPreference: reactor) { .answered(await self.readCell(part)) }
             group.addTask(executorPreference: reactor) { [reactor] in
                 try? await reactor.sleep(for: patience)
-                return nil
+                return .late
             }
-            let first = await group.next() ?? nil
+            let first = await group.next()
             group.cancelAll()
             return first
         }
+        if case .answered(let payload) = outcome { return payload }
+        if !Task.isCancelled { client.health.failed(node.id, at: reactor.now()) }
+        return nil
     }
 
     /// Reads a part from its replica. Failures are noted and reported; cancellation is not one.

@@ -11,6 +11,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,26 @@ class Run:
         self.cluster.apus("key", "delete", "/s3v/files/own/key")
         missing = self.cluster.apus("key", "info", "/s3v/files/own/key", check=False)
         assert missing.returncode == 1 and "noSuchKey" in missing.stderr, missing
+
+    def test_05b_a_hung_datanode_is_read_around(self):
+        client = self.cluster.client()
+        body = random.Random(9).randbytes(24 << 20)
+        client.put_object(Bucket="files", Key="hung", Body=body)
+        slowest = 0
+        for index in range(1, 6):
+            for _ in range(2):
+                assert client.get_object(Bucket="files", Key="hung")["Body"].read() == body
+            pid = self.cluster.pid(f"dn{index}")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                start = time.time()
+                assert client.get_object(Bucket="files", Key="hung")["Body"].read() == body
+                slowest = max(slowest, time.time() - start)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            time.sleep(1.5)
+        client.delete_object(Bucket="files", Key="hung")
+        print(f"    24 MiB with one node hung: at most {slowest:.2f} s")
 
     def test_06_two_datanodes_killed(self):
         self.cluster.kill("dn2")
