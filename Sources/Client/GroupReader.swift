@@ -84,6 +84,10 @@ final class GroupReader: Sendable {
         }
     }
 
+    private func canDoWithout(_ cell: Int) -> Bool {
+        group.nodes.indices.count { $0 != cell && isPromising($0) } >= group.replication.data
+    }
+
     private enum Outcome: Sendable {
         case answered(Payload?)
         case late
@@ -93,13 +97,13 @@ final class GroupReader: Sendable {
     /// there to do without it. A late node is avoided for a while, so that the others are asked.
     private func readInTime(_ part: StripeGeometry.CellRange) async -> Payload? {
         guard let node = group.nodes[part.cell] else { return nil }
-        let others = group.nodes.indices.count { $0 != part.cell && isPromising($0) }
-        guard others >= group.replication.data else { return await readCell(part) }
         let patience = client.health.lateAfter(node.id)
         let outcome = await withTaskGroup(of: Outcome.self) { group in
             group.addTask(executorPreference: reactor) { .answered(await self.readCell(part)) }
             group.addTask(executorPreference: reactor) { [reactor] in
-                try? await reactor.sleep(for: patience)
+                repeat {
+                    try? await reactor.sleep(for: patience)
+                } while !Task.isCancelled && !self.canDoWithout(part.cell)
                 return .late
             }
             let first = await group.next()
