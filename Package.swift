@@ -119,7 +119,7 @@ let package = Package(
         target(
             "S3Gateway",
             [
-                "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
+                "Bytes", "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
                 .nioHTTPTypes, .httpTypes, .lifecycle, .log,
             ]),
 
@@ -133,7 +133,7 @@ let package = Package(
             ], path: "Sources/apus", swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
-        target("TestSupport", ["Model", "Client"]),
+        target("TestSupport", ["Bytes", "Model", "Client"]),
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
