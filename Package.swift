@@ -76,11 +76,12 @@ let package = Package(
         shim("CISAL", link: "isal"),
         shim("CLinux"),
         shim("CChecksum"),
+        shim("CDigest"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
-        target("Checksum", ["CISAL", "CChecksum"]),
+        target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
 
         // L1: pure cores
@@ -136,7 +137,7 @@ let package = Package(
         target("TestSupport", ["Model", "Client"]),
 
         // Tests
-        tests("ChecksumTests", ["Checksum"]),
+        tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
