@@ -77,12 +77,13 @@ let package = Package(
         shim("CLinux"),
         shim("CChecksum"),
         shim("CDigest"),
+        shim("CGalois"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
         target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
-        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL", "CGalois"]),
 
         // L1: pure cores
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
@@ -145,7 +146,7 @@ let package = Package(
         tests(
             "OMTests",
             ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
-        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
