@@ -76,12 +76,14 @@ let package = Package(
         shim("CISAL", link: "isal"),
         shim("CLinux"),
         shim("CChecksum"),
+        shim("CDigest"),
+        shim("CGalois"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
-        target("Checksum", ["CISAL", "CChecksum"]),
-        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
+        target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL", "CGalois"]),
 
         // L1: pure cores
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
@@ -136,7 +138,7 @@ let package = Package(
         target("TestSupport", ["Bytes", "Model", "Client"]),
 
         // Tests
-        tests("ChecksumTests", ["Checksum"]),
+        tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
@@ -144,7 +146,7 @@ let package = Package(
         tests(
             "OMTests",
             ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
-        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
