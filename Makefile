@@ -17,6 +17,7 @@ help:
 	@echo "make build   the program: .build/release/apus"
 	@echo "make lint    check the format of the sources"
 	@echo "make bench   measure put and get of 1 GiB and the CPU seconds of each role"
+	@echo "make bench-kernels   measure the arithmetic beside ISA-L and memcpy"
 	@echo "make deps    install the system packages that the build needs"
 	@echo "make proto   generate the Swift of the protobuf messages"
 
@@ -55,13 +56,18 @@ test: deps-test
 bench: build deps-test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/putget.py
 
+.PHONY: bench-kernels
+bench-kernels: deps
+	swift build $(SWIFT_FLAGS) --product kernel-bench
+	.build/release/kernel-bench
+
 .PHONY: lint
 lint:
-	swift format lint --strict --recursive --parallel Package.swift Sources Tests
+	swift format lint --strict --recursive --parallel Package.swift Sources Tests Bench
 
 .PHONY: format
 format:
-	swift format --in-place --recursive --parallel Package.swift Sources Tests
+	swift format --in-place --recursive --parallel Package.swift Sources Tests Bench
 
 # The Swift of the protobuf messages is committed; run this after changing a .proto.
 .PHONY: proto

@@ -134,6 +134,11 @@ let package = Package(
                 .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
+        // Micro-benchmarks: kernels beside their yardsticks
+        .executableTarget(
+            name: "kernel-bench", dependencies: ["ErasureCode", "Checksum", "Model", "CISAL"],
+            path: "Bench/Kernels", swiftSettings: settings),
+
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
 
