@@ -12,16 +12,17 @@
 #define LANES (4 * QUADS)
 #define VECTOR JOIN(NAME, _vector)
 #if QUADS == 2
-#define PACK(operation, a, b) _mm256_##operation((__m256i)(a), (__m256i)(b))
+#define PACK(name, a, b) _mm256_##name((__m256i)(a), (__m256i)(b))
 #else
-#define PACK(operation, a, b) _mm_##operation((__m128i)(a), (__m128i)(b))
+#define PACK(name, a, b) _mm_##name((__m128i)(a), (__m128i)(b))
 #endif
 
 typedef uint32_t VECTOR __attribute__((vector_size(16 * QUADS)));
 
 // Words 4 × `part` … 4 × `part` + 3 of the block of every lane: out[w] has word w of lane l at l.
 // The 128-bit parts come from memory straight to their place, so that only the words within one
-// need shuffling. (Whole lines and a full transposition measured 3 to 8 % slower, 64-byte vectors 5 %.)
+// need shuffling. (Whole lines and a full transposition measured 3 to 8 % slower, 64-byte vectors
+// 5 %.)
 __attribute__((target(TARGET), always_inline)) static inline void JOIN(NAME, _words)(
     const uint8_t *const *data, size_t offset, VECTOR *out) {
     VECTOR row[4];

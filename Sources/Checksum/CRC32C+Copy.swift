@@ -20,13 +20,25 @@ extension CRC32C {
     ) -> UInt32 {
         precondition(target.count == bytes.count, "a copy is as long as what is copied")
         guard let from = bytes.baseAddress, let to = target.baseAddress else { return crc }
-        guard canFold else {
-            target.copyMemory(from: bytes)
-            return update(crc, UnsafeRawBufferPointer(target))
-        }
+        guard canFold else { return copyByISAL(bytes, to: target, after: crc) }
         return streaming
             ? ~apus_crc32c_stream_copy(~crc, from, to, bytes.count)
             : ~apus_crc32c_copy(~crc, from, to, bytes.count)
+    }
+
+    /// The same as `copy`, by ISA-L: a piece at a time, so that it is read from memory once.
+    static func copyByISAL(
+        _ bytes: UnsafeRawBufferPointer, to target: UnsafeMutableRawBufferPointer,
+        after crc: UInt32
+    ) -> UInt32 {
+        var crc = crc
+        for start in stride(from: 0, to: bytes.count, by: unit) {
+            let part = start..<min(start + unit, bytes.count)
+            let piece = UnsafeRawBufferPointer(rebasing: bytes[part])
+            UnsafeMutableRawBufferPointer(rebasing: target[part]).copyMemory(from: piece)
+            crc = updateByISAL(crc, piece)
+        }
+        return crc
     }
 }
 
