@@ -91,7 +91,7 @@ let package = Package(
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
-        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+        target("Reactor", ["Bytes", "Telemetry", "CLiburing", "CLinux", .deque, .heap]),
         target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
 
         // L3: durable state
@@ -151,7 +151,7 @@ let package = Package(
         tests(
             "ContainerStoreTests",
             ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
-        tests("ReactorTests", ["Reactor", "Bytes"]),
+        tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
