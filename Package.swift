@@ -99,7 +99,8 @@ let package = Package(
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
         target(
-            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+            "ContainerStore",
+            ["Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
         target(
@@ -150,7 +151,10 @@ let package = Package(
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
-            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+            [
+                "ContainerStore", "Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model",
+                "Bytes",
+            ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests("TidyTests", []),

@@ -58,11 +58,14 @@ public final class Disk: @unchecked Sendable {
     /// Works by `settings` from now on.
     public func set(_ settings: DiskSettings) { reactor.change(.set(self, settings)) }
 
-    /// Takes the disk off its reactor; no operation may be in flight, and none may follow.
+    /// Takes the disk off its reactor, unless operations are in flight. What follows on its files
+    /// goes straight on, unmeasured.
     public func close() {
         guard !isClosed.exchange(true, ordering: .relaxed) else { return }
         reactor.change(.remove(self))
     }
+
+    var isOpen: Bool { !isClosed.load(ordering: .relaxed) }
 
     // MARK: On the reactor's thread
 

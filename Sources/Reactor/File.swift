@@ -228,7 +228,7 @@ public final class File: Sendable {
         var request = IORequest(
             opcode: opcode, descriptor: descriptor, slot: slot, length: length,
             offset: UInt64(offset))
-        if let disk { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
+        if let disk, disk.isOpen { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
         return request
     }
 

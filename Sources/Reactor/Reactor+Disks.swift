@@ -61,10 +61,19 @@ extension Reactor {
     }
 
     private func admitToDisk(_ request: IORequest) {
-        let number = Int(request.disk >> 2)
+        let wasPutBack: UInt16 = 1 << 15
+        let number = Int((request.disk & ~wasPutBack) >> 2)
         guard number < local.disks.count, let disk = local.disks[number] else {
-            // Made by another thread whose word of it is still in the inbox: go behind it.
-            post { $0.requests.append(request) }
+            var request = request
+            if request.disk & wasPutBack == 0 {
+                // Made by another thread whose word of it is still in the inbox: go behind it.
+                request.disk |= wasPutBack
+                post { $0.requests.append(request) }
+            } else {
+                // The disk was closed.
+                request.disk = 0
+                local.requests.append(request)
+            }
             return
         }
         switch disk.submit(request) {
