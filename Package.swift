@@ -84,6 +84,7 @@ let package = Package(
         target("Model"),
         target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL", "CGalois"]),
+        target("Telemetry"),
 
         // L1: pure cores
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
@@ -92,7 +93,7 @@ let package = Package(
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
-        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+        target("Reactor", ["Bytes", "Telemetry", "CLiburing", "CLinux", .deque, .heap]),
         target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
 
         // L3: durable state
@@ -100,7 +101,8 @@ let package = Package(
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
         target(
-            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+            "ContainerStore",
+            ["Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
         target(
@@ -144,6 +146,7 @@ let package = Package(
 
         // Tests
         tests("ChecksumTests", ["Checksum", "CDigest"]),
+        tests("TelemetryTests", ["Telemetry"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
@@ -155,8 +158,11 @@ let package = Package(
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
-            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
-        tests("ReactorTests", ["Reactor", "Bytes"]),
+            [
+                "ContainerStore", "Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model",
+                "Bytes",
+            ]),
+        tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),

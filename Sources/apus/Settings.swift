@@ -48,6 +48,15 @@ struct Setting: Sendable {
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
         Setting(
+            key: "datanode.scrub.enabled", kind: .text, fallback: "true",
+            help: "true: stored bytes are read and verified in the background; false: they are not"),
+        Setting(
+            key: "datanode.scrub.period-hours", kind: .number, fallback: "336",
+            help: "each replica is verified once in so long"),
+        Setting(
+            key: "datanode.scrub.bytes-per-second", kind: .number, fallback: "67108864",
+            help: "read at most so fast from each disk; 0: as fast as clients leave room"),
+        Setting(
             key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),
         Setting(key: "s3.port", kind: .number, fallback: "9878", help: ""),
