@@ -14,11 +14,11 @@ final class ETagHashing: Sendable {
         /// Bytes of an upload that make a lane worth filling.
         static let ready = 128 << 10
         /// Waiting bytes of one upload at which they are hashed, with whom there is.
-        static let backlog = 2 << 20
+        static let backlog = 4 << 20
         /// Waiting bytes of one upload at which its sender has to wait.
-        static let most = 4 << 20
+        static let most = 8 << 20
         /// Bytes of one upload hashed before others are looked at again.
-        static let quantum = 256 << 10
+        static let quantum = 1 << 20
         /// Up to so many bytes are hashed at once and alone: the lanes are not worth it.
         static let alone = 16 << 10
     }
@@ -70,8 +70,17 @@ final class ETagHashing: Sendable {
 
     /// Whether three quarters of the uploads that could share the lanes have bytes for it.
     private static func isWorthwhile(_ state: State) -> Bool {
-        let possible = min(MD5.lanes, state.open)
+        let possible = max(1, min(MD5.lanes, state.open))
         return state.waiting.count { $0.waitingBytes >= Limits.ready } * 4 >= possible * 3
+    }
+
+    /// Whom to hash together: those at their end and far behind, and with them whoever has enough,
+    /// the fullest first.
+    private static func choose(_ waiting: [ETagStream]) -> [ETagStream] {
+        let ranked = waiting.map { ($0, $0.isPressing, $0.waitingBytes) }
+            .filter { $0.1 || $0.2 >= Limits.ready }
+            .sorted { ($0.1 ? 1 : 0, $0.2) > ($1.1 ? 1 : 0, $1.2) }
+        return ranked.prefix(MD5.lanes).map(\.0)
     }
 
     private func run() {
@@ -82,9 +91,7 @@ final class ETagHashing: Sendable {
                     state.isRunning = false
                     return nil
                 }
-                // The fullest first; with a pressing one among them, all that have anything.
-                let sorted = state.waiting.sorted { $0.waitingBytes > $1.waitingBytes }
-                let chosen = Array(sorted.prefix(MD5.lanes))
+                let chosen = Self.choose(state.waiting)
                 state.waiting.removeAll { stream in chosen.contains { $0 === stream } }
                 return chosen
             }
@@ -92,7 +99,8 @@ final class ETagHashing: Sendable {
             hash(streams)
             state.withLock { state in
                 state.waiting += streams.filter { stream in
-                    stream.waitingBytes > 0 && !stream.isClosed
+                    stream.waitingBytes >= (stream.isPressing ? 1 : Limits.ready)
+                        && !stream.isClosed
                         && !state.waiting.contains { $0 === stream }
                 }
             }
@@ -100,11 +108,15 @@ final class ETagHashing: Sendable {
         }
     }
 
-    /// Hashes up to a quantum of each, side by side.
+    /// Hashes equally many bytes of each, so that the lanes stay full: as many as the one has that
+    /// has the fewest, at most a quantum.
     private func hash(_ streams: [ETagStream]) {
-        var pieces = streams.map { $0.take(upTo: Limits.quantum) }
+        let least = streams.map(\.waitingBytes).min() ?? 0
+        let count = min(least, Limits.quantum)
+        var pieces = streams.map { $0.take(count) }
         var jobs = zip(streams, pieces).map { stream, pieces in
-            MD5.Job(stream.hash, bytes: pieces.first?.bytes ?? UnsafeRawBufferPointer(start: nil, count: 0))
+            let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+            return MD5.Job(stream.hash, bytes: pieces.first?.bytes ?? nothing)
         }
         while MD5.advance(&jobs) > 0 {
             for index in jobs.indices where jobs[index].bytes.isEmpty && !pieces[index].isEmpty {
@@ -209,18 +221,28 @@ final class ETagStream: Sendable {
 
     // MARK: For who hashes
 
-    /// Takes pieces of together at most `most` bytes, and at least one piece, off the queue.
-    fileprivate func take(upTo most: Int) -> [ETagHashing.Piece] {
+    /// Takes the first `count` bytes off the queue; none if there are fewer, since the upload was
+    /// given up meanwhile.
+    fileprivate func take(_ count: Int) -> [ETagHashing.Piece] {
         state.withLock { state in
+            guard count > 0, count <= state.waitingBytes else { return [] }
             var taken: [ETagHashing.Piece] = []
-            var count = 0
-            while let piece = state.pieces.first, taken.isEmpty || count + piece.count <= most {
+            var left = count
+            while left > 0 {
+                var piece = state.pieces[taken.count]
+                piece.count = min(piece.count, left)
+                left -= piece.count
                 taken.append(piece)
-                count += piece.count
-                state.pieces.removeFirst()
             }
+            let last = taken.count - 1
+            let rest = state.pieces[last].count - taken[last].count
+            if rest > 0 {
+                state.pieces[last].address += UInt(taken[last].count)
+                state.pieces[last].count = rest
+            }
+            state.pieces.removeFirst(rest > 0 ? last : last + 1)
             state.waitingBytes -= count
-            state.isTaken = !taken.isEmpty
+            state.isTaken = true
             return taken
         }
     }
