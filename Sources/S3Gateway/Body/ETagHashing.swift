@@ -13,10 +13,11 @@ final class ETagHashing: Sendable {
     enum Limits {
         /// Bytes of an upload that make a lane worth filling.
         static let ready = 128 << 10
-        /// Waiting bytes of one upload at which they are hashed, with whom there is.
-        static let backlog = 4 << 20
-        /// Waiting bytes of one upload at which its sender has to wait.
-        static let most = 8 << 20
+        /// Waiting bytes of all uploads together, about.
+        static let budget = 128 << 20
+        /// Waiting bytes of one upload at which its sender has to wait: its share of the budget,
+        /// within these. At half of it they are hashed, with whom there is.
+        static let share = 1 << 20...16 << 20
         /// Bytes of one upload hashed before others are looked at again.
         static let quantum = 1 << 20
         /// Up to so many bytes are hashed at once and alone: the lanes are not worth it.
@@ -44,6 +45,12 @@ final class ETagHashing: Sendable {
     }
     private let state = Mutex(State())
 
+    /// Waiting bytes at which the sender of an upload has to wait.
+    fileprivate var share: Int {
+        let share = Limits.budget / max(1, state.withLock { $0.open })
+        return min(max(share, Limits.share.lowerBound), Limits.share.upperBound)
+    }
+
     /// A new upload. To be ended by `ETagStream.finish` or `close`.
     func open() -> ETagStream {
         state.withLock { $0.open += 1 }
@@ -68,10 +75,10 @@ final class ETagHashing: Sendable {
         if mustRun { run() }
     }
 
-    /// Whether three quarters of the uploads that could share the lanes have bytes for it.
+    /// Whether seven in eight of the uploads that could share the lanes have bytes for it.
     private static func isWorthwhile(_ state: State) -> Bool {
         let possible = max(1, min(MD5.lanes, state.open))
-        return state.waiting.count { $0.waitingBytes >= Limits.ready } * 4 >= possible * 3
+        return state.waiting.count { $0.waitingBytes >= Limits.ready } >= possible - possible / 8
     }
 
     /// Whom to hash together: those at their end and far behind, and with them whoever has enough,
@@ -137,6 +144,7 @@ final class ETagStream: Sendable {
         /// Bytes are being hashed by whoever runs the lanes.
         var isTaken = false
         var isEnding = false
+        var isFarBehind = false
         var isClosed = false
         var waiter: UnsafeContinuation<Void, Never>?
     }
@@ -151,7 +159,7 @@ final class ETagStream: Sendable {
     fileprivate var isPressing: Bool {
         state.withLock { state in
             state.waitingBytes > 0
-                && (state.isEnding || state.waitingBytes >= ETagHashing.Limits.backlog)
+                && (state.isEnding || state.isFarBehind)
         }
     }
     fileprivate var hash: MD5 { state.withLock { $0.hash } }
@@ -162,16 +170,16 @@ final class ETagStream: Sendable {
         guard !bytes.isEmpty else { return }
         let piece = ETagHashing.Piece(
             owner: owner, address: UInt(bitPattern: bytes.baseAddress), count: bytes.count)
-        let waiting = state.withLock { state in
+        let share = hashing.share
+        let (waiting, isForced) = state.withLock { state in
             state.pieces.append(piece)
             state.waitingBytes += piece.count
-            return state.waitingBytes
+            state.isFarBehind = state.waitingBytes >= share / 2
+            return (state.waitingBytes, state.isFarBehind)
         }
         guard waiting >= ETagHashing.Limits.ready else { return }
-        hashing.noteWaiting(self, isForced: waiting >= ETagHashing.Limits.backlog)
-        if waiting >= ETagHashing.Limits.most {
-            await wait { $0.waitingBytes < ETagHashing.Limits.most }
-        }
+        hashing.noteWaiting(self, isForced: isForced)
+        if waiting >= share { await wait { $0.waitingBytes < share } }
     }
 
     /// The digest of everything, 16 bytes. Ends the stream.
@@ -242,6 +250,7 @@ final class ETagStream: Sendable {
             }
             state.pieces.removeFirst(rest > 0 ? last : last + 1)
             state.waitingBytes -= count
+            state.isFarBehind = false
             state.isTaken = true
             return taken
         }
