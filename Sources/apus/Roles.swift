@@ -80,10 +80,11 @@ enum Roles {
         let reactor = runtime.reactors.next()
         let scm = runtime.channels.channel(
             host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
+        var options = try OzoneManager.Options(defaultReplication: settings.replication())
+        options.cacheBytes = try settings.number("om.cache-bytes")
         let manager = try await OzoneManager.open(
             directory: settings.required("om.directory"), reactor: reactor,
-            blocks: SCMBlockAllocator(scm),
-            options: .init(defaultReplication: settings.replication()),
+            blocks: SCMBlockAllocator(scm), options: options,
             clock: { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000)) },
             generator: SystemRandomNumberGenerator(), logger: logger)
         manager.start()

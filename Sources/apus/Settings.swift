@@ -18,6 +18,9 @@ struct Setting: Sendable {
         Setting(key: "om.host", kind: .text, fallback: "127.0.0.1", help: "where OM listens"),
         Setting(key: "om.port", kind: .number, fallback: "9862", help: ""),
         Setting(key: "om.directory", kind: .text, fallback: "", help: "OM's metadata"),
+        Setting(
+            key: "om.cache-bytes", kind: .number, fallback: "67108864",
+            help: "memory for records that are looked up often, beside the database's pages"),
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
         Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
