@@ -37,7 +37,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
     /// Serves one request. Returns whether the connection may carry another one.
     func serve(_ exchange: Exchange) async -> Bool {
         let started = ContinuousClock.now
-        var generator = SystemRandomNumberGenerator()
+        var generator = RequestNumbers()
         let id = RequestID(using: &generator)
         var outcome = Outcome()
         var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
