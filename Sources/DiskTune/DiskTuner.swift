@@ -57,6 +57,16 @@ public struct DiskTuner: Sendable {
         self.progress = progress
     }
 
+    /// A reactor to measure on: each operation reaches the kernel as soon as it is asked for, so
+    /// that the disk is seen and not the reactor's batches.
+    public static func startReactor() throws(StoreError) -> Reactor {
+        var options = Reactor.Options()
+        options.requestsPerTurn = 1
+        do throws(IOError) { return try Reactor.start(options) } catch {
+            throw StoreError(.io, error.description)
+        }
+    }
+
     /// Measures the disk below `path`, which `MeasuredPath` has looked at. Nothing of it is changed.
     ///
     /// Throws `noSpace` and `io`.

@@ -45,7 +45,7 @@ struct DiskCommand: AsyncParsableCommand {
         }
 
         func run() async throws {
-            let reactor = try Reactor.start()
+            let reactor = try DiskTuner.startReactor()
             let options = DiskTuner.Options(fileBytes: fileMib << 20)
             var results: [Result] = []
             // All are looked at before the first is measured: a wrong one costs no minutes.
