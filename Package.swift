@@ -115,6 +115,7 @@ let package = Package(
         target(
             "Datanode",
             ["ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", .log]),
+        target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         target(
             "Client",
             ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport"]),
@@ -131,7 +132,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
+                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "ContainerFormat",
+                "Transport", "ContainerStore",
                 "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
                 .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
@@ -164,6 +166,9 @@ let package = Package(
             ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests(
+            "DiskTuneTests",
+            ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
