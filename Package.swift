@@ -132,6 +132,9 @@ let package = Package(
                 .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
+        // Programs of `make bench`
+        .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
+
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Model", "Client"]),
 
