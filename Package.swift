@@ -82,6 +82,7 @@ let package = Package(
         target("Model"),
         target("Checksum", ["CISAL", "CChecksum"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL"]),
+        target("Telemetry"),
 
         // L1: pure cores
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
@@ -140,6 +141,7 @@ let package = Package(
 
         // Tests
         tests("ChecksumTests", ["Checksum"]),
+        tests("TelemetryTests", ["Telemetry"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
