@@ -67,6 +67,7 @@ deps-bench: deps-test
 .PHONY: bench
 bench: build deps-bench
 	swift build $(SWIFT_FLAGS) --product http-load
+	swift build $(SWIFT_FLAGS) --product datapath-bench
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/bench.py $(ARGS)
 
 .PHONY: lint

@@ -129,12 +129,17 @@ let package = Package(
             name: "apus",
             dependencies: [
                 "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
-                "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
-                .log, .system,
+                "SCMCore", "Wire", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
+                .configuration, .crypto, .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
         // Programs of `make bench`
         .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
+        .executableTarget(
+            name: "datapath-bench",
+            dependencies: [
+                "ContainerStore", "Transport", "Reactor", "Bytes", "Checksum", "Model",
+            ], path: "Bench/Datapath", swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Model", "Client"]),

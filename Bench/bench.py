@@ -135,6 +135,8 @@ def notes(rows):
         parts = [f"yardstick: {row['yardstick']}" if row.get("yardstick") else "",
                  f"durability: {row['durability']}" if row.get("durability") else "",
                  f"cache: {row['page_cache']}" if row.get("page_cache") else ""]
+        if row.get("error"):
+            parts = [row["error"]]
         if any(parts):
             text = f"{row['row']:>3} {row['name']}: " + "; ".join(filter(None, parts))
             yield textwrap.fill(text, 108, subsequent_indent="    ")
@@ -142,8 +144,9 @@ def notes(rows):
 
 def experiments(wanted, quick):
     """The experiments that hold the wanted rows, in the order they are run."""
+    from datapath import AppendRows, ReadRows, RPCRows
     from s3rows import RangeRow, S3Rows
-    for kind in [S3Rows, RangeRow]:
+    for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 
