@@ -26,22 +26,29 @@ class Fio:
     """fio's io_uring engine on one file: O_DIRECT, registered buffers, one thread.
 
     Its CPU is that of the whole process, workers of its ring included, less what the same command
-    takes to start and end (`overhead`, measured with a single request)."""
+    takes to start and end (`overhead`, measured with a single request). That is 0.15 s, more than
+    fio takes to write a GiB, so a run must not be short."""
 
     def __init__(self, file, **options):
         if shutil.which("fio") is None:
             raise RuntimeError("fio is missing (Debian: fio)")
-        self.command = ["fio", "--name=yardstick", f"--filename={file}", "--ioengine=io_uring",
-                        "--direct=1", "--fixedbufs=1", "--thread", "--scramble_buffers=0",
-                        "--output-format=json"]
-        self.command += [f"--{name}={value}" for name, value in options.items()]
-        timed = ("--time_based", "--runtime")
-        once = [part for part in self.command if not part.startswith(timed)]
+        self.file, self.writes = file, options["rw"] == "write"
+        single = {name: value for name, value in options.items()
+                  if name not in ("time_based", "runtime")}
+        single.update(number_ios=1, **({"size": "1M"} if self.writes else {}))
+        self.command = self.make_command(options)
         self.overhead = statistics.median(
-            run_counted([*once, "--number_ios=1"])[1] for _ in range(3))
+            run_counted(self.make_command(single))[1] for _ in range(5))
+
+    def make_command(self, options):
+        return ["fio", "--name=yardstick", f"--filename={self.file}", "--ioengine=io_uring",
+                "--direct=1", "--fixedbufs=1", "--thread", "--scramble_buffers=0",
+                "--output-format=json", *(f"--{name}={value}" for name, value in options.items())]
 
     def run(self):
         """Bytes, seconds and CPU seconds of one run."""
+        if self.writes and os.path.exists(self.file):
+            os.unlink(self.file)
         output, used = run_counted(self.command)
         # Warnings may come before the object.
         job = json.loads(output[output.index("{"):])["jobs"][0]
@@ -59,8 +66,8 @@ class StoreRows:
 
     def __init__(self, wanted, quick):
         self.wanted = wanted & self.numbers
-        self.mib = 512 if quick else 1024
-        self.seconds = 1 if quick else 2
+        self.mib = 512 if quick else 2048
+        self.seconds = 1 if quick else 3
         self.series = {}
 
     def prepare(self):
@@ -68,10 +75,10 @@ class StoreRows:
         self.fio = {}
         if 6 in self.wanted:
             # As many writes between syncs as the store has, found by a first run.
-            first = self.append()
+            first = self.append()  # Also the warm-up.
             group = max(1, round((first["bytes"] >> 20) / first["data_syncs"]))
             self.fio["append"] = Fio(
-                f"{self.dir}/fio", rw="write", bs="1M", size=f"{self.mib}M", unlink=1,
+                f"{self.dir}/fio", rw="write", bs="1M", size=f"{2 * self.mib}M",
                 iodepth=self.depth, fdatasync=group)
             self.group = group
         if 7 in self.wanted:
