@@ -76,12 +76,14 @@ let package = Package(
         shim("CISAL", link: "isal"),
         shim("CLinux"),
         shim("CChecksum"),
+        shim("CDigest"),
+        shim("CGalois"),
 
         // L0: values and arithmetic
         target("Bytes", ["CLinux"]),
         target("Model"),
-        target("Checksum", ["CISAL", "CChecksum"]),
-        target("ErasureCode", ["Model", "Checksum", "CISAL"]),
+        target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
+        target("ErasureCode", ["Model", "Checksum", "CISAL", "CGalois"]),
         target("Telemetry"),
 
         // L1: pure cores
@@ -120,7 +122,7 @@ let package = Package(
         target(
             "S3Gateway",
             [
-                "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
+                "Bytes", "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
                 .nioHTTPTypes, .httpTypes, .lifecycle, .log,
             ]),
 
@@ -142,10 +144,10 @@ let package = Package(
             ], path: "Bench/Datapath", swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
-        target("TestSupport", ["Model", "Client"]),
+        target("TestSupport", ["Bytes", "Model", "Client"]),
 
         // Tests
-        tests("ChecksumTests", ["Checksum"]),
+        tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
@@ -154,7 +156,7 @@ let package = Package(
         tests(
             "OMTests",
             ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
-        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model"]),
+        tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",

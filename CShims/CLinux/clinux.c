@@ -7,9 +7,12 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 
 int apus_pin_thread(int core) {
     cpu_set_t set;
@@ -63,6 +66,91 @@ void *apus_map_memory(size_t bytes, size_t alignment) {
     if (tail != 0) munmap(memory + head + bytes, tail);
     return memory + head;
 }
+
+int apus_shared_memory(const char *name, size_t bytes) {
+    int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (descriptor < 0) return -errno;
+    if (ftruncate(descriptor, (off_t)bytes) != 0 ||
+        fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        int code = errno;
+        close(descriptor);
+        return -code;
+    }
+    return descriptor;
+}
+
+void *apus_map_shared(int descriptor, size_t bytes, size_t alignment) {
+    // Address space first, so that the map can begin at an aligned place of it.
+    char *memory = apus_map_memory(bytes, alignment);
+    if (memory == NULL) return NULL;
+    void *mapped = mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor, 0);
+    if (mapped == MAP_FAILED) {
+        munmap(memory, bytes);
+        return NULL;
+    }
+    return mapped;
+}
+
+int64_t apus_sealed_size(int descriptor) {
+    int seals = fcntl(descriptor, F_GET_SEALS);
+    if (seals < 0) return -errno;
+    if ((seals & F_SEAL_SHRINK) == 0) return -EPERM;
+    struct stat status;
+    if (fstat(descriptor, &status) != 0) return -errno;
+    return status.st_size;
+}
+
+int64_t apus_peer_user(int descriptor) {
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+    if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -errno;
+    return peer.uid;
+}
+
+int64_t apus_user(void) { return geteuid(); }
+
+size_t apus_put_descriptor(void *control, int descriptor) {
+    struct cmsghdr *head = control;
+    memset(control, 0, APUS_CONTROL_BYTES);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(head), &descriptor, sizeof(int));
+    return CMSG_SPACE(sizeof(int));
+}
+
+int apus_take_descriptor(void *control, size_t length) {
+    struct msghdr message = {.msg_control = control, .msg_controllen = length};
+    int found = -1;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head != NULL;
+         head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        size_t count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t index = 0; index < count; index++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(head) + index * sizeof(int), sizeof(int));
+            if (found < 0) {
+                found = descriptor;
+            } else {
+                close(descriptor);
+            }
+        }
+    }
+    return found;
+}
+
+unsigned apus_local_address(void *address, const char *name) {
+    struct sockaddr_un *target = address;
+    size_t length = strlen(name);
+    if (length + 1 > sizeof(target->sun_path)) return 0;
+    memset(target, 0, sizeof(*target));
+    target->sun_family = AF_UNIX;
+    // A leading zero byte: a name of the network namespace, not of a file.
+    memcpy(target->sun_path + 1, name, length);
+    return (unsigned)(offsetof(struct sockaddr_un, sun_path) + 1 + length);
+}
+
+void apus_close(int descriptor) { close(descriptor); }
 
 void apus_unmap_memory(void *memory, size_t bytes) { munmap(memory, bytes); }
 

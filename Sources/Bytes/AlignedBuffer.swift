@@ -13,17 +13,33 @@ public final class AlignedBuffer: @unchecked Sendable {
     public let capacity: Int
     /// Whether the memory lies in the pool's arena, which rings register as fixed buffer 0.
     public let isRegistered: Bool
-    /// The pool it came from and goes back to.
-    public let pool: BufferPool
+    /// The pool it came from and goes back to; nil for memory that another object owns.
+    public let pool: BufferPool?
+    /// Keeps the memory in place, where it is not a pool's.
+    private let owner: SharedMap?
 
     init(base: UnsafeMutableRawPointer, capacity: Int, isRegistered: Bool, pool: BufferPool) {
         self.base = base
         self.capacity = capacity
         self.isRegistered = isRegistered
         self.pool = pool
+        owner = nil
     }
 
-    deinit { pool.release(base, capacity: capacity, isRegistered: isRegistered) }
+    /// A part of memory that another process shares. Precondition: it lies within the map and
+    /// begins at a multiple of 4096.
+    public init(_ range: Range<Int>, of map: SharedMap) {
+        precondition(
+            range.lowerBound >= 0 && range.upperBound <= map.count
+                && range.lowerBound % Self.alignment == 0, "range outside of the shared memory")
+        base = map.base + range.lowerBound
+        capacity = range.count
+        isRegistered = false
+        pool = nil
+        owner = map
+    }
+
+    deinit { pool?.release(base, capacity: capacity, isRegistered: isRegistered) }
 
     public static let alignment = 4096
 

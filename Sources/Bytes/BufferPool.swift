@@ -3,9 +3,11 @@ import Synchronization
 
 /// Aligned memory in size classes (powers of two from 4 KiB), kept for reuse.
 ///
-/// A pool owns one arena, mapped when it is made; rings register the arena as fixed buffer 0, so
-/// reads and writes of arena memory skip the kernel's page pinning. When the arena is used up,
-/// buffers come from separate maps; of those at most `Limits.idleBytes` are kept when idle.
+/// A pool owns one arena, mapped when it is made. Rings register the first part of it as fixed
+/// buffer 0, so reads and writes of that memory skip the kernel's page pinning. Where the system
+/// has it the arena is shared memory, whose descriptor may be passed to a process of the same
+/// machine. Pages of the arena exist from their first use on. When it is used up, buffers come
+/// from separate maps; of those at most `Limits.idleBytes` are kept when idle.
 ///
 /// Thread-safe: one lock, held for a few instructions.
 public final class BufferPool: Sendable {
@@ -14,11 +16,14 @@ public final class BufferPool: Sendable {
         public static let largestBuffer = 64 << 20
         /// Bytes outside of the arena that are kept for reuse.
         public static let idleBytes = 256 << 20
+        /// Bytes of the arena that rings register; their pages exist from then on.
+        public static let registeredBytes = 64 << 20
     }
 
     private struct State: @unchecked Sendable {
         // Pointers to memory of this pool that nobody else refers to while they are listed here.
         var freeRegistered: [[UnsafeMutableRawPointer]]
+        var freeArena: [[UnsafeMutableRawPointer]]
         var freeOther: [[UnsafeMutableRawPointer]]
         var arenaUsed = 0
         var idleOther = 0
@@ -31,25 +36,49 @@ public final class BufferPool: Sendable {
     private let arenaAddress: UInt
     /// Bytes of the arena; 0 if there is none.
     public let arenaBytes: Int
+    /// The arena as shared memory, to be passed to another process; -1 if it is private.
+    public let arenaDescriptor: Int32
 
-    /// The arena, for registration with a ring. Empty if there is none.
-    public var arena: UnsafeMutableRawBufferPointer {
+    /// The part of the arena to register with a ring. Empty if there is none.
+    public var registeredArena: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(
-            start: UnsafeMutableRawPointer(bitPattern: arenaAddress), count: arenaBytes)
+            start: UnsafeMutableRawPointer(bitPattern: arenaAddress),
+            count: min(arenaBytes, Limits.registeredBytes))
     }
 
     /// A pool with an arena of `arenaBytes` (rounded up to 2 MiB); 0 for none.
     public init(arenaBytes: Int = 0) {
         let rounded = (arenaBytes + (2 << 20) - 1) & ~((2 << 20) - 1)
-        let memory = rounded == 0 ? nil : apus_map_memory(rounded, 2 << 20)
+        var memory: UnsafeMutableRawPointer?
+        var descriptor: Int32 = -1
+        if rounded > 0 {
+            descriptor = max(apus_shared_memory("apus-arena", rounded), -1)
+            if descriptor >= 0 { memory = apus_map_shared(descriptor, rounded, 2 << 20) }
+            if memory == nil {
+                // An old kernel, or a limit on shared memory: private memory does as well here.
+                if descriptor >= 0 { apus_close(descriptor) }
+                descriptor = -1
+                memory = apus_map_memory(rounded, 2 << 20)
+            }
+        }
+        arenaDescriptor = descriptor
         arenaAddress = UInt(bitPattern: memory)
         self.arenaBytes = memory == nil ? 0 : rounded
         let empty = [[UnsafeMutableRawPointer]](repeating: [], count: Self.classCount)
-        state = Mutex(State(freeRegistered: empty, freeOther: empty))
+        state = Mutex(State(freeRegistered: empty, freeArena: empty, freeOther: empty))
     }
 
     /// The pool shared by everything in a process that has no pool of its own.
-    public static let process = BufferPool(arenaBytes: 64 << 20)
+    public static let process = BufferPool(arenaBytes: 1 << 30)
+
+    /// Where `payload` lies in the arena, nil if it lies elsewhere.
+    public func arenaOffset(of payload: Payload) -> Int? {
+        let address = UInt(bitPattern: payload.buffer.base) + UInt(payload.offset)
+        guard arenaBytes > 0, address >= arenaAddress,
+            address + UInt(payload.count) <= arenaAddress + UInt(arenaBytes)
+        else { return nil }
+        return Int(address - arenaAddress)
+    }
 
     /// A buffer of at least `count` bytes. Precondition: 0 < count ≤ `Limits.largestBuffer`.
     public func allocate(_ count: Int) -> AlignedBuffer {
@@ -60,10 +89,11 @@ public final class BufferPool: Sendable {
         let size = 1 << shift
         let found: (UnsafeMutableRawPointer, Bool)? = state.withLock { state in
             if let base = state.freeRegistered[index].popLast() { return (base, true) }
+            if let base = state.freeArena[index].popLast() { return (base, false) }
             if state.arenaUsed + size <= arenaBytes {
                 let base = UnsafeMutableRawPointer(bitPattern: arenaAddress)! + state.arenaUsed
                 state.arenaUsed += size
-                return (base, true)
+                return (base, state.arenaUsed <= Limits.registeredBytes)
             }
             if let base = state.freeOther[index].popLast() {
                 state.idleOther -= size
@@ -82,9 +112,15 @@ public final class BufferPool: Sendable {
 
     func release(_ base: UnsafeMutableRawPointer, capacity: Int, isRegistered: Bool) {
         let index = capacity.trailingZeroBitCount - Self.smallestShift
+        let address = UInt(bitPattern: base)
+        let isInArena = address >= arenaAddress && address < arenaAddress + UInt(arenaBytes)
         let keep = state.withLock { state in
             if isRegistered {
                 state.freeRegistered[index].append(base)
+                return true
+            }
+            if isInArena {
+                state.freeArena[index].append(base)
                 return true
             }
             guard state.idleOther + capacity <= Limits.idleBytes else { return false }
@@ -101,6 +137,9 @@ public final class BufferPool: Sendable {
                 for base in list { apus_unmap_memory(base, 1 << (index + Self.smallestShift)) }
             }
         }
-        if arenaBytes > 0 { apus_unmap_memory(arena.baseAddress, arenaBytes) }
+        if arenaBytes > 0 {
+            apus_unmap_memory(UnsafeMutableRawPointer(bitPattern: arenaAddress), arenaBytes)
+        }
+        if arenaDescriptor >= 0 { apus_close(arenaDescriptor) }
     }
 }

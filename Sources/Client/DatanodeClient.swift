@@ -56,11 +56,15 @@ struct DatanodeClient: Sendable {
         request.block = block.message
         request.offset = UInt64(range.lowerBound)
         request.length = UInt64(range.count)
+        // The answer is rounded out to checksum units, and room for it to the blocks of disks.
+        let unit = ReplicationConfig.checksumUnit
+        let lower = range.lowerBound / unit * unit
+        let expecting = (range.upperBound + unit - 1) / unit * unit - lower
         let start = reactor.now()
         let reply: RPCReply
         do throws(StoreError) {
             reply = try await channels.channel(to: node, on: reactor).call(
-                DatanodeMethod.readBlock.rawValue, request.encoded, expecting: range.count,
+                DatanodeMethod.readBlock.rawValue, request.encoded, expecting: expecting,
                 timeout: Limits.readTimeout)
         } catch {
             if error.code == .connection || error.code == .deadlineExceeded {

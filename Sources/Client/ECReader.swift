@@ -72,7 +72,7 @@ public struct ECReader: ObjectReader {
     }
 
     public func read(
-        _ range: Range<Int>, _ body: @Sendable (UnsafeRawBufferPointer) async throws -> Void
+        _ range: Range<Int>, _ body: @Sendable (Payload) async throws -> Void
     ) async throws {
         precondition(
             range.lowerBound >= 0 && range.upperBound <= length,
@@ -97,12 +97,7 @@ public struct ECReader: ObjectReader {
             }
             running.removeFirst()
             ahead -= step.byteCount
-            for payload in try result.get() {
-                let bytes = payload.buffer.bytes(
-                    in: payload.offset..<payload.offset + payload.count)
-                try await body(UnsafeRawBufferPointer(bytes))
-                withExtendedLifetime(payload) {}
-            }
+            for payload in try result.get() { try await body(payload) }
         }
     }
 

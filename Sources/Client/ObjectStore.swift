@@ -101,14 +101,23 @@ public protocol ObjectWriter: Sendable {
     func abort() async
 }
 
+extension ObjectWriter {
+    /// Takes a copy of `piece`.
+    public func write(_ piece: Payload) async throws(StoreError) {
+        let bytes = piece.buffer.bytes(in: piece.offset..<piece.offset + piece.count)
+        try await write(UnsafeRawBufferPointer(bytes))
+        withExtendedLifetime(piece) {}
+    }
+}
+
 /// Reads ranges of one key. Used by one task at a time.
 public protocol ObjectReader: Sendable {
     /// Calls `body` with the bytes of `range` in order, piece by piece (each at most a cell),
-    /// reading ahead while `body` runs. The pointer is valid during the call only.
+    /// reading ahead while `body` runs. A piece may be kept as long as it is needed; nobody
+    /// writes to it any more.
     /// Precondition: the range lies within the key. Errors thrown by `body` end the read.
     func read(
-        _ range: Range<Int>,
-        _ body: @Sendable (UnsafeRawBufferPointer) async throws -> Void
+        _ range: Range<Int>, _ body: @Sendable (Payload) async throws -> Void
     ) async throws
 }
 

@@ -51,7 +51,8 @@ extension Container {
     /// See `ContainerStore.read`.
     nonisolated(nonsending)
         func read(
-            _ block: BlockID, _ range: Range<Int>, cache: ClosedCache
+            _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer?,
+            cache: ClosedCache
         ) async throws(StoreError) -> BlockRead
     {
         try volume.check()
@@ -66,7 +67,11 @@ extension Container {
             let nothing = Payload(volume.reactor.pool.allocate(1), 0..<0)
             return BlockRead(payload: nothing, range: range, checksums: [])
         }
-        let buffer = volume.reactor.pool.allocate(plan.range.count)
+        let needed = DataFile.aligned(plan.range.count)
+        let buffer =
+            if let target, target.capacity >= needed { target } else {
+                volume.reactor.pool.allocate(needed)
+            }
         try await readSegments(plan, of: file, into: buffer, block)
         try verify(plan, buffer, block)
         volume.committer.count { $0.bytesRead += plan.range.count }

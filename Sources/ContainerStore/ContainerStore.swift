@@ -74,10 +74,14 @@ public final class ContainerStore: Sendable {
     /// Throws `corrupt`, naming container, block, offset and volume; `badRequest` if the range
     /// goes past the replica's durable length or is longer than `Limits.readBytes`;
     /// `noSuchContainer`, `noSuchBlock`, `io`.
+    /// - Parameter target: where the bytes go, from its start, if they fit; a buffer of the
+    ///   store's own otherwise.
     public nonisolated(nonsending)
-        func read(_ block: BlockID, _ range: Range<Int>) async throws(StoreError) -> BlockRead
+        func read(
+            _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer? = nil
+        ) async throws(StoreError) -> BlockRead
     {
-        try await container(block.containerID).read(block, range, cache: cache)
+        try await container(block.containerID).read(block, range, into: target, cache: cache)
     }
 
     /// What is known of a block replica, as far as it is durable.

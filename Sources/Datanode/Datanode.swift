@@ -176,7 +176,7 @@ public final class Datanode: RPCHandler {
         }
         let start = Int(message.offset)
         let read = try await store.read(
-            BlockID(message.block), start..<start + Int(message.length))
+            BlockID(message.block), start..<start + Int(message.length), into: request.landing)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums

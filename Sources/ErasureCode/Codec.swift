@@ -3,7 +3,7 @@ import Checksum
 import Model
 import Synchronization
 
-/// Encodes and rebuilds the cells of a stripe, by ISA-L.
+/// Encodes and rebuilds the cells of a stripe, by the best `GaloisKernel` of the processor.
 ///
 /// Cell i (from 0) of a stripe is replica index i + 1: d data cells, then p parity cells. A data
 /// cell that is shorter than the stripe's first counts as padded with zeros; the padding is
@@ -21,12 +21,16 @@ public final class Codec: Sendable {
     }
 
     public let replication: ReplicationConfig
+    /// What does the arithmetic.
+    public let kernel: GaloisKernel
     private let encoding: LinearMap
     /// The generator matrix, d + p rows of d elements.
     private let generator: [UInt8]
     private let plans: Mutex<PlanCache>
 
-    public init(_ replication: ReplicationConfig) {
+    /// Precondition: the processor has `kernel`. Others than the best are for tests and
+    /// comparisons.
+    public init(_ replication: ReplicationConfig, kernel: GaloisKernel = .best) {
         let data = replication.data
         let width = replication.width
         var generator = [UInt8](repeating: 1, count: width * data)
@@ -35,10 +39,11 @@ public final class Codec: Sendable {
             for column in 0..<data { generator[data * data + column] = 1 }
         }
         self.replication = replication
+        self.kernel = kernel
         self.generator = generator
         encoding = LinearMap(
             rows: replication.parity, columns: data,
-            coefficients: Array(generator[(data * data)...]))
+            coefficients: Array(generator[(data * data)...]), kernel: kernel)
         plans = Mutex(PlanCache(limit: Limits.plans))
     }
 
@@ -105,26 +110,36 @@ public final class Codec: Sendable {
         _ cells: [UnsafeRawBufferPointer?], into wanted: [WantedCell]
     ) throws(ErasureCodeError) {
         precondition(cells.count == replication.width, "a stripe has \(replication.width) cells")
-        let sources = Array(cells.indices.filter { cells[$0] != nil }.prefix(replication.data))
-        guard sources.count == replication.data else {
+        var inputs: [UnsafeRawBufferPointer] = []
+        inputs.reserveCapacity(replication.data)
+        var sources: UInt32 = 0
+        for (index, cell) in cells.enumerated() where inputs.count < replication.data {
+            guard let cell else { continue }
+            inputs.append(cell)
+            sources |= 1 << UInt32(index)
+        }
+        guard inputs.count == replication.data else {
             throw .tooManyLosses(
-                missing: cells.indices.filter { cells[$0] == nil }, present: sources.count,
+                missing: cells.indices.filter { cells[$0] == nil }, present: inputs.count,
                 needed: replication.data)
         }
-        let wanted = wanted.sorted { $0.index < $1.index }
-        for (position, cell) in wanted.enumerated() {
+        var asked: UInt32 = 0
+        var length = 0
+        for cell in wanted {
             precondition(
                 cells.indices.contains(cell.index) && cells[cell.index] == nil
-                    && (position == 0 || wanted[position - 1].index != cell.index),
+                    && asked & 1 << UInt32(cell.index) == 0,
                 "a wanted cell is one of the lost, and wanted once")
+            asked |= 1 << UInt32(cell.index)
+            length = max(length, cell.bytes.count)
         }
-        guard let length = wanted.map(\.bytes.count).max(), length > 0 else { return }
-        let inputs = sources.compactMap { cells[$0] }
-        for (index, input) in zip(sources, inputs) where index >= replication.data {
-            precondition(input.count >= length, "parity does not reach the end of the wanted cell")
+        guard length > 0 else { return }
+        for index in replication.data..<replication.width where sources & 1 << UInt32(index) != 0 {
+            precondition(
+                cells[index]!.count >= length, "parity does not reach the end of the wanted cell")
         }
-        let map = plan(sources: sources, wanted: wanted.map(\.index))
-        let outputs = wanted.map(\.bytes)
+        let map = plan(PlanKey(sources: sources, wanted: asked))
+        let outputs = wanted.sorted { $0.index < $1.index }.map(\.bytes)
         for start in stride(from: 0, to: length, by: Limits.tile) {
             map.apply(inputs, outputs, in: start..<min(start + Limits.tile, length))
         }
@@ -160,10 +175,11 @@ public final class Codec: Sendable {
     }
 
     /// The matrix from the cells `sources` (d of them) to the cells `wanted`, both ascending.
-    private func plan(sources: [Int], wanted: [Int]) -> LinearMap {
-        let key = PlanKey(sources: sources, wanted: wanted)
+    private func plan(_ key: PlanKey) -> LinearMap {
         if let known = plans.withLock({ $0[key] }) { return known }
         let data = replication.data
+        let sources = (0..<replication.width).filter { key.sources & 1 << UInt32($0) != 0 }
+        let wanted = (0..<replication.width).filter { key.wanted & 1 << UInt32($0) != 0 }
         var matrix = sources.flatMap { generator[$0 * data..<($0 + 1) * data] }
         var inverse = [UInt8](repeating: 0, count: data * data)
         let result = gf_invert_matrix(&matrix, &inverse, Int32(data))
@@ -178,7 +194,8 @@ public final class Codec: Sendable {
                 elements.append(element)
             }
         }
-        let map = LinearMap(rows: wanted.count, columns: data, coefficients: elements)
+        let map = LinearMap(
+            rows: wanted.count, columns: data, coefficients: elements, kernel: kernel)
         plans.withLock { $0[key] = map }
         return map
     }

@@ -1,27 +1,36 @@
+import CGalois
 import CISAL
 
-/// A matrix over GF(2^8) with ISA-L's expanded tables: makes each output byte from the input
+/// A matrix over GF(2^8) with the tables of its kernel: makes each output byte from the input
 /// bytes at the same offset.
 ///
 /// Inputs and outputs may differ in length. An input counts as zero past its end; an output is
-/// written up to its own end.
-struct LinearMap: Sendable {
+/// written up to its own end. Immutable, and a class so that handing it on copies no tables.
+final class LinearMap: Sendable {
     /// Number of outputs.
     let rows: Int
     /// Number of inputs.
     let columns: Int
     /// Row by row.
     let coefficients: [UInt8]
+    let kernel: GaloisKernel
+    /// ISA-L's tables of 32 bytes an element, or none with the other kernels.
     private let tables: [UInt8]
+    /// The bit matrix of each element, or none with ISA-L.
+    private let matrices: [UInt64]
 
-    init(rows: Int, columns: Int, coefficients: [UInt8]) {
+    init(rows: Int, columns: Int, coefficients: [UInt8], kernel: GaloisKernel) {
         precondition(
             rows > 0 && columns > 0 && coefficients.count == rows * columns,
             "a matrix has rows × columns elements")
+        precondition(kernel <= .best, "this processor does not have \(kernel)")
         self.rows = rows
         self.columns = columns
         self.coefficients = coefficients
-        tables = Self.expand(rows: rows, columns: columns, coefficients)
+        self.kernel = kernel
+        tables =
+            kernel == .isal ? Self.expand(rows: rows, columns: columns, coefficients) : []
+        matrices = kernel == .isal ? [] : coefficients.map { apus_galois_matrix($0) }
     }
 
     /// Bytes of ISA-L's table for one element.
@@ -36,7 +45,8 @@ struct LinearMap: Sendable {
         }
     }
 
-    /// Writes the bytes of `range` of every output that reaches into it.
+    /// Writes the bytes of `range` of every output that reaches into it. Allocates nothing unless
+    /// a buffer ends within the range or before it.
     func apply(
         _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer],
         in range: Range<Int>
@@ -54,49 +64,70 @@ struct LinearMap: Sendable {
         }
     }
 
+    private typealias Pointers = UnsafeMutableBufferPointer<UnsafeMutablePointer<UInt8>?>
+
     /// As `apply`, for a range that no buffer ends within.
     private func applySegment(
         _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer],
         _ range: Range<Int>
     ) {
-        typealias Pointer = UnsafeMutablePointer<UInt8>?
-        withUnsafeTemporaryAllocation(of: Pointer.self, capacity: columns + rows) { pointers in
-            let sources = UnsafeMutableBufferPointer(rebasing: pointers[..<columns])
-            let targets = UnsafeMutableBufferPointer(rebasing: pointers[columns...])
+        withUnsafeTemporaryAllocation(
+            of: UnsafeMutablePointer<UInt8>?.self, capacity: columns + rows
+        ) { pointers in
             var sourceCount = 0
             for input in inputs where input.count >= range.upperBound {
-                // The header lacks `const`; inputs are only read.
+                // The kernels' headers lack `const` in places; inputs are only read.
                 let start = UnsafeMutableRawPointer(mutating: input.baseAddress!)
-                sources[sourceCount] = (start + range.lowerBound)
-                    .assumingMemoryBound(to: UInt8.self)
+                pointers.initializeElement(
+                    at: sourceCount, to: start.assumingMemoryBound(to: UInt8.self))
                 sourceCount += 1
             }
-            var targetCount = 0
+            var count = sourceCount
             for output in outputs where output.count >= range.upperBound {
-                targets[targetCount] = (output.baseAddress! + range.lowerBound)
-                    .assumingMemoryBound(to: UInt8.self)
-                targetCount += 1
+                pointers.initializeElement(
+                    at: count, to: output.baseAddress!.assumingMemoryBound(to: UInt8.self))
+                count += 1
             }
-            if targetCount == 0 { return }
-            if sourceCount == 0 {
-                for index in 0..<targetCount {
-                    targets[index]!.update(repeating: 0, count: range.count)
+            let sources = Pointers(rebasing: pointers[..<sourceCount])
+            let targets = Pointers(rebasing: pointers[sourceCount..<count])
+            if targets.isEmpty { return }
+            if sources.isEmpty {
+                for target in targets {
+                    (target! + range.lowerBound).update(repeating: 0, count: range.count)
                 }
-                return
+            } else if sources.count == columns && targets.count == rows {
+                run(sources, targets, range, tables, matrices)
+            } else {
+                let part = submatrix(inputs, outputs, at: range.upperBound)
+                run(
+                    sources, targets, range,
+                    kernel == .isal
+                        ? Self.expand(rows: targets.count, columns: sources.count, part) : [],
+                    kernel == .isal ? [] : part.map { apus_galois_matrix($0) })
             }
-            let isWhole = sourceCount == columns && targetCount == rows
-            let active =
-                isWhole
-                ? tables
-                : Self.expand(
-                    rows: targetCount, columns: sourceCount,
-                    submatrix(inputs, outputs, at: range.upperBound))
-            active.withUnsafeBufferPointer { active in
-                ec_encode_data(
-                    Int32(range.count), Int32(sourceCount), Int32(targetCount),
-                    UnsafeMutablePointer(mutating: active.baseAddress),
-                    sources.baseAddress, targets.baseAddress)
+        }
+    }
+
+    /// Runs the kernel; `tables` or `matrices` has the elements from `sources` to `targets`.
+    private func run(
+        _ sources: Pointers, _ targets: Pointers, _ range: Range<Int>, _ tables: [UInt8],
+        _ matrices: [UInt64]
+    ) {
+        guard kernel == .isal else {
+            sources.withMemoryRebound(to: UnsafePointer<UInt8>?.self) { sources in
+                apus_galois_apply(
+                    kernel.level, targets.count, sources.count, matrices, sources.baseAddress,
+                    targets.baseAddress, range.lowerBound, range.upperBound)
             }
+            return
+        }
+        for index in sources.indices { sources[index]! += range.lowerBound }
+        for index in targets.indices { targets[index]! += range.lowerBound }
+        tables.withUnsafeBufferPointer { tables in
+            ec_encode_data(
+                Int32(range.count), Int32(sources.count), Int32(targets.count),
+                UnsafeMutablePointer(mutating: tables.baseAddress),
+                sources.baseAddress, targets.baseAddress)
         }
     }
 
@@ -105,6 +136,7 @@ struct LinearMap: Sendable {
         _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer], at end: Int
     ) -> [UInt8] {
         var elements: [UInt8] = []
+        elements.reserveCapacity(coefficients.count)
         for row in 0..<rows where outputs[row].count >= end {
             for column in 0..<columns where inputs[column].count >= end {
                 elements.append(coefficients[row * columns + column])

@@ -1,12 +1,8 @@
 /// Which cells are rebuilt from which, as bit sets.
 struct PlanKey: Hashable {
-    private let sources: UInt32
-    private let wanted: UInt32
-
-    init(sources: [Int], wanted: [Int]) {
-        self.sources = sources.reduce(0) { $0 | 1 << UInt32($1) }
-        self.wanted = wanted.reduce(0) { $0 | 1 << UInt32($1) }
-    }
+    /// Bit i stands for cell i. As many as there are data cells.
+    let sources: UInt32
+    let wanted: UInt32
 }
 
 /// Matrices by what they rebuild; when full, the oldest goes.

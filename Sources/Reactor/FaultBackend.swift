@@ -113,7 +113,9 @@ extension IORequest {
     /// Closing and the ring's tables are no business of a disk.
     fileprivate var isOutsideOfFaults: Bool {
         switch opcode {
-        case .close, .register, .unregister, .accept, .connect, .receive, .send: true
+        case .close, .register, .unregister, .accept, .connect, .receive, .send,
+            .receiveMessage:
+            true
         default: false
         }
     }

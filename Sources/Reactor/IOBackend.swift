@@ -29,6 +29,9 @@ struct IORequest: Sendable {
         case receive
         /// `address` of a `msghdr`; all of it is sent. Result: bytes.
         case send
+        /// `address` of a `msghdr`, control data included; waits until its one piece of memory is
+        /// full or the stream ends. Result: bytes.
+        case receiveMessage
         /// Puts the descriptor into the ring's table. Result: slot.
         case register
         /// Takes slot `slot` out of the table.

@@ -40,7 +40,7 @@ struct PollBackend: IOBackend, ~Copyable {
             switch request.opcode {
             case .register, .unregister:
                 finish(request, -EOPNOTSUPP, &completed)
-            case .accept, .connect, .receive, .send:
+            case .accept, .connect, .receive, .send, .receiveMessage:
                 var entry = Waiting(request: request)
                 if !progress(&entry, &completed) { waiting.append(entry) }
             default: finish(request, performBlocking(request), &completed)
@@ -90,6 +90,7 @@ struct PollBackend: IOBackend, ~Copyable {
             case .accept: accept(entry.request)
             case .connect: connect(&entry)
             case .receive: receive(&entry)
+            case .receiveMessage: receiveMessage(&entry)
             default: send(&entry)
             }
         guard let result else { return false }
@@ -144,6 +145,26 @@ struct PollBackend: IOBackend, ~Copyable {
             }
         }
         return Int32(entry.done)
+    }
+
+    private func receiveMessage(_ entry: inout Waiting) -> Int32? {
+        let message = UnsafeMutablePointer<msghdr>(bitPattern: entry.request.address)!
+        while message.pointee.msg_iovlen > 0 {
+            let result = recvmsg(
+                entry.request.descriptor, message,
+                Int32(MSG_DONTWAIT) | Int32(APUS_MSG_CMSG_CLOEXEC))
+            if result > 0 {
+                entry.done += result
+                message.pointee.consume(result)
+            } else if result == 0 {
+                break
+            } else if errno == EAGAIN {
+                return nil
+            } else if errno != EINTR {
+                return -errno
+            }
+        }
+        return Int32(truncatingIfNeeded: entry.done)
     }
 
     private func send(_ entry: inout Waiting) -> Int32? {

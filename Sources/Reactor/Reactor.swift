@@ -221,7 +221,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         }
         apus_name_thread("reactor-\(options.core ?? 0)")
         thread.store(UInt(pthread_self()), ordering: .relaxed)
-        let arena = options.registersArena ? pool.arena : nil
+        let arena = options.registersArena ? pool.registeredArena : nil
         switch options.backend {
         case .poll: run(PollBackend())
         case .automatic, .uring:

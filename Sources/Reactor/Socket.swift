@@ -9,7 +9,7 @@ public final class Socket: Sendable {
     public let reactor: Reactor
     /// `host:port` of the other end, for messages.
     public let peer: String
-    private let descriptor: Int32
+    let descriptor: Int32
     private let slot: Int32
     private let isClosed = Atomic<Bool>(false)
 
@@ -40,8 +40,13 @@ public final class Socket: Sendable {
     public static func connect(
         host: String, port: Int, on reactor: Reactor
     ) async throws(IOError) -> Socket {
-        let name = "\(host):\(port)"
-        var address = try resolve(host: host, port: port, isPassive: false)
+        let address = try resolve(host: host, port: port, isPassive: false)
+        return try await connect(address, name: "\(host):\(port)", on: reactor)
+    }
+
+    static func connect(
+        _ address: SocketAddress, name: String, on reactor: Reactor
+    ) async throws(IOError) -> Socket {
         let descriptor = socket(
             Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
         guard descriptor >= 0 else { throw IOError(code: errno, operation: "socket", path: name) }
@@ -52,7 +57,6 @@ public final class Socket: Sendable {
             IORequest(
                 opcode: .connect, descriptor: descriptor, address: UInt(bitPattern: copy),
                 length: Int(address.length)))
-        address = copy.pointee
         guard result >= 0 else {
             Glibc.close(descriptor)
             throw IOError(code: -result, operation: "connect", path: name)
@@ -106,6 +110,12 @@ public final class Socket: Sendable {
     public func shutdown() {
         guard !isClosed.load(ordering: .relaxed) else { return }
         _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
+    }
+
+    /// Ends the sending direction: the other end sees the end of the stream and may still answer.
+    public func shutdownSending() {
+        guard !isClosed.load(ordering: .relaxed) else { return }
+        _ = Glibc.shutdown(descriptor, Int32(SHUT_WR))
     }
 
     /// Closes the socket. Call when nothing is in flight any more (after `shutdown`).
@@ -208,8 +218,25 @@ public final class Listener: Sendable {
     public init(
         host: String, port: Int, on reactor: Reactor, sharesPort: Bool = false, backlog: Int = 1024
     ) throws(IOError) {
-        let name = "\(host):\(port)"
-        var address = try resolve(host: host, port: port, isPassive: true)
+        let address = try resolve(host: host, port: port, isPassive: true)
+        descriptor = try Self.listen(
+            at: address, name: "\(host):\(port)", sharesPort: sharesPort, backlog: backlog)
+        self.reactor = reactor
+        self.port = port != 0 ? port : SocketAddress.localPort(of: descriptor)
+    }
+
+    init(
+        at address: SocketAddress, name: String, on reactor: Reactor, backlog: Int
+    ) throws(IOError) {
+        descriptor = try Self.listen(at: address, name: name, sharesPort: false, backlog: backlog)
+        self.reactor = reactor
+        port = 0
+    }
+
+    private static func listen(
+        at address: SocketAddress, name: String, sharesPort: Bool, backlog: Int
+    ) throws(IOError) -> Int32 {
+        var address = address
         let descriptor = socket(Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
         guard descriptor >= 0 else { throw IOError(code: errno, operation: "socket", path: name) }
         var one: Int32 = 1
@@ -222,28 +249,26 @@ public final class Listener: Sendable {
                 bind(descriptor, $0, length)
             }
         }
-        guard bound == 0, listen(descriptor, Int32(backlog)) == 0 else {
+        guard bound == 0, Glibc.listen(descriptor, Int32(backlog)) == 0 else {
             let code = errno
             Glibc.close(descriptor)
             throw IOError(code: code, operation: "listen", path: name)
         }
-        self.descriptor = descriptor
-        self.reactor = reactor
-        self.port = port != 0 ? port : SocketAddress.localPort(of: descriptor)
+        return descriptor
     }
 
     deinit {
         if !isClosed.load(ordering: .relaxed) { Glibc.close(descriptor) }
     }
 
-    /// The next connection.
-    public func accept() async throws(IOError) -> Socket {
+    /// The next connection. It belongs to `target`, or to the listener's reactor.
+    public func accept(for target: Reactor? = nil) async throws(IOError) -> Socket {
         while true {
             let result = await reactor.perform(
                 IORequest(opcode: .accept, descriptor: descriptor))
             if result >= 0 {
                 return await Socket.adopt(
-                    result, peer: SocketAddress.peerName(of: result), on: reactor)
+                    result, peer: SocketAddress.peerName(of: result), on: target ?? reactor)
             }
             if result == -EINTR || result == -EAGAIN || result == -ECONNABORTED { continue }
             throw IOError(code: -result, operation: "accept", path: "port \(port)")

@@ -104,6 +104,10 @@ struct UringBackend: IOBackend, ~Copyable {
             push(
                 request, IORING_OP_SENDMSG, length: 1,
                 flags: UInt32(MSG_NOSIGNAL) | UInt32(MSG_WAITALL))
+        case .receiveMessage:
+            push(
+                request, IORING_OP_RECVMSG, length: 1,
+                flags: UInt32(MSG_WAITALL) | UInt32(APUS_MSG_CMSG_CLOEXEC))
         case .allocate:
             // The ring wants the length in `addr` and the mode in `len`.
             let sqe = nextEntry()

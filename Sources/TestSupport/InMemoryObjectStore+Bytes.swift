@@ -1,3 +1,4 @@
+import Bytes
 import Client
 import Model
 import Synchronization
@@ -108,8 +109,7 @@ public final class InMemoryReader: ObjectReader {
     }
 
     public func read(
-        _ range: Range<Int>,
-        _ body: @Sendable (UnsafeRawBufferPointer) async throws -> Void
+        _ range: Range<Int>, _ body: @Sendable (Payload) async throws -> Void
     ) async throws {
         let length = pieces.reduce(0) { $0 + $1.count }
         precondition(
@@ -129,11 +129,8 @@ public final class InMemoryReader: ObjectReader {
     }
 
     private func hand(
-        _ bytes: [UInt8], to body: @Sendable (UnsafeRawBufferPointer) async throws -> Void
+        _ bytes: [UInt8], to body: @Sendable (Payload) async throws -> Void
     ) async throws {
-        let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 16)
-        defer { copy.deallocate() }
-        copy.copyBytes(from: bytes)
-        try await body(UnsafeRawBufferPointer(copy))
+        try await body(Payload(copying: bytes, pool: .process))
     }
 }

@@ -2,6 +2,7 @@ import Bytes
 import Checksum
 import Model
 import Reactor
+import Synchronization
 import Wire
 
 /// A frame with its body, as it was received or is to be sent.
@@ -24,7 +25,8 @@ struct Frame: Sendable {
         self.payload = payload
         self.header.tokenBytes = token.count
         self.header.messageBytes = message.count
-        self.header.payloadBytes = payload?.count ?? 0
+        // A landing area has its size already.
+        if header.payloadPlace != .landing { self.header.payloadBytes = payload?.count ?? 0 }
         self.header.bodyChecksum = CRC32C.of(body)
     }
 
@@ -77,8 +79,8 @@ struct FrameReceiver: ~Copyable {
         take(FrameHeader.size)
         let body = try await receiveBody(header.bodyBytes)
         guard CRC32C.of(body) == header.bodyChecksum else { throw .frame(.bodyChecksum) }
-        guard header.payloadBytes > 0 else { return Frame(header: header, body: body) }
-        let payload = try await receivePayload(header.payloadBytes)
+        guard header.inlinePayloadBytes > 0 else { return Frame(header: header, body: body) }
+        let payload = try await receivePayload(header.inlinePayloadBytes)
         return Frame(header: header, body: body, payload: payload)
     }
 
@@ -140,59 +142,106 @@ struct FrameReceiver: ~Copyable {
 
 /// Sends frames in order, several with one call to the kernel where they have gathered.
 ///
-/// Belongs to the reactor of its socket: `add` and the sender's task run there.
-actor FrameSender {
+/// Frames may be added from anywhere; one task on the socket's reactor sends them. It lives until
+/// the sender is closed and waits without cost while there is nothing to send.
+final class FrameSender: Sendable {
+    private struct State {
+        var queue: [Frame] = []
+        var isStarted = false
+        var isClosed = false
+        /// The sending task, while it waits for something to send.
+        var idle: UnsafeContinuation<Void, Never>?
+    }
+
     private let socket: Socket
     private let reactor: Reactor
-    private var queue: [Frame] = []
-    private var isSending = false
-    private(set) var isClosed = false
-
-    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+    // Held for a few instructions, and mostly from the one thread of the reactor.
+    private let state = Mutex(State())
 
     init(_ socket: Socket) {
         self.socket = socket
         reactor = socket.reactor
     }
 
-    /// Queues a frame. Sent at once if nothing is being sent.
+    /// Queues a frame. It leaves with what else has gathered when the reactor comes to it.
     func add(_ frame: Frame) {
-        guard !isClosed else { return }
-        queue.append(frame)
-        guard !isSending else { return }
-        isSending = true
-        Task(executorPreference: reactor) { await self.drain() }
+        let (idle, mustStart) = state.withLock { state in
+            guard !state.isClosed else { return (UnsafeContinuation<Void, Never>?.none, false) }
+            state.queue.append(frame)
+            defer {
+                state.isStarted = true
+                state.idle = nil
+            }
+            return (state.idle, !state.isStarted)
+        }
+        idle?.resume()
+        if mustStart { Task(executorPreference: reactor) { await self.drain() } }
     }
 
+    /// Ends both directions of the socket; what is queued is not sent any more.
     func close() {
-        isClosed = true
-        queue = []
+        stop()
         socket.shutdown()
+    }
+
+    /// Sends no more; what is queued is dropped.
+    func stop() {
+        let idle = state.withLock { state in
+            state.isClosed = true
+            state.queue = []
+            defer { state.idle = nil }
+            return state.idle
+        }
+        idle?.resume()
     }
 
     private func drain() async {
         let vector = SendVector(capacity: TransportLimits.framesPerSend * 3)
         let headers = reactor.pool.allocate(TransportLimits.framesPerSend * FrameHeader.size)
-        while !queue.isEmpty {
-            let batch = Array(queue.prefix(TransportLimits.framesPerSend))
-            queue.removeFirst(batch.count)
+        let bodies = reactor.pool.allocate(TransportLimits.stagingBytes)
+        while true {
+            let batch = state.withLock { state -> [Frame]? in
+                if state.isClosed { return nil }
+                guard state.queue.count > TransportLimits.framesPerSend else {
+                    defer { state.queue = [] }
+                    return state.queue
+                }
+                let batch = Array(state.queue.prefix(TransportLimits.framesPerSend))
+                state.queue.removeFirst(batch.count)
+                return batch
+            }
+            guard let batch else { return }
+            guard !batch.isEmpty else {
+                await waitForFrames()
+                continue
+            }
             do throws(IOError) {
-                try await send(batch, vector, headers)
+                try await send(batch, vector, headers, bodies)
             } catch {
                 // The receiving side of the connection sees the end too and tells the callers.
                 close()
             }
         }
-        isSending = false
+    }
+
+    private func waitForFrames() async {
+        await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
+            let isReady = state.withLock { state in
+                if state.isClosed || !state.queue.isEmpty { return true }
+                state.idle = continuation
+                return false
+            }
+            if isReady { continuation.resume() }
+        }
     }
 
     private func send(
-        _ batch: [Frame], _ vector: SendVector, _ headers: AlignedBuffer
+        _ batch: [Frame], _ vector: SendVector, _ headers: AlignedBuffer, _ common: AlignedBuffer
     ) async throws(IOError) {
         vector.removeAll()
         // Bodies are gathered into one buffer, since an array's bytes have no lasting address.
         let bodyBytes = batch.reduce(0) { $0 + $1.body.count }
-        let bodies = reactor.pool.allocate(max(bodyBytes, 1))
+        let bodies = bodyBytes <= common.capacity ? common : reactor.pool.allocate(bodyBytes)
         var used = 0
         for (index, frame) in batch.enumerated() {
             let start = index * FrameHeader.size
@@ -205,7 +254,9 @@ actor FrameSender {
                 vector.append(UnsafeRawBufferPointer(target))
                 used += frame.body.count
             }
-            frame.payload?.withBytes { vector.append($0) }
+            if frame.header.payloadPlace == .inline {
+                frame.payload?.withBytes { vector.append($0) }
+            }
         }
         try await socket.send(vector)
         withExtendedLifetime((batch, bodies)) {}

@@ -8,6 +8,9 @@ public struct RPCRequest: Sendable {
     public var message: [UInt8]
     /// Raw bytes that came behind the message, in an aligned buffer of their own.
     public var payload: Payload?
+    /// Room for the answer's payload in memory that the caller shares: an answer whose payload
+    /// lies in it is not copied. Use of it ends with the answer.
+    public var landing: AlignedBuffer?
     /// What the caller may do, as its issuer signed it. Empty while tokens are not in use.
     public var token: [UInt8]
     /// Who is at the other end.
@@ -24,6 +27,7 @@ public struct RPCRequest: Sendable {
         self.method = method
         self.message = message
         self.payload = payload
+        landing = nil
         self.token = token
         self.peer = peer
         self.deadline = deadline
@@ -70,6 +74,8 @@ public enum TransportLimits {
     public static let stagingBytes = 16 << 10
     /// Frames sent with one call.
     public static let framesPerSend = 32
+    /// The largest memory of a client that a server maps.
+    public static let sharedBytes = 64 << 30
     /// How long a connection may take to come about.
     public static let connectTimeout = Duration.seconds(5)
     /// After a failed attempt to connect, calls fail at once for so long.

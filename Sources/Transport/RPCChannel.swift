@@ -18,6 +18,7 @@ public actor RPCChannel {
     private let target: RPCTarget
     private let name: String
     private let reactor: Reactor
+    private let mayShareMemory: Bool
     private var connection: RPCConnection?
     private var opening: Task<Result<RPCConnection, StoreError>, Never>?
     private var lastFailure: (at: MonotonicTime, error: StoreError)?
@@ -27,15 +28,20 @@ public actor RPCChannel {
     }
 
     /// A channel whose connection lives on `reactor`. `name` is what it calls itself.
-    public init(_ target: RPCTarget, name: String, on reactor: Reactor) {
+    /// - Parameter mayShareMemory: to a server of this machine, pass payloads in shared memory.
+    public init(
+        _ target: RPCTarget, name: String, on reactor: Reactor, mayShareMemory: Bool = true
+    ) {
         self.target = target
         self.name = name
         self.reactor = reactor
+        self.mayShareMemory = mayShareMemory
     }
 
     /// Calls `method` and waits for the answer.
     /// - Parameters:
-    ///   - expecting: payload bytes the answer may bring; they count against the credit.
+    ///   - expecting: payload bytes the answer may bring; they count against the credit, and
+    ///     are made room for in memory that the server shares.
     ///   - timeout: after it the call fails with `deadlineExceeded`.
     /// - Throws: what the handler threw; `connection` when the role cannot be reached.
     public nonisolated func call(
@@ -80,10 +86,12 @@ public actor RPCChannel {
             preconditionFailure("a local channel has no connection")
         }
         let task = Task(executorPreference: reactor) {
-            [name, reactor] () -> Result<RPCConnection, StoreError> in
+            [name, reactor, mayShareMemory] () -> Result<RPCConnection, StoreError> in
             do throws(StoreError) {
                 return .success(
-                    try await RPCConnection.open(host: host, port: port, name: name, on: reactor))
+                    try await RPCConnection.open(
+                        host: host, port: port, name: name, on: reactor,
+                        mayShare: mayShareMemory))
             } catch {
                 return .failure(error)
             }

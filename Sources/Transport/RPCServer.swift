@@ -10,6 +10,9 @@ public final class RPCServer: Sendable {
     private let handler: any RPCHandler
     private let name: String
     private let listeners: [Listener]
+    /// For clients on this machine; nil where the address is not one of it, or the name is taken.
+    private let localListener: Listener?
+    private let reactors: [Reactor]
     private let connections = Mutex<[ObjectIdentifier: ServerConnection]>([:])
 
     /// The port it listens on.
@@ -34,6 +37,11 @@ public final class RPCServer: Sendable {
             throw StoreError(.io, "cannot serve on \(host):\(port): \(error)")
         }
         self.listeners = listeners
+        self.reactors = reactors
+        // Without it clients of this machine come through the network, like all others.
+        localListener = Socket.localName(host: host, port: listeners[0].port).flatMap { name in
+            try? Listener(localName: name, on: reactors[0])
+        }
     }
 
     /// Begins to accept.
@@ -41,32 +49,59 @@ public final class RPCServer: Sendable {
         for listener in listeners {
             Task(executorPreference: listener.reactor) { await self.accept(listener) }
         }
+        if let localListener {
+            Task(executorPreference: localListener.reactor) { await self.acceptLocal(localListener) }
+        }
     }
 
     /// Stops accepting and ends all connections.
     public func stop() async {
         for listener in listeners { listener.close() }
+        localListener?.close()
         for connection in connections.withLock({ Array($0.values) }) { await connection.close() }
     }
 
     private func accept(_ listener: Listener) async {
+        while let socket = await next(listener, for: listener.reactor) {
+            serve(socket, nil)
+        }
+    }
+
+    private func acceptLocal(_ listener: Listener) async {
+        var turn = 0
+        while let socket = await next(listener, for: reactors[turn % reactors.count]) {
+            turn += 1
+            Task(executorPreference: socket.reactor) {
+                do throws(StoreError) {
+                    self.serve(socket, try await SharedMemoryGreeting.receive(over: socket))
+                } catch {
+                    // Whoever it is gets no answer: it does not speak our protocol.
+                    socket.close()
+                }
+            }
+        }
+    }
+
+    /// The next connection, nil when no more come.
+    private func next(_ listener: Listener, for reactor: Reactor) async -> Socket? {
         while true {
             do throws(IOError) {
-                let socket = try await listener.accept()
-                let connection = ServerConnection(socket, name: name, handler: handler)
-                connections.withLock { $0[ObjectIdentifier(connection)] = connection }
-                Task(executorPreference: listener.reactor) {
-                    await connection.run()
-                    _ = self.connections.withLock {
-                        $0.removeValue(forKey: ObjectIdentifier(connection))
-                    }
-                }
+                return try await listener.accept(for: reactor)
             } catch {
                 // Closed for good; or out of descriptors and the like, which passes.
                 let isClosed = [EBADF, EINVAL, ECANCELED].contains(error.code)
-                guard !isClosed else { return }
+                guard !isClosed else { return nil }
                 try? await listener.reactor.sleep(for: .milliseconds(100))
             }
+        }
+    }
+
+    private func serve(_ socket: Socket, _ memory: SharedMap?) {
+        let connection = ServerConnection(socket, name: name, handler: handler, memory: memory)
+        connections.withLock { $0[ObjectIdentifier(connection)] = connection }
+        Task(executorPreference: socket.reactor) {
+            await connection.run()
+            _ = self.connections.withLock { $0.removeValue(forKey: ObjectIdentifier(connection)) }
         }
     }
 }
@@ -78,24 +113,37 @@ actor ServerConnection {
     private let sender: FrameSender
     private let handler: any RPCHandler
     private let name: String
+    /// What the client shares; nil for a client over the network.
+    private let memory: SharedMap?
     private var running: [UInt64: Task<Void, Never>] = [:]
     /// Payload bytes of requests that are not answered.
     private var payloadBytes = 0
-    private var resume: CheckedContinuation<Void, Never>?
+    private var resume: UnsafeContinuation<Void, Never>?
+    /// Who waits for the last handler to end.
+    private var quiet: [UnsafeContinuation<Void, Never>] = []
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
-    init(_ socket: Socket, name: String, handler: any RPCHandler) {
+    init(_ socket: Socket, name: String, handler: any RPCHandler, memory: SharedMap?) {
         reactor = socket.reactor
         self.socket = socket
         self.name = name
         self.handler = handler
+        self.memory = memory
         sender = FrameSender(socket)
     }
 
     func close() async {
         for task in running.values { task.cancel() }
-        await sender.close()
+        await untilQuiet()
+        sender.close()
+    }
+
+    /// Waits until no handler uses the client's memory any more: the end of the connection tells
+    /// the client that it may use it for something else.
+    private func untilQuiet() async {
+        guard memory != nil, !running.isEmpty else { return }
+        await withUnsafeContinuation { quiet.append($0) }
     }
 
     /// Serves until the connection ends.
@@ -108,14 +156,14 @@ actor ServerConnection {
                 throw .frame(.unexpected(hello.header.kind))
             }
             peer.name = String(decoding: hello.message, as: UTF8.self)
-            await sender.add(
+            sender.add(
                 Frame(
                     FrameHeader(kind: .hello, credit: TransportLimits.credit),
                     message: Array(name.utf8)))
             while true {
                 let frame = try await receiver.next()
                 switch frame.header.kind {
-                case .request: await begin(frame, from: peer)
+                case .request: try await begin(frame, from: peer)
                 case .cancel: running[frame.header.requestID]?.cancel()
                 case .hello, .response, .goodbye:
                     throw .frame(.unexpected(frame.header.kind))
@@ -131,38 +179,50 @@ actor ServerConnection {
         if case .frame(let error) = error {
             // The other end is told what was wrong before the connection goes.
             let header = FrameHeader(kind: .goodbye, status: error.storeError.code.rawValue)
-            await sender.add(Frame(header, message: Array(error.storeError.message.utf8)))
+            sender.add(Frame(header, message: Array(error.storeError.message.utf8)))
             try? await reactor.sleep(for: .milliseconds(50))
         }
-        await sender.close()
+        await untilQuiet()
+        sender.close()
     }
 
-    private func begin(_ frame: Frame, from peer: PeerIdentity) async {
-        let bytes = frame.payload?.count ?? 0
+    private func begin(
+        _ frame: Frame, from peer: PeerIdentity
+    ) async throws(StreamError) {
+        let shared = try sharedBuffer(frame.header)
+        let bytes = frame.header.payloadPlace == .landing ? 0 : frame.header.payloadBytes
         while running.count >= TransportLimits.requestsPerConnection
             || (payloadBytes > 0 && payloadBytes + bytes > TransportLimits.credit)
         {
             // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to
             // its credit never comes here.
-            await withCheckedContinuation { resume = $0 }
+            await withUnsafeContinuation { resume = $0 }
         }
         payloadBytes += bytes
         let header = frame.header
         var request = RPCRequest(
             method: header.method, message: frame.message, payload: frame.payload,
             token: frame.token, peer: peer, traceID: header.traceID)
+        switch header.payloadPlace {
+        case .inline: break
+        case .shared: request.payload = shared.map { Payload($0, 0..<$0.capacity) }
+        case .landing: request.landing = shared
+        }
         if header.deadlineMilliseconds > 0 {
             request.deadline = reactor.now().advanced(
                 by: .milliseconds(Int(header.deadlineMilliseconds)))
         }
         let id = header.requestID
-        running[id] = Task(executorPreference: reactor) { [request, handler] in
+        running[id] = Task(executorPreference: reactor) { [request, handler, memory] in
             let response: Frame
             do throws(StoreError) {
                 let reply = try await handler.handle(request)
-                response = Frame(
-                    FrameHeader(kind: .response, requestID: id, traceID: header.traceID),
-                    message: reply.message, payload: reply.payload)
+                var head = FrameHeader(kind: .response, requestID: id, traceID: header.traceID)
+                if let payload = reply.payload, let offset = memory?.offset(of: payload) {
+                    head.payloadPlace = .shared
+                    head.sharedOffset = offset
+                }
+                response = Frame(head, message: reply.message, payload: reply.payload)
             } catch {
                 let header = FrameHeader(
                     kind: .response, requestID: id, status: error.code.rawValue,
@@ -173,13 +233,28 @@ actor ServerConnection {
         }
     }
 
-    private func finish(_ id: UInt64, _ response: Frame, payload bytes: Int) async {
+    /// The memory that a request names.
+    private func sharedBuffer(_ header: FrameHeader) throws(StreamError) -> AlignedBuffer? {
+        do throws(FrameError) {
+            guard let range = try header.sharedRange(of: memory), let memory else { return nil }
+            return AlignedBuffer(range, of: memory)
+        } catch {
+            throw .frame(error)
+        }
+    }
+
+    private func finish(_ id: UInt64, _ response: Frame, payload bytes: Int) {
         running[id] = nil
         payloadBytes -= bytes
         if let waiting = resume {
             resume = nil
             waiting.resume()
         }
-        await sender.add(response)
+        sender.add(response)
+        if running.isEmpty, !quiet.isEmpty {
+            let waiting = quiet
+            quiet = []
+            for continuation in waiting { continuation.resume() }
+        }
     }
 }

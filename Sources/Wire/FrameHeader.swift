@@ -4,9 +4,9 @@ import Model
 /// The fixed head of every frame of the native protocol: 64 bytes, little-endian.
 ///
 ///     0  u32 magic "APUS"         24 u32 message bytes       48 u32 credit bytes
-///     4  u16 version              28 u32 payload bytes       52 u64 reserved, 0
+///     4  u16 version              28 u32 payload bytes       52 u64 offset in shared memory
 ///     6  u8  kind                 32 u32 deadline, ms        60 u32 CRC32C of bytes 0..<60
-///     7  u8  reserved, 0          36 u32 CRC32C of token and message
+///     7  u8  payload place        36 u32 CRC32C of token and message
 ///     8  u64 request ID           40 u64 trace ID
 ///     16 u16 method
 ///     18 u16 status
@@ -15,6 +15,9 @@ import Model
 /// Behind it come the token, the message and the payload, nothing between them. The payload is
 /// covered by checksums inside of the message where its bytes matter. The first eight bytes mean
 /// the same in every version, so that a peer of another version can be told apart from noise.
+///
+/// Between processes of one machine a payload may lie in memory that the client shares instead
+/// (`PayloadPlace`); then nothing of it follows.
 public struct FrameHeader: Hashable, Sendable {
     public enum Kind: UInt8, Hashable, Sendable, CaseIterable {
         /// First frame in each direction. The message is the sender's name; `credit` the request
@@ -26,6 +29,17 @@ public struct FrameHeader: Hashable, Sendable {
         case cancel = 4
         /// The connection ends; `status` and message say why.
         case goodbye = 5
+    }
+
+    /// Where the payload is.
+    public enum PayloadPlace: UInt8, Hashable, Sendable, CaseIterable {
+        /// Behind the message.
+        case inline = 0
+        /// In the client's shared memory, at `sharedOffset`.
+        case shared = 1
+        /// Nowhere: a request gives room for its answer's payload, `payloadBytes` of the client's
+        /// shared memory at `sharedOffset`.
+        case landing = 2
     }
 
     public static let size = 64
@@ -51,12 +65,15 @@ public struct FrameHeader: Hashable, Sendable {
     public var bodyChecksum: UInt32
     public var traceID: UInt64
     public var credit: Int
+    public var payloadPlace: PayloadPlace
+    /// Bytes from the start of the shared memory; 0 for an inline payload.
+    public var sharedOffset: Int
 
     public init(
         kind: Kind, requestID: UInt64 = 0, method: UInt16 = 0, status: UInt16 = 0,
         tokenBytes: Int = 0, messageBytes: Int = 0, payloadBytes: Int = 0,
         deadlineMilliseconds: UInt32 = 0, bodyChecksum: UInt32 = 0, traceID: UInt64 = 0,
-        credit: Int = 0
+        credit: Int = 0, payloadPlace: PayloadPlace = .inline, sharedOffset: Int = 0
     ) {
         self.kind = kind
         self.requestID = requestID
@@ -69,10 +86,14 @@ public struct FrameHeader: Hashable, Sendable {
         self.bodyChecksum = bodyChecksum
         self.traceID = traceID
         self.credit = credit
+        self.payloadPlace = payloadPlace
+        self.sharedOffset = sharedOffset
     }
 
     /// Bytes of token and message.
     public var bodyBytes: Int { tokenBytes + messageBytes }
+    /// Bytes of payload that follow the message on the connection.
+    public var inlinePayloadBytes: Int { payloadPlace == .inline ? payloadBytes : 0 }
 
     /// Writes the 64 bytes. Precondition: `target` has at least as many.
     public func write(to target: UnsafeMutableRawBufferPointer) {
@@ -83,7 +104,7 @@ public struct FrameHeader: Hashable, Sendable {
         put(Self.magic, at: 0)
         put(Self.version, at: 4)
         put(kind.rawValue, at: 6)
-        put(UInt8(0), at: 7)
+        put(payloadPlace.rawValue, at: 7)
         put(requestID, at: 8)
         put(method, at: 16)
         put(status, at: 18)
@@ -94,7 +115,7 @@ public struct FrameHeader: Hashable, Sendable {
         put(bodyChecksum, at: 36)
         put(traceID, at: 40)
         put(UInt32(credit), at: 48)
-        put(UInt64(0), at: 52)
+        put(UInt64(sharedOffset), at: 52)
         put(CRC32C.of(UnsafeRawBufferPointer(rebasing: target[0..<60])), at: 60)
     }
 
@@ -112,6 +133,10 @@ public struct FrameHeader: Hashable, Sendable {
         guard checksum == get(60, as: UInt32.self) else { throw .headerChecksum }
         let rawKind = get(6, as: UInt8.self)
         guard let kind = Kind(rawValue: rawKind) else { throw .kind(rawKind) }
+        let rawPlace = get(7, as: UInt8.self)
+        guard let place = PayloadPlace(rawValue: rawPlace) else { throw .place(rawPlace) }
+        let offset = get(52, as: UInt64.self)
+        guard offset <= UInt64(Int.max) else { throw .shared("offset \(offset)") }
         self.init(
             kind: kind, requestID: get(8, as: UInt64.self), method: get(16, as: UInt16.self),
             status: get(18, as: UInt16.self), tokenBytes: Int(get(20, as: UInt32.self)),
@@ -119,7 +144,7 @@ public struct FrameHeader: Hashable, Sendable {
             payloadBytes: Int(get(28, as: UInt32.self)),
             deadlineMilliseconds: get(32, as: UInt32.self),
             bodyChecksum: get(36, as: UInt32.self), traceID: get(40, as: UInt64.self),
-            credit: Int(get(48, as: UInt32.self)))
+            credit: Int(get(48, as: UInt32.self)), payloadPlace: place, sharedOffset: Int(offset))
         guard tokenBytes <= Limits.tokenBytes else {
             throw .length("token", tokenBytes, limit: Limits.tokenBytes)
         }
@@ -141,6 +166,9 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
     case kind(UInt8)
     case length(String, Int, limit: Int)
     case unexpected(FrameHeader.Kind)
+    case place(UInt8)
+    /// A payload in shared memory that is not there.
+    case shared(String)
 
     public var description: String {
         switch self {
@@ -154,6 +182,8 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
         case .kind(let kind): "frame kind \(kind) is not known: 1 to 5 are"
         case .length(let part, let length, let limit):
             "a frame's \(part) of \(length) bytes is over the limit of \(limit)"
+        case .place(let place): "payload place \(place) is not known: 0 to 2 are"
+        case .shared(let what): "a payload in shared memory that this connection lacks: \(what)"
         case .unexpected(let kind): "a frame of kind \(kind) has no place here"
         }
     }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Bytes
 import Client
 import Crypto
 import Foundation
@@ -157,8 +158,8 @@ private func fetch(
     let info = try await client.key(path, user: cluster.user)
     let reader = try await client.openReader(info)
     let sink = Sink(handle, Progress("get \(path.name)", total: isShown ? info.length : 0))
-    try await reader.read(0..<info.length) { bytes in
-        try await sink.write(Data(bytes))
+    try await reader.read(0..<info.length) { piece in
+        try await sink.write(piece.withBytes { Data($0) })
     }
 }
 

@@ -101,16 +101,25 @@ import Testing
     /// Tries every set of lost cells: up to p of them must come back, more must be refused.
     private func allLosses(of name: String, length: Int) throws {
         let replication = try ReplicationConfig(name)
-        let codec = Codec(replication)
         let data = stripe(replication, length: length, seed: 77)
+        for kernel in GaloisKernel.available {
+            try allLosses(of: Codec(replication, kernel: kernel), data)
+        }
+    }
+
+    private func allLosses(of codec: Codec, _ data: [[UInt8]]) throws {
+        let replication = codec.replication
         let cells = data + codec.encode(data).parity
+        #expect(Array(cells[data.count...]) == ScalarCodec(replication).encode(data))
         for pattern in 0..<(1 << replication.width) {
             let lost = cells.indices.filter { pattern >> $0 & 1 == 1 }
             let left = cells.indices.map { lost.contains($0) ? nil : cells[$0] }
             let wanted = lost.map { ($0, cells[$0].count) }
             if lost.count <= replication.parity {
                 let rebuilt = try codec.decode(left, wanted: wanted)
-                #expect(rebuilt == lost.map { cells[$0] }, "\(name) without \(lost)")
+                #expect(
+                    rebuilt == lost.map { cells[$0] },
+                    "\(replication) without \(lost), \(codec.kernel)")
             } else {
                 let error = ErasureCodeError.tooManyLosses(
                     missing: lost, present: replication.width - lost.count,

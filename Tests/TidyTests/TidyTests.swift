@@ -23,7 +23,9 @@ struct TidyTests {
         "Transport": ["Reactor"], "RaftDriver": ["RaftLog", "MetadataStore"],
     ]
 
-    private static let shims: Set<String> = ["CLiburing", "CISAL", "CLinux", "CChecksum"]
+    private static let shims: Set<String> = [
+        "CLiburing", "CISAL", "CLinux", "CChecksum", "CDigest", "CGalois",
+    ]
     private static let mayImportShims: Set<String> = [
         "Bytes", "Checksum", "ErasureCode", "Reactor", "Transport", "Security",
     ]

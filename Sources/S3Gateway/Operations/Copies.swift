@@ -1,3 +1,4 @@
+import Bytes
 import Client
 import Crypto
 import Model
@@ -177,9 +178,9 @@ extension S3Service {
             let digest = CopyDigest(algorithm)
             if !range.isEmpty {
                 let reader = try await store.openReader(source)
-                try await reader.read(range) { bytes in
-                    digest.update(bytes)
-                    try await writer.write(bytes)
+                try await reader.read(range) { piece in
+                    piece.withBytes { digest.update($0) }
+                    try await writer.write(piece)
                 }
             }
             let result = digest.result

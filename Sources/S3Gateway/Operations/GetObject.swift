@@ -1,3 +1,4 @@
+import Bytes
 import Client
 import Model
 import NIOCore
@@ -117,10 +118,15 @@ extension S3Service {
         let outbound = call.exchange.outbound
         let sent = SentBytes()
         do {
-            try await reader.read(answer.range) { bytes in
-                if sent.isEmpty { try await outbound.write(.head(head.http)) }
-                sent.add(bytes.count)
-                try await outbound.write(.body(ByteBuffer(bytes: bytes)))
+            try await reader.read(answer.range) { piece in
+                let body = HTTPResponsePart.body(LentBytes.lend(piece))
+                let isFirst = sent.isEmpty
+                sent.add(piece.count)
+                if isFirst {
+                    try await outbound.write(contentsOf: [.head(head.http), body])
+                } else {
+                    try await outbound.write(body)
+                }
             }
         } catch {
             call.exchange.account(status: answer.status, sent)

@@ -38,6 +38,12 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     }
 
     func handle(value: Value, logger: Logger) async {
+        await withTaskExecutorPreference(EventLoopExecutor(value.channel.eventLoop)) {
+            await run(value, logger)
+        }
+    }
+
+    private func run(_ value: Value, _ logger: Logger) async {
         do {
             try await withTaskCancellationHandler {
                 try await value.executeThenClose { inbound, outbound in
