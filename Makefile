@@ -68,6 +68,7 @@ deps-bench: deps-test
 bench: build deps-bench
 	swift build $(SWIFT_FLAGS) --product http-load
 	swift build $(SWIFT_FLAGS) --product datapath-bench
+	-swift build $(SWIFT_FLAGS) --product kernel-bench
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/bench.py $(ARGS)
 
 .PHONY: lint

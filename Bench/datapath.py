@@ -207,13 +207,20 @@ class RPCRows:
         time.sleep(0.3)
         product("send", "--port", self.server.port, "--mib", 256)
 
-    def send(self):
+    def send(self, prefix="", *options):
         with Meter({"server": self.server.process.pid}) as meter:
             result = product("send", "--port", self.server.port, "--mib", self.mib,
-                             "--connections", self.connections)
+                             "--connections", self.connections, *options)
         gib = result["bytes"] / GIB
-        self.series.add(gib_cpu=gib / (result["cpu_seconds"] + meter.cpu),
-                        gib_s=gib / result["seconds"])
+        self.series.add(**{prefix + "gib_cpu": gib / (result["cpu_seconds"] + meter.cpu),
+                           prefix + "gib_s": gib / result["seconds"]})
+
+    def call(self, prefix="", *options):
+        with Meter({"server": self.server.process.pid}) as meter:
+            result = product("call", "--port", self.server.port, "--count", self.calls, *options)
+        self.series.add(**{
+            prefix + "us": (result["cpu_seconds"] + meter.cpu) * 1e6 / result["requests"],
+            prefix + "calls_s": result["requests"] / result["seconds"]})
 
     def send_iperf(self):
         with Meter({"server": self.iperf.pid}) as meter:
@@ -229,10 +236,10 @@ class RPCRows:
         steps = [self.send, self.send_iperf]
         for step in steps if number % 2 == 0 else reversed(steps):
             step()
-        with Meter({"server": self.server.process.pid}) as meter:
-            result = product("call", "--port", self.server.port, "--count", self.calls)
-        self.series.add(us=(result["cpu_seconds"] + meter.cpu) * 1e6 / result["requests"],
-                        calls_s=result["requests"] / result["seconds"])
+        self.call()
+        # Beside the rows: as gateway and datanode of one machine talk to each other.
+        self.send("shared_memory_", "--shared", 1)
+        self.call("shared_memory_", "--shared", 1)
 
     def rows(self):
         found = self.series

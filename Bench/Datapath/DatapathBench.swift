@@ -9,8 +9,8 @@ struct DatapathBench {
                datapath-bench prepare --dir DIR [--mib 1024]
                datapath-bench read --dir DIR --size BYTES --depth N [--seconds 3]
                datapath-bench serve                 (prints its port; ends with standard input)
-               datapath-bench send --port PORT [--connections 2] [--mib 4096] [--depth 8]
-               datapath-bench call --port PORT [--count 300000] [--depth 64]
+               datapath-bench send --port PORT [--connections 2] [--mib 4096] [--depth 2] [--shared 1]
+               datapath-bench call --port PORT [--count 300000] [--depth 64] [--shared 1]
         """
 
     static func main() async {
@@ -52,7 +52,7 @@ struct Options: Sendable {
     var directory = ""
     private var numbers: [String: Int] = [:]
     private static let names: Set<String> = [
-        "mib", "depth", "size", "seconds", "port", "connections", "count",
+        "mib", "depth", "size", "seconds", "port", "connections", "count", "shared",
     ]
 
     init(_ arguments: [String]) throws(UsageError) {

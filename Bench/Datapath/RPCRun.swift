@@ -4,7 +4,8 @@ import Model
 import Reactor
 import Transport
 
-/// Row 8: payloads and small calls over loopback TCP, server and client in processes of their own.
+/// Row 8: payloads and small calls, server and client in processes of their own: over loopback
+/// TCP, or (`--shared 1`) as processes of one machine do it, in shared memory.
 struct RPCRun {
     private let options: Options
 
@@ -37,7 +38,8 @@ struct RPCRun {
     /// Sends payloads of 1 MiB over `connections`, each on a core of its own.
     func send() async throws {
         let connections = options.number("connections", 2)
-        let depth = options.number("depth", 8)
+        // One on its way and the next ready: more only pushes the payloads out of the cache.
+        let depth = options.number("depth", 2)
         let mib = options.number("mib", 4096)
         let reactors = try ReactorGroup(registersArena: true)
         let buffer = reactors.reactors[0].pool.allocate(1 << 20)
@@ -100,7 +102,7 @@ struct RPCRun {
             let reactor = reactors.reactors[index % reactors.reactors.count]
             let channel = RPCChannel(
                 .remote(host: "127.0.0.1", port: options.number("port", 0)), name: "bench",
-                on: reactor)
+                on: reactor, mayShareMemory: options.number("shared", 0) == 1)
             _ = try await channel.call(1, [0])
             channels.append((channel, reactor))
         }

@@ -143,22 +143,12 @@ struct Connection: ~Copyable {
         let total = request.head.count + body
         while sent < total {
             let bodySent = max(0, sent - request.head.count)
-            let piece = content.bytes(seed: request.seed, offset: bodySent, count: body - bodySent)
-            let count = request.head.withUnsafeBytes { head -> Int in
-                let head = UnsafeRawBufferPointer(rebasing: head[min(sent, head.count)...])
-                var vectors = [
-                    iovec(
-                        iov_base: UnsafeMutableRawPointer(mutating: head.baseAddress),
-                        iov_len: head.count),
-                    iovec(
-                        iov_base: UnsafeMutableRawPointer(mutating: piece.baseAddress),
-                        iov_len: piece.count),
-                ]
-                return vectors.withUnsafeMutableBufferPointer { vectors -> Int in
-                    var message = msghdr()
-                    message.msg_iov = vectors.baseAddress
-                    message.msg_iovlen = vectors.count
-                    return sendmsg(descriptor, &message, Connection.sendFlags)
+            let count = content.withBytes(
+                seed: request.seed, offset: bodySent, count: body - bodySent
+            ) { piece in
+                request.head.withUnsafeBytes { head in
+                    sendTogether(
+                        UnsafeRawBufferPointer(rebasing: head[min(sent, head.count)...]), piece)
                 }
             }
             guard count > 0 else {
@@ -167,6 +157,20 @@ struct Connection: ~Copyable {
                 throw .system(operation: "send", code: errno)
             }
             sent += count
+        }
+    }
+
+    /// One call of sendmsg(2) with what is left of the head and a piece of the body.
+    private func sendTogether(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) -> Int
+    {
+        var vectors = [head, body].map {
+            iovec(iov_base: UnsafeMutableRawPointer(mutating: $0.baseAddress), iov_len: $0.count)
+        }
+        return vectors.withUnsafeMutableBufferPointer { vectors in
+            var message = msghdr()
+            message.msg_iov = vectors.baseAddress
+            message.msg_iovlen = vectors.count
+            return sendmsg(descriptor, &message, Connection.sendFlags)
         }
     }
 
@@ -244,11 +248,14 @@ struct Connection: ~Copyable {
     ) throws(RequestFailure) {
         var done = 0
         while done < count {
-            let wanted = content.bytes(
-                seed: request.seed, offset: offset + done, count: count - done)
-            guard memcmp(buffer.baseAddress! + start + done, wanted.baseAddress!, wanted.count) == 0
-            else { throw .mismatch }
-            done += wanted.count
+            let (isEqual, compared) = content.withBytes(
+                seed: request.seed, offset: offset + done, count: count - done
+            ) { wanted in
+                let found = buffer.baseAddress! + start + done
+                return (memcmp(found, wanted.baseAddress!, wanted.count) == 0, wanted.count)
+            }
+            guard isEqual else { throw .mismatch }
+            done += compared
         }
     }
 }
