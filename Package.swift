@@ -93,7 +93,7 @@ let package = Package(
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
-        target("Reactor", ["Bytes", "CLiburing", "CLinux", .deque, .heap]),
+        target("Reactor", ["Bytes", "Telemetry", "CLiburing", "CLinux", .deque, .heap]),
         target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
 
         // L3: durable state
@@ -101,7 +101,8 @@ let package = Package(
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
         target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
         target(
-            "ContainerStore", ["Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
+            "ContainerStore",
+            ["Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model", "Bytes"]),
 
         // L4: services
         target(
@@ -135,13 +136,16 @@ let package = Package(
                 .configuration, .crypto, .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
-        // Programs of `make bench`
+        // Programs of `make bench`: kernels beside their yardsticks, load, the data path
         .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
         .executableTarget(
             name: "datapath-bench",
             dependencies: [
                 "ContainerStore", "Transport", "Reactor", "Bytes", "Checksum", "Model",
             ], path: "Bench/Datapath", swiftSettings: settings),
+        .executableTarget(
+            name: "kernel-bench", dependencies: ["ErasureCode", "Checksum", "Model", "CISAL"],
+            path: "Bench/Kernels", swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
@@ -160,8 +164,11 @@ let package = Package(
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
             "ContainerStoreTests",
-            ["ContainerStore", "Reactor", "ContainerFormat", "Checksum", "Model", "Bytes"]),
-        tests("ReactorTests", ["Reactor", "Bytes"]),
+            [
+                "ContainerStore", "Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model",
+                "Bytes",
+            ]),
+        tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),

@@ -36,8 +36,8 @@ void apus_md5_lanes_scalar(
 #include <immintrin.h>
 
 // Measured on a core of Zen 4, GB/s in total, messages in its second-level cache: scalar 0.73;
-// AVX-512VL with 4 lanes 2.6, 8 lanes 5.2, 16 lanes 7.9 (two chains of 8: 7.6); AVX2 with 8 lanes
-// 4.7, two chains of 8 6.1. 32 lanes gave 11 where lines did not share a cache set, 7.1 where they
+// AVX-512VL with 4 lanes 2.6, 8 lanes 5.2, two chains of 8 8.3 (one of 16: 7.8); AVX2 with 8 lanes
+// 4.7, two chains of 8 6.5. 32 lanes gave 11 where lines did not share a cache set, 7.1 where they
 // did, as page-aligned buffers do: not worth a wider interface.
 #define NAME md5_4
 #define TARGET "avx512f,avx512vl"
@@ -53,8 +53,8 @@ void apus_md5_lanes_scalar(
 
 #define NAME md5_16
 #define TARGET "avx512f,avx512vl"
-#define QUADS 4
-#define CHAINS 1
+#define QUADS 2
+#define CHAINS 2
 #include "md5_kernel.h"
 
 #define NAME md5_8_avx2

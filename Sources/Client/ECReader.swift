@@ -8,6 +8,9 @@ public struct ECReader: ObjectReader {
     enum Limits {
         /// User bytes read ahead of the one who takes them; one stripe goes regardless.
         static let readAhead = 12 << 20
+        /// Bytes of the first piece of a long read, which is fetched alone: the first byte waits
+        /// neither for a stripe nor for a cell.
+        static let firstPiece = 128 << 10
     }
 
     private let groups: [(start: Int, reader: GroupReader)]
@@ -58,10 +61,7 @@ public struct ECReader: ObjectReader {
             for parts in reader.stripes(in: inner) {
                 // The first byte should not wait for a whole stripe.
                 if steps.isEmpty {
-                    steps.append(Step(reader: reader, parts: [parts[0]]))
-                    if parts.count > 1 {
-                        steps.append(Step(reader: reader, parts: Array(parts[1...])))
-                    }
+                    steps = Self.firstSteps(reader, parts)
                 } else {
                     steps.append(Step(reader: reader, parts: parts))
                 }
@@ -69,6 +69,25 @@ public struct ECReader: ObjectReader {
             if end >= range.upperBound { break }
         }
         return steps
+    }
+
+    /// The first stripe's work, its first piece apart.
+    private static func firstSteps(
+        _ reader: GroupReader, _ parts: [StripeGeometry.CellRange]
+    ) -> [Step] {
+        guard parts[0].range.count > 2 * Limits.firstPiece else {
+            let first = Step(reader: reader, parts: [parts[0]])
+            return parts.count == 1 ? [first] : [first, Step(reader: reader, parts: Array(parts[1...]))]
+        }
+        var first = parts[0]
+        let unit = ReplicationConfig.checksumUnit
+        // Up to the end of a unit, so that no unit is read twice.
+        let cut = (first.range.lowerBound + Limits.firstPiece) / unit * unit
+        var rest = parts
+        rest[0].range = cut..<first.range.upperBound
+        rest[0].replicaOffset += cut - first.range.lowerBound
+        first.range = first.range.lowerBound..<cut
+        return [Step(reader: reader, parts: [first]), Step(reader: reader, parts: rest)]
     }
 
     public func read(
@@ -79,12 +98,21 @@ public struct ECReader: ObjectReader {
             "bytes \(range) lie outside of a key of \(length)")
         guard !range.isEmpty else { return }
         let steps = steps(range)
+        if steps.count == 1 {
+            for payload in try await steps[0].reader.read(steps[0].parts) {
+                try await body(payload)
+            }
+            return
+        }
         var running: [Task<Result<[Payload], StoreError>, Never>] = []
         defer { for task in running { task.cancel() } }
         var next = 0
         var ahead = 0
-        for step in steps {
-            while next < steps.count, running.isEmpty || ahead < Limits.readAhead {
+        for (index, step) in steps.enumerated() {
+            // The first piece goes alone, if more than a stripe follows it.
+            while next < steps.count,
+                running.isEmpty || (ahead < Limits.readAhead && (index > 0 || steps.count < 4))
+            {
                 running.append(start(steps[next]))
                 ahead += steps[next].byteCount
                 next += 1

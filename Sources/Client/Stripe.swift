@@ -1,4 +1,5 @@
 import Bytes
+import Checksum
 import ErasureCode
 import Model
 
@@ -9,7 +10,9 @@ struct Stripe: Sendable {
     private(set) var data: [AlignedBuffer] = []
     private(set) var length = 0
     private var parity: [AlignedBuffer] = []
-    private var checksums: [[UInt32]] = []
+    /// Of data cells as they are filled, of parity cells when they are made.
+    private var dataSums: [UnitChecksums] = []
+    private var paritySums: [[UInt32]] = []
     private let pool: BufferPool
     /// Bytes to make room for in a cell; less than a cell where the key is known to be short.
     private let cellCapacity: Int
@@ -34,12 +37,16 @@ struct Stripe: Sendable {
         while taken < bytes.count, !isFull {
             let cell = length / replication.cellSize
             let offset = length % replication.cellSize
-            if cell == data.count { data.append(pool.allocate(cellCapacity)) }
+            if cell == data.count {
+                data.append(pool.allocate(cellCapacity))
+                dataSums.append(UnitChecksums(expecting: cellCapacity))
+            }
             if offset == data[cell].capacity { grow(cell) }
             let room = min(replication.cellSize, data[cell].capacity) - offset
             let count = min(room, bytes.count - taken)
-            (data[cell].base + offset).copyMemory(
-                from: bytes.baseAddress! + taken, byteCount: count)
+            dataSums[cell].copy(
+                UnsafeRawBufferPointer(rebasing: bytes[taken..<taken + count]),
+                to: data[cell].bytes(in: offset..<offset + count))
             taken += count
             length += count
         }
@@ -53,7 +60,7 @@ struct Stripe: Sendable {
         data[cell] = larger
     }
 
-    /// Computes parity and checksums.
+    /// Computes parity and its checksums.
     mutating func encode(_ codec: Codec) {
         let cellBytes = (0..<replication.data).map { index in
             index < data.count
@@ -62,21 +69,25 @@ struct Stripe: Sendable {
         }
         parity = (0..<replication.parity).map { _ in pool.allocate(max(cellLength(0), 1)) }
         let targets = parity.map { $0.bytes(in: 0..<cellLength(0)) }
-        checksums = codec.encodeAndChecksum(data: cellBytes, parity: targets)
+        paritySums = codec.encodeAndChecksumParity(data: cellBytes, parity: targets)
     }
 
     /// Gives the memory back; lengths stay.
     mutating func dropBuffers() {
         data = []
         parity = []
-        checksums = []
+        dataSums = []
+        paritySums = []
     }
 
     /// Cell `index` (from 0; parity from d on) and its checksums, nil where it is empty.
     func cell(_ index: Int) -> (payload: Payload?, checksums: [UInt32]) {
         let count = cellLength(index)
         guard count > 0 else { return (nil, []) }
-        let buffer = index < replication.data ? data[index] : parity[index - replication.data]
-        return (Payload(buffer, 0..<count), checksums[index])
+        guard index < replication.data else {
+            let row = index - replication.data
+            return (Payload(parity[row], 0..<count), paritySums[row])
+        }
+        return (Payload(data[index], 0..<count), dataSums[index].sums)
     }
 }

@@ -40,7 +40,8 @@ final class ClosedCache: Sendable {
         do throws(IOError) {
             let path = container.volume.dataPath(container.id)
             let file = try await File.open(
-                path, [.read, .write, .direct], on: container.volume.reactor)
+                path, [.read, .write, .direct], on: container.volume.reactor,
+                disk: container.volume.disk)
             files.withLock { $0.insert(file, for: container.id, cost: 1) }
             return file
         } catch {
@@ -143,6 +144,7 @@ extension Container {
         -> [UInt8]
     {
         do throws(IOError) { return try await volume.read(file, range) } catch {
+            if error.isOverload { throw volume.overloaded(error) }
             markDamaged("its index cannot be read: \(error.description)")
             throw StoreError(.io, "\(name): \(error.description)")
         }

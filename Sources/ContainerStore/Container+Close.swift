@@ -135,7 +135,7 @@ extension Container {
             let end = min(bytes.count, position + ContainerStore.Limits.indexWriteBytes)
             try await file.write(
                 Payload(copying: bytes[position..<end], pool: volume.reactor.pool),
-                at: offset + position)
+                at: offset + position, class: .background)
             position = end
         }
     }
@@ -162,7 +162,7 @@ extension Container {
             bytes.count
             + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
         let file = try await File.open(
-            temporary, [.read, .write, .create, .truncate, .direct], on: reactor)
+            temporary, [.read, .write, .create, .truncate, .direct], on: reactor, disk: volume.disk)
         try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)
         try await writeZeros(bytes.count..<ahead, to: file)
         try await file.synchronize()

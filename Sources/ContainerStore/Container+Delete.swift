@@ -110,7 +110,7 @@ extension Container {
             file = try await cache.dataFile(of: self)
         }
         do throws(IOError) {
-            for extent in extents { try await file.punchHole(extent) }
+            for extent in extents { try await file.punchHole(extent, class: .background) }
         } catch {
             if error.isUnsupported { return }
             throw volume.failure(of: error)

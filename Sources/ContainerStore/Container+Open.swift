@@ -19,7 +19,8 @@ extension Container {
         try await volume.changing { () async throws(IOError) in
             let reactor = volume.reactor
             let new = try await File.open(
-                path + ".new", [.read, .write, .create, .truncate, .direct], on: reactor)
+                path + ".new", [.read, .write, .create, .truncate, .direct], on: reactor,
+                disk: volume.disk)
             try await new.write(
                 Payload(copying: header.encoded(for: .data), pool: reactor.pool), at: 0)
             do throws(IOError) { try await new.allocate(0..<extent) } catch {
@@ -30,9 +31,10 @@ extension Container {
             let tail = try await container.replaceJournal(volume.journalPath(id), [])
             try await reactor.rename(path + ".new", to: path)
             try await reactor.synchronizeDirectory(volume.containersPath)
-            let data = try await File.open(path, [.read, .write, .direct], on: reactor)
+            let data = try await File.open(
+                path, [.read, .write, .direct], on: reactor, disk: volume.disk)
             let journal = try await File.open(
-                volume.journalPath(id), [.read, .write, .direct], on: reactor)
+                volume.journalPath(id), [.read, .write, .direct], on: reactor, disk: volume.disk)
             container.state.withLock { state in
                 state.dataFile = data
                 state.journalFile = journal
@@ -112,13 +114,15 @@ extension Container {
                 let end = closing.footerOffset + ContainerFooter.size
                 guard size > end else { return }
                 // The start before this one ended between closing and cutting.
-                let data = try await File.open(volume.dataPath(id), [.write], on: reactor)
+                let data = try await File.open(
+                    volume.dataPath(id), [.write], on: reactor, disk: volume.disk)
                 try await data.truncate(to: end)
                 state.withLock { $0.allocatedTo = end }
                 charge(end - size)
             } else {
                 let journal = try await File.open(
-                    volume.journalPath(id), [.read, .write, .direct], on: reactor)
+                    volume.journalPath(id), [.read, .write, .direct], on: reactor, disk: volume.disk
+                )
                 state.withLock { $0.journalFile = journal }
             }
         }
@@ -133,7 +137,8 @@ extension Container {
         guard contents.closing == nil, size > 0 else { return shortage }
         do throws(IOError) {
             let data = try await File.open(
-                volume.dataPath(id), [.read, .write, .direct], on: volume.reactor)
+                volume.dataPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk
+            )
             let block = try await volume.read(data, 0..<ContainerHeader.size)
             state.withLock { $0.dataFile = data }
             let found = try? block.withParsed { (bytes) throws(FormatError) in
@@ -148,7 +153,7 @@ extension Container {
     private func cutTail() async throws(IOError) {
         let (last, end) = state.withLock { ($0.journal.lastBlock, $0.journal.end) }
         let journal = try await File.open(
-            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor)
+            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk)
         if let last {
             try await journal.write(
                 Payload(copying: last.bytes, pool: volume.reactor.pool), at: last.offset)

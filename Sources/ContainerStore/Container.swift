@@ -241,7 +241,7 @@ final class Container: Sendable {
     private func openJournal() async throws(IOError) -> File {
         if let file = state.withLock({ $0.journalFile }) { return file }
         let file = try await File.open(
-            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor)
+            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk)
         state.withLock { $0.journalFile = file }
         return file
     }

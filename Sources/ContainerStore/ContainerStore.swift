@@ -24,6 +24,7 @@ public final class ContainerStore: Sendable {
         var creating: [ContainerID: [UnsafeContinuation<Void, Never>]] = [:]
         var cluster: ClusterID?
         var isShut = false
+        var scrubbers: [Scrubber] = []
     }
 
     init(
@@ -279,6 +280,7 @@ public final class ContainerStore: Sendable {
             state.isShut = true
             return Array(state.containers.values)
         }
+        for scrubber in scrubbers { await scrubber.stop() }
         for container in containers where container.volume.failure == nil {
             try await container.shut()
         }

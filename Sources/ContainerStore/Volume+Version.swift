@@ -41,6 +41,7 @@ extension Volume {
         }
         withState { $0.version = version }
         try await takeLock()
+        try await loadProfile()
     }
 
     /// Makes sure that no other store works on the volume.
@@ -48,7 +49,7 @@ extension Volume {
         guard options.locksVolumes else { return }
         let isTaken: Bool
         do throws(IOError) {
-            let file = try await File.open(lockPath, [.write, .create], on: reactor)
+            let file = try await File.open(lockPath, [.write, .create], on: reactor, disk: disk)
             isTaken = try file.lock()
             if isTaken { withState { $0.lock = file } }
         } catch {
@@ -67,11 +68,15 @@ extension Volume {
             return state.lock
         }
         do throws(IOError) { try await file?.close() } catch { fail(error.description) }
+        disk.close()
     }
 
     private func format(datanode: DatanodeID, names: [String]) async throws(StoreError) {
-        // A crash while formatting leaves the first two; a file system of its own the third.
-        let expected: Set = ["containers", "VERSION.new", "lost+found"]
+        // A crash while formatting leaves the first two; a file system of its own the third; a
+        // disk that was measured first the last.
+        let expected: Set = [
+            "containers", "VERSION.new", "lost+found", DiskProfile.fileName,
+        ]
         let strange = names.filter { !expected.contains($0) }
         guard strange.isEmpty else {
             throw StoreError(
@@ -90,24 +95,19 @@ extension Volume {
             return
         }
         try await takeLock()
+        try await loadProfile()
     }
 
     /// Replaces the `VERSION` file, durably.
     func writeVersion(_ version: VolumeVersion) async throws(IOError) {
-        let temporary = versionPath + ".new"
-        let file = try await File.open(temporary, [.write, .create, .truncate], on: reactor)
-        try await file.write(Payload(copying: version.encoded(), pool: reactor.pool), at: 0)
-        try await file.synchronize()
-        try await file.close()
-        try await reactor.rename(temporary, to: versionPath)
-        try await reactor.synchronizeDirectory(path)
+        try await replace(versionPath, with: version.encoded(), class: .client)
         withState { $0.version = version }
     }
 
     /// The bytes of a small file. Read directly: pages of it left in the kernel's cache would
     /// get in the way of later direct writes, which shows as EIO from a sync.
     func readAll(_ path: String, limit: Int) async throws(IOError) -> [UInt8] {
-        let file = try await File.open(path, [.read, .direct], on: reactor)
+        let file = try await File.open(path, [.read, .direct], on: reactor, disk: disk)
         let bytes = try await read(file, 0..<min(limit, try await file.size()))
         try await file.close()
         return bytes

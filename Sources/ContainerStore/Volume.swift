@@ -11,6 +11,8 @@ final class Volume: Sendable {
     let reactor: Reactor
     let options: ContainerStore.Options
     let committer: Committer
+    /// What all I/O on the volume's files goes through.
+    let disk: Disk
 
     struct State {
         /// Why the volume was taken out.
@@ -35,6 +37,7 @@ final class Volume: Sendable {
         self.reactor = reactor
         self.options = options
         committer = Committer(reactor: reactor, durability: options.durability)
+        disk = Disk(name: path, on: reactor)
     }
 
     var containersPath: String { path + "/containers" }
@@ -75,12 +78,18 @@ final class Volume: Sendable {
     /// What to tell of a failed operation that changes files. Unless the disk is merely full, the
     /// volume is taken out: after a failed write or sync nobody knows what is on it.
     func failure(of error: IOError) -> StoreError {
+        if error.isOverload { return overloaded(error) }
         if error.isFull {
             noteFull()
             return StoreError(.noSpace, "volume \(path) is full: \(error.description)")
         }
         fail(error.description)
         return failed(error.description)
+    }
+
+    /// What to tell of an operation that found the disk's queue full.
+    func overloaded(_ error: IOError) -> StoreError {
+        StoreError(.overloaded, "volume \(path) has too much to do: \(error.description)")
     }
 
     /// Runs `body` and turns its error into what `failure(of:)` says.

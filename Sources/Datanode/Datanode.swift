@@ -40,6 +40,7 @@ public final class Datanode: RPCHandler {
     private let reactor: Reactor
     private let server = Mutex<RPCServer?>(nil)
     private let heartbeats = Mutex<Task<Void, Never>?>(nil)
+    private let scrubLog = Mutex<Task<Void, Never>?>(nil)
 
     private init(
         id: DatanodeID, store: ContainerStore, options: Options, scm: SCMClient, reactor: Reactor,
@@ -87,11 +88,47 @@ public final class Datanode: RPCHandler {
 
     /// Stops serving, then closes the volumes.
     public func close() async throws(StoreError) {
+        scrubLog.withLock { $0 }?.cancel()
         let task = heartbeats.withLock { $0 }
         task?.cancel()
         await task?.value
         await server.withLock { $0 }?.stop()
         try await store.close()
+    }
+
+    // MARK: Scrubbing
+
+    /// Begins to verify what the disks hold, in the background, and logs what is found and how far
+    /// it is; ended by `close()`.
+    public func startScrubbing(
+        _ options: Scrubber.Options, clock: @escaping @Sendable () -> Timestamp
+    ) {
+        store.startScrubbing(options, clock: clock)
+        scrubLog.withLock {
+            $0 = Task(executorPreference: reactor) { await self.logScrubbing() }
+        }
+    }
+
+    private func logScrubbing() async {
+        var told: [String: Scrubber.Status] = [:]
+        var lookedAt = 0
+        while !Task.isCancelled {
+            for status in store.scrubbers.map(\.status) {
+                let before = told[status.volume]
+                for finding in status.findings.dropFirst(before?.findings.count ?? 0) {
+                    logger.error("scrub: \(finding)")
+                }
+                let isFinished = status.rounds > before?.rounds ?? 0
+                if isFinished || (status.activity == .reading && lookedAt % 60 == 59) {
+                    logger.info("\(status)")
+                }
+                told[status.volume] = status
+            }
+            lookedAt += 1
+            do throws(CancellationError) { try await reactor.sleep(for: .seconds(10)) } catch {
+                return
+            }
+        }
     }
 
     // MARK: Requests

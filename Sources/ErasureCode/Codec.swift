@@ -7,14 +7,15 @@ import Synchronization
 ///
 /// Cell i (from 0) of a stripe is replica index i + 1: d data cells, then p parity cells. A data
 /// cell that is shorter than the stripe's first counts as padded with zeros; the padding is
-/// neither asked for nor written. The work goes in tiles of `Limits.tile` bytes per cell, so that
-/// what one pass leaves in the processor's cache is there for the next.
+/// neither asked for nor written. The work goes in tiles of some bytes of each cell, so that what
+/// one pass leaves in the processor's cache is there for the next.
 ///
 /// Thread-safe. Inverted matrices are kept, at most `Limits.plans` of them.
 public final class Codec: Sendable {
     public enum Limits {
-        /// Bytes of each cell that are worked on at a time. A multiple of the checksum unit.
-        public static let tile = 32 * 1024
+        /// Bytes of each cell that are worked on at a time where nothing but parity is made, so
+        /// that a second pass over the inputs, for many rows, finds them in cache.
+        public static let tile = 64 * 1024
         /// Inverted matrices kept. One per set of lost cells in use; a failed node makes one per
         /// replica index that it held.
         public static let plans = 64
@@ -23,7 +24,7 @@ public final class Codec: Sendable {
     public let replication: ReplicationConfig
     /// What does the arithmetic.
     public let kernel: GaloisKernel
-    private let encoding: LinearMap
+    let encoding: LinearMap
     /// The generator matrix, d + p rows of d elements.
     private let generator: [UInt8]
     private let plans: Mutex<PlanCache>
@@ -60,30 +61,6 @@ public final class Codec: Sendable {
         }
     }
 
-    /// Writes the parity cells of `data` and returns the CRC32C of every 16 KiB unit of every
-    /// cell: d + p lists, data first. Preconditions as for `encode`.
-    public func encodeAndChecksum(
-        data: [UnsafeRawBufferPointer], parity: [UnsafeMutableRawBufferPointer]
-    ) -> [[UInt32]] {
-        let length = checkedLength(data, parity)
-        var checksums = (data.map(\.count) + parity.map(\.count)).map { count in
-            var list: [UInt32] = []
-            list.reserveCapacity(CRC32C.unitCount(count))
-            return list
-        }
-        for start in stride(from: 0, to: length, by: Limits.tile) {
-            let tile = start..<min(start + Limits.tile, length)
-            encoding.apply(data, parity, in: tile)
-            for index in 0..<replication.width {
-                let cell =
-                    index < replication.data
-                    ? data[index] : UnsafeRawBufferPointer(parity[index - replication.data])
-                appendChecksums(of: cell, in: tile, to: &checksums[index])
-            }
-        }
-        return checksums
-    }
-
     /// A cell to be rebuilt, and where to.
     public struct WantedCell {
         /// Number of the cell within the stripe, from 0.
@@ -110,18 +87,15 @@ public final class Codec: Sendable {
         _ cells: [UnsafeRawBufferPointer?], into wanted: [WantedCell]
     ) throws(ErasureCodeError) {
         precondition(cells.count == replication.width, "a stripe has \(replication.width) cells")
-        var inputs: [UnsafeRawBufferPointer] = []
-        inputs.reserveCapacity(replication.data)
         var sources: UInt32 = 0
-        for (index, cell) in cells.enumerated() where inputs.count < replication.data {
-            guard let cell else { continue }
-            inputs.append(cell)
+        for (index, cell) in cells.enumerated()
+        where cell != nil && sources.nonzeroBitCount < replication.data {
             sources |= 1 << UInt32(index)
         }
-        guard inputs.count == replication.data else {
+        guard sources.nonzeroBitCount == replication.data else {
             throw .tooManyLosses(
-                missing: cells.indices.filter { cells[$0] == nil }, present: inputs.count,
-                needed: replication.data)
+                missing: cells.indices.filter { cells[$0] == nil },
+                present: sources.nonzeroBitCount, needed: replication.data)
         }
         var asked: UInt32 = 0
         var length = 0
@@ -134,21 +108,48 @@ public final class Codec: Sendable {
             length = max(length, cell.bytes.count)
         }
         guard length > 0 else { return }
-        for index in replication.data..<replication.width where sources & 1 << UInt32(index) != 0 {
-            precondition(
-                cells[index]!.count >= length, "parity does not reach the end of the wanted cell")
-        }
-        let map = plan(PlanKey(sources: sources, wanted: asked))
-        let outputs = wanted.sorted { $0.index < $1.index }.map(\.bytes)
-        for start in stride(from: 0, to: length, by: Limits.tile) {
-            map.apply(inputs, outputs, in: start..<min(start + Limits.tile, length))
+        let key = PlanKey(sources: sources, wanted: asked)
+        rebuild(key, cells, wanted, length, plan(key))
+    }
+
+    /// The checked part of `decode`: makes the cells of `key.wanted` from those of `key.sources`.
+    private func rebuild(
+        _ key: PlanKey, _ cells: [UnsafeRawBufferPointer?], _ wanted: [WantedCell], _ length: Int,
+        _ map: LinearMap
+    ) {
+        withUnsafeTemporaryAllocation(
+            of: UnsafeRawBufferPointer.self, capacity: map.columns
+        ) { inputs in
+            var count = 0
+            for index in cells.indices where key.sources & 1 << UInt32(index) != 0 {
+                precondition(
+                    index < replication.data || cells[index]!.count >= length,
+                    "parity does not reach the end of the wanted cell")
+                inputs.initializeElement(at: count, to: cells[index]!)
+                count += 1
+            }
+            withUnsafeTemporaryAllocation(
+                of: UnsafeMutableRawBufferPointer.self, capacity: map.rows
+            ) { outputs in
+                for cell in wanted {
+                    // Its place among the wanted, by number.
+                    let before = key.wanted & (1 << UInt32(cell.index) - 1)
+                    outputs.initializeElement(at: before.nonzeroBitCount, to: cell.bytes)
+                }
+                for start in stride(from: 0, to: length, by: Limits.tile) {
+                    map.apply(
+                        UnsafeBufferPointer(inputs), UnsafeBufferPointer(outputs),
+                        in: start..<min(start + Limits.tile, length))
+                }
+            }
         }
     }
 
     /// How many inverted matrices are kept now.
     var planCount: Int { plans.withLock { $0.count } }
 
-    private func checkedLength(
+    /// The length of the first cell, once the preconditions of `encode` are seen to hold.
+    func checkedLength(
         _ data: [UnsafeRawBufferPointer], _ parity: [UnsafeMutableRawBufferPointer]
     ) -> Int {
         precondition(
@@ -160,18 +161,6 @@ public final class Codec: Sendable {
             data.allSatisfy { $0.count <= length } && parity.allSatisfy { $0.count == length },
             "no data cell is longer than the first, and parity cells are as long as it")
         return length
-    }
-
-    private func appendChecksums(
-        of cell: UnsafeRawBufferPointer, in tile: Range<Int>, to list: inout [UInt32]
-    ) {
-        var start = tile.lowerBound
-        let end = min(tile.upperBound, cell.count)
-        while start < end {
-            let next = min(start + CRC32C.unit, end)
-            list.append(CRC32C.of(UnsafeRawBufferPointer(rebasing: cell[start..<next])))
-            start = next
-        }
     }
 
     /// The matrix from the cells `sources` (d of them) to the cells `wanted`, both ascending.
@@ -196,7 +185,7 @@ public final class Codec: Sendable {
         }
         let map = LinearMap(
             rows: wanted.count, columns: data, coefficients: elements, kernel: kernel)
-        plans.withLock { $0[key] = map }
+        plans.withLock { $0.insert(map, key) }
         return map
     }
 }

@@ -51,6 +51,16 @@ final class LinearMap: Sendable {
         _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer],
         in range: Range<Int>
     ) {
+        inputs.withUnsafeBufferPointer { inputs in
+            outputs.withUnsafeBufferPointer { outputs in apply(inputs, outputs, in: range) }
+        }
+    }
+
+    /// As the other `apply`.
+    func apply(
+        _ inputs: UnsafeBufferPointer<UnsafeRawBufferPointer>,
+        _ outputs: UnsafeBufferPointer<UnsafeMutableRawBufferPointer>, in range: Range<Int>
+    ) {
         precondition(
             inputs.count == columns && outputs.count == rows, "one buffer per row and column")
         var start = range.lowerBound
@@ -68,8 +78,8 @@ final class LinearMap: Sendable {
 
     /// As `apply`, for a range that no buffer ends within.
     private func applySegment(
-        _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer],
-        _ range: Range<Int>
+        _ inputs: UnsafeBufferPointer<UnsafeRawBufferPointer>,
+        _ outputs: UnsafeBufferPointer<UnsafeMutableRawBufferPointer>, _ range: Range<Int>
     ) {
         withUnsafeTemporaryAllocation(
             of: UnsafeMutablePointer<UInt8>?.self, capacity: columns + rows
@@ -133,7 +143,8 @@ final class LinearMap: Sendable {
 
     /// The elements of the inputs and outputs that reach `end`.
     private func submatrix(
-        _ inputs: [UnsafeRawBufferPointer], _ outputs: [UnsafeMutableRawBufferPointer], at end: Int
+        _ inputs: UnsafeBufferPointer<UnsafeRawBufferPointer>,
+        _ outputs: UnsafeBufferPointer<UnsafeMutableRawBufferPointer>, at end: Int
     ) -> [UInt8] {
         var elements: [UInt8] = []
         elements.reserveCapacity(coefficients.count)

@@ -1,14 +1,17 @@
 /// Which cells are rebuilt from which, as bit sets.
-struct PlanKey: Hashable {
+struct PlanKey: Equatable {
     /// Bit i stands for cell i. As many as there are data cells.
     let sources: UInt32
     let wanted: UInt32
 }
 
 /// Matrices by what they rebuild; when full, the oldest goes.
+///
+/// Looked through from end to end: there are few, and a tile of cells is decoded in the time of
+/// some dozen hashes.
 struct PlanCache {
-    private var maps: [PlanKey: LinearMap] = [:]
-    private var order: [PlanKey] = []
+    private var keys: [PlanKey] = []
+    private var maps: [LinearMap] = []
     private var oldest = 0
     private let limit: Int
 
@@ -20,17 +23,19 @@ struct PlanCache {
     var count: Int { maps.count }
 
     subscript(key: PlanKey) -> LinearMap? {
-        get { maps[key] }
-        set {
-            guard let newValue else { preconditionFailure("entries leave by age only") }
-            guard maps.updateValue(newValue, forKey: key) == nil else { return }
-            if order.count < limit {
-                order.append(key)
-            } else {
-                maps[order[oldest]] = nil
-                order[oldest] = key
-                oldest = (oldest + 1) % limit
-            }
+        keys.firstIndex(of: key).map { maps[$0] }
+    }
+
+    /// Keeps `map`, unless one with its key is there already.
+    mutating func insert(_ map: LinearMap, _ key: PlanKey) {
+        if keys.contains(key) { return }
+        if keys.count < limit {
+            keys.append(key)
+            maps.append(map)
+        } else {
+            keys[oldest] = key
+            maps[oldest] = map
+            oldest = (oldest + 1) % limit
         }
     }
 }

@@ -28,6 +28,18 @@ public final class MetadataStore: Sendable {
         public static let checkpointWaitSeconds = 0.5
     }
 
+    /// Records kept in memory, beside the pages of the database.
+    public struct Cache: Sendable {
+        public var tables: Set<MetadataTable>
+        /// Bytes, about; 0 keeps nothing.
+        public var bytes: Int
+
+        public init(tables: Set<MetadataTable> = [], bytes: Int = 0) {
+            self.tables = tables
+            self.bytes = bytes
+        }
+    }
+
     /// Version of the layout of the file.
     public static let formatVersion = 1
 
@@ -45,11 +57,14 @@ public final class MetadataStore: Sendable {
     private let checkpointer: DatabaseQueue
     private let applied: Atomic<UInt64>
     private let unsynced = Atomic<Int>(0)
+    private let cache: RecordCache
     public let path: String
 
     private init(
-        path: String, pool: DatabasePool, checkpointer: DatabaseQueue, applied: UInt64
+        path: String, pool: DatabasePool, checkpointer: DatabaseQueue, applied: UInt64,
+        cache: Cache
     ) {
+        self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
         self.path = path
         self.pool = pool
         self.checkpointer = checkpointer
@@ -62,13 +77,13 @@ public final class MetadataStore: Sendable {
     /// - Throws: `versionMismatch` if another version of this program wrote the file,
     ///   `badRequest` if it belongs to another role, `corrupt` or `io` if it cannot be read.
     public static func open(
-        path: String, role: String, tables: [MetadataTable]
+        path: String, role: String, tables: [MetadataTable], cache: Cache = Cache()
     ) async throws(StoreError) -> MetadataStore {
         let result: Result<MetadataStore, StoreError> = await withCheckedContinuation { waiting in
             DispatchQueue.global().async {
                 waiting.resume(
                     returning: Result { () throws(StoreError) in
-                        try openBlocking(path: path, role: role, tables: tables)
+                        try openBlocking(path: path, role: role, tables: tables, cache: cache)
                     })
             }
         }
@@ -76,7 +91,7 @@ public final class MetadataStore: Sendable {
     }
 
     private static func openBlocking(
-        path: String, role: String, tables: [MetadataTable]
+        path: String, role: String, tables: [MetadataTable], cache: Cache
     ) throws(StoreError) -> MetadataStore {
         try mapped(path) {
             let pool = try DatabasePool(path: path, configuration: configuration)
@@ -87,7 +102,7 @@ public final class MetadataStore: Sendable {
             }
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
-                path: path, pool: pool, checkpointer: checkpointer, applied: applied)
+                path: path, pool: pool, checkpointer: checkpointer, applied: applied, cache: cache)
         }
     }
 
@@ -168,16 +183,20 @@ public final class MetadataStore: Sendable {
         through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
     ) async throws(StoreError) -> R {
         precondition(index >= appliedIndex, "commands are applied in order")
-        let (result, bytes) = try await mapped { () async throws in
+        let (result, bytes, changes) = try await mapped { () async throws in
             try await self.pool.write { db in
-                let tables = StoredTables(db, isReadOnly: false)
+                let tables = StoredTables(
+                    db, isReadOnly: false, cache: self.cache, began: self.cache.clock)
                 let result = body(tables)
                 if let failure = tables.failure { throw failure }
+                // Before the commit, so that nobody reads from the cache what it replaces.
+                self.cache.invalidate(Array(tables.changes.keys))
                 try db.cachedStatement(sql: "UPDATE apus SET value = ? WHERE name = 'applied'")
                     .execute(arguments: [Int64(index)])
-                return (result, tables.bytesWritten)
+                return (result, tables.bytesWritten, tables.changes)
             }
         }
+        cache.publish(changes)
         applied.store(index, ordering: .releasing)
         unsynced.wrappingAdd(bytes, ordering: .relaxed)
         return result
@@ -187,9 +206,12 @@ public final class MetadataStore: Sendable {
     ///
     /// Reads that wait while others run are run together on one snapshot: what an access to the
     /// database costs beside its work (threads to wake, a transaction) is shared between them.
+    /// What is all in the cache is answered from there, in the caller's thread: `body` runs a
+    /// second time if it turns out not to be.
     public func read<R: Sendable>(
         _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
+        if let result = readCached(body) { return try result.get() }
         let result: Result<R, StoreError> = await withCheckedContinuation { answer in
             let read: WaitingRead = { tables in
                 switch tables {
@@ -215,6 +237,17 @@ public final class MetadataStore: Sendable {
         return try result.get()
     }
 
+    /// The answer from the cache alone; nil if something is missing there or was changed
+    /// meanwhile, so that what was read need not be of one moment.
+    private func readCached<R>(
+        _ body: (StoredTables) throws(StoreError) -> R
+    ) -> Result<R, StoreError>? {
+        let began = cache.clock
+        let tables = StoredTables(nil, isReadOnly: true, cache: cache, began: began)
+        let result = Result { () throws(StoreError) in try body(tables) }
+        return tables.isIncomplete || cache.clock != began ? nil : result
+    }
+
     /// Runs what waits on the queue of a reader until nothing does.
     private func runReads() {
         pool.asyncUnsafeRead { [self] database in
@@ -224,9 +257,13 @@ public final class MetadataStore: Sendable {
                 // applied before any of these reads was asked for.
                 do {
                     let database = try database.get()
+                    let began = cache.clock
                     try database.inTransaction(.deferred) {
                         for read in batch {
-                            read(.success(StoredTables(database, isReadOnly: true)))
+                            read(
+                                .success(
+                                    StoredTables(
+                                        database, isReadOnly: true, cache: cache, began: began)))
                         }
                         isAnswered = true
                         return .commit

@@ -7,9 +7,18 @@ import Model
 /// Remembers the first error of the database in `failure`; from then on it reads nothing and
 /// writes nothing. Whoever made it throws that error instead of using what was computed.
 ///
-/// Lives on the queue of its connection, for the length of one call.
+/// Lives on the queue of its connection, for the length of one call. One without a connection
+/// reads from the record cache alone, in the thread of its caller; if something is not there it
+/// says so in `isIncomplete`, and what was computed is not used.
 public final class StoredTables: MetadataTransaction {
-    private let database: Database
+    private let database: Database?
+    private let cache: RecordCache
+    /// When the snapshot was made, at the earliest, by the cache's steps.
+    private let began: UInt64
+    /// What this transaction has changed in tables that the cache holds.
+    private(set) var changes: [RecordCache.Key: [UInt8]?] = [:]
+    /// Something that was to be read is not in the cache.
+    private(set) var isIncomplete = false
     private let isReadOnly: Bool
     private var scanned: [MetadataTable] = []
     /// The first error that the database gave.
@@ -17,13 +26,36 @@ public final class StoredTables: MetadataTransaction {
     /// Bytes of keys and values written.
     private(set) var bytesWritten = 0
 
-    init(_ database: Database, isReadOnly: Bool) {
+    /// - Parameter database: nil to read from the cache alone.
+    init(_ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64) {
         self.database = database
         self.isReadOnly = isReadOnly
+        self.cache = cache
+        self.began = began
     }
 
     public func get(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
-        guarded {
+        guard cache.holds(table) else { return read(table, key) }
+        let cacheKey = RecordCache.Key(table: table, bytes: key)
+        if isReadOnly {
+            // Beside a snapshot the cache may be ahead of it.
+            guard database != nil else {
+                let value = isIncomplete ? nil : cache.get(cacheKey)
+                if value == nil { isIncomplete = true }
+                return value
+            }
+        } else {
+            // The one writer: nothing is newer than what it wrote, then the cache.
+            if let own = changes[cacheKey] { return own }
+            if let value = cache.get(cacheKey) { return value }
+        }
+        let value = read(table, key)
+        if let value { cache.offer(cacheKey, value, readAt: began) }
+        return value
+    }
+
+    private func read(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
+        guarded { database in
             let statement = try database.cachedStatement(
                 sql: "SELECT v FROM \(table.sqlName) WHERE k = ?")
             let rows = try Row.fetchCursor(statement, arguments: [Data(key)])
@@ -40,7 +72,7 @@ public final class StoredTables: MetadataTransaction {
         let isNested = scanned.contains(table)
         scanned.append(table)
         defer { scanned.removeLast() }
-        _ = guarded { () -> Void? in
+        _ = guarded { database -> Void? in
             let sql = "SELECT k, v FROM \(table.sqlName) WHERE k >= ? ORDER BY k"
             let statement =
                 isNested
@@ -55,8 +87,8 @@ public final class StoredTables: MetadataTransaction {
     }
 
     public func put(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]) {
-        change(table)
-        _ = guarded { () -> Void? in
+        change(table, key, value)
+        _ = guarded { database -> Void? in
             let statement = try database.cachedStatement(
                 sql: "REPLACE INTO \(table.sqlName) (k, v) VALUES (?, ?)")
             try statement.execute(arguments: [Data(key), Data(value)])
@@ -66,8 +98,8 @@ public final class StoredTables: MetadataTransaction {
     }
 
     public func delete(_ table: MetadataTable, _ key: [UInt8]) {
-        change(table)
-        _ = guarded { () -> Void? in
+        change(table, key, nil)
+        _ = guarded { database -> Void? in
             let statement = try database.cachedStatement(
                 sql: "DELETE FROM \(table.sqlName) WHERE k = ?")
             try statement.execute(arguments: [Data(key)])
@@ -76,15 +108,22 @@ public final class StoredTables: MetadataTransaction {
         }
     }
 
-    private func change(_ table: MetadataTable) {
+    private func change(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]?) {
         precondition(!isReadOnly, "a read does not change \(table)")
         precondition(!scanned.contains(table), "a table is changed while it is scanned")
+        if cache.holds(table) {
+            changes.updateValue(value, forKey: RecordCache.Key(table: table, bytes: key))
+        }
     }
 
-    private func guarded<R>(_ body: () throws -> R?) -> R? {
+    private func guarded<R>(_ body: (Database) throws -> R?) -> R? {
         guard failure == nil else { return nil }
+        guard let database else {
+            isIncomplete = true
+            return nil
+        }
         do {
-            return try body()
+            return try body(database)
         } catch {
             failure = error
             return nil

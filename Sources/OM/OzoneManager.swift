@@ -29,6 +29,8 @@ public final class OzoneManager: Sendable {
         /// How often open keys and uploads that are too old are looked for.
         public var expiryInterval = Duration.seconds(600)
         public var group = MetadataGroup.Options()
+        /// Records kept in memory, in bytes.
+        public var cacheBytes = 64 << 20
 
         public init(defaultReplication: ReplicationConfig) {
             self.defaultReplication = defaultReplication
@@ -82,9 +84,11 @@ public final class OzoneManager: Sendable {
     ) async throws(StoreError) -> OzoneManager {
         let users = UserCache()
         let machine = OMStateMachine { users.removeAll() }
+        var settings = options.group
+        settings.cache = .init(tables: OMStateMachine.cachedTables, bytes: options.cacheBytes)
         let group = try await MetadataGroup.open(
             directory: directory, role: "om", reactor: reactor, stateMachine: machine,
-            options: options.group)
+            options: settings)
         return OzoneManager(
             group: group, blocks: blocks, options: options, users: users, clock: clock,
             generator: generator, logger: logger)

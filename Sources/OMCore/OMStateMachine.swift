@@ -18,6 +18,12 @@ public struct OMStateMachine: StateMachine {
 
     public var tables: [MetadataTable] { OMTable.all }
 
+    /// Tables whose records are looked up one by one, again and again.
+    public static let cachedTables: Set<MetadataTable> = [
+        OMTable.users, OMTable.accessKeys, OMTable.volumes, OMTable.buckets, OMTable.keys,
+        OMTable.opens, OMTable.uploads,
+    ]
+
     public func apply(
         _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction
     ) -> [UInt8] {

@@ -31,6 +31,8 @@ public final class MetadataGroup: Sendable {
         public var log: RaftLog.Options
         /// Bytes of log between checkpoints of the tables.
         public var checkpointBytes: Int
+        /// Records kept in memory.
+        public var cache = MetadataStore.Cache()
 
         public init(
             log: RaftLog.Options = .init(), checkpointBytes: Int = Limits.checkpointBytes
@@ -101,7 +103,8 @@ public final class MetadataGroup: Sendable {
             throw StoreError(error)
         }
         let store = try await MetadataStore.open(
-            path: "\(directory)/metadata.db", role: role, tables: stateMachine.tables)
+            path: "\(directory)/metadata.db", role: role, tables: stateMachine.tables,
+            cache: options.cache)
         do throws(StoreError) {
             let log = try await RaftLog.open(
                 directory: "\(directory)/log", appliedIndex: store.appliedIndex, on: reactor,

@@ -25,13 +25,18 @@ public final class File: Sendable {
     public let reactor: Reactor
     /// Whether reads and writes bypass the page cache.
     public let isDirect: Bool
+    /// What its operations go through, if anything.
+    public let disk: Disk?
     private let descriptor: Int32
     private let slot: Int32
     private let isClosed = Atomic<Bool>(false)
 
-    private init(path: String, reactor: Reactor, isDirect: Bool, descriptor: Int32, slot: Int32) {
+    private init(
+        path: String, reactor: Reactor, disk: Disk?, isDirect: Bool, descriptor: Int32, slot: Int32
+    ) {
         self.path = path
         self.reactor = reactor
+        self.disk = disk
         self.isDirect = isDirect
         self.descriptor = descriptor
         self.slot = slot
@@ -55,10 +60,12 @@ public final class File: Sendable {
         requests.append(IORequest(opcode: .close, descriptor: descriptor, userData: ignored))
     }
 
-    /// Opens `path`. Created files get mode 0644.
+    /// Opens `path`. Created files get mode 0644. Reads, writes, syncs and changes of its space
+    /// go through `disk`, if given: one of the same reactor.
     public static func open(
-        _ path: String, _ options: OpenOptions, on reactor: Reactor
+        _ path: String, _ options: OpenOptions, on reactor: Reactor, disk: Disk? = nil
     ) async throws(IOError) -> File {
+        precondition(disk == nil || disk!.reactor === reactor, "a disk serves its own reactor")
         var flags = O_CLOEXEC
         flags |=
             options.contains(.write) ? (options.contains(.read) ? O_RDWR : O_WRONLY) : O_RDONLY
@@ -80,20 +87,22 @@ public final class File: Sendable {
         guard result >= 0 else { throw IOError(code: -result, operation: "open", path: path) }
         let slot = await reactor.perform(IORequest(opcode: .register, descriptor: result))
         return File(
-            path: path, reactor: reactor, isDirect: isDirect, descriptor: result,
+            path: path, reactor: reactor, disk: disk, isDirect: isDirect, descriptor: result,
             slot: max(slot, -1))
     }
 
     /// Reads `range.count` bytes from `offset` into `range` of `buffer`. Fewer only at the end of
     /// the file. Returns the number of bytes read.
     public func read(
-        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: Int
+        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: Int,
+        class ioClass: IOClass = .client
     ) async throws(IOError) -> Int {
         let target = buffer.bytes(in: range)
         var done = 0
         var lastEnd = -1
         while done < range.count {
-            var request = request(.read, offset: offset + done, length: range.count - done)
+            var request = request(
+                .read, ioClass, offset: offset + done, length: range.count - done)
             request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
             request.isFixedBuffer = buffer.isRegistered && buffer.pool === reactor.pool
             let result = await reactor.perform(request)
@@ -114,11 +123,14 @@ public final class File: Sendable {
     }
 
     /// Writes all of `payload` at `offset`.
-    public func write(_ payload: Payload, at offset: Int) async throws(IOError) {
+    public func write(
+        _ payload: Payload, at offset: Int, class ioClass: IOClass = .client
+    ) async throws(IOError) {
         let start = UInt(bitPattern: payload.buffer.base) + UInt(payload.offset)
         var done = 0
         while done < payload.count {
-            var request = request(.write, offset: offset + done, length: payload.count - done)
+            var request = request(
+                .write, ioClass, offset: offset + done, length: payload.count - done)
             request.address = start + UInt(done)
             request.isFixedBuffer =
                 payload.buffer.isRegistered && payload.buffer.pool === reactor.pool
@@ -136,31 +148,39 @@ public final class File: Sendable {
     }
 
     /// `fdatasync`: all completed writes are on stable media when it returns.
-    public func synchronize() async throws(IOError) {
-        try check(await reactor.perform(request(.synchronize)), "fdatasync")
+    public func synchronize(class ioClass: IOClass = .client) async throws(IOError) {
+        try check(await reactor.perform(request(.synchronize, ioClass)), "fdatasync")
     }
 
     /// Reserves disk space for `range` and extends the file's size to hold it.
-    public func allocate(_ range: Range<Int>) async throws(IOError) {
-        try await allocate(range, mode: 0, "fallocate")
+    public func allocate(
+        _ range: Range<Int>, class ioClass: IOClass = .client
+    ) async throws(IOError) {
+        try await allocate(range, mode: 0, ioClass, "fallocate")
     }
 
     /// Gives the space of `range` back; it reads as zeros. The size stays.
-    public func punchHole(_ range: Range<Int>) async throws(IOError) {
+    public func punchHole(
+        _ range: Range<Int>, class ioClass: IOClass = .client
+    ) async throws(IOError) {
         let mode = UInt32(APUS_FALLOC_FL_PUNCH_HOLE | APUS_FALLOC_FL_KEEP_SIZE)
-        try await allocate(range, mode: mode, "fallocate punch hole")
+        try await allocate(range, mode: mode, ioClass, "fallocate punch hole")
     }
 
     /// Makes `range` read as zeros, keeping its space reserved.
-    public func zero(_ range: Range<Int>) async throws(IOError) {
-        try await allocate(range, mode: UInt32(APUS_FALLOC_FL_ZERO_RANGE), "fallocate zero range")
+    public func zero(
+        _ range: Range<Int>, class ioClass: IOClass = .client
+    ) async throws(IOError) {
+        let mode = UInt32(APUS_FALLOC_FL_ZERO_RANGE)
+        try await allocate(range, mode: mode, ioClass, "fallocate zero range")
     }
 
     private func allocate(
-        _ range: Range<Int>, mode: UInt32, _ operation: String
+        _ range: Range<Int>, mode: UInt32, _ ioClass: IOClass, _ operation: String
     ) async throws(IOError) {
         guard !range.isEmpty else { return }
-        var request = request(.allocate, offset: range.lowerBound, length: range.count)
+        var request = request(
+            .allocate, ioClass, offset: range.lowerBound, length: range.count)
         request.slot = -1
         request.flags = mode
         while true {
@@ -171,7 +191,7 @@ public final class File: Sendable {
     }
 
     public func truncate(to size: Int) async throws(IOError) {
-        try check(await reactor.perform(request(.truncate, offset: size)), "ftruncate")
+        try check(await reactor.perform(request(.truncate, .client, offset: size)), "ftruncate")
     }
 
     /// Takes the exclusive lock on the file, held until it is closed or the process ends. False
@@ -203,11 +223,13 @@ public final class File: Sendable {
     }
 
     private func request(
-        _ opcode: IORequest.Opcode, offset: Int = 0, length: Int = 0
+        _ opcode: IORequest.Opcode, _ ioClass: IOClass, offset: Int = 0, length: Int = 0
     ) -> IORequest {
-        IORequest(
+        var request = IORequest(
             opcode: opcode, descriptor: descriptor, slot: slot, length: length,
             offset: UInt64(offset))
+        if let disk, disk.isOpen { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
+        return request
     }
 
     private func check(_ result: Int32, _ operation: String) throws(IOError) {

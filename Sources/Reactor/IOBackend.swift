@@ -41,6 +41,8 @@ struct IORequest: Sendable {
     var opcode: Opcode
     /// Memory lies in the arena that the backend registered.
     var isFixedBuffer = false
+    /// The disk's number on its reactor, times 4, plus the I/O class; 0: of no disk.
+    var disk: UInt16 = 0
     var flags: UInt32 = 0
     var descriptor: Int32 = -1
     /// Slot in the ring's file table, -1 if not registered.
@@ -96,6 +98,9 @@ public struct IOError: Error, Hashable, Sendable, CustomStringConvertible {
         "\(operation) \(path): \(String(cString: strerror(code))) (errno \(code))"
     }
 
+    /// The disk had `Disk.Limits.queuedOperations` waiting in the operation's class; nothing was
+    /// done, and nothing is broken.
+    public var isOverload: Bool { code == ENOBUFS }
     public var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
     public var isAbsent: Bool { code == ENOENT }
 }

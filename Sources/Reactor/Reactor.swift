@@ -28,6 +28,8 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         var jobs = Deque<UnownedJob>()
         var requests: [IORequest] = []
         var completed: [IOCompletion] = []
+        /// By number; see `Reactor.admit`.
+        var disks: [Disk?] = []
         var timers = Heap<TimerEntry>()
         var cancelledTimers: Set<UInt64> = []
     }
@@ -37,18 +39,20 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         var requests: [IORequest] = []
         var timers: [TimerEntry] = []
         var cancelledTimers: [UInt64] = []
+        var diskChanges: [DiskChange] = []
         /// The thread is waiting in the kernel, or about to; who adds something wakes it.
         var isWaiting = false
         var isStopping = false
 
         var isEmpty: Bool {
             jobs.isEmpty && requests.isEmpty && timers.isEmpty && cancelledTimers.isEmpty
-                && !isStopping
+                && diskChanges.isEmpty && !isStopping
         }
     }
 
     var local = Local()
     let inbox = Mutex(Inbox())
+    let diskNumbers = Mutex(DiskNumbers())
     private let thread = Atomic<UInt>(0)
     private let wakeDescriptor = Atomic<Int32>(-1)
     private let nextTimerID = Atomic<UInt64>(1)
@@ -180,7 +184,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
             var request = request
             request.userData = unsafeBitCast(continuation, to: UInt64.self)
             if isCurrent {
-                local.requests.append(request)
+                admit(request)
             } else {
                 post { $0.requests.append(request) }
             }
@@ -247,6 +251,8 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         chosenBackend.withLock { $0 = name }
         started.open()
         while turn(&backend) {}
+        // They refer to the reactor in turn.
+        local.disks = []
         wakeDescriptor.store(-1, ordering: .releasing)
     }
 
@@ -281,8 +287,10 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         guard !local.completed.isEmpty else { return }
         let completed = local.completed
         local.completed.removeAll(keepingCapacity: true)
+        var clock = DiskClock()
         for completion in completed where completion.userData != IOCompletion.ignored {
-            unsafeBitCast(completion.userData, to: UnsafeContinuation<Int32, Never>.self)
+            let waiting = completion.isOfDisk ? finish(completion, &clock) : completion.userData
+            unsafeBitCast(waiting, to: UnsafeContinuation<Int32, Never>.self)
                 .resume(returning: completion.result)
         }
     }
@@ -302,11 +310,13 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
             swap(&copy.requests, &inbox.requests)
             swap(&copy.timers, &inbox.timers)
             swap(&copy.cancelledTimers, &inbox.cancelledTimers)
+            swap(&copy.diskChanges, &inbox.diskChanges)
             return copy
         }
         guard let taken else { return (false, false) }
         local.jobs.append(contentsOf: taken.jobs)
-        local.requests.append(contentsOf: taken.requests)
+        if !taken.diskChanges.isEmpty { apply(taken.diskChanges) }
+        for request in taken.requests { admit(request) }
         for timer in taken.timers { insert(timer) }
         if !taken.cancelledTimers.isEmpty { cancel(taken.cancelledTimers) }
         return (true, taken.isStopping)

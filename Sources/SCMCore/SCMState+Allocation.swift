@@ -67,7 +67,7 @@ extension SCMState {
                 nextLocalID + UInt64(count) + Limits.localIDsPerReservation
             return .needs(command)
         }
-        return .groups((0..<count).map { _ in nextGroup(usable) })
+        return .groups(nextGroups(count, usable))
     }
 
     /// Open containers that a writer which avoids the other nodes can use: whole ones if there
@@ -84,9 +84,16 @@ extension SCMState {
         return usable
     }
 
-    private mutating func nextGroup(_ usable: [Container]) -> BlockGroup {
-        let container = usable[turn % usable.count]
-        turn += 1
+    /// Groups in all usable containers, those of one container together: many small keys written
+    /// at the same time then share the syncs of one container instead of three.
+    private mutating func nextGroups(_ count: Int, _ usable: [Container]) -> [BlockGroup] {
+        let share = (count + usable.count - 1) / usable.count
+        let groups = (0..<count).map { nextGroup(usable[(turn + $0 / share) % usable.count]) }
+        turn += (count + share - 1) / share
+        return groups
+    }
+
+    private mutating func nextGroup(_ container: Container) -> BlockGroup {
         let localID = nextLocalID
         nextLocalID += 1
         return BlockGroup(

@@ -80,10 +80,11 @@ enum Roles {
         let reactor = runtime.reactors.next()
         let scm = runtime.channels.channel(
             host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
+        var options = try OzoneManager.Options(defaultReplication: settings.replication())
+        options.cacheBytes = try settings.number("om.cache-bytes")
         let manager = try await OzoneManager.open(
             directory: settings.required("om.directory"), reactor: reactor,
-            blocks: SCMBlockAllocator(scm),
-            options: .init(defaultReplication: settings.replication()),
+            blocks: SCMBlockAllocator(scm), options: options,
             clock: { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000)) },
             generator: SystemRandomNumberGenerator(), logger: logger)
         manager.start()
@@ -130,12 +131,35 @@ enum Roles {
         let datanode = try await Datanode.open(
             options, scm: scm, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
+        if let scrub = try scrubOptions(settings) {
+            datanode.startScrubbing(scrub) {
+                Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
+            }
+        }
         let port = try datanode.start(reactors: runtime.reactors.reactors)
         runtime.channels.register(datanode, host: host, port: port)
         return RunningRole(name: "datanode", port: port) {
             await report(logger, "closing") { try await datanode.close() }
             lock.release()
         }
+    }
+
+    /// How the datanode's disks are scrubbed; nil: not at all.
+    private static func scrubOptions(_ settings: Settings) throws -> Scrubber.Options? {
+        let isEnabled = settings.text("datanode.scrub.enabled")
+        guard isEnabled == "true" || isEnabled == "false" else {
+            throw StoreError(
+                .invalidArgument, "datanode.scrub.enabled is true or false, not '\(isEnabled)'")
+        }
+        let hours = try settings.number("datanode.scrub.period-hours")
+        guard (1...87_600).contains(hours) else {
+            throw StoreError(
+                .invalidArgument, "datanode.scrub.period-hours is 1 to 87600, not \(hours)")
+        }
+        let rate = try settings.number("datanode.scrub.bytes-per-second")
+        guard isEnabled == "true" else { return nil }
+        return Scrubber.Options(
+            period: .seconds(hours * 3600), bytesPerSecond: rate == 0 ? nil : rate)
     }
 
     static func client(_ settings: Settings, _ runtime: Runtime) throws -> ClusterClient {

@@ -18,6 +18,9 @@ struct Setting: Sendable {
         Setting(key: "om.host", kind: .text, fallback: "127.0.0.1", help: "where OM listens"),
         Setting(key: "om.port", kind: .number, fallback: "9862", help: ""),
         Setting(key: "om.directory", kind: .text, fallback: "", help: "OM's metadata"),
+        Setting(
+            key: "om.cache-bytes", kind: .number, fallback: "67108864",
+            help: "memory for records that are looked up often, beside the database's pages"),
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
         Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
@@ -47,6 +50,15 @@ struct Setting: Sendable {
         Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
+        Setting(
+            key: "datanode.scrub.enabled", kind: .text, fallback: "true",
+            help: "true: stored bytes are read and verified in the background; false: they are not"),
+        Setting(
+            key: "datanode.scrub.period-hours", kind: .number, fallback: "336",
+            help: "each replica is verified once in so long"),
+        Setting(
+            key: "datanode.scrub.bytes-per-second", kind: .number, fallback: "67108864",
+            help: "read at most so fast from each disk; 0: as fast as clients leave room"),
         Setting(
             key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),

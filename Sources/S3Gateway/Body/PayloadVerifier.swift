@@ -101,7 +101,6 @@ struct PayloadVerifier {
     private let expectation: PayloadExpectation
     private var parser: ChunkedBodyParser?
     private var signer: ChunkSigner?
-    private var md5 = Insecure.MD5()
     private var sha256: SHA256?
     private var checksum: RunningChecksum?
     private let checksumAlgorithm: ObjectChecksum.Algorithm?
@@ -191,7 +190,6 @@ struct PayloadVerifier {
                 "The body has more than the \(expected) bytes that its headers announced.")
         }
         guard length <= expectation.sizeLimit else { throw S3Error(.entityTooLarge) }
-        md5.update(bufferPointer: bytes)
         sha256?.update(bufferPointer: bytes)
         checksum?.update(bytes)
     }
@@ -207,13 +205,9 @@ struct PayloadVerifier {
     }
 
     /// Checks the body as a whole. Precondition: all pieces have been handed in.
-    mutating func finish() throws(S3Error) -> PayloadResult {
-        if let parser, !parser.isComplete { throw S3Error(.incompleteBody) }
-        if let expected = expectation.length, length != expected {
-            throw S3Error(
-                .incompleteBody,
-                "The body has \(length) bytes, its headers announced \(expected).")
-        }
+    /// - Parameter digest: the MD5 of the user bytes, 16 bytes.
+    mutating func finish(md5 digest: [UInt8]) throws(S3Error) -> PayloadResult {
+        try checkLength()
         try verifyTrailers()
         if case .digest(let expected) = expectation.signing, let computed = sha256?.finalize(),
             !SigV4.isEqual(Array(computed), Hex.decode(expected) ?? [])
@@ -226,7 +220,6 @@ struct PayloadVerifier {
                     ("S3ComputedContentSHA256", Hex.encode(computed)),
                 ])
         }
-        let digest = Array(md5.finalize())
         if let expected = expectation.md5, expected != digest {
             throw S3Error(
                 .badDigest, "The Content-MD5 you specified did not match what we received.",
@@ -241,6 +234,15 @@ struct PayloadVerifier {
             result.checksum = (algorithm, value)
         }
         return result
+    }
+
+    private func checkLength() throws(S3Error) {
+        if let parser, !parser.isComplete { throw S3Error(.incompleteBody) }
+        if let expected = expectation.length, length != expected {
+            throw S3Error(
+                .incompleteBody,
+                "The body has \(length) bytes, its headers announced \(expected).")
+        }
     }
 
     private mutating func verifyTrailers() throws(S3Error) {

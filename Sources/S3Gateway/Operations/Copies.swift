@@ -37,7 +37,6 @@ struct CopySource: Equatable {
 /// Digests of the bytes that a copy carries, fed from within a reader's closure.
 private final class CopyDigest: Sendable {
     private struct State {
-        var md5 = Insecure.MD5()
         var checksum: RunningChecksum?
         var length = 0
     }
@@ -51,15 +50,15 @@ private final class CopyDigest: Sendable {
 
     func update(_ bytes: UnsafeRawBufferPointer) {
         state.withLock { state in
-            state.md5.update(bufferPointer: bytes)
             state.checksum?.update(bytes)
             state.length += bytes.count
         }
     }
 
-    var result: PayloadResult {
+    /// - Parameter md5: the digest of the same bytes.
+    func result(md5: [UInt8]) -> PayloadResult {
         state.withLock { state in
-            var result = PayloadResult(length: state.length, md5: Array(state.md5.finalize()))
+            var result = PayloadResult(length: state.length, md5: md5)
             if let algorithm, let value = state.checksum?.finalize() {
                 result.checksum = (algorithm, value)
             }
@@ -176,14 +175,18 @@ extension S3Service {
     ) async throws -> (KeyInfo, PayloadResult) {
         do {
             let digest = CopyDigest(algorithm)
+            let md5 = hashing.open()
+            defer { md5.close() }
             if !range.isEmpty {
                 let reader = try await store.openReader(source)
                 try await reader.read(range) { piece in
                     piece.withBytes { digest.update($0) }
                     try await writer.write(piece)
+                    let bytes = piece.buffer.bytes(in: piece.offset..<piece.offset + piece.count)
+                    await md5.add(UnsafeRawBufferPointer(bytes), of: piece)
                 }
             }
-            let result = digest.result
+            let result = digest.result(md5: await md5.finish())
             guard result.length == range.count else {
                 throw StoreError(
                     .internal, "the reader gave \(result.length) bytes of \(range)")

@@ -9,14 +9,17 @@ extension Call {
         _ take: (UnsafeRawBufferPointer) async throws -> Void
     ) async throws -> PayloadResult {
         var verifier = PayloadVerifier(expectation, signer: identity.chunkSigner)
+        let md5 = hashing.open()
+        defer { md5.close() }
         while let piece = try await exchange.nextBodyPiece() {
             let pinned = PinnedBytes(piece)
             var position = 0
             while let payload = try verifier.nextPayload(in: pinned.bytes, at: &position) {
                 try await take(payload)
+                await md5.add(payload, of: piece)
             }
         }
-        return try verifier.finish()
+        return try verifier.finish(md5: await md5.finish())
     }
 
     /// The whole of a request's document, verified, of at most `limit` bytes.

@@ -11,6 +11,7 @@ struct Call {
     let identity: Identity
     let requestID: RequestID
     let now: Timestamp
+    let hashing: ETagHashing
 
     var user: String { identity.user.name }
 

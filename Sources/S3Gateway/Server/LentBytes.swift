@@ -2,20 +2,26 @@ import Bytes
 @_spi(CustomByteBufferAllocator) import NIOCore
 import Synchronization
 
-/// Pieces that were read from the store, lent to NIO without a copy until it has sent them.
+/// Memory of the process's buffer pool in NIO's hands.
 ///
-/// NIO gives memory back by its address alone, so the pieces on their way are kept by address. One
-/// lock, held for a few instructions, twice for each piece of up to a cell.
+/// Pieces that were read from the store are lent to NIO without a copy until it has sent them;
+/// and what NIO receives in bulk lies in buffers of the pool, whose pages exist already, instead
+/// of fresh ones of the system for each read.
+///
+/// NIO gives memory back by its address alone, so what is on its way is kept by address. One lock,
+/// held for a few instructions, twice for each piece.
 enum LentBytes {
-    private static let lent = Mutex<[UInt: [Payload]]>([:])
+    enum Limits {
+        /// From this size on NIO's buffers come from the pool.
+        static let pooled = 32 << 10
+    }
 
-    /// NIO's way to give the memory back. It allocates nothing with this: a buffer that NIO
-    /// wants to write to gets memory of the system, as any other.
-    private static let allocator = ByteBufferAllocator(
-        allocate: { UnsafeMutableRawPointer.allocate(byteCount: $0, alignment: 16) },
-        reallocate: { _, _, _ in
-            preconditionFailure("lent bytes are sent as they are, never grown")
-        },
+    private static let lent = Mutex<[UInt: [AlignedBuffer]]>([:])
+
+    /// NIO's way to get memory and to give it back.
+    static let allocator = ByteBufferAllocator(
+        allocate: { LentBytes.allocate($0) },
+        reallocate: { LentBytes.reallocate($0, from: $1, to: $2) },
         deallocate: { LentBytes.giveBack($0) },
         copy: { $0.copyMemory(from: $1, byteCount: $2) })
 
@@ -25,19 +31,42 @@ enum LentBytes {
         guard let base = bytes.baseAddress, piece.count > 0 else {
             preconditionFailure("a piece of the store has bytes")
         }
-        lent.withLock { $0[UInt(bitPattern: base), default: []].append(piece) }
+        keep(piece.buffer, at: base)
         return ByteBuffer(takingOwnershipOf: bytes, allocator: allocator)
     }
 
-    private static func giveBack(_ base: UnsafeMutableRawPointer) {
-        let piece = lent.withLock { lent in
-            let address = UInt(bitPattern: base)
-            let piece = lent[address]?.popLast()
-            if lent[address]?.isEmpty == true { lent[address] = nil }
-            return piece
+    private static func keep(_ buffer: AlignedBuffer, at base: UnsafeMutableRawPointer) {
+        lent.withLock { $0[UInt(bitPattern: base), default: []].append(buffer) }
+    }
+
+    private static func allocate(_ count: Int) -> UnsafeMutableRawPointer {
+        guard count >= Limits.pooled, count <= BufferPool.Limits.largestBuffer else {
+            return UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 16)
         }
-        guard piece == nil else { return }
-        // Memory that `allocate` above handed out.
-        base.deallocate()
+        let buffer = BufferPool.process.allocate(count)
+        keep(buffer, at: buffer.base)
+        return buffer.base
+    }
+
+    private static func reallocate(
+        _ old: UnsafeMutableRawPointer?, from oldCount: Int, to count: Int
+    ) -> UnsafeMutableRawPointer {
+        let new = allocate(count)
+        if let old {
+            new.copyMemory(from: old, byteCount: min(oldCount, count))
+            giveBack(old)
+        }
+        return new
+    }
+
+    private static func giveBack(_ base: UnsafeMutableRawPointer) {
+        let buffer = lent.withLock { lent in
+            let address = UInt(bitPattern: base)
+            let buffer = lent[address]?.popLast()
+            if lent[address]?.isEmpty == true { lent[address] = nil }
+            return buffer
+        }
+        // Not the pool's: memory of the system.
+        if buffer == nil { base.deallocate() }
     }
 }

@@ -1,5 +1,6 @@
 import HTTPTypes
 import Model
+import Synchronization
 
 /// Status and headers of a response, with those that every response has.
 struct ResponseHead: Sendable {
@@ -21,6 +22,29 @@ struct ResponseHead: Sendable {
 
     mutating func set(_ name: String, ifPresent value: String?) {
         if let value { set(name, value) }
+    }
+}
+
+/// Numbers for the identities of requests: unlike those of any other process, and no secret. A
+/// system call for each would cost more than all else that is done for them.
+struct RequestNumbers: RandomNumberGenerator {
+    private static let seed = SystemRandomNumberGenerator.word()
+    private static let count = Atomic<UInt64>(0)
+
+    /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+    mutating func next() -> UInt64 {
+        let step = Self.count.wrappingAdd(0x9E37_79B9_7F4A_7C15, ordering: .relaxed).oldValue
+        var word = Self.seed &+ step
+        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+        return word ^ (word >> 31)
+    }
+}
+
+extension SystemRandomNumberGenerator {
+    fileprivate static func word() -> UInt64 {
+        var generator = Self()
+        return generator.next()
     }
 }
 

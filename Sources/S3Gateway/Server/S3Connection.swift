@@ -26,6 +26,7 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
         channel.setOption(ChannelOptions.recvAllocator, value: Self.receiveBuffers)
+            .flatMap { channel.setOption(ChannelOptions.allocator, value: LentBytes.allocator) }
             .flatMapThrowing {
                 try channel.pipeline.syncOperations.addHandler(WrittenSignal(), position: .first)
             }

@@ -13,6 +13,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
     let authenticator: Authenticator<Store>
     let clock: @Sendable () -> Timestamp
     let logger: Logger
+    let hashing = ETagHashing()
     private let load = RequestLoad()
 
     init(
@@ -36,7 +37,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
     /// Serves one request. Returns whether the connection may carry another one.
     func serve(_ exchange: Exchange) async -> Bool {
         let started = ContinuousClock.now
-        var generator = SystemRandomNumberGenerator()
+        var generator = RequestNumbers()
         let id = RequestID(using: &generator)
         var outcome = Outcome()
         var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
@@ -81,7 +82,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
         try RefusedHeaders.check(request, operation)
         let call = Call(
             exchange: exchange, request: request, operation: operation, address: address,
-            identity: identity, requestID: id, now: now)
+            identity: identity, requestID: id, now: now, hashing: hashing)
         try await checkExpectedOwner(call)
         try await perform(call)
     }

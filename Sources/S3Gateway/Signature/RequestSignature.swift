@@ -112,11 +112,13 @@ extension RequestSignature {
     ) throws(S3Error) -> RequestSignature {
         guard header.hasPrefix(algorithm) else { throw unsupportedMechanism }
         var fields: [String: String] = [:]
-        for part in header.dropFirst(algorithm.count).split(separator: ",") {
-            let text = part.drop { $0 == " " || $0 == "\t" }
-            guard let equals = text.firstIndex(of: "=") else { continue }
+        // By bytes: finding the borders of characters took a tenth of a small request's time.
+        let parameters = header.utf8.dropFirst(algorithm.utf8.count)
+        for part in parameters.split(separator: UInt8(ascii: ",")) {
+            let text = part.drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+            guard let equals = text.firstIndex(of: UInt8(ascii: "=")) else { continue }
             let value = text[text.index(after: equals)...]
-            fields[String(text[..<equals])] = String(trimmingSpaces(value))
+            fields[String(Substring(text[..<equals]))] = trimmingSpaces(Substring(value))
         }
         func field(_ name: String) throws(S3Error) -> String {
             guard let value = fields[name], !value.isEmpty else {
@@ -198,7 +200,9 @@ extension RequestSignature {
     private static func credential(
         _ text: String, _ code: S3Error.Code
     ) throws(S3Error) -> Credential {
-        let parts = text.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+        let parts = text.utf8.split(
+            separator: UInt8(ascii: "/"), omittingEmptySubsequences: false
+        ).map { String(Substring($0)) }
         guard parts.count >= 5, parts[parts.count - 1] == "aws4_request",
             parts[parts.count - 3].isEmpty == false
         else {
@@ -233,14 +237,17 @@ extension RequestSignature {
     }
 
     private static func signedHeaders(_ text: String) -> [String] {
-        text.split(separator: ";").map { $0.lowercased() }
+        text.utf8.split(separator: UInt8(ascii: ";")).map { String(Substring($0)).lowercased() }
     }
 }
 
 /// `text` without spaces and tabs at its ends.
-func trimmingSpaces(_ text: some StringProtocol) -> String {
-    func isBlank(_ c: Character) -> Bool { c == " " || c == "\t" }
-    let head = text.drop(while: isBlank)
-    guard let last = head.lastIndex(where: { !isBlank($0) }) else { return "" }
-    return String(head[...last])
+func trimmingSpaces<Text: StringProtocol>(_ text: Text) -> String
+where Text.UTF8View: BidirectionalCollection {
+    func isBlank(_ c: UInt8) -> Bool { c == UInt8(ascii: " ") || c == UInt8(ascii: "\t") }
+    let bytes = text.utf8
+    guard let first = bytes.firstIndex(where: { !isBlank($0) }),
+        let last = bytes.lastIndex(where: { !isBlank($0) })
+    else { return "" }
+    return String(text[first..<bytes.index(after: last)])
 }

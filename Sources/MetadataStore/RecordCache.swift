@@ -1,0 +1,125 @@
+import Model
+import Synchronization
+
+/// Records of the tables that are read again and again, kept in memory up to a number of bytes.
+///
+/// What is in it is what every read that begins now would find in the tables. For that, changes
+/// come in two steps: before a transaction commits, what it changes is taken out (`invalidate`),
+/// so that reads go to the tables for it and see it before or after, as the database decides; when
+/// it has committed, the new values go in (`publish`). A value that was read from the tables goes
+/// in only if the record has not been changed since before that read began.
+///
+/// Two generations: when the young one has grown to half of the budget it becomes the old one and
+/// what was old is dropped; what is found in the old one moves to the young one. Thread-safe; one
+/// lock, held for one look-up.
+final class RecordCache: Sendable {
+    enum Limits {
+        /// Changed records remembered, to tell old values from new ones.
+        static let changes = 16_384
+        /// Bytes that a record costs beside its own.
+        static let overhead = 64
+    }
+
+    struct Key: Hashable, Sendable {
+        var table: MetadataTable
+        var bytes: [UInt8]
+    }
+
+    private struct State {
+        var young: [Key: [UInt8]] = [:]
+        var old: [Key: [UInt8]] = [:]
+        var youngBytes = 0
+        /// Counts the steps of all changes.
+        var clock: UInt64 = 0
+        /// When a record was changed last. Of those that are not here, before `floor`.
+        var changed: [Key: UInt64] = [:]
+        var floor: UInt64 = 0
+        /// Records of the transaction that is about to commit.
+        var pending: Set<Key> = []
+    }
+
+    private let state = Mutex(State())
+    private let tables: Set<MetadataTable>
+    private let budget: Int
+
+    /// For records of `tables`, which take at most about `budget` bytes.
+    init(tables: Set<MetadataTable>, budget: Int) {
+        self.tables = tables
+        self.budget = budget
+    }
+
+    /// Whether records of `table` are kept at all.
+    func holds(_ table: MetadataTable) -> Bool { budget > 0 && tables.contains(table) }
+
+    /// The step of changes at which a read begins.
+    var clock: UInt64 { state.withLock { $0.clock } }
+
+    func get(_ key: Key) -> [UInt8]? {
+        state.withLock { state in
+            if let value = state.young[key] { return value }
+            guard let value = state.old.removeValue(forKey: key) else { return nil }
+            insert(key, value, &state)
+            return value
+        }
+    }
+
+    /// Keeps `value`, read from the tables by a read that began at step `began`, unless the record
+    /// may have changed since.
+    func offer(_ key: Key, _ value: [UInt8], readAt began: UInt64) {
+        state.withLock { state in
+            guard began >= state.floor, !state.pending.contains(key),
+                (state.changed[key] ?? 0) <= began
+            else { return }
+            insert(key, value, &state)
+        }
+    }
+
+    /// A transaction is about to commit changes of `keys`.
+    func invalidate(_ keys: [Key]) {
+        state.withLock { state in
+            note(keys, &state)
+            state.pending.formUnion(keys)
+            for key in keys {
+                if let value = state.young.removeValue(forKey: key) {
+                    state.youngBytes -= Self.cost(key, value)
+                }
+                state.old[key] = nil
+            }
+        }
+    }
+
+    /// The transaction has committed; nil stands for a record that was removed.
+    func publish(_ changes: [Key: [UInt8]?]) {
+        state.withLock { state in
+            note(Array(changes.keys), &state)
+            state.pending = []
+            for case (let key, let value?) in changes { insert(key, value, &state) }
+        }
+    }
+
+    private func note(_ keys: [Key], _ state: inout State) {
+        state.clock += 1
+        if state.changed.count + keys.count > Limits.changes {
+            state.changed.removeAll(keepingCapacity: true)
+            state.floor = state.clock
+        }
+        for key in keys { state.changed[key] = state.clock }
+    }
+
+    private func insert(_ key: Key, _ value: [UInt8], _ state: inout State) {
+        let cost = Self.cost(key, value)
+        guard cost * 8 <= budget else { return }
+        if let before = state.young.updateValue(value, forKey: key) {
+            state.youngBytes -= Self.cost(key, before)
+        }
+        state.youngBytes += cost
+        guard state.youngBytes > budget / 2 else { return }
+        state.old = state.young
+        state.young = [:]
+        state.youngBytes = 0
+    }
+
+    private static func cost(_ key: Key, _ value: [UInt8]) -> Int {
+        key.bytes.count + value.count + Limits.overhead
+    }
+}

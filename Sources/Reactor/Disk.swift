@@ -1,0 +1,196 @@
+import CLinux
+import Glibc
+import Synchronization
+import Telemetry
+
+/// A disk of one reactor: bounds and orders what is in flight on it by I/O class, and measures it.
+///
+/// Files opened with a disk send their operations through it. While nothing waits and the depth is
+/// not reached an operation passes straight on, in the caller's turn, without a lock or an
+/// allocation. An operation whose task is cancelled is carried out all the same, as without a disk.
+///
+/// May be made, read and closed from any thread. `@unchecked Sendable`: `queue` is touched by the
+/// reactor's thread alone (by functions that `Reactor.admit`, `finish` and `apply` call); the rest
+/// is constant or atomic.
+public final class Disk: @unchecked Sendable {
+    public enum Limits {
+        /// The most operations in flight.
+        public static let depth = 4096
+        /// The heaviest weight of a class.
+        public static let weight = 1000
+        /// Operations of one class that may wait; what comes then fails with `isOverload`.
+        public static let queuedOperations = 16384
+        /// Disks of one reactor at a time.
+        public static let disksPerReactor = 4096
+    }
+
+    /// What the disk is called in statistics: the path of its volume.
+    public let name: String
+    public let reactor: Reactor
+    let number: Int
+    private var queue: DiskQueue
+    private let measures: InlineArray<4, ClassMeasures> = InlineArray { _ in ClassMeasures() }
+    private let isClosed = Atomic<Bool>(false)
+
+    /// What is measured of one I/O class.
+    private struct ClassMeasures: ~Copyable {
+        let read = LatencyHistogram()
+        let write = LatencyHistogram()
+        let synchronize = LatencyHistogram()
+        let wait = LatencyHistogram()
+        let bytesRead = Atomic<UInt64>(0)
+        let bytesWritten = Atomic<UInt64>(0)
+        let errors = Atomic<UInt64>(0)
+        let refused = Atomic<UInt64>(0)
+        let inFlight = Atomic<Int>(0)
+        let queued = Atomic<Int>(0)
+    }
+
+    /// A disk of `reactor`. It stays until `close()` or the reactor's end.
+    public init(name: String, on reactor: Reactor, settings: DiskSettings = DiskSettings()) {
+        self.name = name
+        self.reactor = reactor
+        number = reactor.diskNumbers.withLock { $0.take() }
+        queue = DiskQueue(settings: settings, tag: UInt64(number) << 1 | 1)
+        reactor.change(.add(self))
+    }
+
+    /// Works by `settings` from now on.
+    public func set(_ settings: DiskSettings) { reactor.change(.set(self, settings)) }
+
+    /// Takes the disk off its reactor, unless operations are in flight. What follows on its files
+    /// goes straight on, unmeasured.
+    public func close() {
+        guard !isClosed.exchange(true, ordering: .relaxed) else { return }
+        reactor.change(.remove(self))
+    }
+
+    var isOpen: Bool { !isClosed.load(ordering: .relaxed) }
+
+    // MARK: On the reactor's thread
+
+    /// Takes an operation: starts it as returned, keeps it, or refuses it.
+    func submit(_ request: IORequest) -> DiskQueue.Admission {
+        let index = Int(request.disk & 3)
+        let admission = queue.submit(request, now: apus_monotonic_ns())
+        switch admission {
+        case .start:
+            measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
+        case .wait: measures[index].queued.store(waiting(index), ordering: .relaxed)
+        case .refuse: measures[index].refused.wrappingAdd(1, ordering: .relaxed)
+        }
+        return admission
+    }
+
+    /// Notes a completion, starts what may follow, and returns whose it is.
+    func complete(
+        _ completion: IOCompletion, now: UInt64, requests: inout [IORequest]
+    ) -> UInt64 {
+        let done = queue.complete(slot: Int(completion.userData >> 16), now: now)
+        let index = Int(done.ioClass.rawValue)
+        record(done, completion.result, nanoseconds: now &- min(now, done.startedAt))
+        while let (request, since) = queue.next(now: now) {
+            let other = Int(request.disk & 3)
+            measures[other].wait.record(nanoseconds: now &- min(now, since))
+            measures[other].queued.store(waiting(other), ordering: .relaxed)
+            measures[other].inFlight.store(queue.lanes[other].inFlight, ordering: .relaxed)
+            requests.append(request)
+        }
+        measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
+        return done.userData
+    }
+
+    private func waiting(_ index: Int) -> Int { queue.lanes[index].waiting.count }
+
+    private func record(_ done: DiskQueue.Slot, _ result: Int32, nanoseconds: UInt64) {
+        let index = Int(done.ioClass.rawValue)
+        guard result >= 0 else {
+            if result != -EINTR && result != -EAGAIN {
+                measures[index].errors.wrappingAdd(1, ordering: .relaxed)
+            }
+            return
+        }
+        switch done.opcode {
+        case .read:
+            measures[index].read.record(nanoseconds: nanoseconds)
+            measures[index].bytesRead.wrappingAdd(UInt64(result), ordering: .relaxed)
+        case .write:
+            measures[index].write.record(nanoseconds: nanoseconds)
+            measures[index].bytesWritten.wrappingAdd(UInt64(result), ordering: .relaxed)
+        case .synchronize: measures[index].synchronize.record(nanoseconds: nanoseconds)
+        default: break
+        }
+    }
+
+    /// Works by `settings`, and starts what they allow in addition.
+    func apply(_ settings: DiskSettings, to requests: inout [IORequest]) {
+        queue.set(settings)
+        while let (request, _) = queue.next(now: apus_monotonic_ns()) { requests.append(request) }
+    }
+
+    /// Nothing is in flight and nothing waits.
+    var isIdle: Bool { queue.inFlight == 0 && queue.queued == 0 }
+
+    // MARK: Statistics
+
+    /// What was measured since the disk was made. From any thread.
+    public func statistics() -> DiskStatistics {
+        var classes: [DiskStatistics.Class] = []
+        for ioClass in IOClass.allCases {
+            let index = Int(ioClass.rawValue)
+            classes.append(
+                DiskStatistics.Class(
+                    ioClass: ioClass, reads: measures[index].read.snapshot(),
+                    writes: measures[index].write.snapshot(),
+                    synchronizations: measures[index].synchronize.snapshot(),
+                    waits: measures[index].wait.snapshot(),
+                    bytesRead: measures[index].bytesRead.load(ordering: .relaxed),
+                    bytesWritten: measures[index].bytesWritten.load(ordering: .relaxed),
+                    errors: measures[index].errors.load(ordering: .relaxed),
+                    refused: measures[index].refused.load(ordering: .relaxed),
+                    inFlight: measures[index].inFlight.load(ordering: .relaxed),
+                    queued: measures[index].queued.load(ordering: .relaxed)))
+        }
+        return DiskStatistics(name: name, classes: classes)
+    }
+}
+
+/// What was measured of a disk.
+public struct DiskStatistics: Hashable, Sendable {
+    /// What was measured of one I/O class. Times run from the start of an operation to its end;
+    /// what it waited in the queue before is in `waits`.
+    public struct Class: Hashable, Sendable {
+        public var ioClass: IOClass
+        public var reads: LatencySnapshot
+        public var writes: LatencySnapshot
+        public var synchronizations: LatencySnapshot
+        /// Of the operations that had to wait, how long.
+        public var waits: LatencySnapshot
+        public var bytesRead: UInt64
+        public var bytesWritten: UInt64
+        /// Operations that failed.
+        public var errors: UInt64
+        /// Operations that found a full queue.
+        public var refused: UInt64
+        /// Operations now in flight, and now waiting.
+        public var inFlight: Int
+        public var queued: Int
+    }
+
+    /// The name of the disk.
+    public var name: String
+    /// One for each class, in the order of `IOClass.allCases`.
+    public var classes: [Class]
+
+    public subscript(_ ioClass: IOClass) -> Class { classes[Int(ioClass.rawValue)] }
+
+    /// All reads, of whatever class.
+    public var reads: LatencySnapshot { merged(\.reads) }
+    public var writes: LatencySnapshot { merged(\.writes) }
+    public var synchronizations: LatencySnapshot { merged(\.synchronizations) }
+    public var errors: UInt64 { classes.reduce(0) { $0 + $1.errors } }
+
+    private func merged(_ part: KeyPath<Class, LatencySnapshot>) -> LatencySnapshot {
+        classes.reduce(into: LatencySnapshot()) { $0.merge($1[keyPath: part]) }
+    }
+}

@@ -1,0 +1,114 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// What happens to the disks of a reactor from outside its thread.
+enum DiskChange {
+    case add(Disk)
+    case set(Disk, DiskSettings)
+    case remove(Disk)
+}
+
+/// The numbers of a reactor's disks, 1…4096.
+struct DiskNumbers {
+    private var next = 1
+    private var free: [Int] = []
+
+    mutating func take() -> Int {
+        if let number = free.popLast() { return number }
+        precondition(next <= Disk.Limits.disksPerReactor, "too many disks on one reactor")
+        defer { next += 1 }
+        return next
+    }
+
+    mutating func giveBack(_ number: Int) { free.append(number) }
+}
+
+/// The time of a batch of completions, read when the first of a disk is seen.
+struct DiskClock {
+    private var time: UInt64 = 0
+
+    mutating func now() -> UInt64 {
+        if time == 0 { time = apus_monotonic_ns() }
+        return time
+    }
+}
+
+extension IOCompletion {
+    /// Of an operation that went through a disk: its `userData` is the slot, the disk's number
+    /// (15 bits) and a one. A continuation's bits are those of a task's address, which is even.
+    @inline(__always)
+    var isOfDisk: Bool { userData & 1 != 0 }
+}
+
+extension Reactor {
+    func change(_ change: DiskChange) {
+        if isCurrent {
+            apply([change])
+        } else {
+            post { $0.diskChanges.append(change) }
+        }
+    }
+
+    /// Starts an operation in this turn, unless its disk makes it wait. On the reactor's thread.
+    @inline(__always)
+    func admit(_ request: IORequest) {
+        if request.disk == 0 {
+            local.requests.append(request)
+        } else {
+            admitToDisk(request)
+        }
+    }
+
+    private func admitToDisk(_ request: IORequest) {
+        let wasPutBack: UInt16 = 1 << 15
+        let number = Int((request.disk & ~wasPutBack) >> 2)
+        guard number < local.disks.count, let disk = local.disks[number] else {
+            var request = request
+            if request.disk & wasPutBack == 0 {
+                // Made by another thread whose word of it is still in the inbox: go behind it.
+                request.disk |= wasPutBack
+                post { $0.requests.append(request) }
+            } else {
+                // The disk was closed.
+                request.disk = 0
+                local.requests.append(request)
+            }
+            return
+        }
+        switch disk.submit(request) {
+        case .start(let started): local.requests.append(started)
+        case .wait: break
+        case .refuse:
+            local.completed.append(IOCompletion(userData: request.userData, result: -ENOBUFS))
+        }
+    }
+
+    /// Ends an operation of a disk. Returns the continuation that waits. On the reactor's thread.
+    func finish(_ completion: IOCompletion, _ clock: inout DiskClock) -> UInt64 {
+        let number = Int(completion.userData >> 1 & 0x7FFF)
+        guard number < local.disks.count, let disk = local.disks[number] else {
+            preconditionFailure("an operation was in flight on disk \(number) when it was closed")
+        }
+        return disk.complete(completion, now: clock.now(), requests: &local.requests)
+    }
+
+    /// Carries out what was asked from elsewhere. On the reactor's thread.
+    func apply(_ changes: [DiskChange]) {
+        for change in changes {
+            switch change {
+            case .add(let disk):
+                while local.disks.count <= disk.number { local.disks.append(nil) }
+                precondition(local.disks[disk.number] == nil, "a disk's number was given twice")
+                local.disks[disk.number] = disk
+            case .set(let disk, let settings):
+                disk.apply(settings, to: &local.requests)
+            case .remove(let disk):
+                // One in use keeps its number: its completions are still to come.
+                guard disk.isIdle, local.disks[disk.number] === disk else { continue }
+                local.disks[disk.number] = nil
+                diskNumbers.withLock { $0.giveBack(disk.number) }
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+import Testing
+
+@testable import Reactor
+
+/// A made-up disk behind a `DiskQueue`: so many operations at a time, each as long as its bytes
+/// take, and for each class a number of callers that each ask again when they are answered.
+private struct DiskModel {
+    var queue: DiskQueue
+    let servers: Int
+    var now: UInt64 = 1_000_000_000
+    /// Operations the device works on, and those it has but not begun.
+    var working: [(end: UInt64, request: IORequest)] = []
+    var pending: [IORequest] = []
+    var lengths: [Int]
+    var done = [0, 0, 0, 0]
+    var doneBytes = [0, 0, 0, 0]
+    var longestGap = [UInt64](repeating: 0, count: 4)
+    var lastDone = [UInt64](repeating: 0, count: 4)
+    var highestInFlight = [0, 0, 0, 0]
+    var order: [[UInt64]] = [[], [], [], []]
+    var nextOffset: UInt64 = 0
+
+    init(_ settings: DiskSettings, servers: Int, lengths: [Int] = [4096, 4096, 4096, 4096]) {
+        queue = DiskQueue(settings: settings, tag: 3)
+        self.servers = servers
+        self.lengths = lengths
+        lastDone = Array(repeating: now, count: 4)
+    }
+
+    /// Another operation of class `index`.
+    mutating func ask(_ index: Int) {
+        var request = IORequest(opcode: .read, length: lengths[index], offset: nextOffset)
+        nextOffset += 1
+        request.disk = 4 | UInt16(index)
+        request.userData = 1000
+        if case .start(let started) = queue.submit(request, now: now) { give(started) }
+    }
+
+    private mutating func give(_ request: IORequest) {
+        order[Int(request.disk & 3)].append(request.offset)
+        pending.append(request)
+        for index in 0..<4 {
+            highestInFlight[index] = max(highestInFlight[index], queue.lanes[index].inFlight)
+        }
+    }
+
+    /// Ends one operation, and has its caller ask again.
+    mutating func step(again: (Int) -> Bool = { _ in true }) {
+        while working.count < servers, !pending.isEmpty {
+            let request = pending.removeFirst()
+            working.append((now + 50_000 + UInt64(request.length) / 4, request))
+        }
+        guard let first = working.indices.min(by: { working[$0].end < working[$1].end }) else {
+            return
+        }
+        let (end, request) = working.remove(at: first)
+        now = end
+        let slot = queue.complete(slot: Int(request.userData >> 16), now: now)
+        let index = Int(slot.ioClass.rawValue)
+        done[index] += 1
+        doneBytes[index] += slot.length
+        longestGap[index] = max(longestGap[index], now - lastDone[index])
+        lastDone[index] = now
+        while let (next, _) = queue.next(now: now) { give(next) }
+        if again(index) { ask(index) }
+    }
+}
+
+@Suite("Disk queue")
+struct DiskQueueTests {
+    @Test("while clients wait, each class gets its share, whatever the size of its operations")
+    func shares() {
+        let settings = DiskSettings(depth: 16, bytesInFlight: 1 << 40, operationBytes: 200_000)
+        for lengths in [[4096, 4096, 4096, 4096], [4096, 4096, 1 << 20, 65536]] {
+            var model = DiskModel(settings, servers: 4, lengths: lengths)
+            for index in 0..<4 { for _ in 0..<64 { model.ask(index) } }
+            for _ in 0..<60_000 { model.step() }
+            let cost = (0..<4).map { Double(model.doneBytes[$0] + model.done[$0] * 200_000) }
+            let total = cost.reduce(0, +)
+            for ioClass in IOClass.allCases {
+                let share = cost[Int(ioClass.rawValue)] / total
+                let due = Double(settings[ioClass].weight) / 100
+                // Not above its share, unless others leave something.
+                if ioClass == .client {
+                    #expect(share > due - 0.02, "\(ioClass) got \(share) of \(due)")
+                } else {
+                    #expect(share < due + 0.02, "\(ioClass) got \(share) of \(due)")
+                }
+            }
+        }
+    }
+
+    @Test("a class that waits is always served in the end")
+    func noStarvation() {
+        var settings = DiskSettings(depth: 2)
+        settings.client.weight = 1000
+        settings.scrub.weight = 1
+        var model = DiskModel(settings, servers: 2)
+        for index in 0..<4 { for _ in 0..<8 { model.ask(index) } }
+        for _ in 0..<100_000 { model.step() }
+        #expect(model.done.allSatisfy { $0 > 20 }, "\(model.done)")
+    }
+
+    @Test("without clients a background class has the whole depth, with one its share")
+    func fullRate() {
+        var model = DiskModel(DiskSettings(depth: 32), servers: 32)
+        for _ in 0..<100 { model.ask(2) }
+        for _ in 0..<1000 { model.step() }
+        #expect(model.highestInFlight[2] == 32)
+        // One client that comes again and again: the scrubber sinks to 7 % of the depth.
+        model.ask(0)
+        for _ in 0..<200 { model.step() }
+        model.highestInFlight = [0, 0, 0, 0]
+        for _ in 0..<1000 { model.step() }
+        #expect(model.highestInFlight[0] == 1)
+        #expect(model.highestInFlight[2] == 2)
+        // The client goes: after the grace the scrubber has everything again.
+        for _ in 0..<1000 { model.step(again: { $0 != 0 }) }
+        #expect(model.highestInFlight[2] == 32)
+    }
+
+    @Test("a client that finds the depth free never waits behind another class")
+    func clientFirst() {
+        var model = DiskModel(DiskSettings(depth: 8), servers: 8)
+        for _ in 0..<50 { model.ask(3) }
+        model.ask(0)
+        // Its first operation waits for one place; the next ones find room at once.
+        for _ in 0..<200 { model.step() }
+        for _ in 0..<1000 {
+            model.step()
+            #expect(model.queue.lanes[0].waiting.isEmpty)
+        }
+        #expect(model.highestInFlight[0] == 1)
+    }
+
+    @Test("operations of one class start in the order in which they came")
+    func order() {
+        var model = DiskModel(DiskSettings(depth: 3), servers: 2)
+        for round in 0..<4000 {
+            model.ask(round % 4)
+            if round % 3 != 0 { model.step(again: { _ in false }) }
+        }
+        for _ in 0..<4000 { model.step(again: { _ in false }) }
+        #expect(model.done.reduce(0, +) == 4000)
+        for starts in model.order { #expect(starts == starts.sorted()) }
+        #expect(model.queue.inFlight == 0 && model.queue.queued == 0)
+    }
+
+    @Test("bytes in flight are bounded, but one operation always goes")
+    func bytes() {
+        var model = DiskModel(
+            DiskSettings(depth: 64, bytesInFlight: 4 << 20), servers: 64,
+            lengths: [1 << 20, 4096, 8 << 20, 4096])
+        for _ in 0..<20 { model.ask(0) }
+        #expect(model.queue.inFlight == 4)
+        for _ in 0..<20 { model.step(again: { _ in false }) }
+        #expect(model.done[0] == 20)
+        model.ask(2)
+        model.ask(2)
+        #expect(model.queue.inFlight == 1)
+    }
+
+    @Test("a full queue refuses; syncs of clients neither wait nor are refused")
+    func bounds() {
+        var queue = DiskQueue(settings: DiskSettings(depth: 1), tag: 3)
+        var request = IORequest(opcode: .read, length: 4096)
+        request.disk = 4
+        guard case .start(let first) = queue.submit(request, now: 1) else {
+            Issue.record("the first operation must start")
+            return
+        }
+        for _ in 0..<Disk.Limits.queuedOperations {
+            guard case .wait = queue.submit(request, now: 1) else {
+                Issue.record("must wait")
+                return
+            }
+        }
+        guard case .refuse = queue.submit(request, now: 1) else {
+            Issue.record("must be refused")
+            return
+        }
+        request.opcode = .synchronize
+        guard case .start(let sync) = queue.submit(request, now: 1) else {
+            Issue.record("a sync must start")
+            return
+        }
+        #expect(sync.userData != first.userData)
+        #expect(queue.complete(slot: Int(first.userData >> 16), now: 5).startedAt == 1)
+        #expect(queue.next(now: 5) == nil, "the sync still takes the one place")
+        _ = queue.complete(slot: Int(sync.userData >> 16), now: 6)
+        #expect(queue.next(now: 6)?.since == 1)
+    }
+}
