@@ -133,12 +133,17 @@ let package = Package(
             name: "apus",
             dependencies: [
                 "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "ContainerFormat",
-                "Transport", "ContainerStore",
-                "SCMCore", "Wire", "Model", "Bytes", "Reactor", .arguments, .configuration, .crypto,
-                .log, .system,
+                "Transport", "ContainerStore", "SCMCore", "Wire", "Model", "Bytes", "Reactor",
+                "Telemetry", .arguments, .configuration, .crypto, .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
-        // Micro-benchmarks: kernels beside their yardsticks
+        // Programs of `make bench`: kernels beside their yardsticks, load, the data path
+        .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
+        .executableTarget(
+            name: "datapath-bench",
+            dependencies: [
+                "ContainerStore", "Transport", "Reactor", "Bytes", "Checksum", "Model",
+            ], path: "Bench/Datapath", swiftSettings: settings),
         .executableTarget(
             name: "kernel-bench", dependencies: ["ErasureCode", "Checksum", "Model", "CISAL"],
             path: "Bench/Kernels", swiftSettings: settings),

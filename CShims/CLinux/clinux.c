@@ -91,6 +91,8 @@ void *apus_map_shared(int descriptor, size_t bytes, size_t alignment) {
         munmap(memory, bytes);
         return NULL;
     }
+    // Only where the administrator lets shared memory have huge pages (shmem_enabled=advise).
+    madvise(mapped, bytes, MADV_HUGEPAGE);
     return mapped;
 }
 
