@@ -178,6 +178,7 @@ let package = Package(
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
-            "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
+            "S3GatewayTests",
+            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", .crypto, .log]),
     ]
 )

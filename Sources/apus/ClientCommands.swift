@@ -28,7 +28,7 @@ struct ClusterOptions: ParsableArguments {
                 "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
         }
         let settings = try await Settings(file: file, overrides: [])
-        let runtime = try Runtime(name: "apus", movesBytes: false, reactors: 1)
+        let runtime = try Runtime(name: "apus", memory: .datanodes, reactors: 1)
         return try Roles.client(settings, runtime)
     }
 }
