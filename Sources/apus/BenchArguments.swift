@@ -3,6 +3,7 @@ import Foundation
 
 /// Bytes written as `4096`, `64k`, `1m`, `2g` or `512KiB`: powers of two.
 enum ByteText {
+    /// The number of bytes; nil if it is no such text, negative, or over 2^50.
     static func parse(_ text: some StringProtocol) -> Int? {
         var letters = text.lowercased()[...]
         for suffix in ["ib", "b"] where letters.hasSuffix(suffix) {

@@ -5,6 +5,7 @@ import Model
 
 // The kinds of load, each with its command.
 
+/// Writes keys of the sizes asked for.
 struct BenchPut: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "put", abstract: "Write keys.",
@@ -35,6 +36,7 @@ struct BenchObjects: ParsableArguments {
     }
 }
 
+/// Reads whole keys, chosen at random.
 struct BenchGet: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "get", abstract: "Read whole keys, at random, and verify them.",
@@ -64,6 +66,7 @@ struct BenchGet: AsyncParsableCommand {
     }
 }
 
+/// Reads ranges of keys, both chosen at random.
 struct BenchRange: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "range", abstract: "Read ranges of keys, at random, and verify them.")
@@ -101,6 +104,7 @@ struct BenchRange: AsyncParsableCommand {
     }
 }
 
+/// Reads and writes whole keys, in a proportion.
 struct BenchMixed: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mixed", abstract: "Read whole keys and write others at the same time.")
@@ -142,6 +146,7 @@ struct BenchMixed: AsyncParsableCommand {
     }
 }
 
+/// Lists pages of names from random places.
 struct BenchList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "List pages of keys from random places, and verify them.")
@@ -189,6 +194,7 @@ struct BenchList: AsyncParsableCommand {
     }
 }
 
+/// Works on the names of keys without bytes: no datanode is asked.
 struct BenchOM: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "om", abstract: "Names alone: create, look up or delete empty keys.")
@@ -197,6 +203,7 @@ struct BenchOM: AsyncParsableCommand {
     var operation = Operation.create
     @Option(help: "Empty keys to make first for info.") var objects = 1000
 
+    /// What is done to a name.
     enum Operation: String, ExpressibleByArgument, CaseIterable, Sendable {
         case create, info, delete
     }
