@@ -115,6 +115,7 @@ let package = Package(
         target(
             "Datanode",
             ["ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", .log]),
+        target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         target(
             "Client",
             ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport"]),
@@ -131,9 +132,9 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "Datanode", "Client", "S3Gateway", "Transport", "ContainerStore",
-                "SCMCore", "Wire", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
-                .configuration, .crypto, .log, .system,
+                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "ContainerFormat",
+                "Transport", "ContainerStore", "SCMCore", "Wire", "Model", "Bytes", "Reactor",
+                "Telemetry", .arguments, .configuration, .crypto, .log, .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
         // Programs of `make bench`: kernels beside their yardsticks, load, the data path
@@ -170,10 +171,14 @@ let package = Package(
             ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests(
+            "DiskTuneTests",
+            ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
-            "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
+            "S3GatewayTests",
+            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", .crypto, .log]),
     ]
 )

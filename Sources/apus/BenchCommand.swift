@@ -84,7 +84,7 @@ struct BenchSession {
     init(_ name: String, _ options: BenchOptions, _ sizes: SizeDistribution) async throws {
         self.name = name
         self.options = options
-        runtime = try Runtime(name: "apus bench", movesBytes: true)
+        runtime = try Runtime(name: "apus bench", memory: .datanodes)
         let client = try await options.cluster.client(runtime)
         let bucket = try ObjectPath.bucket(options.bucket)
         let replication = try options.replication.map { try ReplicationConfig($0) }

@@ -13,7 +13,7 @@ struct ClusterOptions: ParsableArguments {
     @Flag(help: "For programs.") var json = false
 
     func client() async throws -> ClusterClient {
-        try await client(try Runtime(name: "apus", movesBytes: false, reactors: 1))
+        try await client(try Runtime(name: "apus", memory: .datanodes, reactors: 1))
     }
 
     /// A client whose connections live on the reactors of `runtime`.
