@@ -13,6 +13,11 @@ struct ClusterOptions: ParsableArguments {
     @Flag(help: "For programs.") var json = false
 
     func client() async throws -> ClusterClient {
+        try await client(try Runtime(name: "apus", memory: .datanodes, reactors: 1))
+    }
+
+    /// A client whose connections live on the reactors of `runtime`.
+    func client(_ runtime: Runtime) async throws -> ClusterClient {
         let environment = ProcessInfo.processInfo.environment
         let file: String
         if let config {
@@ -28,7 +33,6 @@ struct ClusterOptions: ParsableArguments {
                 "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
         }
         let settings = try await Settings(file: file, overrides: [])
-        let runtime = try Runtime(name: "apus", memory: .datanodes, reactors: 1)
         return try Roles.client(settings, runtime)
     }
 }

@@ -134,6 +134,32 @@ class Run:
         client.delete_object(Bucket="files", Key="hung")
         print(f"    24 MiB with one node hung: at most {slowest:.2f} s")
 
+    def test_05c_load_generation(self):
+        def bench(*arguments, check=True):
+            result = self.cluster.apus("bench", *arguments, "--json", check=check)
+            return json.loads(result.stdout), result
+        for work in [["put", "--size", "1-300k"], ["get", "--size", "200k", "--objects", "8"],
+                     ["range", "--size", "3m", "--objects", "4", "--range", "1-100k"],
+                     ["mixed", "--size", "4k", "--rate", "200", "--clients", "32"],
+                     ["list", "--objects", "300", "--page", "50"], ["om"],
+                     ["om", "--operation", "info", "--objects", "20"],
+                     ["om", "--operation", "delete"]]:
+            report, _ = bench(*work, "--count", "200")
+            assert sum(row["count"] for row in report["operations"]) == 200, report
+            assert report["errors"] == [], report
+        # Everything was removed, with the bucket.
+        assert "bench" not in self.cluster.apus("bucket", "list").stdout
+        # What was kept is found and verified, and other bytes under its names are told.
+        report, _ = bench("put", "--size", "10k", "--count", "5", "--keep", "--prefix", "kept/")
+        key = f"/s3v/bench/{report['prefix']}put-000000003"
+        assert bench("get", "--prefix", "kept/", "--count", "50")[0]["errors"] == []
+        self.cluster.apus("key", "put", key, __file__)
+        report, result = bench("get", "--prefix", "kept/", "--count", "50", check=False)
+        assert result.returncode == 1 and report["errors"][0]["kind"] == "mismatch", report
+        for wrong in [["--clients", "0"], ["--rate", "0"], ["--size", "4q"], ["--count", "0"]]:
+            result = self.cluster.apus("bench", "put", *wrong, check=False)
+            assert result.returncode == 2, (wrong, result.returncode, result.stderr)
+
     def test_06_two_datanodes_killed(self):
         self.cluster.kill("dn2")
         self.cluster.kill("dn4")
