@@ -21,7 +21,7 @@ public actor RPCChannel {
     private let reactor: Reactor
     private let mayShareMemory: Bool
     /// Where it leads, in traces.
-    private let address: String
+    public nonisolated let address: String
     private var connection: RPCConnection?
     private var opening: Task<Result<RPCConnection, StoreError>, Never>?
     private var lastFailure: (at: MonotonicTime, error: StoreError)?
