@@ -122,7 +122,8 @@ let package = Package(
         target(
             "Datanode",
             [
-                "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry", .log,
+                "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
+                .log,
             ]),
         target(
             "Client",

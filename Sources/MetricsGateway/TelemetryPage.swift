@@ -67,6 +67,7 @@ public struct TraceReport: Codable, Sendable {
         /// Unix time.
         public var startNanoseconds: UInt64
         public var durationNanoseconds: UInt64
+        public var parentNanoseconds: UInt64
         /// 0, a code of an error, or the status of HTTP.
         public var outcome: UInt16
         public var bytes: UInt64
@@ -85,7 +86,8 @@ public struct TraceReport: Codable, Sendable {
             Span(
                 id: Self.text(span.traceID), kind: "\(span.kind)", operation: span.operation,
                 detail: span.detail, startNanoseconds: span.startNanoseconds,
-                durationNanoseconds: span.durationNanoseconds, outcome: span.outcome,
+                durationNanoseconds: span.durationNanoseconds,
+                parentNanoseconds: span.parentNanoseconds, outcome: span.outcome,
                 bytes: span.bytes, queued: span.queued)
         }
     }
@@ -99,7 +101,8 @@ public struct TraceReport: Codable, Sendable {
             return TraceSpan(
                 traceID: id, kind: kind, operation: span.operation, detail: span.detail,
                 startNanoseconds: span.startNanoseconds,
-                durationNanoseconds: span.durationNanoseconds, outcome: span.outcome,
+                durationNanoseconds: span.durationNanoseconds,
+                parentNanoseconds: span.parentNanoseconds, outcome: span.outcome,
                 bytes: span.bytes, queued: span.queued)
         }
     }

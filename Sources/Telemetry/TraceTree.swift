@@ -18,10 +18,9 @@ public struct TraceSource: Sendable {
 /// What was done for one request, as a tree: the request, the calls made for it, how these were
 /// served, and what was asked of disks. Pure.
 ///
-/// Frames carry the identity of the request alone, not that of the call, so the tree is found from
-/// times: a call belongs to the innermost span of its role around it; the n-th service of a
-/// method at an address to the n-th call of it. Clocks of several machines need to agree no better
-/// than calls to one node lie apart.
+/// Within a role a span tells what it was done for. Between roles it is found: frames carry the
+/// identity of the request alone, not that of the call, so the n-th service of a method at an
+/// address is taken for that of the n-th call of it. Clocks of several machines need not agree.
 public struct TraceTree: Sendable {
     public struct Entry: Sendable {
         public var span: TraceSpan
@@ -52,10 +51,7 @@ public struct TraceTree: Sendable {
                 < ($1.span.startNanoseconds, $1.span.kind.rawValue)
         }
         matchCalls()
-        for index in entries.indices where entries[index].parent == nil {
-            guard entries[index].span.kind != .request else { continue }
-            if entries[index].span.kind != .serve { entries[index].parent = around(index) }
-        }
+        findParents()
         for index in entries.indices {
             if let parent = entries[index].parent {
                 entries[parent].children.append(index)
@@ -64,7 +60,8 @@ public struct TraceTree: Sendable {
             }
         }
         if let root = roots.first(where: { entries[$0].span.kind == .request }) {
-            markChain(root, from: entries[root].span.startNanoseconds,
+            markChain(
+                root, from: entries[root].span.startNanoseconds,
                 until: entries[root].span.endNanoseconds)
         }
     }
@@ -90,24 +87,23 @@ public struct TraceTree: Sendable {
         }
     }
 
-    /// The shortest request or service of the same role that contains the start of an entry.
-    private func around(_ index: Int) -> Int? {
-        let entry = entries[index]
-        var best: Int?
-        for (other, candidate) in entries.enumerated()
-        where candidate.source == entry.source && other != index
-            && (candidate.span.kind == .request || candidate.span.kind == .serve)
-            && candidate.span.startNanoseconds <= entry.span.startNanoseconds
-            && candidate.span.endNanoseconds >= entry.span.startNanoseconds
-        {
-            if let best,
-                entries[best].span.durationNanoseconds <= candidate.span.durationNanoseconds
-            {
-                continue
-            }
-            best = other
+    /// Puts calls and what was asked of disks below the request or service they were made for.
+    private mutating func findParents() {
+        struct Place: Hashable {
+            var source: Int
+            var start: UInt64
         }
-        return best
+        var parents: [Place: Int] = [:]
+        for (index, entry) in entries.enumerated()
+        where entry.span.kind == .request || entry.span.kind == .serve {
+            parents[Place(source: entry.source, start: entry.span.startNanoseconds)] = index
+        }
+        for (index, entry) in entries.enumerated()
+        where entry.span.kind != .request && entry.span.kind != .serve {
+            entries[index].parent =
+                parents[
+                    Place(source: entry.source, start: entry.span.parentNanoseconds)]
+        }
     }
 
     /// Follows what was waited for from the end of an entry back to its start: each time the child

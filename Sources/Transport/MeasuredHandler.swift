@@ -24,7 +24,9 @@ public struct MeasuredHandler: RPCHandler {
 
         init(_ name: String) { self.name = name }
 
-        func count(_ error: StoreError) { errors[min(Int(error.code.rawValue), Self.codes - 1)].add() }
+        func count(_ error: StoreError) {
+            errors[min(Int(error.code.rawValue), Self.codes - 1)].add()
+        }
     }
 
     private let handler: any RPCHandler
@@ -80,7 +82,8 @@ public struct MeasuredHandler: RPCHandler {
         if request.traceID == 0 {
             result = await answer(request)
         } else {
-            let context = TraceContext(traceID: request.traceID, ring: telemetry.traces)
+            let context = TraceContext(
+                traceID: request.traceID, since: start, ring: telemetry.traces)
             result = await TraceContext.$current.withValue(context) { await answer(request) }
         }
         let end = MonotonicTime.now().nanoseconds
@@ -98,7 +101,9 @@ public struct MeasuredHandler: RPCHandler {
             outcome = error.code.rawValue
         }
         if request.traceID != 0 {
-            TraceContext(traceID: request.traceID, ring: telemetry.traces).record(
+            TraceContext(
+                traceID: request.traceID, since: start, ring: telemetry.traces
+            ).record(
                 .serve, measures.name, detail: request.peer.name, from: start, to: end,
                 outcome: outcome, bytes: bytes)
         }
@@ -143,6 +148,7 @@ extension TraceSpan {
         message.outcome = UInt32(outcome)
         message.bytes = bytes
         message.queued = queued
+        message.parentNanoseconds = parentNanoseconds
         return message
     }
 
@@ -155,6 +161,7 @@ extension TraceSpan {
             traceID: message.traceID, kind: kind, operation: message.operation,
             detail: message.detail, startNanoseconds: message.startNanoseconds,
             durationNanoseconds: message.durationNanoseconds,
+            parentNanoseconds: message.parentNanoseconds,
             outcome: UInt16(clamping: message.outcome), bytes: message.bytes,
             queued: message.queued)
     }

@@ -85,7 +85,9 @@ struct DiskSample: Sendable {
                 }
             }
         }
-        sample.nodes.sort { ($0.address.host, $0.address.port) < ($1.address.host, $1.address.port) }
+        sample.nodes.sort { one, other in
+            (one.address.host, one.address.port) < (other.address.host, other.address.port)
+        }
         sample.unreachable.sort()
         return sample
     }
@@ -213,14 +215,23 @@ struct DiskRow: Encodable {
 }
 
 extension DiskRow {
-    /// Prints the disks, two lines to each datanode's disk at most 100 columns wide.
+    /// Prints the disks, a line each, of at most 100 columns while numbers are not absurd.
     static func print(_ rows: [DiskRow], unreachable: [String]) {
-        let columns = columns(rows)
-        printTable(
-            ["datanode", "disk", "read ms", "write ms", "sync ms", "q", "io/s", "in/s", "out/s",
-             "err", "free", "scrub"],
-            columns)
-        Swift.print("read, write, sync: p50/p99/p99.9; q: in flight+waiting; in: written, out: read")
+        let header = [
+            "DATANODE", "DISK", "READ", "WRITE", "SYNC", "Q", "IO/S", "IN/S", "OUT/S", "ERR",
+            "FREE", "SCRUB",
+        ]
+        let lines = [header] + columns(rows)
+        let widths = header.indices.map { column in lines.map { $0[column].count }.max() ?? 0 }
+        for line in lines {
+            let cells = line.enumerated().map { column, text in
+                let space = String(repeating: " ", count: widths[column] - text.count)
+                return column < 2 ? text + space : space + text
+            }
+            Swift.print(cells.joined(separator: " "))
+        }
+        Swift.print(
+            "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting")
         for row in rows where row.isFailed {
             Swift.print("\(row.disk) is out: \(row.reason)")
         }
@@ -246,9 +257,9 @@ extension DiskRow {
         }
     }
 
-    /// The last two parts of a path.
+    /// The last two parts of a path, their last 12 characters.
     private static func short(_ path: String) -> String {
-        path.split(separator: "/").suffix(2).joined(separator: "/")
+        String(path.split(separator: "/").suffix(2).joined(separator: "/").suffix(12))
     }
 
     /// Percentiles in milliseconds, marked if the 99th is more than twice the usual one.
@@ -261,11 +272,13 @@ extension DiskRow {
 
     private static func milliseconds(_ nanoseconds: UInt64) -> String {
         let value = Double(nanoseconds) / 1e6
-        return String(format: value < 1 ? "%.2f" : value < 10 ? "%.1f" : "%.0f", value)
+        if value < 0.995 { return String(String(format: "%.2f", value).dropFirst()) }
+        if value >= 10_000 { return String(format: "%.0fs", value / 1000) }
+        return String(format: value < 10 ? "%.1f" : "%.0f", value)
     }
 
     private static func count(_ value: Double) -> String {
-        value < 10_000 ? String(format: "%.0f", value) : String(format: "%.0fk", value / 1000)
+        value < 9_999.5 ? String(format: "%.0f", value) : String(format: "%.0fk", value / 1000)
     }
 
     /// Bytes in at most five characters: 1.5G.
@@ -273,7 +286,8 @@ extension DiskRow {
         var value = value
         for unit in ["", "K", "M", "G", "T"] {
             if value < 1000 {
-                return String(format: unit.isEmpty || value >= 10 ? "%.0f%@" : "%.1f%@", value, unit)
+                let format = unit.isEmpty || value >= 10 ? "%.0f%@" : "%.1f%@"
+                return String(format: format, value, unit)
             }
             value /= 1024
         }

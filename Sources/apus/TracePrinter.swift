@@ -89,6 +89,9 @@ struct TracePrinter {
             if !span.detail.isEmpty { text += " for \(span.detail)" }
         case .call:
             text = "\(name(span.detail)) \(span.operation)"
+            if span.outcome != 0 {
+                text += ": " + (StoreError.Code(rawValue: span.outcome).map { "\($0)" } ?? "error")
+            }
             if let served {
                 text += ", served in \(Self.duration(served.span.durationNanoseconds))"
             } else {
@@ -98,7 +101,7 @@ struct TracePrinter {
         case .disk: text = "\(Self.disk(span.detail)) \(span.operation)"
         case .wait: text = "\(Self.disk(span.detail)) wait for \(span.operation)"
         }
-        if span.kind != .request, span.outcome != 0 {
+        if span.kind != .request, span.kind != .call, span.outcome != 0 {
             text += " " + (StoreError.Code(rawValue: span.outcome).map { "\($0)" } ?? "error")
         }
         if span.kind == .disk {
@@ -143,7 +146,8 @@ struct TracePrinter {
         case .request: return "\(node) itself"
         case .call:
             let isServed = entry.children.contains { tree.entries[$0].span.kind == .serve }
-            let what = isServed ? "on the way to" : "waiting in vain for"
+            let isAnswered = isServed && entry.span.outcome == 0
+            let what = isAnswered ? "on the way to" : "waiting in vain for"
             return "\(what) \(name(entry.span.detail))"
         case .serve: return "\(node) \(entry.span.operation)"
         case .disk: return "\(node), disk \(Self.disk(entry.span.detail)) \(entry.span.operation)"

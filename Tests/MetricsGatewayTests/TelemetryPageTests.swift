@@ -31,7 +31,7 @@ struct TelemetryPageTests {
 
     @Test("the spans of a trace come back as they were noted")
     func traces() throws {
-        let context = TraceContext(traceID: 0xAB, ring: telemetry.traces)
+        let context = TraceContext(traceID: 0xAB, since: 90, ring: telemetry.traces)
         context.record(
             .disk, "read", detail: "/a\"b", from: 100, to: 350, outcome: 35, bytes: 4096, queued: 3)
         let page = get("/trace?id=00000000000000ab")
@@ -41,6 +41,7 @@ struct TelemetryPageTests {
         #expect(report.spans.first?.id == "00000000000000AB")
         let span = try #require(report.values.first)
         #expect(span.kind == .disk && span.operation == "read" && span.detail == "/a\"b")
+        #expect(span.startNanoseconds - span.parentNanoseconds == 10)
         #expect(span.durationNanoseconds == 250 && span.outcome == 35 && span.queued == 3)
     }
 

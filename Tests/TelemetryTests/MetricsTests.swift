@@ -152,11 +152,14 @@ struct TraceTests {
     @Test("what is bound for a task is seen by the tasks made in it, and not outside")
     func inheritance() async {
         let ring = TraceRing(spans: 64)
-        await TraceContext.$current.withValue(TraceContext(traceID: 3, ring: ring)) {
+        await TraceContext.$current.withValue(TraceContext(traceID: 3, since: 4, ring: ring)) {
             TraceContext.current?.record(.call, "a", detail: "", from: 5, to: 9)
-            await Task { TraceContext.current?.record(.call, "b", detail: "", from: 6, to: 9) }.value
+            await Task { TraceContext.current?.record(.call, "b", detail: "", from: 6, to: 9) }
+                .value
         }
         #expect(TraceContext.current == nil)
-        #expect(ring.spans(of: 3, clockOffset: 0).map(\.operation) == ["a", "b"])
+        let spans = ring.spans(of: 3, clockOffset: 10)
+        #expect(spans.map(\.operation) == ["a", "b"])
+        #expect(spans.map(\.parentNanoseconds) == [14, 14])
     }
 }

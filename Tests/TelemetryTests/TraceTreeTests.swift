@@ -6,12 +6,12 @@ import Testing
 struct TraceTreeTests {
     private func span(
         _ kind: TraceSpan.Kind, _ operation: String, _ detail: String, _ start: UInt64,
-        _ end: UInt64, outcome: UInt16 = 0
+        _ end: UInt64, outcome: UInt16 = 0, for parent: UInt64? = nil
     ) -> TraceSpan {
         TraceSpan(
             traceID: 1, kind: kind, operation: operation, detail: detail,
             startNanoseconds: start * 1_000_000, durationNanoseconds: (end - start) * 1_000_000,
-            outcome: outcome)
+            parentNanoseconds: parent.map { $0 * 1_000_000 }, outcome: outcome)
     }
 
     /// A read whose second node was late: it was given up after 90 ms, and answered at 150 ms.
@@ -21,10 +21,10 @@ struct TraceTreeTests {
                 role: "s3gateway", node: "s3g1", address: "",
                 spans: [
                     span(.request, "GetObject", "admin", 100, 220, outcome: 200),
-                    span(.call, "lookupKey", "h:1", 101, 105),
-                    span(.call, "readBlock", "h:2", 106, 110),
-                    span(.call, "readBlock", "h:3", 106, 196, outcome: 26),
-                    span(.call, "readBlock", "h:4", 197, 219),
+                    span(.call, "lookupKey", "h:1", 101, 105, for: 100),
+                    span(.call, "readBlock", "h:2", 106, 110, for: 100),
+                    span(.call, "readBlock", "h:3", 106, 196, outcome: 26, for: 100),
+                    span(.call, "readBlock", "h:4", 197, 219, for: 100),
                 ]),
             TraceSource(
                 role: "om", node: "om1", address: "h:1",
@@ -33,7 +33,7 @@ struct TraceTreeTests {
                 role: "datanode", node: "dn1", address: "h:2",
                 spans: [
                     span(.serve, "readBlock", "s3gateway", 107, 109),
-                    span(.disk, "read", "/v", 107, 108),
+                    span(.disk, "read", "/v", 107, 108, for: 107),
                 ]),
             TraceSource(
                 role: "datanode", node: "dn2", address: "h:3",
@@ -42,7 +42,7 @@ struct TraceTreeTests {
                 role: "datanode", node: "dn3", address: "h:4",
                 spans: [
                     span(.serve, "readBlock", "s3gateway", 198, 218),
-                    span(.disk, "read", "/v", 199, 217),
+                    span(.disk, "read", "/v", 199, 217, for: 198),
                 ]),
         ])
     }
@@ -89,7 +89,7 @@ struct TraceTreeTests {
             TraceSource(
                 role: "datanode", node: "dn1", address: "h:2",
                 spans: [
-                    span(.serve, "writeCell", "x", 1, 5), span(.disk, "write", "/v", 2, 3),
+                    span(.serve, "writeCell", "x", 1, 5), span(.disk, "write", "/v", 2, 3, for: 1),
                     span(.serve, "writeCell", "x", 6, 9),
                 ])
         ])

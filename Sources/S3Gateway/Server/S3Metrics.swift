@@ -51,9 +51,9 @@ struct S3Metrics: Sendable {
         }
     }
 
-    /// What the tasks of a request carry.
-    func context(_ traceID: UInt64) -> TraceContext {
-        TraceContext(traceID: traceID, ring: telemetry.traces)
+    /// What the tasks of a request carry that began at `start`.
+    func context(_ traceID: UInt64, since start: UInt64) -> TraceContext {
+        TraceContext(traceID: traceID, since: start, ring: telemetry.traces)
     }
 
     /// Counts and notes a request that has been answered, between two times of the monotonic
@@ -67,7 +67,7 @@ struct S3Metrics: Sendable {
         measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
         measures.received.add(UInt64(exchange.bytesReceived))
         measures.sent.add(UInt64(exchange.bytesSent))
-        context(traceID).record(
+        context(traceID, since: start).record(
             .request, measures.name, detail: user, from: start, to: end,
             outcome: UInt16(clamping: status), bytes: exchange.bytesReceived + exchange.bytesSent)
     }

@@ -45,14 +45,17 @@ struct S3Service<Store: ObjectStore>: Sendable {
         var generator = RequestNumbers()
         let id = RequestID(using: &generator)
         // Calls to other roles carry the identity, and are noted for it.
-        guard let metrics else { return await serve(exchange, id) }
-        return await TraceContext.$current.withValue(metrics.context(id.traceID)) {
-            await serve(exchange, id)
+        let started = MonotonicTime.now()
+        guard let metrics else { return await serve(exchange, id, since: started) }
+        let context = metrics.context(id.traceID, since: started.nanoseconds)
+        return await TraceContext.$current.withValue(context) {
+            await serve(exchange, id, since: started)
         }
     }
 
-    private func serve(_ exchange: Exchange, _ id: RequestID) async -> Bool {
-        let started = MonotonicTime.now()
+    private func serve(
+        _ exchange: Exchange, _ id: RequestID, since started: MonotonicTime
+    ) async -> Bool {
         var outcome = Outcome()
         var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
         do {

@@ -65,6 +65,9 @@ public nonisolated struct TelemetrySpan: Sendable {
   /// Operations before it in the disk's queue.
   public var queued: UInt32 = 0
 
+  /// The start of the request or service of the same role that it was done for.
+  public var parentNanoseconds: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -127,7 +130,7 @@ nonisolated extension TelemetryTraceRequest: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension TelemetrySpan: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Span"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}trace_id\0\u{1}kind\0\u{1}operation\0\u{1}detail\0\u{3}start_nanoseconds\0\u{3}duration_nanoseconds\0\u{1}outcome\0\u{1}bytes\0\u{1}queued\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}trace_id\0\u{1}kind\0\u{1}operation\0\u{1}detail\0\u{3}start_nanoseconds\0\u{3}duration_nanoseconds\0\u{1}outcome\0\u{1}bytes\0\u{1}queued\0\u{3}parent_nanoseconds\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -144,6 +147,7 @@ nonisolated extension TelemetrySpan: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 7: try { try decoder.decodeSingularUInt32Field(value: &self.outcome) }()
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.bytes) }()
       case 9: try { try decoder.decodeSingularUInt32Field(value: &self.queued) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.parentNanoseconds) }()
       default: break
       }
     }
@@ -177,6 +181,9 @@ nonisolated extension TelemetrySpan: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if self.queued != 0 {
       try visitor.visitSingularUInt32Field(value: self.queued, fieldNumber: 9)
     }
+    if self.parentNanoseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.parentNanoseconds, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -190,6 +197,7 @@ nonisolated extension TelemetrySpan: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.outcome != rhs.outcome {return false}
     if lhs.bytes != rhs.bytes {return false}
     if lhs.queued != rhs.queued {return false}
+    if lhs.parentNanoseconds != rhs.parentNanoseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
