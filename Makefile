@@ -5,6 +5,8 @@
 SWIFT_FLAGS := -c release -Xswiftc -enable-testing
 PACKAGES := libisal-dev liburing-dev libsqlite3-dev
 TEST_PACKAGES := rclone python3-venv
+# The yardsticks of `make bench`.
+BENCH_PACKAGES := fio nginx-light iperf3
 DIR ?= apus-data
 # The clients that tests use, apart from the system's.
 VENV := .venv
@@ -16,7 +18,7 @@ help:
 	@echo "make test    build, and run all tests with the clients they need"
 	@echo "make build   the program: .build/release/apus"
 	@echo "make lint    check the format of the sources"
-	@echo "make bench   measure put and get of 1 GiB and the CPU seconds of each role"
+	@echo "make bench   measure everything beside its yardstick; ARGS=\"--rows 9,10 --json FILE\""
 	@echo "make bench-kernels   measure the arithmetic beside ISA-L and memcpy"
 	@echo "make deps    install the system packages that the build needs"
 	@echo "make proto   generate the Swift of the protobuf messages"
@@ -52,9 +54,23 @@ test: deps-test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/conformance.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/cluster_test.py
 
+# A package counts as there if another one brought its program: nginx-light beside nginx-core.
+# RUNLEVEL=1 keeps Debian from starting nginx as a service.
+.PHONY: deps-bench
+deps-bench: deps-test
+	@missing=""; for package in $(BENCH_PACKAGES); do \
+		PATH="$$PATH:/usr/sbin" command -v $${package%-light} >/dev/null 2>&1 || \
+			missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -q && \
+		$(SUDO) env RUNLEVEL=1 apt-get install -y -q --no-install-recommends $$missing; fi
+
+# Rows, rounds and output: make bench ARGS="--rows 9,10 --rounds 7 --quick --json FILE"
 .PHONY: bench
-bench: build deps-test
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/putget.py
+bench: build deps-bench
+	swift build $(SWIFT_FLAGS) --product http-load
+	swift build $(SWIFT_FLAGS) --product datapath-bench
+	swift build $(SWIFT_FLAGS) --product kernel-bench
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/bench.py $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: deps

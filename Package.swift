@@ -125,6 +125,7 @@ let package = Package(
                 "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
                 .log,
             ]),
+        target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         target(
             "Client",
             ["Model", "Bytes", "Wire", "Checksum", "ErasureCode", "Reactor", "Transport"]),
@@ -144,12 +145,19 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "Datanode", "Client", "S3Gateway", "MetricsGateway", "Transport",
-                "ContainerStore", "SCMCore", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
-                .arguments, .configuration, .crypto, .log, .system,
+                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
+                "ContainerFormat", "Transport", "ContainerStore", "SCMCore", "Wire", "Model",
+                "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
+                .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
-        // Micro-benchmarks: kernels beside their yardsticks
+        // Programs of `make bench`: kernels beside their yardsticks, load, the data path
+        .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
+        .executableTarget(
+            name: "datapath-bench",
+            dependencies: [
+                "ContainerStore", "Transport", "Reactor", "Bytes", "Checksum", "Model",
+            ], path: "Bench/Datapath", swiftSettings: settings),
         .executableTarget(
             name: "kernel-bench", dependencies: ["ErasureCode", "Checksum", "Model", "CISAL"],
             path: "Bench/Kernels", swiftSettings: settings),
@@ -178,10 +186,14 @@ let package = Package(
             ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests(
+            "DiskTuneTests",
+            ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
         tests("WireTests", ["Wire", "Model"]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
-            "S3GatewayTests", ["S3Gateway", "TestSupport", "Model", "Client", .crypto, .log]),
+            "S3GatewayTests",
+            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", .crypto, .log]),
     ]
 )

@@ -62,6 +62,9 @@ void *apus_map_memory(size_t bytes, size_t alignment) {
     if (memory == MAP_FAILED) return NULL;
     size_t head = (alignment - ((uintptr_t)memory & (alignment - 1))) & (alignment - 1);
     if (head != 0) munmap(memory, head);
+    // Where it can be huge pages: a disk's request holds a limited number of pieces (254 with
+    // virtio), and a MiB of small pages is 256.
+    madvise(memory + head, bytes, MADV_HUGEPAGE);
     size_t tail = total - head - bytes;
     if (tail != 0) munmap(memory + head + bytes, tail);
     return memory + head;
@@ -88,6 +91,8 @@ void *apus_map_shared(int descriptor, size_t bytes, size_t alignment) {
         munmap(memory, bytes);
         return NULL;
     }
+    // Only where the administrator lets shared memory have huge pages (shmem_enabled=advise).
+    madvise(mapped, bytes, MADV_HUGEPAGE);
     return mapped;
 }
 

@@ -4,9 +4,9 @@ import Synchronization
 /// Aligned memory in size classes (powers of two from 4 KiB), kept for reuse.
 ///
 /// A pool owns one arena, mapped when it is made. Rings register the first part of it as fixed
-/// buffer 0, so reads and writes of that memory skip the kernel's page pinning. Where the system
-/// has it the arena is shared memory, whose descriptor may be passed to a process of the same
-/// machine. Pages of the arena exist from their first use on. When it is used up, buffers come
+/// buffer 0, so reads and writes of that memory skip the kernel's page pinning. The arena is
+/// private memory in huge pages, or, if asked for, shared memory whose descriptor may be passed to
+/// a process of the same machine. Pages of the arena exist from their first use on. When it is used up, buffers come
 /// from separate maps; of those at most `Limits.idleBytes` are kept when idle.
 ///
 /// Thread-safe: one lock, held for a few instructions.
@@ -47,12 +47,13 @@ public final class BufferPool: Sendable {
     }
 
     /// A pool with an arena of `arenaBytes` (rounded up to 2 MiB); 0 for none.
-    public init(arenaBytes: Int = 0) {
+    /// - Parameter isShareable: in shared memory, where the system has it.
+    public init(arenaBytes: Int = 0, isShareable: Bool = false) {
         let rounded = (arenaBytes + (2 << 20) - 1) & ~((2 << 20) - 1)
         var memory: UnsafeMutableRawPointer?
         var descriptor: Int32 = -1
         if rounded > 0 {
-            descriptor = max(apus_shared_memory("apus-arena", rounded), -1)
+            if isShareable { descriptor = max(apus_shared_memory("apus-arena", rounded), -1) }
             if descriptor >= 0 { memory = apus_map_shared(descriptor, rounded, 2 << 20) }
             if memory == nil {
                 // An old kernel, or a limit on shared memory: private memory does as well here.
@@ -69,7 +70,18 @@ public final class BufferPool: Sendable {
     }
 
     /// The pool shared by everything in a process that has no pool of its own.
-    public static let process = BufferPool(arenaBytes: 1 << 30)
+    ///
+    /// Private, unless `shareProcessPool` was called before its first use.
+    public static let process: BufferPool = {
+        let isShareable = sharesProcessPool.load(ordering: .relaxed)
+        return BufferPool(arenaBytes: 1 << 30, isShareable: isShareable)
+    }()
+
+    private static let sharesProcessPool = Atomic<Bool>(false)
+
+    /// Has the process's pool be shareable: for processes that write to and read from datanodes,
+    /// of which some may be on the same machine. To be called before anything uses the pool.
+    public static func shareProcessPool() { sharesProcessPool.store(true, ordering: .relaxed) }
 
     /// Where `payload` lies in the arena, nil if it lies elsewhere.
     public func arenaOffset(of payload: Payload) -> Int? {

@@ -21,12 +21,12 @@ public final class SharedMap: @unchecked Sendable {
         case noAddressSpace(Int)
     }
 
-    /// Maps all of `descriptor`, which stays the caller's.
+    /// Maps all of `descriptor`, which stays the caller's, at a place fit for huge pages.
     public init(descriptor: Int32, limit: Int) throws(Failure) {
         let size = Int(apus_sealed_size(descriptor))
         guard size > 0 else { throw .notSealed(Int32(clamping: -size)) }
         guard size <= limit else { throw .tooLarge(size, limit: limit) }
-        guard let memory = apus_map_shared(descriptor, size, AlignedBuffer.alignment) else {
+        guard let memory = apus_map_shared(descriptor, size, 2 << 20) else {
             throw .noAddressSpace(size)
         }
         base = memory

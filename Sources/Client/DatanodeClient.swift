@@ -49,8 +49,10 @@ struct DatanodeClient: Sendable {
 
     /// Reads `range` of a block replica. The answer is verified against the checksums that came
     /// with it: bytes that were damaged on the way are an error `corrupt`.
+    /// - Parameter patience: how long to wait; then `deadlineExceeded`.
     func read(
-        _ block: BlockID, _ range: Range<Int>, from node: DatanodeAddress, on reactor: Reactor
+        _ block: BlockID, _ range: Range<Int>, from node: DatanodeAddress, on reactor: Reactor,
+        patience: Duration
     ) async throws(StoreError) -> Payload {
         var request = DNReadBlockRequest()
         request.block = block.message
@@ -65,7 +67,7 @@ struct DatanodeClient: Sendable {
         do throws(StoreError) {
             reply = try await channels.channel(to: node, on: reactor).call(
                 DatanodeMethod.readBlock.rawValue, request.encoded, expecting: expecting,
-                timeout: Limits.readTimeout)
+                timeout: min(patience, Limits.readTimeout))
         } catch {
             if error.code == .connection || error.code == .deadlineExceeded {
                 health.failed(node.id, at: reactor.now())

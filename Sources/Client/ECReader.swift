@@ -98,6 +98,12 @@ public struct ECReader: ObjectReader {
             "bytes \(range) lie outside of a key of \(length)")
         guard !range.isEmpty else { return }
         let steps = steps(range)
+        if steps.count == 1 {
+            for payload in try await steps[0].reader.read(steps[0].parts) {
+                try await body(payload)
+            }
+            return
+        }
         var running: [Task<Result<[Payload], StoreError>, Never>] = []
         defer { for task in running { task.cancel() } }
         var next = 0

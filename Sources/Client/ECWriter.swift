@@ -56,7 +56,7 @@ actor ECWriter {
         while let next = queue.first {
             let writer = try await writer()
             let limit = max(Limits.window - next.length, 0)
-            while await writer.mustWait(limit: limit) { await writer.progress() }
+            await writer.waitForRoom(limit: limit)
             if await writer.send(next, isLast: isLast && queue.count == 1) {
                 queue.removeFirst()
             } else {

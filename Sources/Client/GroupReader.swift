@@ -88,46 +88,57 @@ final class GroupReader: Sendable {
         group.nodes.indices.count { $0 != cell && isPromising($0) } >= group.replication.data
     }
 
-    private enum Outcome: Sendable {
-        case answered(Payload?)
-        case late
-    }
-
     /// Reads a part, giving up when its node is late beyond its own habit and enough others are
     /// there to do without it. A late node is avoided for a while, so that the others are asked.
+    ///
+    /// Lateness is the deadline of the call, so that a read in time costs no timer of its own; if
+    /// the late node is needed after all it is asked once more.
     private func readInTime(_ part: StripeGeometry.CellRange) async -> Payload? {
         guard let node = group.nodes[part.cell] else { return nil }
         let patience = client.health.lateAfter(node.id)
-        let outcome = await withTaskGroup(of: Outcome.self) { group in
-            group.addTask(executorPreference: reactor) { .answered(await self.readCell(part)) }
-            group.addTask(executorPreference: reactor) { [reactor] in
-                repeat {
-                    try? await reactor.sleep(for: patience)
-                } while !Task.isCancelled && !self.canDoWithout(part.cell)
-                return .late
-            }
-            let first = await group.next()
-            group.cancelAll()
-            return first
+        switch await readCell(part, patience: patience) {
+        case .bytes(let payload): return payload
+        case .failed: return nil
+        case .late where Task.isCancelled || canDoWithout(part.cell): return nil
+        case .late: return await readCell(part)
         }
-        if case .answered(let payload) = outcome { return payload }
-        if !Task.isCancelled { client.health.failed(node.id, at: reactor.now()) }
+    }
+
+    private enum Outcome: Sendable {
+        case bytes(Payload)
+        case failed
+        case late
+    }
+
+    /// Reads a part from its replica, however long it takes.
+    private func readCell(_ part: StripeGeometry.CellRange) async -> Payload? {
+        if case .bytes(let payload) = await readCell(
+            part, patience: DatanodeClient.Limits.readTimeout)
+        {
+            return payload
+        }
         return nil
     }
 
     /// Reads a part from its replica. Failures are noted and reported; cancellation is not one.
-    private func readCell(_ part: StripeGeometry.CellRange) async -> Payload? {
-        guard let node = group.nodes[part.cell] else { return nil }
+    private func readCell(
+        _ part: StripeGeometry.CellRange, patience: Duration
+    ) async -> Outcome {
+        guard let node = group.nodes[part.cell] else { return .failed }
         do throws(StoreError) {
-            return try await client.read(
-                group.blockID, part.replicaRange, from: node, on: reactor)
+            return .bytes(
+                try await client.read(
+                    group.blockID, part.replicaRange, from: node, on: reactor, patience: patience))
         } catch {
-            guard error.code != .cancelled else { return nil }
+            guard error.code != .cancelled else { return .failed }
+            if error.code == .deadlineExceeded, patience < DatanodeClient.Limits.readTimeout {
+                return .late
+            }
             lost.withLock { $0[part.cell] = error }
             if error.code == .corrupt {
                 reporter(group.blockID, part.replicaIndex, node, error.message)
             }
-            return nil
+            return .failed
         }
     }
 
@@ -167,6 +178,7 @@ final class GroupReader: Sendable {
             cells[cell] = Payload(empty, 0..<0)
         }
         var tried: Set<Int> = []
+        var late: Set<Int> = []
         var mayAskAvoided = false
         while cells.count(where: { $0 != nil }) < replication.data {
             let needed = replication.data - cells.count { $0 != nil }
@@ -178,31 +190,42 @@ final class GroupReader: Sendable {
                 // The last resort: those that failed or were late before.
                 if !mayAskAvoided {
                     mayAskAvoided = true
+                    tried.subtract(late)
                     continue
                 }
                 throw unreadable(stripe, found: cells.count { $0 != nil })
             }
             let chosen = candidates.prefix(needed)
             tried.formUnion(chosen)
-            for (place, payload) in await fetch(stripe, union, Array(chosen)) {
-                cells[place] = payload
+            let outcomes = await fetch(stripe, union, Array(chosen), isPatient: mayAskAvoided)
+            for (place, outcome) in outcomes {
+                switch outcome {
+                case .bytes(let payload): cells[place] = payload
+                case .late: late.insert(place)
+                case .failed: break
+                }
             }
             if Task.isCancelled { throw StoreError(.cancelled, "the read was cancelled") }
         }
         return cells
     }
 
+    /// - Parameter isPatient: wait for late nodes: there are no others.
     private func fetch(
-        _ stripe: Int, _ union: Range<Int>, _ places: [Int]
-    ) async -> [(Int, Payload?)] {
-        await withTaskGroup(of: (Int, Payload?).self) { group in
+        _ stripe: Int, _ union: Range<Int>, _ places: [Int], isPatient: Bool
+    ) async -> [(Int, Outcome)] {
+        await withTaskGroup(of: (Int, Outcome).self) { group in
             for place in places {
+                guard let node = self.group.nodes[place] else { continue }
                 let part = geometry.cellRange(stripe: stripe, cell: place, union)
+                let patience =
+                    isPatient
+                    ? DatanodeClient.Limits.readTimeout : client.health.lateAfter(node.id)
                 group.addTask(executorPreference: reactor) {
-                    (place, await self.readCell(part))
+                    (place, await self.readCell(part, patience: patience))
                 }
             }
-            var results: [(Int, Payload?)] = []
+            var results: [(Int, Outcome)] = []
             for await result in group { results.append(result) }
             return results
         }

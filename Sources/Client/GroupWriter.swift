@@ -46,9 +46,11 @@ actor GroupWriter {
     /// connections opened) the others wait, so that none can overtake it.
     private var isOpening: Bool { sent == 1 && acknowledged == 0 }
 
-    /// Whether the next stripe must wait: more than `limit` bytes are in flight.
-    func mustWait(limit: Int) -> Bool {
-        failure == nil && (isOpening || sentBytes - acknowledgedBytes > limit)
+    /// Waits while the next stripe must: until at most `limit` bytes are in flight.
+    func waitForRoom(limit: Int) async {
+        await progress {
+            failure == nil && (isOpening || sentBytes - acknowledgedBytes > limit)
+        }
     }
 
     /// Sends an encoded stripe. False, with nothing sent, if the group has failed before.
@@ -110,9 +112,15 @@ actor GroupWriter {
 
     private var errorsByStripe: Set<Int> = []
 
-    /// Waits until something was acknowledged or has failed.
-    func progress() async {
-        await withCheckedContinuation { observers.append($0) }
+    /// Suspends until `mustWait` is false; it is looked at whenever something was acknowledged or
+    /// has failed. An answer may come in between a look and the suspension, so the last look is
+    /// where the continuation is kept: what comes later will find it.
+    private func progress(while mustWait: () -> Bool) async {
+        while mustWait() {
+            await withCheckedContinuation { continuation in
+                if mustWait() { observers.append(continuation) } else { continuation.resume() }
+            }
+        }
     }
 
     /// What a group has come to when nothing of it is in flight any more.
@@ -127,7 +135,7 @@ actor GroupWriter {
 
     /// Waits for every answer.
     func settled() async -> Outcome {
-        while flights.contains(where: { $0.waiting > 0 }) { await progress() }
+        await progress { flights.contains { $0.waiting > 0 } }
         return Outcome(
             length: acknowledgedBytes, rest: flights[acknowledged...].map(\.stripe),
             failure: failure, failedNodes: failedNodes)

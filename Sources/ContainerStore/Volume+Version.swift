@@ -76,6 +76,7 @@ extension Volume {
         // disk that was measured first the last.
         let expected: Set = [
             "containers", "VERSION.new", "lost+found", DiskProfile.fileName,
+            DiskProfile.fileName + ".new",
         ]
         let strange = names.filter { !expected.contains($0) }
         guard strange.isEmpty else {

@@ -19,6 +19,9 @@ public final class File: Sendable {
         public static let truncate = Self(rawValue: 16)
         /// `O_DIRECT`; silently buffered where the file system refuses it.
         public static let direct = Self(rawValue: 32)
+        /// The path is a directory: a new file in it without a name, gone when it is closed or the
+        /// process ends (`O_TMPFILE`, or a file whose name is removed at once).
+        public static let unnamed = Self(rawValue: 64)
     }
 
     public let path: String
@@ -66,6 +69,9 @@ public final class File: Sendable {
         _ path: String, _ options: OpenOptions, on reactor: Reactor, disk: Disk? = nil
     ) async throws(IOError) -> File {
         precondition(disk == nil || disk!.reactor === reactor, "a disk serves its own reactor")
+        if options.contains(.unnamed) {
+            return try await openUnnamed(in: path, options, on: reactor, disk: disk)
+        }
         var flags = O_CLOEXEC
         flags |=
             options.contains(.write) ? (options.contains(.read) ? O_RDWR : O_WRONLY) : O_RDONLY
@@ -84,6 +90,34 @@ public final class File: Sendable {
             result = await reactor.performOnPath(
                 .open, path, flags: UInt32(bitPattern: flags & ~O_EXCL), length: 0o644)
         }
+        return try await adopt(result, path: path, isDirect: isDirect, on: reactor, disk: disk)
+    }
+
+    private static func openUnnamed(
+        in directory: String, _ options: OpenOptions, on reactor: Reactor, disk: Disk?
+    ) async throws(IOError) -> File {
+        let flags = O_RDWR | O_CLOEXEC | Int32(APUS_O_TMPFILE)
+        for isDirect in options.contains(.direct) ? [true, false] : [false] {
+            let result = await reactor.performOnPath(
+                .open, directory,
+                flags: UInt32(bitPattern: isDirect ? flags | Int32(APUS_O_DIRECT) : flags),
+                length: 0o600)
+            if result >= 0 {
+                return try await adopt(
+                    result, path: directory, isDirect: isDirect, on: reactor, disk: disk)
+            }
+        }
+        // A file system without such files.
+        let path = "\(directory)/.unnamed-\(getpid())"
+        let named = options.subtracting(.unnamed).union([.read, .write, .create, .exclusive])
+        let file = try await open(path, named, on: reactor, disk: disk)
+        try await reactor.remove(path)
+        return file
+    }
+
+    private static func adopt(
+        _ result: Int32, path: String, isDirect: Bool, on reactor: Reactor, disk: Disk?
+    ) async throws(IOError) -> File {
         guard result >= 0 else { throw IOError(code: -result, operation: "open", path: path) }
         let slot = await reactor.perform(IORequest(opcode: .register, descriptor: result))
         return File(
@@ -228,7 +262,9 @@ public final class File: Sendable {
         var request = IORequest(
             opcode: opcode, descriptor: descriptor, slot: slot, length: length,
             offset: UInt64(offset))
-        if let disk, disk.isOpen { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
+        if let disk, disk.isOpen {
+            request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue)
+        }
         return request
     }
 

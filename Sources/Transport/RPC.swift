@@ -81,5 +81,5 @@ public enum TransportLimits {
     /// After a failed attempt to connect, calls fail at once for so long.
     public static let reconnectDelay = Duration.milliseconds(200)
     /// Steps in which deadlines are looked at.
-    public static let deadlineTick = Duration.milliseconds(100)
+    public static let deadlineTick = Duration.milliseconds(50)
 }

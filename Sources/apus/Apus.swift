@@ -11,7 +11,7 @@ struct Apus: AsyncParsableCommand {
         subcommands: [
             Up.self, OMCommand.self, SCMCommandLine.self, DatanodeCommand.self,
             S3GatewayCommand.self, VolumeCommand.self, BucketCommand.self, KeyCommand.self,
-            UserCommand.self, AdminCommand.self, ConfigCommand.self,
+            UserCommand.self, AdminCommand.self, DiskCommand.self, ConfigCommand.self,
         ])
 
     /// Exit 0 done, 1 failed, 2 wrong usage; errors go to standard error.

@@ -25,7 +25,7 @@ struct ClusterOptions: ParsableArguments {
 
     func client() async throws -> ClusterClient {
         let settings = try await Settings(file: file(), overrides: [])
-        let runtime = try Runtime(name: "apus", movesBytes: false, reactors: 1)
+        let runtime = try Runtime(name: "apus", memory: .datanodes, reactors: 1)
         return try Roles.client(settings, runtime)
     }
 }

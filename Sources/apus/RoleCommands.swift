@@ -41,11 +41,11 @@ func waitForStop(withParent: Bool = false) async {
 }
 
 private func runRole(
-    _ options: RoleOptions, _ name: String, movesBytes: Bool,
+    _ options: RoleOptions, _ name: String, memory: Runtime.Memory,
     _ start: (Settings, Runtime) async throws -> RunningRole
 ) async throws {
     let settings = try await options.settings()
-    let runtime = try Runtime(name: name, movesBytes: movesBytes)
+    let runtime = try Runtime(name: name, memory: memory)
     let role = try await start(settings, runtime)
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
@@ -59,7 +59,7 @@ struct OMCommand: AsyncParsableCommand {
         commandName: "om", abstract: "Run an Ozone Manager: volumes, buckets, keys.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "om", movesBytes: false, Roles.startOM)
+        try await runRole(options, "om", memory: .none, Roles.startOM)
     }
 }
 
@@ -69,7 +69,7 @@ struct SCMCommandLine: AsyncParsableCommand {
         abstract: "Run a Storage Container Manager: datanodes, containers, placement.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "scm", movesBytes: false, Roles.startSCM)
+        try await runRole(options, "scm", memory: .none, Roles.startSCM)
     }
 }
 
@@ -78,7 +78,7 @@ struct DatanodeCommand: AsyncParsableCommand {
         commandName: "datanode", abstract: "Run a datanode: container replicas on local disks.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "datanode", movesBytes: true, Roles.startDatanode)
+        try await runRole(options, "datanode", memory: .disks, Roles.startDatanode)
     }
 }
 
@@ -87,7 +87,7 @@ struct S3GatewayCommand: AsyncParsableCommand {
         commandName: "s3gateway", abstract: "Run an S3 gateway.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "s3gateway", movesBytes: true, Roles.startS3Gateway)
+        try await runRole(options, "s3gateway", memory: .datanodes, Roles.startS3Gateway)
     }
 }
 

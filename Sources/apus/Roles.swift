@@ -19,10 +19,19 @@ struct Runtime: Sendable {
     let reactors: ReactorGroup
     let channels: ChannelPool
 
-    /// - Parameter movesBytes: the process reads and writes cells, so its rings register the
-    ///   arena of the buffer pool.
-    init(name: String, movesBytes: Bool, reactors count: Int? = nil) throws {
-        reactors = try ReactorGroup(count: count, registersArena: movesBytes)
+    /// What the memory of cells is for.
+    enum Memory {
+        /// Disks: huge pages, registered with the rings.
+        case disks
+        /// Datanodes of other processes: shared with those of this machine.
+        case datanodes
+        /// There are no cells.
+        case none
+    }
+
+    init(name: String, memory: Memory, reactors count: Int? = nil) throws {
+        if memory == .datanodes { BufferPool.shareProcessPool() }
+        reactors = try ReactorGroup(count: count, registersArena: memory == .disks)
         channels = ChannelPool(name: name)
     }
 }

@@ -64,7 +64,7 @@ struct Up: AsyncParsableCommand {
     }
 
     private func runTogether(_ layout: ClusterLayout) async throws {
-        let runtime = try Runtime(name: "up", movesBytes: true)
+        let runtime = try Runtime(name: "up", memory: .disks)
         var running: [RunningRole] = []
         do {
             let settings = { (name: String) in
@@ -95,7 +95,7 @@ struct Up: AsyncParsableCommand {
             try children.start("om1", "om")
             for index in 1...datanodes { try children.start("dn\(index)", "datanode") }
             let settings = try await Settings(file: layout.file("s3g1"), overrides: overrides)
-            let runtime = try Runtime(name: "up", movesBytes: false, reactors: 1)
+            let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
             try await becomeReady(try Roles.client(settings, runtime), layout, children)
             try children.start("s3g1", "s3gateway")
             let port = try await children.port(of: "s3g1", label: "s3gateway")

@@ -46,16 +46,21 @@ private struct Rig {
     let handler: EchoHandler
     let channel: RPCChannel
 
-    init(_ backend: Reactor.Options.Backend) throws {
+    /// - Parameter sharing: over a local socket, with payloads in shared memory.
+    init(_ backend: Reactor.Options.Backend, sharing: Bool = false) throws {
         reactors = [
-            try Reactor.start(.init(backend: backend)), try Reactor.start(.init(backend: backend)),
+            try Reactor.start(
+                .init(
+                    backend: backend, pool: BufferPool(arenaBytes: 64 << 20, isShareable: sharing))),
+            try Reactor.start(.init(backend: backend)),
         ]
         handler = EchoHandler(reactors[1])
         server = try RPCServer(
             host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler)
         server.start()
         channel = RPCChannel(
-            .remote(host: "127.0.0.1", port: server.port), name: "client", on: reactors[0])
+            .remote(host: "127.0.0.1", port: server.port), name: "client", on: reactors[0],
+            mayShareMemory: sharing)
     }
 
     func stop() async {
@@ -66,14 +71,15 @@ private struct Rig {
 }
 
 private let backends: [Bool] = [true, false]
+private let places: [Bool] = [false, true]
 
 private func backend(_ uring: Bool) -> Reactor.Options.Backend { uring ? .uring : .poll }
 
 @Suite("Transport")
 struct TransportTests {
-    @Test("requests and payloads of all sizes come back", arguments: backends)
-    func echo(uring: Bool) async throws {
-        let rig = try Rig(backend(uring))
+    @Test("requests and payloads of all sizes come back", arguments: backends, places)
+    func echo(uring: Bool, sharing: Bool) async throws {
+        let rig = try Rig(backend(uring), sharing: sharing)
         for size in [0, 1, 63, 4096, 20_000, 70_000, 1 << 20, 5_000_001] {
             let message = (0..<(size % 100_000)).map { UInt8(truncatingIfNeeded: $0) }
             let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 >> 3) }
@@ -89,9 +95,9 @@ struct TransportTests {
         await rig.stop()
     }
 
-    @Test("many calls share a connection and arrive in order", arguments: backends)
-    func multiplexing(uring: Bool) async throws {
-        let rig = try Rig(backend(uring))
+    @Test("many calls share a connection and arrive in order", arguments: backends, places)
+    func multiplexing(uring: Bool, sharing: Bool) async throws {
+        let rig = try Rig(backend(uring), sharing: sharing)
         try await withThrowingTaskGroup(of: Void.self) { group in
             for index in 0..<500 {
                 group.addTask {
@@ -129,9 +135,9 @@ struct TransportTests {
         await rig.stop()
     }
 
-    @Test("a deadline ends the call and cancels the handler", arguments: backends)
-    func deadlines(uring: Bool) async throws {
-        let rig = try Rig(backend(uring))
+    @Test("a deadline ends the call and cancels the handler", arguments: backends, places)
+    func deadlines(uring: Bool, sharing: Bool) async throws {
+        let rig = try Rig(backend(uring), sharing: sharing)
         let error = await #expect(throws: StoreError.self) {
             try await rig.channel.call(3, [], timeout: .milliseconds(150))
         }
@@ -178,9 +184,11 @@ struct TransportTests {
         await rig.stop()
     }
 
-    @Test("a lost server fails the calls in flight; the channel connects again to a new one")
-    func reconnect() async throws {
-        let rig = try Rig(.automatic)
+    @Test(
+        "a lost server fails the calls in flight; the channel connects again to a new one",
+        arguments: places)
+    func reconnect(sharing: Bool) async throws {
+        let rig = try Rig(.automatic, sharing: sharing)
         let call = Task { try await rig.channel.call(3, []) }
         try await Task.sleep(for: .milliseconds(100))
         let port = rig.server.port
