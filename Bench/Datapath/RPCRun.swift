@@ -12,6 +12,7 @@ struct RPCRun {
     init(_ options: Options) throws(UsageError) {
         guard options.number("port", 0) > 0 else { throw UsageError(message: "--port is missing") }
         self.options = options
+        if options.number("shared", 0) == 1 { BufferPool.shareProcessPool() }
     }
 
     /// Takes a payload and answers nothing; without payload, echoes the message.

@@ -64,6 +64,27 @@ public struct Journal: Sendable {
         public var hasTornTail: Bool
         /// Where acknowledged records are damaged, if they are. Nothing may be cut then.
         public var damagedAt: Int?
+        /// Where each of `records` begins.
+        var positions: [Int]
+        /// Up to here some record says that the journal was durable, and with it the cells that
+        /// its records tell of.
+        var durableTo: Int
+
+        /// The records that no later one proves to be durable: of the last write before a crash.
+        /// Their cells may be missing although the records are there.
+        public var unproven: Range<Int> {
+            (positions.firstIndex { $0 >= durableTo } ?? records.count)..<records.count
+        }
+
+        /// Takes away the record with index `index` and all behind it, as if the journal had been
+        /// torn there. Precondition: it is one of the unproven.
+        public mutating func cut(before index: Int) {
+            precondition(unproven.contains(index), "what is durable is never cut")
+            end = positions[index]
+            records.removeSubrange(index...)
+            positions.removeSubrange(index...)
+            hasTornTail = true
+        }
     }
 
     /// Parses a whole file. Throws if the header is not right, or a record has an unknown kind or
@@ -73,20 +94,25 @@ public struct Journal: Sendable {
         let journal = Journal(header)
         precondition(journal.seed == seed, "a header is encoded as it was parsed")
         var records: [JournalRecord] = []
+        var positions: [Int] = []
+        var durableTo = start
         var position = start
         while let frame = journal.frame(in: bytes, at: position) {
             records.append(try JournalRecord(body: frame.body))
+            positions.append(position)
+            durableTo = max(durableTo, frame.syncedTo)
             position = frame.end
         }
         let rest = UnsafeRawBufferPointer(rebasing: bytes[min(position, bytes.count)...])
         guard rest.contains(where: { $0 != 0 }) else {
             return Contents(
-                header: header, records: records, end: position, hasTornTail: false)
+                header: header, records: records, end: position, hasTornTail: false,
+                positions: positions, durableTo: durableTo)
         }
         let isDamaged = journal.hasRecord(in: bytes, thatKnowsDurable: position)
         return Contents(
             header: header, records: records, end: position, hasTornTail: !isDamaged,
-            damagedAt: isDamaged ? position : nil)
+            damagedAt: isDamaged ? position : nil, positions: positions, durableTo: durableTo)
     }
 
     /// A record whose checksum is right.

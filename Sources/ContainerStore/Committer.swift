@@ -8,7 +8,7 @@ import Synchronization
 ///
 /// One loop at a time, on the volume's reactor, started when something is ready and ended when
 /// nothing is. Each round takes what all writers of all containers have ready, syncs each data
-/// file once, writes and syncs each journal once, then answers everybody. Who comes during a
+/// file once and, at the same time, writes and syncs each journal once, then answers everybody. Who comes during a
 /// round is served by the next: that is what makes groups.
 final class Committer: Sendable {
     private struct State {
@@ -82,12 +82,15 @@ final class Committer: Sendable {
         }
         guard !work.isEmpty else { return }
         let isSynced = durability == .sync
-        // Data first: a record in the journal says that its bytes are durable.
-        if isSynced {
-            await inParallel(work.filter(\.batch.hasCells)) { await $0.container.syncData() }
+        // Both at once: should the power fail between them, the records of this round prove
+        // nothing, and the next start looks at the bytes themselves (`Volume.firstLostCell`).
+        await inParallel(work) { item in
+            guard isSynced else { return await item.container.writeJournal(item.batch) }
+            async let data: Void = item.batch.hasCells ? item.container.syncData() : ()
+            await item.container.writeJournal(item.batch)
+            await item.container.syncJournal()
+            await data
         }
-        await inParallel(work) { await $0.container.writeJournal($0.batch) }
-        if isSynced { await inParallel(work) { await $0.container.syncJournal() } }
         state.withLock { state in
             state.statistics.commits += 1
             state.hadCompany = work.reduce(0) { $0 + $1.batch.appends } > 1

@@ -55,7 +55,7 @@ extension Container {
             bytes = try await volume.readAll(
                 volume.journalPath(id), limit: ContainerStore.Limits.journalBytes)
         } catch { throw StoreError(.io, "container \(id): \(error.description)") }
-        let parsed: Journal.Contents
+        var parsed: Journal.Contents
         do throws(FormatError) {
             parsed = try bytes.withParsed { (bytes) throws(FormatError) in
                 try Journal.parse(bytes)
@@ -68,6 +68,9 @@ extension Container {
         guard parsed.header.containerID == id else {
             throw StoreError(
                 .corrupt, "the journal of container \(id) is that of \(parsed.header.containerID)")
+        }
+        if parsed.damagedAt == nil, let lost = try await volume.firstLostCell(parsed, of: id) {
+            parsed.cut(before: lost)
         }
         var contents = ContainerContents()
         var damage: String?

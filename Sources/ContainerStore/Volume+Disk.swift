@@ -8,7 +8,8 @@ extension DiskSettings {
     public init(_ profile: DiskProfile) {
         self.init(
             depth: profile.depth, bytesInFlight: profile.bytesInFlight,
-            operationBytes: profile.operationBytes)
+            operationBytes: profile.operationBytes,
+            bytesPerSecond: max(1 << 20, min(profile.readBandwidth, profile.writeBandwidth)))
         client = Share(depth: profile.client.depth, weight: profile.client.weight)
         repair = Share(depth: profile.repair.depth, weight: profile.repair.weight)
         scrub = Share(depth: profile.scrub.depth, weight: profile.scrub.weight)

@@ -128,19 +128,23 @@ public struct DiskReport: Hashable, Sendable, Codable {
     public var isDirect: Bool
     /// How long it took, in seconds.
     public var seconds: Double
+    /// By what part of the best pass the worst fell behind, the median of all points, 0…1. On a
+    /// disk of one's own a few hundredths.
+    public var spread: Double
     /// One for each `DiskWork`, in its order.
     public var curves: [DiskCurve]
     public var sync: SyncCosts
 
     /// A report; see the fields.
     public init(
-        path: String, fileBytes: Int, isDirect: Bool, seconds: Double, curves: [DiskCurve],
-        sync: SyncCosts
+        path: String, fileBytes: Int, isDirect: Bool, seconds: Double, spread: Double,
+        curves: [DiskCurve], sync: SyncCosts
     ) {
         self.path = path
         self.fileBytes = fileBytes
         self.isDirect = isDirect
         self.seconds = seconds
+        self.spread = spread
         self.curves = curves
         self.sync = sync
     }

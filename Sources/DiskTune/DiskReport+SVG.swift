@@ -33,7 +33,7 @@ private struct SVGPanel {
     static let height = 290
     private let curve: DiskCurve
     private let left = 76.0
-    private let right = 390.0
+    private let right = 384.0
     private let top = 40.0
     private let bottom = 240.0
     /// Powers of ten of microseconds at the ends of the latency axis.
@@ -175,7 +175,7 @@ private struct SVGPanel {
         guard let index = curve.points.firstIndex(where: { $0.depth == knee.depth }) else {
             return []
         }
-        let isRight = index > curve.points.count / 2
+        let isRight = 2 * index >= curve.points.count - 1 && index > 0
         return [
             "<line x1=\"\(number(x(index)))\" x2=\"\(number(x(index)))\" y1=\"\(top)\" "
                 + "y2=\"\(bottom)\" stroke=\"#3a9d5d\" stroke-dasharray=\"4 3\"/>",

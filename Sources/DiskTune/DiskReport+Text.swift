@@ -1,6 +1,9 @@
 import ContainerFormat
 
 extension DiskReport {
+    /// Passes that differ by more were disturbed.
+    static let quietSpread = 0.15
+
     /// The report for a terminal: a curve for each kind of work, the costs of syncs.
     public var text: String {
         var lines = [
@@ -8,6 +11,11 @@ extension DiskReport {
                 + (isDirect ? "past the page cache" : "THROUGH THE PAGE CACHE (no O_DIRECT here)")
                 + ", \(Int(seconds.rounded())) s"
         ]
+        if spread > Self.quietSpread {
+            lines.append(
+                "NOTE: passes differ by \(Int((spread * 100).rounded())) % in the median: something "
+                    + "else used the disk or the processors; measure again when it is quiet")
+        }
         for curve in curves { lines += ["", curve.text] }
         lines += ["", sync.text]
         return lines.joined(separator: "\n")

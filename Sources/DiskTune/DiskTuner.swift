@@ -15,7 +15,7 @@ public struct DiskTuner: Sendable {
         public var largeDepths: [Int]
         /// How long one depth is measured in each of the passes, after a tenth for a start.
         public var pointDuration: Duration
-        /// All depths are gone through so often, so that a busy moment does not hit one alone.
+        /// All depths are gone through so often, and of each the best pass counts.
         public var passes: Int
         /// How long each of the three sync measurements takes.
         public var syncDuration: Duration
@@ -25,8 +25,8 @@ public struct DiskTuner: Sendable {
             self.fileBytes = fileBytes
             smallDepths = [1, 2, 4, 8, 16, 32, 64, 128]
             largeDepths = [1, 2, 4, 8, 16, 32]
-            pointDuration = .milliseconds(600)
-            passes = 2
+            pointDuration = .milliseconds(400)
+            passes = 3
             syncDuration = .milliseconds(1200)
         }
     }
@@ -82,31 +82,43 @@ public struct DiskTuner: Sendable {
             tell(Step(path: name, text: "writing the measuring file", part: 0.1 * part))
         }
         do throws(IOError) {
-            let curves = try await sweep(file, name)
+            let (curves, spread) = try await sweep(file, name)
             let sync = try await syncCosts(file, name)
             try await file.file.close()
             progress(Step(path: name, text: "done", part: 1))
             let nanoseconds = reactor.now().nanoseconds - began.nanoseconds
             return DiskReport(
                 path: name, fileBytes: total, isDirect: file.file.isDirect,
-                seconds: Double(nanoseconds) / 1e9, curves: curves, sync: sync)
+                seconds: Double(nanoseconds) / 1e9, spread: spread, curves: curves, sync: sync)
         } catch { throw StoreError(.io, error.description) }
     }
 
     // MARK: Curves
 
-    /// What was counted at one depth, over all passes.
+    /// What was counted at one depth: the best of the passes, since others at work on the disk
+    /// can only take from it.
     private struct Tally {
-        var operations = 0.0
-        var seconds = 0.0
+        var best = 0.0
+        var worst = Double.infinity
         var latencies = LatencySnapshot()
+
+        mutating func add(_ rate: Double, _ latencies: LatencySnapshot) {
+            worst = min(worst, rate)
+            guard rate > best else { return }
+            best = rate
+            self.latencies = latencies
+        }
+
+        var spread: Double { best > 0 ? (best - worst) / best : 0 }
     }
 
     private func depths(_ work: DiskWork) -> [Int] {
         work.operationBytes > 4096 ? options.largeDepths : options.smallDepths
     }
 
-    private func sweep(_ file: MeasuringFile, _ path: String) async throws(IOError) -> [DiskCurve] {
+    private func sweep(
+        _ file: MeasuringFile, _ path: String
+    ) async throws(IOError) -> (curves: [DiskCurve], spread: Double) {
         var tallies = DiskWork.allCases.map { depths($0).map { _ in Tally() } }
         let steps = Double(tallies.reduce(0) { $0 + $1.count } * options.passes)
         var step = 0.0
@@ -119,23 +131,22 @@ public struct DiskTuner: Sendable {
                             part: 0.1 + 0.8 * step / steps))
                     let seed = UInt64(pass * 10_000 + number * 1000 + index)
                     let (count, seconds, latencies) = try await run(file, work, depth, seed: seed)
-                    tallies[number][index].operations += count
-                    tallies[number][index].seconds += seconds
-                    tallies[number][index].latencies.merge(latencies)
+                    tallies[number][index].add(count / seconds, latencies)
                     step += 1
                 }
             }
         }
-        return DiskWork.allCases.enumerated().map { number, work in
+        let spreads = tallies.flatMap { $0.map(\.spread) }.sorted()
+        let curves = DiskWork.allCases.enumerated().map { number, work in
             let points = zip(depths(work), tallies[number]).map { depth, tally in
                 DiskPoint(
-                    depth: depth,
-                    operationsPerSecond: tally.seconds > 0 ? tally.operations / tally.seconds : 0,
+                    depth: depth, operationsPerSecond: tally.best,
                     p50Microseconds: Double(tally.latencies.p50) / 1000,
                     p99Microseconds: Double(tally.latencies.p99) / 1000)
             }
             return DiskCurve(work: work, points: points)
         }
+        return (curves, spreads[spreads.count / 2])
     }
 
     /// Keeps `depth` operations in flight at random places for the time of a point. Returns how

@@ -20,7 +20,9 @@ enum Figures {
         switch microseconds {
         case ..<100: return decimal(microseconds, digits: 1) + " us"
         case ..<1000: return "\(Int(microseconds.rounded())) us"
-        case ..<1_000_000: return decimal(microseconds / 1000, digits: 2) + " ms"
+        case ..<1_000_000:
+            let digits = microseconds < 10_000 ? 2 : microseconds < 100_000 ? 1 : 0
+            return decimal(microseconds / 1000, digits: digits) + " ms"
         default: return decimal(microseconds / 1_000_000, digits: 2) + " s"
         }
     }

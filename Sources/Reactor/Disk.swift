@@ -31,6 +31,7 @@ public final class Disk: @unchecked Sendable {
     private var queue: DiskQueue
     private let measures: InlineArray<4, ClassMeasures> = InlineArray { _ in ClassMeasures() }
     private let isClosed = Atomic<Bool>(false)
+    private var isWaking = false
 
     /// What is measured of one I/O class.
     private struct ClassMeasures: ~Copyable {
@@ -76,7 +77,9 @@ public final class Disk: @unchecked Sendable {
         switch admission {
         case .start:
             measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
-        case .wait: measures[index].queued.store(waiting(index), ordering: .relaxed)
+        case .wait:
+            measures[index].queued.store(waiting(index), ordering: .relaxed)
+            wakeLater()
         case .refuse: measures[index].refused.wrappingAdd(1, ordering: .relaxed)
         }
         return admission
@@ -98,6 +101,33 @@ public final class Disk: @unchecked Sendable {
         }
         measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
         return done.userData
+    }
+
+    /// Has the queue looked at again when no completion will do it. Not while the reactor's lists
+    /// are being changed: it queues a task.
+    func wakeLater() {
+        guard !isWaking, queue.queued > 0, let time = queue.wakeUp(now: apus_monotonic_ns())
+        else { return }
+        isWaking = true
+        Task(executorPreference: reactor) {
+            do throws(CancellationError) {
+                try await self.reactor.sleep(until: MonotonicTime(nanoseconds: time))
+            } catch { preconditionFailure("nobody cancels this task") }
+            self.isWaking = false
+            self.reactor.startWaiting(of: self)
+        }
+    }
+
+    /// Starts what may start now. On the reactor's thread.
+    func startWaiting(to requests: inout [IORequest]) {
+        let now = apus_monotonic_ns()
+        while let (request, since) = queue.next(now: now) {
+            let index = Int(request.disk & 3)
+            measures[index].wait.record(nanoseconds: now &- min(now, since))
+            measures[index].queued.store(waiting(index), ordering: .relaxed)
+            measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
+            requests.append(request)
+        }
     }
 
     private func waiting(_ index: Int) -> Int { queue.lanes[index].waiting.count }
@@ -125,7 +155,7 @@ public final class Disk: @unchecked Sendable {
     /// Works by `settings`, and starts what they allow in addition.
     func apply(_ settings: DiskSettings, to requests: inout [IORequest]) {
         queue.set(settings)
-        while let (request, _) = queue.next(now: apus_monotonic_ns()) { requests.append(request) }
+        startWaiting(to: &requests)
     }
 
     /// Nothing is in flight and nothing waits.

@@ -6,8 +6,8 @@ import DequeModule
 /// its class's queue, first come, first served. A free place goes to the waiting class that has had
 /// least of the disk for its weight (start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM
 /// 1996; cost is bytes plus `operationBytes`). While clients work, each other class has at most
-/// its share of the depth in flight, but always one operation, so that none starves and each
-/// completion looks at the queues again.
+/// its share of the depth in flight (one operation at the least), and is paced to its share of what
+/// the disk moves: then a single large operation after another cannot take more.
 struct DiskQueue {
     /// An operation in flight.
     struct Slot {
@@ -44,6 +44,10 @@ struct DiskQueue {
         var depth = 1
         var sharedDepth = 1
         var sharedBytes = 1
+        /// While clients work: nanoseconds that a byte of cost takes of the class's share, and when
+        /// the next operation may start.
+        var nanosecondsPerByte = 0.0
+        var pacedUntil: UInt64 = 0
     }
 
     /// A client that was here less than so long ago is taken to come back: in between the other
@@ -80,6 +84,8 @@ struct DiskQueue {
             lanes[index].sharedDepth = max(
                 1, min(share.depth, settings.depth * share.weight / total))
             lanes[index].sharedBytes = max(1, settings.bytesInFlight / total * share.weight)
+            let rate = Double(settings.bytesPerSecond) * Double(share.weight) / Double(total)
+            lanes[index].nanosecondsPerByte = 1e9 / max(rate, 1)
         }
     }
 
@@ -135,9 +141,22 @@ struct DiskQueue {
         guard inFlight < settings.depth, bytesInFlight < settings.bytesInFlight,
             lanes[index].inFlight < lanes[index].depth
         else { return false }
-        if index == 0 || lanes[index].inFlight == 0 || !isClientWorking(now: now) { return true }
-        return lanes[index].inFlight < lanes[index].sharedDepth
-            && lanes[index].bytesInFlight < lanes[index].sharedBytes
+        if index == 0 || !isClientWorking(now: now) { return true }
+        guard now >= lanes[index].pacedUntil else { return false }
+        return lanes[index].inFlight == 0
+            || (lanes[index].inFlight < lanes[index].sharedDepth
+                && lanes[index].bytesInFlight < lanes[index].sharedBytes)
+    }
+
+    /// When to ask for the next operation though nothing completes until then: something waits for
+    /// its pace, or for clients to be gone, and nothing is in flight. nil if there is no need.
+    func wakeUp(now: UInt64) -> UInt64? {
+        guard queued > 0, inFlight == 0 else { return nil }
+        var time = clientSeenAt + Self.clientGraceNanoseconds
+        for index in 1..<4 where !lanes[index].waiting.isEmpty {
+            time = min(time, lanes[index].pacedUntil)
+        }
+        return max(time, now)
     }
 
     private func isClientWorking(now: UInt64) -> Bool {
@@ -151,6 +170,10 @@ struct DiskQueue {
         virtualTime = max(virtualTime, began)
         let cost = UInt64(length + settings.operationBytes)
         lanes[index].virtualTime = began &+ (cost &* lanes[index].inverseWeight) &>> 8
+        if index > 0, isClientWorking(now: now) {
+            let pace = UInt64(Double(cost) * lanes[index].nanosecondsPerByte)
+            lanes[index].pacedUntil = max(lanes[index].pacedUntil, now) &+ pace
+        }
         lanes[index].inFlight += 1
         lanes[index].bytesInFlight += length
         inFlight += 1

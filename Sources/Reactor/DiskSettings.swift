@@ -51,6 +51,9 @@ public struct DiskSettings: Hashable, Sendable {
     /// What an operation costs beside its bytes, in bytes: bandwidth divided by the rate of small
     /// operations.
     public var operationBytes: Int
+    /// What the disk moves, in bytes per second: a share of it is the most that a class other than
+    /// `client` takes while clients work.
+    public var bytesPerSecond: Int
     public var client: Share
     public var repair: Share
     public var scrub: Share
@@ -58,9 +61,14 @@ public struct DiskSettings: Hashable, Sendable {
 
     /// Settings for a disk that takes `depth` operations and `bytesInFlight` bytes at once. Every
     /// class may use all of it while nobody else works.
-    public init(depth: Int = 128, bytesInFlight: Int = 64 << 20, operationBytes: Int = 16 << 10) {
+    public init(
+        depth: Int = 128, bytesInFlight: Int = 64 << 20, operationBytes: Int = 16 << 10,
+        bytesPerSecond: Int = 1 << 30
+    ) {
         precondition(
-            bytesInFlight > 0 && operationBytes >= 0, "a disk takes at least one byte in flight")
+            bytesInFlight > 0 && operationBytes >= 0 && bytesPerSecond > 0,
+            "a disk takes at least one byte in flight, and moves one a second")
+        self.bytesPerSecond = bytesPerSecond
         self.depth = depth
         self.bytesInFlight = bytesInFlight
         self.operationBytes = operationBytes

@@ -90,7 +90,16 @@ extension Reactor {
         guard number < local.disks.count, let disk = local.disks[number] else {
             preconditionFailure("an operation was in flight on disk \(number) when it was closed")
         }
-        return disk.complete(completion, now: clock.now(), requests: &local.requests)
+        let waiting = disk.complete(completion, now: clock.now(), requests: &local.requests)
+        disk.wakeLater()
+        return waiting
+    }
+
+    /// Starts what waits on `disk` and may start. On the reactor's thread.
+    func startWaiting(of disk: Disk) {
+        precondition(isCurrent, "a disk's queue belongs to its reactor's thread")
+        disk.startWaiting(to: &local.requests)
+        disk.wakeLater()
     }
 
     /// Carries out what was asked from elsewhere. On the reactor's thread.
@@ -103,6 +112,7 @@ extension Reactor {
                 local.disks[disk.number] = disk
             case .set(let disk, let settings):
                 disk.apply(settings, to: &local.requests)
+                disk.wakeLater()
             case .remove(let disk):
                 // One in use keeps its number: its completions are still to come.
                 guard disk.isIdle, local.disks[disk.number] === disk else { continue }

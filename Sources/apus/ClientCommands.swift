@@ -24,8 +24,12 @@ struct ClusterOptions: ParsableArguments {
     }
 
     func client() async throws -> ClusterClient {
+        try await client(try Runtime(name: "apus", memory: .datanodes, reactors: 1))
+    }
+
+    /// A client whose connections live on the reactors of `runtime`.
+    func client(_ runtime: Runtime) async throws -> ClusterClient {
         let settings = try await Settings(file: file(), overrides: [])
-        let runtime = try Runtime(name: "apus", memory: .datanodes, reactors: 1)
         return try Roles.client(settings, runtime)
     }
 }

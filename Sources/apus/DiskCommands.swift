@@ -157,7 +157,9 @@ struct DiskCommand: AsyncParsableCommand {
             let bad = disks.filter { $0.verdict != .good }
             guard bad.isEmpty else {
                 throw StoreError(
-                    .io, bad.map { "\($0.path) is \($0.verdict.rawValue)" }.joined(separator: ", "))
+                    .io,
+                    bad.map { "\($0.path) is \($0.verdict == .failing ? "failing" : "an outlier")" }
+                        .joined(separator: ", "))
             }
         }
     }

@@ -135,6 +135,32 @@ class Run:
         client.delete_object(Bucket="files", Key="hung")
         print(f"    24 MiB with one node hung: at most {slowest:.2f} s")
 
+    def test_05c_load_generation(self):
+        def bench(*arguments, check=True):
+            result = self.cluster.apus("bench", *arguments, "--json", check=check)
+            return json.loads(result.stdout), result
+        for work in [["put", "--size", "1-300k"], ["get", "--size", "200k", "--objects", "8"],
+                     ["range", "--size", "3m", "--objects", "4", "--range", "1-100k"],
+                     ["mixed", "--size", "4k", "--rate", "200", "--clients", "32"],
+                     ["list", "--objects", "300", "--page", "50"], ["om"],
+                     ["om", "--operation", "info", "--objects", "20"],
+                     ["om", "--operation", "delete"]]:
+            report, _ = bench(*work, "--count", "200")
+            assert sum(row["count"] for row in report["operations"]) == 200, report
+            assert report["errors"] == [], report
+        # Everything was removed, with the bucket.
+        assert "bench" not in self.cluster.apus("bucket", "list").stdout
+        # What was kept is found and verified, and other bytes under its names are told.
+        report, _ = bench("put", "--size", "10k", "--count", "5", "--keep", "--prefix", "kept/")
+        key = f"/s3v/bench/{report['prefix']}put-000000003"
+        assert bench("get", "--prefix", "kept/", "--count", "50")[0]["errors"] == []
+        self.cluster.apus("key", "put", key, __file__)
+        report, result = bench("get", "--prefix", "kept/", "--count", "50", check=False)
+        assert result.returncode == 1 and report["errors"][0]["kind"] == "mismatch", report
+        for wrong in [["--clients", "0"], ["--rate", "0"], ["--size", "4q"], ["--count", "0"]]:
+            result = self.cluster.apus("bench", "put", *wrong, check=False)
+            assert result.returncode == 2, (wrong, result.returncode, result.stderr)
+
     def metrics(self, name):
         """The samples of a role's page, by series."""
         url = pathlib.Path(self.cluster.dir, "run", name + ".metrics").read_text().strip()
@@ -146,7 +172,7 @@ class Run:
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
                 for line in lines if not line.startswith("#")}
 
-    def test_05c_every_role_counts_a_put(self):
+    def test_05d_every_role_counts_a_put(self):
         roles = {"om1": "om", "scm1": "scm", "s3g1": "s3gateway"}
         roles.update({f"dn{index}": "datanode" for index in range(1, 6)})
         before = {name: self.metrics(name) for name in roles}
@@ -174,7 +200,7 @@ class Run:
         assert written == len(body) // 3 * 5, written
         self.cluster.client().delete_object(Bucket="files", Key="counted")
 
-    def test_05d_disks_are_told(self):
+    def test_05e_disks_are_told(self):
         rows = json.loads(self.cluster.apus("admin", "datanode", "disks", "--json").stdout)
         assert len(rows) == 5 and all(row["write"]["count"] > 0 for row in rows), rows
         assert all(row["capacity"] > row["available"] > 0 for row in rows), rows
@@ -197,7 +223,7 @@ class Run:
 
         return [pair for root in told["spans"] for pair in walk(root, None)]
 
-    def test_05e_a_trace_names_who_took_the_time(self):
+    def test_05f_a_trace_names_who_took_the_time(self):
         client = self.cluster.client()
         body = random.Random(11).randbytes(12 << 20)
         put = client.put_object(Bucket="files", Key="traced", Body=body)

@@ -44,7 +44,7 @@ private let costs = SyncCosts(
     batch: 16, batchMicroseconds: 120)
 
 private let report = DiskReport(
-    path: "/disks/<1>", fileBytes: 1 << 30, isDirect: true, seconds: 40,
+    path: "/disks/<1>", fileBytes: 1 << 30, isDirect: true, seconds: 40, spread: 0.02,
     curves: [
         curve(.randomRead4K, [9_000, 18_000, 36_000, 70_000, 95_000, 100_000, 99_000, 99_500]),
         curve(.randomWrite4K, [20_000, 35_000, 50_000, 51_000, 50_000, 50_500, 50_000, 49_000]),
@@ -88,6 +88,10 @@ struct DiskTuneTests {
         let text = report.text
         #expect(text.components(separatedBy: "<- knee").count == 5)
         for depth in [1, 2, 4, 8, 16, 32, 64, 128] { #expect(text.contains("depth \(depth) ")) }
+        #expect(!text.contains("NOTE"))
+        var disturbed = report
+        disturbed.spread = 0.4
+        #expect(disturbed.text.contains("differ by 40 %"))
         #expect(DiskCurve.bar(1).count == 32 && DiskCurve.bar(0).isEmpty)
         #expect(DiskCurve.bar(0.5 / 32) == "▌")
     }

@@ -1,0 +1,68 @@
+import Bytes
+import Checksum
+import ContainerFormat
+import Model
+import Reactor
+
+// A round of the committer syncs data and journal at the same time. So after a power cut the
+// records of the last round may be there without the bytes they tell of. No later record proves
+// that round, and nobody was told of it unless both syncs had ended; whether they had, the bytes
+// say themselves, by their checksums.
+
+extension Volume {
+    /// The first of the unproven records of container `id` whose cell is not whole in the data
+    /// file; nil if all are. In that case the cells are durable when it returns, so that later
+    /// records may say so.
+    func firstLostCell(
+        _ journal: Journal.Contents, of id: ContainerID
+    ) async throws(StoreError) -> Int? {
+        var deleted: Set<UInt64> = []
+        var cells: [(index: Int, cell: BlockEntry.Cell, checksums: [UInt32], localID: UInt64)] = []
+        for index in journal.unproven {
+            switch journal.records[index] {
+            case .cell(let cell, let checksums, let commit):
+                cells.append((index, cell, checksums, commit.localID))
+            case .deleted(let localID, _, _): deleted.insert(localID)
+            default: break
+            }
+        }
+        cells.removeAll { deleted.contains($0.localID) }
+        guard !cells.isEmpty else { return nil }
+        do throws(IOError) {
+            guard try await reactor.status(dataPath(id)) != nil else { return nil }
+            let data = try await File.open(
+                dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
+            for entry in cells where !(await isWhole(entry.cell, entry.checksums, in: data)) {
+                try await data.close()
+                return entry.index
+            }
+            try await data.synchronize()
+            try await data.close()
+            let file = try await File.open(
+                journalPath(id), [.read, .write, .direct], on: reactor, disk: disk)
+            try await file.synchronize()
+            try await file.close()
+        } catch {
+            throw StoreError(.io, "container \(id): \(error.description)")
+        }
+        return nil
+    }
+
+    /// Whether the bytes of `cell` match their checksums. Bytes that cannot be read at all are no
+    /// trace of a crash: they are left for the reads to meet.
+    private func isWhole(
+        _ cell: BlockEntry.Cell, _ checksums: [UInt32], in file: File
+    ) async -> Bool {
+        let buffer = reactor.pool.allocate(DataFile.aligned(cell.length))
+        do throws(IOError) {
+            let count = try await file.read(
+                into: buffer, 0..<DataFile.aligned(cell.length), at: cell.fileOffset)
+            guard count >= cell.length else { return false }
+        } catch { return true }
+        do throws(UnitMismatch) {
+            try CRC32C.verifyUnits(
+                UnsafeRawBufferPointer(buffer.bytes(in: 0..<cell.length)), against: checksums)
+            return true
+        } catch { return false }
+    }
+}
