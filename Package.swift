@@ -38,6 +38,7 @@ extension Target.Dependency {
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
     static let hummingbird: Self = .product(name: "HummingbirdCore", package: "hummingbird")
     static let nio: Self = .product(name: "NIOCore", package: "swift-nio")
+    static let nioHTTP1: Self = .product(name: "NIOHTTP1", package: "swift-nio")
     static let nioPosix: Self = .product(name: "NIOPosix", package: "swift-nio")
     static let nioHTTPTypes: Self = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
     static let httpTypes: Self = .product(name: "HTTPTypes", package: "swift-http-types")
@@ -94,12 +95,14 @@ let package = Package(
 
         // L2: runtime
         target("Reactor", ["Bytes", "Telemetry", "CLiburing", "CLinux", .deque, .heap]),
-        target("Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor"]),
+        target(
+            "Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor", "Telemetry"]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
-        target("RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor"]),
+        target(
+            "RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor", "Telemetry"]),
         target(
             "ContainerStore",
             ["Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model", "Bytes"]),
@@ -109,12 +112,19 @@ let package = Package(
             "OM",
             [
                 "OMCore", "RaftDriver", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
-                .log,
+                "Telemetry", .log,
             ]),
-        target("SCM", ["SCMCore", "RaftDriver", "Transport", "Wire", "Model", "Reactor", .log]),
+        target(
+            "SCM",
+            [
+                "SCMCore", "RaftDriver", "Transport", "Wire", "Model", "Reactor", "Telemetry", .log,
+            ]),
         target(
             "Datanode",
-            ["ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", .log]),
+            [
+                "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
+                .log,
+            ]),
         target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         target(
             "Client",
@@ -124,17 +134,21 @@ let package = Package(
         target(
             "S3Gateway",
             [
-                "Bytes", "Model", "Checksum", "Client", .crypto, .hummingbird, .nio, .nioPosix,
-                .nioHTTPTypes, .httpTypes, .lifecycle, .log,
+                "Bytes", "Model", "Checksum", "Client", "Reactor", "Telemetry", .crypto,
+                .hummingbird, .nio, .nioPosix, .nioHTTPTypes, .httpTypes, .lifecycle, .log,
             ]),
+        target(
+            "MetricsGateway",
+            ["Model", "Reactor", "Telemetry", .nio, .nioHTTP1, .nioPosix, .log]),
 
         // L6: programs
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "ContainerFormat",
-                "Transport", "ContainerStore", "SCMCore", "Wire", "Model", "Bytes", "Reactor",
-                "Telemetry", .arguments, .configuration, .crypto, .log, .system,
+                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
+                "ContainerFormat", "Transport", "ContainerStore", "SCMCore", "Wire", "Model",
+                "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
+                .system,
             ], path: "Sources/apus", swiftSettings: settings),
 
         // Programs of `make bench`: kernels beside their yardsticks, load, the data path
@@ -154,6 +168,7 @@ let package = Package(
         // Tests
         tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
+        tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),

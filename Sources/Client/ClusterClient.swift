@@ -21,8 +21,8 @@ public final class ClusterClient: Sendable {
 
     let names: OMClient<OMChannel>
     let datanodes: DatanodeClient
-    private let reactors: ReactorGroup
-    private let scm: RPCChannel
+    let reactors: ReactorGroup
+    let scm: RPCChannel
     private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
 
     /// - Parameter channels: shared with other clients of the process, if there are any.

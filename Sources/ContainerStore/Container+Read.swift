@@ -4,6 +4,7 @@ import ContainerFormat
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 
 /// Which bytes of the data file make up a range of a block, and what they must check to.
 struct ReadPlan: Sendable {
@@ -146,6 +147,8 @@ extension Container {
         ) async throws(StoreError)
     {
         let count: Int
+        let stretch = DiskStretch(on: volume.disk)
+        defer { stretch?.end(.disk, "read", on: volume.disk, bytes: segment.length) }
         do throws(IOError) {
             let end = segment.bufferOffset + DataFile.aligned(segment.length)
             count = try await file.read(

@@ -4,6 +4,7 @@ import ContainerFormat
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 
 /// One container replica of a store: its state behind a lock, and the I/O on its two files.
 ///
@@ -113,6 +114,7 @@ final class Container: Sendable {
     {
         let localID = cell.block.localID
         var failure: StoreError?
+        let stretch = DiskStretch(on: volume.disk)
         do throws(IOError) {
             guard let file = state.withLock({ $0.dataFile }) else {
                 preconditionFailure("an open container has its data file open")
@@ -125,6 +127,9 @@ final class Container: Sendable {
                 ? StoreError(.overloaded, "\(name): \(error.description)")
                 : volume.failure(of: error)
         }
+        stretch?.end(
+            .disk, "write", on: volume.disk, bytes: cell.payload.count,
+            outcome: failure?.code.rawValue ?? 0)
         if let failure {
             let told = state.withLock { state in
                 state.writing -= 1
@@ -146,6 +151,7 @@ final class Container: Sendable {
     nonisolated(nonsending)
         private func commit(_ ticket: UInt64, _ localID: UInt64) async throws(StoreError) -> Int
     {
+        let stretch = DiskStretch(on: volume.disk)
         let result = await withUnsafeContinuation { (waiter: Waiter) in
             let answer = state.withLock { $0.written(ticket: ticket, of: localID, waiter) }
             if let answer {
@@ -154,6 +160,7 @@ final class Container: Sendable {
                 volume.committer.add(self)
             }
         }
+        stretch?.end(.wait, "commit", on: volume.disk)
         return try result.get()
     }
 

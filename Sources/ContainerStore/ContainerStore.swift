@@ -17,6 +17,8 @@ public final class ContainerStore: Sendable {
     let volumeList: [Volume]
     let cache: ClosedCache
     let state: Mutex<State>
+    /// What `volumes()` found last.
+    let seenVolumes = Mutex<[VolumeReport]>([])
 
     struct State {
         var containers: [ContainerID: Container] = [:]
@@ -265,6 +267,7 @@ public final class ContainerStore: Sendable {
                     available: space.available, isFailed: failure != nil, reason: failure,
                     problems: problems))
         }
+        seenVolumes.withLock { [reports] in $0 = reports }
         return reports
     }
 

@@ -70,10 +70,14 @@ public final class Datanode: RPCHandler {
     }
 
     /// Serves on the configured port and begins to report to SCM. Returns the port.
-    public func start(reactors: [Reactor]) throws(StoreError) -> Int {
+    ///
+    /// - Parameter handler: this datanode with something around it, such as measures; nil: itself.
+    public func start(
+        reactors: [Reactor], serving handler: (any RPCHandler)? = nil
+    ) throws(StoreError) -> Int {
         let server = try RPCServer(
             host: options.host, port: options.port, name: "datanode \(id)", reactors: reactors,
-            handler: self)
+            handler: handler ?? self)
         server.start()
         self.server.withLock { $0 = server }
         let address = DatanodeAddress(
@@ -155,6 +159,7 @@ public final class Datanode: RPCHandler {
             try await store.closeContainer(id)
             return RPCReply()
         case .status: return await status()
+        case .disks: return await disks()
         }
     }
 

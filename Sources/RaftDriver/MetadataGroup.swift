@@ -3,6 +3,7 @@ import Model
 import RaftLog
 import Reactor
 import Synchronization
+import Telemetry
 
 /// The members that keep one role's metadata: its log, its tables, and the state machine between
 /// them. For now a group of one member.
@@ -73,6 +74,7 @@ public final class MetadataGroup: Sendable {
     private let log: RaftLog
     private let options: Options
     private let state = Mutex(State())
+    let measures = GroupMeasures()
     public let reactor: Reactor
     public let directory: String
 
@@ -149,6 +151,9 @@ public final class MetadataGroup: Sendable {
     /// The largest command that is taken, in bytes.
     public var maximumCommandSize: Int { options.log.batchSize / 2 }
 
+    /// Commands that wait to be written to the log.
+    var waitingCommands: Int { state.withLock { $0.waiting.count } }
+
     /// Why the last checkpoint failed; nil if it did not.
     public var checkpointError: StoreError? { state.withLock { $0.lastCheckpointError } }
 
@@ -199,6 +204,7 @@ public final class MetadataGroup: Sendable {
     private func write() async {
         while let batch = await nextBatch() {
             let first: UInt64
+            let start = MonotonicTime.now()
             do throws(StoreError) {
                 first = try await log.append(batch.map(\.command))
             } catch {
@@ -208,6 +214,7 @@ public final class MetadataGroup: Sendable {
                 continue
             }
             let bytes = batch.reduce(0) { $0 + $1.command.count }
+            measures.noteAppend(of: batch.count, bytes: bytes, since: start)
             let applier = state.withLock { state in
                 for (offset, proposal) in batch.enumerated() {
                     state.durable.append(
@@ -266,10 +273,12 @@ public final class MetadataGroup: Sendable {
             let last = batch[batch.count - 1].index
             let machine = machine
             let commands = batch.map { ($0.index, $0.proposal.command) }
+            let start = MonotonicTime.now()
             do throws(StoreError) {
                 let answers = try await store.apply(through: last) { tables in
                     Self.run(machine, commands, in: tables)
                 }
+                measures.transactions.record(start.duration(to: .now()))
                 for (entry, answer) in zip(batch, answers) {
                     machine.applied(entry.proposal.command, answer: answer, at: entry.index)
                     entry.proposal.answer.resume(returning: .success(answer))

@@ -163,6 +163,16 @@ public final class Disk: @unchecked Sendable {
 
     // MARK: Statistics
 
+    /// Operations in flight and waiting, of all classes, at about this moment. From any thread.
+    public var load: Int {
+        var sum = 0
+        for index in 0..<4 {
+            sum += measures[index].inFlight.load(ordering: .relaxed)
+            sum += measures[index].queued.load(ordering: .relaxed)
+        }
+        return sum
+    }
+
     /// What was measured since the disk was made. From any thread.
     public func statistics() -> DiskStatistics {
         var classes: [DiskStatistics.Class] = []

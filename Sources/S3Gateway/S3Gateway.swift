@@ -7,6 +7,7 @@ import NIOCore
 import NIOPosix
 import ServiceLifecycle
 import Synchronization
+import Telemetry
 
 /// The S3 protocol onto an `ObjectStore`, over HTTP/1.1.
 ///
@@ -21,9 +22,12 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
     private let logger: Logger
     private let listening = Listening()
 
-    /// - Parameter clock: the time of day; for tests of skewed clocks.
+    /// - Parameters:
+    ///   - telemetry: where requests are counted and noted; nil: nowhere.
+    ///   - clock: the time of day; for tests of skewed clocks.
     public init(
         store: Store, configuration: S3Configuration, logger: Logger,
+        telemetry: RoleTelemetry? = nil,
         clock: @escaping @Sendable () -> Timestamp = {
             Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
         }
@@ -31,7 +35,8 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
         self.configuration = configuration
         self.logger = logger
         service = S3Service(
-            store: store, configuration: configuration, clock: clock, logger: logger)
+            store: store, configuration: configuration, clock: clock, logger: logger,
+            telemetry: telemetry)
     }
 
     /// Listens and serves until the task is cancelled; then refuses new connections, lets requests

@@ -3,6 +3,7 @@ import Model
 import RaftDriver
 import Reactor
 import SCMCore
+import Telemetry
 import Transport
 import Wire
 
@@ -21,7 +22,8 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     private let reactor: Reactor
-    private let group: MetadataGroup
+    let group: MetadataGroup
+    let measures = SCMMeasures()
     private let options: Options
     private let logger: Logger
     private var state: SCMState
@@ -99,9 +101,17 @@ public actor StorageContainerManager: RPCHandler {
             }
             let wasInSafeMode = state.isInSafeMode
             state.updateSafeMode(at: reactor.now().nanoseconds)
+            noteState()
             if wasInSafeMode, !state.isInSafeMode { logger.info("left safe mode") }
             await closeContainers()
         }
+    }
+
+    private func noteState() {
+        measures.healthy.set(healthyDatanodes)
+        measures.known.set(state.nodes.count)
+        measures.containers.set(state.containers.count)
+        measures.safeMode.set(state.isInSafeMode ? 1 : 0)
     }
 
     private func closeContainers() async {

@@ -104,6 +104,22 @@ public struct LatencySnapshot: Hashable, Sendable {
         self.maximum = maximum
     }
 
+    /// Values by bucket, as `buckets` gave them, of the same or another process of this version;
+    /// nil if a bucket is not one of the histogram's.
+    public init?(buckets: [(index: Int, count: UInt64)], sum: UInt64, maximum: UInt64) {
+        var counts = [UInt64](repeating: 0, count: LatencyBuckets.count)
+        for (index, count) in buckets {
+            guard counts.indices.contains(index) else { return nil }
+            counts[index] = count
+        }
+        self.init(counts: counts, sum: sum, maximum: maximum)
+    }
+
+    /// The buckets in use, with the number of values in each.
+    public var buckets: [(index: Int, count: UInt64)] {
+        counts.indices.compactMap { counts[$0] > 0 ? ($0, counts[$0]) : nil }
+    }
+
     /// The mean, 0 without values.
     public var mean: Double { count == 0 ? 0 : Double(sum) / Double(count) }
     /// The median.

@@ -2,6 +2,7 @@ import Bytes
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 import Wire
 
 /// Where a channel leads: over a socket, or straight to a handler in the same process.
@@ -19,6 +20,8 @@ public actor RPCChannel {
     private let name: String
     private let reactor: Reactor
     private let mayShareMemory: Bool
+    /// Where it leads, in traces.
+    public nonisolated let address: String
     private var connection: RPCConnection?
     private var opening: Task<Result<RPCConnection, StoreError>, Never>?
     private var lastFailure: (at: MonotonicTime, error: StoreError)?
@@ -28,14 +31,22 @@ public actor RPCChannel {
     }
 
     /// A channel whose connection lives on `reactor`. `name` is what it calls itself.
-    /// - Parameter mayShareMemory: to a server of this machine, pass payloads in shared memory.
+    /// - Parameters:
+    ///   - mayShareMemory: to a server of this machine, pass payloads in shared memory.
+    ///   - address: where it leads, for traces; of a remote target known without it.
     public init(
-        _ target: RPCTarget, name: String, on reactor: Reactor, mayShareMemory: Bool = true
+        _ target: RPCTarget, name: String, on reactor: Reactor, mayShareMemory: Bool = true,
+        address: String = ""
     ) {
         self.target = target
         self.name = name
         self.reactor = reactor
         self.mayShareMemory = mayShareMemory
+        if case .remote(let host, let port) = target {
+            self.address = "\(host):\(port)"
+        } else {
+            self.address = address
+        }
     }
 
     /// Calls `method` and waits for the answer.
@@ -43,19 +54,47 @@ public actor RPCChannel {
     ///   - expecting: payload bytes the answer may bring; they count against the credit, and
     ///     are made room for in memory that the server shares.
     ///   - timeout: after it the call fails with `deadlineExceeded`.
+    ///   - traceID: 0: that of the request that the task works for, for which the call is noted.
     /// - Throws: what the handler threw; `connection` when the role cannot be reached.
     public nonisolated func call(
         _ method: UInt16, _ message: [UInt8], payload: Payload? = nil, expecting: Int = 0,
         timeout: Duration? = nil, token: [UInt8] = [], traceID: UInt64 = 0
     ) async throws(StoreError) -> RPCReply {
+        let context = TraceContext.current
         let request = RPCRequest(
             method: method, message: message, payload: payload, token: token, peer: .local,
-            deadline: timeout.map { reactor.now().advanced(by: $0) }, traceID: traceID)
+            deadline: timeout.map { reactor.now().advanced(by: $0) },
+            traceID: traceID == 0 ? context?.traceID ?? 0 : traceID)
+        guard let context else { return try await send(request, expecting: expecting) }
+        let start = reactor.now().nanoseconds
+        do throws(StoreError) {
+            let reply = try await send(request, expecting: expecting)
+            note(request, context, since: start, reply: reply, outcome: 0)
+            return reply
+        } catch {
+            note(request, context, since: start, reply: nil, outcome: error.code.rawValue)
+            throw error
+        }
+    }
+
+    private nonisolated func send(
+        _ request: RPCRequest, expecting: Int
+    ) async throws(StoreError) -> RPCReply {
         if case .local(let handler) = target {
             return try await callLocal(handler, request)
         }
         let connection = try await connected()
         return try await connection.call(request, expecting: expecting)
+    }
+
+    private nonisolated func note(
+        _ request: RPCRequest, _ context: TraceContext, since start: UInt64, reply: RPCReply?,
+        outcome: UInt16
+    ) {
+        context.record(
+            .call, MethodNames.name(of: request.method), detail: address, from: start,
+            to: reactor.now().nanoseconds, outcome: outcome,
+            bytes: (request.payload?.count ?? 0) + (reply?.payload?.count ?? 0))
     }
 
     private nonisolated func callLocal(
@@ -139,7 +178,8 @@ public final class ChannelPool: Sendable {
             if let channel = channels[key] { return channel }
             let handler = local.withLock { $0["\(host):\(port)"] }
             let target = handler.map { RPCTarget.local($0) } ?? .remote(host: host, port: port)
-            let channel = RPCChannel(target, name: name, on: reactor)
+            let channel = RPCChannel(
+                target, name: name, on: reactor, address: "\(host):\(port)")
             channels[key] = channel
             return channel
         }

@@ -1,3 +1,9 @@
+/// What can be asked of every role; messages in telemetry.proto. Numbers are part of the protocol.
+public enum CommonMethod: UInt16, Hashable, Sendable, CaseIterable {
+    /// The spans of a request, or the slowest requests.
+    case trace = 0x0001
+}
+
 /// What can be asked of a datanode; messages in datanode.proto. Numbers are part of the protocol.
 public enum DatanodeMethod: UInt16, Hashable, Sendable, CaseIterable {
     case writeCell = 0x0201
@@ -6,6 +12,7 @@ public enum DatanodeMethod: UInt16, Hashable, Sendable, CaseIterable {
     case listBlocks = 0x0204
     case closeContainer = 0x0205
     case status = 0x0206
+    case disks = 0x0207
 }
 
 /// What can be asked of the Storage Container Manager; messages in scm.proto. Numbers are part of
@@ -20,4 +27,20 @@ public enum SCMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case status = 0x0307
     case closeContainer = 0x0308
     case safeMode = 0x0309
+}
+
+/// What methods are called in metrics and traces.
+public enum MethodNames {
+    /// By number.
+    public static let all: [UInt16: String] = {
+        var names: [UInt16: String] = [:]
+        for method in CommonMethod.allCases { names[method.rawValue] = "\(method)" }
+        for method in OMMethod.allCases { names[method.rawValue] = "\(method)" }
+        for method in DatanodeMethod.allCases { names[method.rawValue] = "\(method)" }
+        for method in SCMMethod.allCases { names[method.rawValue] = "\(method)" }
+        return names
+    }()
+
+    /// The name of a method; `unknown` if there is none.
+    public static func name(of method: UInt16) -> String { all[method] ?? "unknown" }
 }

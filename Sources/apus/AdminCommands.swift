@@ -7,11 +7,13 @@ import Wire
 struct AdminCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "admin", abstract: "What SCM knows, and can be told.",
-        subcommands: [Datanode.self, Container.self, Pipeline.self, SafeMode.self])
+        subcommands: [
+            Datanode.self, Container.self, Pipeline.self, SafeMode.self, TraceCommand.self,
+        ])
 
     struct Datanode: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Datanodes.", subcommands: [List.self])
+            abstract: "Datanodes.", subcommands: [List.self, Disks.self])
 
         struct List: AsyncParsableCommand {
             struct Row: Encodable {

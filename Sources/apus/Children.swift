@@ -50,7 +50,9 @@ final class Children: Sendable {
             let text = FileManager.default.contents(atPath: layout.log(name)) ?? Data()
             let line = String(decoding: text, as: UTF8.self).split(separator: "\n")
                 .first { $0.hasPrefix(prefix) }
-            if let line, let port = Int(line.dropFirst(prefix.count)) { return port }
+            if let line, let port = Int(line.dropFirst(prefix.count).prefix(while: \.isNumber)) {
+                return port
+            }
             if firstDead() == name { break }
             try await Task.sleep(for: .milliseconds(100))
         }

@@ -12,27 +12,24 @@ struct ClusterOptions: ParsableArguments {
     @Option(help: "On whose behalf.") var user = Users.firstName
     @Flag(help: "For programs.") var json = false
 
+    /// The settings file that tells where OM and SCM are.
+    func file() throws -> String {
+        let environment = ProcessInfo.processInfo.environment
+        if let config { return config }
+        if let dir { return dir + "/etc/s3g1.json" }
+        if let config = environment["APUS_CONFIG"] { return config }
+        if let dir = environment["APUS_DIR"] { return dir + "/etc/s3g1.json" }
+        throw ValidationError(
+            "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
+    }
+
     func client() async throws -> ClusterClient {
         try await client(try Runtime(name: "apus", memory: .datanodes, reactors: 1))
     }
 
     /// A client whose connections live on the reactors of `runtime`.
     func client(_ runtime: Runtime) async throws -> ClusterClient {
-        let environment = ProcessInfo.processInfo.environment
-        let file: String
-        if let config {
-            file = config
-        } else if let dir {
-            file = dir + "/etc/s3g1.json"
-        } else if let config = environment["APUS_CONFIG"] {
-            file = config
-        } else if let dir = environment["APUS_DIR"] {
-            file = dir + "/etc/s3g1.json"
-        } else {
-            throw ValidationError(
-                "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
-        }
-        let settings = try await Settings(file: file, overrides: [])
+        let settings = try await Settings(file: file(), overrides: [])
         return try Roles.client(settings, runtime)
     }
 }

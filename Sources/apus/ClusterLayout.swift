@@ -30,6 +30,8 @@ struct ClusterLayout: Sendable {
     var credentials: String { directory + "/credentials" }
     func file(_ name: String) -> String { "\(directory)/etc/\(name).json" }
     func log(_ name: String) -> String { "\(directory)/log/\(name).log" }
+    /// Where a role that runs writes the address of its metrics.
+    func metrics(_ name: String) -> String { "\(directory)/run/\(name).metrics" }
     func pid(_ name: String) -> String { "\(directory)/run/\(name).pid" }
 
     private typealias Groups = [String: [String: Any]]
@@ -70,6 +72,11 @@ struct ClusterLayout: Sendable {
     }
 
     private func write(_ name: String, _ groups: Groups) throws {
+        var groups = groups
+        groups["node"] = ["name": name, "run": "\(directory)/run"]
+        // The role's own group is the one with more than an address.
+        let group = ["om1": "om", "scm1": "scm", "s3g1": "s3"][name] ?? "datanode"
+        groups[group]?["metrics"] = "127.0.0.1:0"
         let data = try JSONSerialization.data(
             withJSONObject: groups, options: [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes])
         try data.write(to: URL(fileURLWithPath: file(name)), options: .atomic)

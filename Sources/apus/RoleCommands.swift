@@ -47,7 +47,7 @@ private func runRole(
     let settings = try await options.settings()
     let runtime = try Runtime(name: name, memory: memory)
     let role = try await start(settings, runtime)
-    print("ready \(name) port=\(role.port)")
+    print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
     fflush(nil)
     await waitForStop(withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)

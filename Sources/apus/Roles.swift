@@ -10,7 +10,9 @@ import Reactor
 import S3Gateway
 import SCM
 import SCMCore
+import Telemetry
 import Transport
+import Wire
 
 /// What the roles of one process share: reactors and channels.
 struct Runtime: Sendable {
@@ -38,6 +40,8 @@ struct Runtime: Sendable {
 struct RunningRole: Sendable {
     var name: String
     var port: Int
+    /// nil: it tells no metrics.
+    var metrics: MetricsEndpoint?
     var stop: @Sendable () async -> Void
 }
 
@@ -71,12 +75,18 @@ enum Roles {
             options: options, random: SystemRandomNumberGenerator(), logger: logger)
         await manager.start()
         let host = settings.text("scm.host")
+        let telemetry = telemetry("scm", settings)
+        manager.addMetrics(to: telemetry.metrics)
+        let handler = MeasuredHandler(
+            manager, methods: SCMMethod.allCases.map(\.rawValue), telemetry: telemetry)
         let server = try RPCServer(
             host: host, port: settings.number("scm.port"), name: "scm",
-            reactors: [runtime.reactors.next()], handler: manager)
+            reactors: [runtime.reactors.next()], handler: handler)
         server.start()
-        runtime.channels.register(manager, host: host, port: server.port)
-        return RunningRole(name: "scm", port: server.port) {
+        runtime.channels.register(handler, host: host, port: server.port)
+        let metrics = try await serve(telemetry, "scm", settings, logger)
+        return RunningRole(name: "scm", port: server.port, metrics: metrics) {
+            await metrics?.stop()
             await server.stop()
             await report(logger, "closing") { try await manager.close() }
             lock.release()
@@ -98,13 +108,18 @@ enum Roles {
             generator: SystemRandomNumberGenerator(), logger: logger)
         manager.start()
         let host = settings.text("om.host")
-        let service = OMService(manager)
+        let telemetry = telemetry("om", settings)
+        manager.addMetrics(to: telemetry.metrics)
+        let service = MeasuredHandler(
+            OMService(manager), methods: OMMethod.allCases.map(\.rawValue), telemetry: telemetry)
         let server = try RPCServer(
             host: host, port: settings.number("om.port"), name: "om",
             reactors: [runtime.reactors.next()], handler: service)
         server.start()
         runtime.channels.register(service, host: host, port: server.port)
-        return RunningRole(name: "om", port: server.port) {
+        let metrics = try await serve(telemetry, "om", settings, logger)
+        return RunningRole(name: "om", port: server.port, metrics: metrics) {
+            await metrics?.stop()
             await server.stop()
             await report(logger, "closing") { try await manager.close() }
             lock.release()
@@ -145,9 +160,15 @@ enum Roles {
                 Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
             }
         }
-        let port = try datanode.start(reactors: runtime.reactors.reactors)
-        runtime.channels.register(datanode, host: host, port: port)
-        return RunningRole(name: "datanode", port: port) {
+        let telemetry = telemetry("datanode", settings)
+        datanode.addMetrics(to: telemetry.metrics)
+        let handler = MeasuredHandler(
+            datanode, methods: DatanodeMethod.allCases.map(\.rawValue), telemetry: telemetry)
+        let port = try datanode.start(reactors: runtime.reactors.reactors, serving: handler)
+        runtime.channels.register(handler, host: host, port: port)
+        let metrics = try await serve(telemetry, "datanode", settings, logger)
+        return RunningRole(name: "datanode", port: port, metrics: metrics) {
+            await metrics?.stop()
             await report(logger, "closing") { try await datanode.close() }
             lock.release()
         }
@@ -182,15 +203,18 @@ enum Roles {
         _ settings: Settings, _ runtime: Runtime
     ) async throws -> RunningRole {
         let logger = makeLogger("s3gateway", level: settings.text("log.level"))
+        let telemetry = telemetry("s3gateway", settings)
         let gateway = S3Gateway(
             store: try client(settings, runtime),
             configuration: S3Configuration(
                 host: settings.text("s3.host"), port: try settings.number("s3.port"),
                 region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains")),
-            logger: logger)
+            logger: logger, telemetry: telemetry)
         let serving = Task { try await gateway.run() }
         let port = try await gateway.boundPort()
-        return RunningRole(name: "s3gateway", port: port) {
+        let metrics = try await serve(telemetry, "s3", settings, logger)
+        return RunningRole(name: "s3gateway", port: port, metrics: metrics) {
+            await metrics?.stop()
             serving.cancel()
             await report(logger, "stopping") { try await serving.value }
         }

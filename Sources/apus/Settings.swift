@@ -21,6 +21,9 @@ struct Setting: Sendable {
         Setting(
             key: "om.cache-bytes", kind: .number, fallback: "67108864",
             help: "memory for records that are looked up often, beside the database's pages"),
+        Setting(
+            key: "om.metrics", kind: .text, fallback: "",
+            help: "HOST:PORT of OM's metrics over HTTP; empty: none. Nobody is asked who they are"),
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
         Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
@@ -36,6 +39,9 @@ struct Setting: Sendable {
         Setting(
             key: "scm.container-bytes", kind: .number, fallback: "5368709120",
             help: "a container is closed when a replica nears this size"),
+        Setting(
+            key: "scm.metrics", kind: .text, fallback: "",
+            help: "HOST:PORT of SCM's metrics over HTTP; empty: none. Nobody is asked who they are"),
         Setting(
             key: "datanode.host", kind: .text, fallback: "127.0.0.1",
             help: "where the datanode listens, as others reach it"),
@@ -60,6 +66,9 @@ struct Setting: Sendable {
             key: "datanode.scrub.bytes-per-second", kind: .number, fallback: "67108864",
             help: "read at most so fast from each disk; 0: as fast as clients leave room"),
         Setting(
+            key: "datanode.metrics", kind: .text, fallback: "",
+            help: "HOST:PORT of the datanode's metrics over HTTP; empty: none. Nobody is asked who they are"),
+        Setting(
             key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),
         Setting(key: "s3.port", kind: .number, fallback: "9878", help: ""),
@@ -69,6 +78,15 @@ struct Setting: Sendable {
         Setting(
             key: "s3.base-domains", kind: .list, fallback: "",
             help: "domains below which the host name names the bucket"),
+        Setting(
+            key: "s3.metrics", kind: .text, fallback: "",
+            help: "HOST:PORT of the gateway's metrics over HTTP; empty: none. Nobody is asked who they are"),
+        Setting(
+            key: "node.name", kind: .text, fallback: "",
+            help: "what the role is called in metrics and traces; empty: om, scm, datanode…"),
+        Setting(
+            key: "node.run", kind: .text, fallback: "",
+            help: "folder where the role writes NAME.metrics, the address of its metrics"),
         Setting(
             key: "log.level", kind: .text, fallback: "info",
             help: "trace debug info notice warning error critical"),

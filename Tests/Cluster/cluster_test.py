@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+import urllib.request
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -159,6 +160,105 @@ class Run:
         for wrong in [["--clients", "0"], ["--rate", "0"], ["--size", "4q"], ["--count", "0"]]:
             result = self.cluster.apus("bench", "put", *wrong, check=False)
             assert result.returncode == 2, (wrong, result.returncode, result.stderr)
+
+    def metrics(self, name):
+        """The samples of a role's page, by series."""
+        url = pathlib.Path(self.cluster.dir, "run", name + ".metrics").read_text().strip()
+        with urllib.request.urlopen(url, timeout=10) as page:
+            assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4"), url
+            lines = page.read().decode().splitlines()
+        with urllib.request.urlopen(url.replace("/metrics", "/health"), timeout=10) as page:
+            assert page.read() == b"ok\n"
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+                for line in lines if not line.startswith("#")}
+
+    def test_05d_every_role_counts_a_put(self):
+        roles = {"om1": "om", "scm1": "scm", "s3g1": "s3gateway"}
+        roles.update({f"dn{index}": "datanode" for index in range(1, 6)})
+        before = {name: self.metrics(name) for name in roles}
+        body = random.Random(10).randbytes(3 << 20)
+        self.cluster.client().put_object(Bucket="files", Key="counted", Body=body)
+        time.sleep(1.1)
+        after = {name: self.metrics(name) for name in roles}
+
+        def grown(name, series, **labels):
+            labels = {"role": roles[name], "node": name, **labels}
+            text = ",".join(f'{key}="{value}"' for key, value in labels.items())
+            return after[name][f"{series}{{{text}}}"] - before[name][f"{series}{{{text}}}"]
+
+        assert grown("s3g1", "apus_s3_duration_seconds_count", operation="PutObject") == 1
+        assert grown("s3g1", "apus_s3_received_bytes_total", operation="PutObject") >= len(body)
+        assert grown("om1", "apus_rpc_duration_seconds_count", method="openKey") == 1
+        assert grown("om1", "apus_rpc_duration_seconds_count", method="commit") == 1
+        assert grown("om1", "apus_log_commands_total") >= 1
+        assert grown("scm1", "apus_rpc_duration_seconds_count", method="heartbeat") >= 1
+        written = 0
+        for name in (name for name in roles if name.startswith("dn")):
+            assert grown(name, "apus_rpc_duration_seconds_count", method="writeCell") == 1, name
+            disk = f"{self.cluster.dir}/{name}/volume1"
+            written += grown(name, "apus_store_appended_bytes_total", disk=disk)
+        assert written == len(body) // 3 * 5, written
+        self.cluster.client().delete_object(Bucket="files", Key="counted")
+
+    def test_05e_disks_are_told(self):
+        rows = json.loads(self.cluster.apus("admin", "datanode", "disks", "--json").stdout)
+        assert len(rows) == 5 and all(row["write"]["count"] > 0 for row in rows), rows
+        assert all(row["capacity"] > row["available"] > 0 for row in rows), rows
+        one = self.cluster.apus(
+            "admin", "datanode", "disks", "--json", "--node", rows[2]["datanode"]).stdout
+        assert [row["disk"] for row in json.loads(one)] == [rows[2]["disk"]]
+        table = self.cluster.apus("admin", "datanode", "disks").stdout
+        assert max(map(len, table.splitlines())) <= 100, table
+        wrong = self.cluster.apus("admin", "datanode", "disks", "--node", "x", check=False)
+        assert wrong.returncode == 1 and "'x'" in wrong.stderr, wrong
+
+    def trace(self, request):
+        """The spans of a request, as pairs of a span and the one above it."""
+        told = json.loads(self.cluster.apus("admin", "trace", request, "--json").stdout)
+
+        def walk(span, parent):
+            yield span, parent
+            for child in span["children"]:
+                yield from walk(child, span)
+
+        return [pair for root in told["spans"] for pair in walk(root, None)]
+
+    def test_05f_a_trace_names_who_took_the_time(self):
+        client = self.cluster.client()
+        body = random.Random(11).randbytes(12 << 20)
+        put = client.put_object(Bucket="files", Key="traced", Body=body)
+        spans = self.trace(put["ResponseMetadata"]["HTTPHeaders"]["x-amz-request-id"])
+        assert {span["role"] for span, _ in spans} >= {"s3gateway", "om", "datanode"}
+        assert spans[0][0]["operation"] == "PutObject" and spans[0][0]["outcome"] == 200
+        assert sum(span["kind"] == "request" for span, _ in spans) == 1
+        for kind, operation in [("disk", "write"), ("wait", "commit")]:
+            found = [pair for pair in spans if pair[0]["kind"] == kind]
+            assert len(found) == 20, (kind, len(found))
+            for span, parent in found:
+                assert span["operation"] == operation and parent["operation"] == "writeCell"
+                assert span["node"] == parent["node"]
+        # A datanode that hangs while a write needs it: nobody can do without it.
+        pid = self.cluster.pid("dn3")
+        os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(2, os.kill, (pid, signal.SIGCONT))
+        timer.start()
+        put = client.put_object(Bucket="files", Key="traced", Body=body)
+        timer.join()
+        request = put["ResponseMetadata"]["HTTPHeaders"]["x-amz-request-id"]
+        spans = self.trace(request)
+        chain = [pair for pair in spans if pair[0]["isOnLongestChain"]]
+        longest, _ = max(chain, key=lambda pair: pair[0]["ownNanoseconds"])
+        assert longest["ownNanoseconds"] > 1_500_000_000, longest
+        served = [span["node"] for span in longest["children"]] or [longest["node"]]
+        assert served == ["dn3"], longest
+        text = self.cluster.apus("admin", "trace", request).stdout
+        assert "dn3" in text.split("longest chain")[1].splitlines()[1], text
+        assert max(map(len, text.splitlines())) <= 100, text
+        slow = json.loads(self.cluster.apus("admin", "trace", "--slow", "200", "--json").stdout)
+        assert request in [row["request"] for row in slow], slow
+        unknown = self.cluster.apus("admin", "trace", "0123456789ABCDEF", check=False)
+        assert unknown.returncode == 1 and "no role knows" in unknown.stderr, unknown
+        client.delete_object(Bucket="files", Key="traced")
 
     def test_06_two_datanodes_killed(self):
         self.cluster.kill("dn2")

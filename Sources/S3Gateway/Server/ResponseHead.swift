@@ -52,11 +52,14 @@ extension SystemRandomNumberGenerator {
 struct RequestID: Sendable, CustomStringConvertible {
     /// 16 upper-case hexadecimal digits.
     let description: String
+    /// The same 64 bits, which all roles know the request by; never 0.
+    let traceID: UInt64
     /// The second, longer identity that S3 gives.
     let extended: String
 
     init(using generator: inout some RandomNumberGenerator) {
-        let word: UInt64 = generator.next()
+        let word = max(1, generator.next())
+        traceID = word
         description = Hex.encode(bigEndian(word)).uppercased()
         extended = Base64.encode((0..<5).flatMap { _ in bigEndian(generator.next()) })
     }

@@ -4,7 +4,9 @@ import Logging
 import Model
 import NIOCore
 import NIOHTTPTypes
+import Reactor
 import Synchronization
+import Telemetry
 
 /// Serves S3 requests from a store: authenticates, routes, runs the operation, answers.
 struct S3Service<Store: ObjectStore>: Sendable {
@@ -14,12 +16,16 @@ struct S3Service<Store: ObjectStore>: Sendable {
     let clock: @Sendable () -> Timestamp
     let logger: Logger
     let hashing = ETagHashing()
-    private let load = RequestLoad()
+    private let load: RequestLoad
+    private let metrics: S3Metrics?
 
     init(
         store: Store, configuration: S3Configuration, clock: @escaping @Sendable () -> Timestamp,
-        logger: Logger
+        logger: Logger, telemetry: RoleTelemetry? = nil
     ) {
+        let load = RequestLoad()
+        self.load = load
+        metrics = telemetry.map { S3Metrics($0) { load.value } }
         self.store = store
         self.configuration = configuration
         self.clock = clock
@@ -36,9 +42,20 @@ struct S3Service<Store: ObjectStore>: Sendable {
 
     /// Serves one request. Returns whether the connection may carry another one.
     func serve(_ exchange: Exchange) async -> Bool {
-        let started = ContinuousClock.now
         var generator = RequestNumbers()
         let id = RequestID(using: &generator)
+        // Calls to other roles carry the identity, and are noted for it.
+        let started = MonotonicTime.now()
+        guard let metrics else { return await serve(exchange, id, since: started) }
+        let context = metrics.context(id.traceID, since: started.nanoseconds)
+        return await TraceContext.$current.withValue(context) {
+            await serve(exchange, id, since: started)
+        }
+    }
+
+    private func serve(
+        _ exchange: Exchange, _ id: RequestID, since started: MonotonicTime
+    ) async -> Bool {
         var outcome = Outcome()
         var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
         do {
@@ -135,11 +152,15 @@ struct S3Service<Store: ObjectStore>: Sendable {
 
     private func record(
         _ exchange: Exchange, _ id: RequestID, _ outcome: Outcome,
-        since started: ContinuousClock.Instant
+        since started: MonotonicTime
     ) {
-        guard configuration.observer != nil || logger.logLevel <= .debug else { return }
-        let duration = ContinuousClock.now - started
+        let ended = MonotonicTime.now()
         let status = outcome.error?.code.status ?? exchange.status
+        metrics?.record(
+            id.traceID, outcome.operation, user: outcome.user, status: status, exchange,
+            from: started.nanoseconds, to: ended.nanoseconds)
+        guard configuration.observer != nil || logger.logLevel <= .debug else { return }
+        let duration = started.duration(to: ended)
         let record = S3Configuration.RequestRecord(
             requestID: id.description, operation: outcome.operation?.rawValue ?? "",
             user: outcome.user, status: status, errorCode: outcome.error?.code.rawValue,
@@ -226,6 +247,9 @@ final class RequestLoad: Sendable {
         count.subtract(1, ordering: .relaxed)
         return false
     }
+
+    /// The requests under way.
+    var value: Int { count.load(ordering: .relaxed) }
 
     func leave() { count.subtract(1, ordering: .relaxed) }
 }

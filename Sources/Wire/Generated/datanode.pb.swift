@@ -271,6 +271,194 @@ public nonisolated struct DNStatusResponse: Sendable {
   fileprivate var _cluster: WireIdentity? = nil
 }
 
+/// Values by bucket of a log-linear histogram, those in use alone; nanoseconds.
+public nonisolated struct DNLatencies: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var buckets: [UInt32] = []
+
+  public var counts: [UInt64] = []
+
+  public var sum: UInt64 = 0
+
+  public var maximum: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// What was measured of a disk since the datanode started, for one I/O class.
+public nonisolated struct DNDiskClass: @unchecked Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// 0 client, 1 repair, 2 scrub, 3 background.
+  public var ioClass: UInt32 {
+    get {_storage._ioClass}
+    set {_uniqueStorage()._ioClass = newValue}
+  }
+
+  public var reads: DNLatencies {
+    get {_storage._reads ?? DNLatencies()}
+    set {_uniqueStorage()._reads = newValue}
+  }
+  /// Returns true if `reads` has been explicitly set.
+  public var hasReads: Bool {_storage._reads != nil}
+  /// Clears the value of `reads`. Subsequent reads from it will return its default value.
+  public mutating func clearReads() {_uniqueStorage()._reads = nil}
+
+  public var writes: DNLatencies {
+    get {_storage._writes ?? DNLatencies()}
+    set {_uniqueStorage()._writes = newValue}
+  }
+  /// Returns true if `writes` has been explicitly set.
+  public var hasWrites: Bool {_storage._writes != nil}
+  /// Clears the value of `writes`. Subsequent reads from it will return its default value.
+  public mutating func clearWrites() {_uniqueStorage()._writes = nil}
+
+  public var syncs: DNLatencies {
+    get {_storage._syncs ?? DNLatencies()}
+    set {_uniqueStorage()._syncs = newValue}
+  }
+  /// Returns true if `syncs` has been explicitly set.
+  public var hasSyncs: Bool {_storage._syncs != nil}
+  /// Clears the value of `syncs`. Subsequent reads from it will return its default value.
+  public mutating func clearSyncs() {_uniqueStorage()._syncs = nil}
+
+  /// In the queue, before those that did not start at once.
+  public var waits: DNLatencies {
+    get {_storage._waits ?? DNLatencies()}
+    set {_uniqueStorage()._waits = newValue}
+  }
+  /// Returns true if `waits` has been explicitly set.
+  public var hasWaits: Bool {_storage._waits != nil}
+  /// Clears the value of `waits`. Subsequent reads from it will return its default value.
+  public mutating func clearWaits() {_uniqueStorage()._waits = nil}
+
+  public var bytesRead: UInt64 {
+    get {_storage._bytesRead}
+    set {_uniqueStorage()._bytesRead = newValue}
+  }
+
+  public var bytesWritten: UInt64 {
+    get {_storage._bytesWritten}
+    set {_uniqueStorage()._bytesWritten = newValue}
+  }
+
+  public var errors: UInt64 {
+    get {_storage._errors}
+    set {_uniqueStorage()._errors = newValue}
+  }
+
+  public var refused: UInt64 {
+    get {_storage._refused}
+    set {_uniqueStorage()._refused = newValue}
+  }
+
+  public var inFlight: UInt64 {
+    get {_storage._inFlight}
+    set {_uniqueStorage()._inFlight = newValue}
+  }
+
+  public var queued: UInt64 {
+    get {_storage._queued}
+    set {_uniqueStorage()._queued = newValue}
+  }
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+public nonisolated struct DNScrubState: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// idle, reading, paused.
+  public var activity: String = String()
+
+  public var bytesDone: UInt64 = 0
+
+  public var bytesTotal: UInt64 = 0
+
+  public var bytesPerSecond: UInt64 = 0
+
+  public var rounds: UInt64 = 0
+
+  public var damaged: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct DNDiskState: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var volume: DNVolume {
+    get {_volume ?? DNVolume()}
+    set {_volume = newValue}
+  }
+  /// Returns true if `volume` has been explicitly set.
+  public var hasVolume: Bool {self._volume != nil}
+  /// Clears the value of `volume`. Subsequent reads from it will return its default value.
+  public mutating func clearVolume() {self._volume = nil}
+
+  public var classes: [DNDiskClass] = []
+
+  /// Absent where nothing is scrubbed.
+  public var scrub: DNScrubState {
+    get {_scrub ?? DNScrubState()}
+    set {_scrub = newValue}
+  }
+  /// Returns true if `scrub` has been explicitly set.
+  public var hasScrub: Bool {self._scrub != nil}
+  /// Clears the value of `scrub`. Subsequent reads from it will return its default value.
+  public mutating func clearScrub() {self._scrub = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _volume: DNVolume? = nil
+  fileprivate var _scrub: DNScrubState? = nil
+}
+
+public nonisolated struct DNDisksResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var id: WireIdentity {
+    get {_id ?? WireIdentity()}
+    set {_id = newValue}
+  }
+  /// Returns true if `id` has been explicitly set.
+  public var hasID: Bool {self._id != nil}
+  /// Clears the value of `id`. Subsequent reads from it will return its default value.
+  public mutating func clearID() {self._id = nil}
+
+  /// When it was measured, on the datanode's monotonic clock.
+  public var nanoseconds: UInt64 = 0
+
+  public var disks: [DNDiskState] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _id: WireIdentity? = nil
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "apus.datanode.v1"
@@ -750,6 +938,334 @@ nonisolated extension DNStatusResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.volumes != rhs.volumes {return false}
     if lhs.containers != rhs.containers {return false}
     if lhs.writersPerSync != rhs.writersPerSync {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNLatencies: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Latencies"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}buckets\0\u{1}counts\0\u{1}sum\0\u{1}maximum\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedUInt32Field(value: &self.buckets) }()
+      case 2: try { try decoder.decodeRepeatedUInt64Field(value: &self.counts) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.sum) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.maximum) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.buckets.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.buckets, fieldNumber: 1)
+    }
+    if !self.counts.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.counts, fieldNumber: 2)
+    }
+    if self.sum != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sum, fieldNumber: 3)
+    }
+    if self.maximum != 0 {
+      try visitor.visitSingularUInt64Field(value: self.maximum, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNLatencies, rhs: DNLatencies) -> Bool {
+    if lhs.buckets != rhs.buckets {return false}
+    if lhs.counts != rhs.counts {return false}
+    if lhs.sum != rhs.sum {return false}
+    if lhs.maximum != rhs.maximum {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNDiskClass: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DiskClass"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}io_class\0\u{1}reads\0\u{1}writes\0\u{1}syncs\0\u{1}waits\0\u{3}bytes_read\0\u{3}bytes_written\0\u{1}errors\0\u{1}refused\0\u{3}in_flight\0\u{1}queued\0")
+
+  fileprivate class _StorageClass {
+    var _ioClass: UInt32 = 0
+    var _reads: DNLatencies? = nil
+    var _writes: DNLatencies? = nil
+    var _syncs: DNLatencies? = nil
+    var _waits: DNLatencies? = nil
+    var _bytesRead: UInt64 = 0
+    var _bytesWritten: UInt64 = 0
+    var _errors: UInt64 = 0
+    var _refused: UInt64 = 0
+    var _inFlight: UInt64 = 0
+    var _queued: UInt64 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _ioClass = source._ioClass
+      _reads = source._reads
+      _writes = source._writes
+      _syncs = source._syncs
+      _waits = source._waits
+      _bytesRead = source._bytesRead
+      _bytesWritten = source._bytesWritten
+      _errors = source._errors
+      _refused = source._refused
+      _inFlight = source._inFlight
+      _queued = source._queued
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularUInt32Field(value: &_storage._ioClass) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._reads) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._writes) }()
+        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._syncs) }()
+        case 5: try { try decoder.decodeSingularMessageField(value: &_storage._waits) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._bytesRead) }()
+        case 7: try { try decoder.decodeSingularUInt64Field(value: &_storage._bytesWritten) }()
+        case 8: try { try decoder.decodeSingularUInt64Field(value: &_storage._errors) }()
+        case 9: try { try decoder.decodeSingularUInt64Field(value: &_storage._refused) }()
+        case 10: try { try decoder.decodeSingularUInt64Field(value: &_storage._inFlight) }()
+        case 11: try { try decoder.decodeSingularUInt64Field(value: &_storage._queued) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if _storage._ioClass != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._ioClass, fieldNumber: 1)
+      }
+      try { if let v = _storage._reads {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._writes {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+      try { if let v = _storage._syncs {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+      } }()
+      try { if let v = _storage._waits {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+      } }()
+      if _storage._bytesRead != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._bytesRead, fieldNumber: 6)
+      }
+      if _storage._bytesWritten != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._bytesWritten, fieldNumber: 7)
+      }
+      if _storage._errors != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._errors, fieldNumber: 8)
+      }
+      if _storage._refused != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._refused, fieldNumber: 9)
+      }
+      if _storage._inFlight != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._inFlight, fieldNumber: 10)
+      }
+      if _storage._queued != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._queued, fieldNumber: 11)
+      }
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNDiskClass, rhs: DNDiskClass) -> Bool {
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._ioClass != rhs_storage._ioClass {return false}
+        if _storage._reads != rhs_storage._reads {return false}
+        if _storage._writes != rhs_storage._writes {return false}
+        if _storage._syncs != rhs_storage._syncs {return false}
+        if _storage._waits != rhs_storage._waits {return false}
+        if _storage._bytesRead != rhs_storage._bytesRead {return false}
+        if _storage._bytesWritten != rhs_storage._bytesWritten {return false}
+        if _storage._errors != rhs_storage._errors {return false}
+        if _storage._refused != rhs_storage._refused {return false}
+        if _storage._inFlight != rhs_storage._inFlight {return false}
+        if _storage._queued != rhs_storage._queued {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNScrubState: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ScrubState"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}activity\0\u{3}bytes_done\0\u{3}bytes_total\0\u{3}bytes_per_second\0\u{1}rounds\0\u{1}damaged\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.activity) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.bytesDone) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.bytesTotal) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.bytesPerSecond) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.rounds) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.damaged) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.activity.isEmpty {
+      try visitor.visitSingularStringField(value: self.activity, fieldNumber: 1)
+    }
+    if self.bytesDone != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesDone, fieldNumber: 2)
+    }
+    if self.bytesTotal != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesTotal, fieldNumber: 3)
+    }
+    if self.bytesPerSecond != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesPerSecond, fieldNumber: 4)
+    }
+    if self.rounds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.rounds, fieldNumber: 5)
+    }
+    if self.damaged != 0 {
+      try visitor.visitSingularUInt64Field(value: self.damaged, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNScrubState, rhs: DNScrubState) -> Bool {
+    if lhs.activity != rhs.activity {return false}
+    if lhs.bytesDone != rhs.bytesDone {return false}
+    if lhs.bytesTotal != rhs.bytesTotal {return false}
+    if lhs.bytesPerSecond != rhs.bytesPerSecond {return false}
+    if lhs.rounds != rhs.rounds {return false}
+    if lhs.damaged != rhs.damaged {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNDiskState: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DiskState"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}classes\0\u{1}scrub\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._volume) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.classes) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._scrub) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._volume {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.classes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.classes, fieldNumber: 2)
+    }
+    try { if let v = self._scrub {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNDiskState, rhs: DNDiskState) -> Bool {
+    if lhs._volume != rhs._volume {return false}
+    if lhs.classes != rhs.classes {return false}
+    if lhs._scrub != rhs._scrub {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNDisksResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DisksResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}nanoseconds\0\u{1}disks\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._id) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.nanoseconds) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.disks) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._id {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.nanoseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.nanoseconds, fieldNumber: 2)
+    }
+    if !self.disks.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.disks, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNDisksResponse, rhs: DNDisksResponse) -> Bool {
+    if lhs._id != rhs._id {return false}
+    if lhs.nanoseconds != rhs.nanoseconds {return false}
+    if lhs.disks != rhs.disks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

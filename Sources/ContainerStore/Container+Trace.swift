@@ -1,0 +1,30 @@
+import Reactor
+import Telemetry
+
+/// A stretch of a request's time in the store, on its way to being noted: what it asks of a disk,
+/// or how long it waits for others. Made only where a request is followed.
+struct DiskStretch {
+    private let context: TraceContext
+    private let start: UInt64
+    private let queued: Int
+
+    /// Begins now; nil if nobody follows the request that the task works for.
+    init?(on disk: Disk) {
+        guard let context = TraceContext.current else { return nil }
+        self.context = context
+        start = MonotonicTime.now().nanoseconds
+        queued = disk.load
+    }
+
+    /// Notes it as ended now.
+    ///
+    /// - Parameter outcome: 0, or the number of a `StoreError.Code`.
+    func end(
+        _ kind: TraceSpan.Kind, _ operation: String, on disk: Disk, bytes: Int = 0,
+        outcome: UInt16 = 0
+    ) {
+        context.record(
+            kind, operation, detail: disk.name, from: start, to: MonotonicTime.now().nanoseconds,
+            outcome: outcome, bytes: bytes, queued: queued)
+    }
+}

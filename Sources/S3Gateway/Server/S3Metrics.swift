@@ -1,0 +1,74 @@
+import Telemetry
+
+/// What a gateway measures of its requests, by S3's names of the operations.
+struct S3Metrics: Sendable {
+    /// What is measured of one operation.
+    private final class Measures: Sendable {
+        let name: String
+        let latency = LatencyHistogram()
+        /// By class of the status: 1xx to 5xx, at 0 what is none.
+        let statuses = (0..<6).map { _ in Counter() }
+        let received = Counter()
+        let sent = Counter()
+
+        init(_ name: String) { self.name = name }
+    }
+
+    private let telemetry: RoleTelemetry
+    private let measures: [Operation: Measures]
+    /// Of requests that were refused before their operation was known.
+    private let refused = Measures("unknown")
+
+    /// - Parameter inFlight: how many requests are under way.
+    init(_ telemetry: RoleTelemetry, inFlight: @escaping @Sendable () -> Int) {
+        self.telemetry = telemetry
+        var measures: [Operation: Measures] = [:]
+        for operation in Operation.allCases { measures[operation] = Measures(operation.rawValue) }
+        self.measures = measures
+        telemetry.metrics.gauge("apus_s3_in_flight", "Requests under way.") { Double(inFlight()) }
+        let all = Operation.allCases.compactMap { measures[$0] } + [refused]
+        telemetry.metrics.collect { page in
+            for measures in all { Self.add(measures, to: &page) }
+        }
+    }
+
+    private static func add(_ measures: Measures, to page: inout MetricsPage) {
+        let labels: MetricLabels = ["operation": measures.name]
+        page.histogram(
+            "apus_s3_duration_seconds", "From a request's head to the end of its answer.", labels,
+            measures.latency.snapshot())
+        page.counter(
+            "apus_s3_received_bytes_total", "Bytes of bodies received.", labels,
+            Double(measures.received.value))
+        page.counter(
+            "apus_s3_sent_bytes_total", "Bytes of bodies sent.", labels,
+            Double(measures.sent.value))
+        for (digit, counter) in measures.statuses.enumerated() where counter.value > 0 {
+            page.counter(
+                "apus_s3_requests_total", "Requests by the class of their status.",
+                labels.adding(["status": digit == 0 ? "none" : "\(digit)xx"]),
+                Double(counter.value))
+        }
+    }
+
+    /// What the tasks of a request carry that began at `start`.
+    func context(_ traceID: UInt64, since start: UInt64) -> TraceContext {
+        TraceContext(traceID: traceID, since: start, ring: telemetry.traces)
+    }
+
+    /// Counts and notes a request that has been answered, between two times of the monotonic
+    /// clock.
+    func record(
+        _ traceID: UInt64, _ operation: Operation?, user: String, status: Int,
+        _ exchange: Exchange, from start: UInt64, to end: UInt64
+    ) {
+        let measures = operation.flatMap { self.measures[$0] } ?? refused
+        measures.latency.record(nanoseconds: end &- min(start, end))
+        measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
+        measures.received.add(UInt64(exchange.bytesReceived))
+        measures.sent.add(UInt64(exchange.bytesSent))
+        context(traceID, since: start).record(
+            .request, measures.name, detail: user, from: start, to: end,
+            outcome: UInt16(clamping: status), bytes: exchange.bytesReceived + exchange.bytesSent)
+    }
+}

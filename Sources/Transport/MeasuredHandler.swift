@@ -1,0 +1,168 @@
+import Bytes
+import Model
+import Reactor
+import Telemetry
+import Wire
+
+/// A role's handler, measured: how long each method took, how it ended, what is in flight, bytes
+/// in and out; and a span for each request that is followed. Answers `CommonMethod.trace` itself.
+///
+/// Wrapped around a handler where it is served, so that calls over sockets and within the process
+/// count alike. What a request costs here: two readings of the clock and some relaxed atomics.
+public struct MeasuredHandler: RPCHandler {
+    /// What is measured of one method.
+    private final class Measures: Sendable {
+        let name: String
+        let latency = LatencyHistogram()
+        let inFlight = Gauge()
+        let bytesIn = Counter()
+        let bytesOut = Counter()
+        /// By `StoreError.Code`.
+        let errors = (0..<Measures.codes).map { _ in Counter() }
+
+        static let codes = 64
+
+        init(_ name: String) { self.name = name }
+
+        func count(_ error: StoreError) {
+            errors[min(Int(error.code.rawValue), Self.codes - 1)].add()
+        }
+    }
+
+    private let handler: any RPCHandler
+    private let telemetry: RoleTelemetry
+    private let measures: [UInt16: Measures]
+    private let unknown = Measures("unknown")
+
+    /// - Parameter methods: those of the role; what else is asked for counts as `unknown`.
+    public init(_ handler: any RPCHandler, methods: [UInt16], telemetry: RoleTelemetry) {
+        self.handler = handler
+        self.telemetry = telemetry
+        var measures: [UInt16: Measures] = [:]
+        for method in methods { measures[method] = Measures(MethodNames.name(of: method)) }
+        self.measures = measures
+        let all = measures.sorted { $0.key < $1.key }.map(\.value) + [unknown]
+        telemetry.metrics.collect { page in
+            for measures in all { Self.add(measures, to: &page) }
+        }
+    }
+
+    private static func add(_ measures: Measures, to page: inout MetricsPage) {
+        let labels: MetricLabels = ["method": measures.name]
+        page.histogram(
+            "apus_rpc_duration_seconds", "Time from a request's arrival to its answer.", labels,
+            measures.latency.snapshot())
+        page.gauge(
+            "apus_rpc_in_flight", "Requests that are not answered yet.", labels,
+            Double(measures.inFlight.value))
+        page.counter(
+            "apus_rpc_received_bytes_total", "Bytes of messages and payloads of requests.", labels,
+            Double(measures.bytesIn.value))
+        page.counter(
+            "apus_rpc_sent_bytes_total", "Bytes of messages and payloads of answers.", labels,
+            Double(measures.bytesOut.value))
+        for code in StoreError.Code.allCases {
+            let count = measures.errors[min(Int(code.rawValue), Measures.codes - 1)].value
+            guard count > 0 else { continue }
+            page.counter(
+                "apus_rpc_errors_total", "Requests that failed, by code of the error.",
+                labels.adding(["code": "\(code)"]), Double(count))
+        }
+    }
+
+    /// Has the handler answer, and measures it.
+    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        if request.method == CommonMethod.trace.rawValue { return try trace(request) }
+        let measures = measures[request.method] ?? unknown
+        measures.inFlight.add(1)
+        let bytesIn = request.message.count + (request.payload?.count ?? 0)
+        measures.bytesIn.add(UInt64(bytesIn))
+        let start = MonotonicTime.now().nanoseconds
+        let result: Result<RPCReply, StoreError>
+        if request.traceID == 0 {
+            result = await answer(request)
+        } else {
+            let context = TraceContext(
+                traceID: request.traceID, since: start, ring: telemetry.traces)
+            result = await TraceContext.$current.withValue(context) { await answer(request) }
+        }
+        let end = MonotonicTime.now().nanoseconds
+        measures.latency.record(nanoseconds: end &- start)
+        measures.inFlight.add(-1)
+        var bytes = bytesIn
+        var outcome: UInt16 = 0
+        switch result {
+        case .success(let reply):
+            let bytesOut = reply.message.count + (reply.payload?.count ?? 0)
+            measures.bytesOut.add(UInt64(bytesOut))
+            bytes += bytesOut
+        case .failure(let error):
+            measures.count(error)
+            outcome = error.code.rawValue
+        }
+        if request.traceID != 0 {
+            TraceContext(
+                traceID: request.traceID, since: start, ring: telemetry.traces
+            ).record(
+                .serve, measures.name, detail: request.peer.name, from: start, to: end,
+                outcome: outcome, bytes: bytes)
+        }
+        return try result.get()
+    }
+
+    private func answer(_ request: RPCRequest) async -> Result<RPCReply, StoreError> {
+        do throws(StoreError) {
+            return .success(try await handler.handle(request))
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    // MARK: Traces
+
+    private func trace(_ request: RPCRequest) throws(StoreError) -> RPCReply {
+        let asked = try TelemetryTraceRequest(parsing: request.message)
+        let offset = MonotonicTime.unixOffset()
+        let spans =
+            asked.traceID == 0
+            ? telemetry.traces.slowest(Int(asked.slowest), clockOffset: offset)
+            : telemetry.traces.spans(of: asked.traceID, clockOffset: offset)
+        var response = TelemetryTraceResponse()
+        response.role = telemetry.role
+        response.node = telemetry.name
+        response.spans = spans.map(\.message)
+        return RPCReply(response.encoded)
+    }
+}
+
+extension TraceSpan {
+    /// The span as it travels.
+    var message: TelemetrySpan {
+        var message = TelemetrySpan()
+        message.traceID = traceID
+        message.kind = UInt32(kind.rawValue)
+        message.operation = operation
+        message.detail = detail
+        message.startNanoseconds = startNanoseconds
+        message.durationNanoseconds = durationNanoseconds
+        message.outcome = UInt32(outcome)
+        message.bytes = bytes
+        message.queued = queued
+        message.parentNanoseconds = parentNanoseconds
+        return message
+    }
+
+    /// A span as it came. Throws `badRequest` for a kind that is not known.
+    public init(_ message: TelemetrySpan) throws(StoreError) {
+        guard let kind = Kind(rawValue: UInt8(clamping: message.kind)) else {
+            throw StoreError(.badRequest, "a span of kind \(message.kind) is not known: 0 to 4 are")
+        }
+        self.init(
+            traceID: message.traceID, kind: kind, operation: message.operation,
+            detail: message.detail, startNanoseconds: message.startNanoseconds,
+            durationNanoseconds: message.durationNanoseconds,
+            parentNanoseconds: message.parentNanoseconds,
+            outcome: UInt16(clamping: message.outcome), bytes: message.bytes,
+            queued: message.queued)
+    }
+}
