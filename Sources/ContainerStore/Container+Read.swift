@@ -151,7 +151,7 @@ extension Container {
             count = try await file.read(
                 into: buffer, segment.bufferOffset..<end, at: segment.fileOffset)
         } catch {
-            if error.isOverload { throw volume.overloaded(error) }
+            if error.isOverload || error.isOfMemory { throw volume.overloaded(error) }
             markDamaged("a read failed: \(error.description)")
             throw StoreError(.io, "\(name), block \(block): \(error.description)")
         }

@@ -119,7 +119,11 @@ final class Container: Sendable {
             }
             try await writePadded(cell.payload, to: file, at: fileOffset)
         } catch {
-            failure = volume.failure(of: error)
+            // What was written of it lies where no record will point to.
+            failure =
+                error.isOfMemory
+                ? StoreError(.overloaded, "\(name): \(error.description)")
+                : volume.failure(of: error)
         }
         if let failure {
             let told = state.withLock { state in

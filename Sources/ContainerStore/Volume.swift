@@ -135,6 +135,8 @@ final class Volume: Sendable {
 extension IOError {
     /// Linux's numbers; this layer does not import libc.
     private enum Number {
+        static let noMemory: Int32 = 12
+        static let badAddress: Int32 = 14
         static let noSpace: Int32 = 28
         static let notImplemented: Int32 = 38
         static let notSupported: Int32 = 95
@@ -143,6 +145,9 @@ extension IOError {
 
     /// The disk or quota is full; nothing is broken.
     var isFull: Bool { code == Number.noSpace || code == Number.quotaExceeded }
+    /// The kernel could not get at the memory of the bytes, which may be a client's. It says
+    /// nothing about the disk.
+    var isOfMemory: Bool { code == Number.noMemory || code == Number.badAddress }
     /// The file system does not know the operation.
     var isUnsupported: Bool { code == Number.notSupported || code == Number.notImplemented }
 }
