@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import os
+import random
 import subprocess
 import urllib.parse
 
@@ -29,6 +30,19 @@ class Plan:
             path, signed = target.sign(self.method, key)
             yield "\t".join([self.method, path, str(seed), str(offset), str(count),
                              *headers, *signed])
+
+
+class MixedPlan:
+    """The requests of several plans in random order."""
+
+    def __init__(self, plans, order):
+        """`order`: a generator; the order is the same whenever lines are made."""
+        self.plans, self.seed = plans, order.random()
+
+    def lines(self, target):
+        lines = [line for plan in self.plans for line in plan.lines(target)]
+        random.Random(self.seed).shuffle(lines)
+        yield from lines
 
 
 class PlainTarget:
