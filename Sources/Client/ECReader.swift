@@ -77,7 +77,8 @@ public struct ECReader: ObjectReader {
     ) -> [Step] {
         guard parts[0].range.count > 2 * Limits.firstPiece else {
             let first = Step(reader: reader, parts: [parts[0]])
-            return parts.count == 1 ? [first] : [first, Step(reader: reader, parts: Array(parts[1...]))]
+            return parts.count == 1
+                ? [first] : [first, Step(reader: reader, parts: Array(parts[1...]))]
         }
         var first = parts[0]
         let unit = ReplicationConfig.checksumUnit

@@ -166,7 +166,8 @@ actor RPCConnection {
         }
         release(call.bytes)
         guard frame.header.status != 0 else {
-            let reply = RPCReply(frame.message, payload: frame.payload ?? landed(frame.header, call))
+            let reply = RPCReply(
+                frame.message, payload: frame.payload ?? landed(frame.header, call))
             return call.continuation.resume(returning: .success(reply))
         }
         let code = StoreError.Code(rawValue: frame.header.status) ?? .internal

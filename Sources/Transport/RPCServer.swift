@@ -50,7 +50,9 @@ public final class RPCServer: Sendable {
             Task(executorPreference: listener.reactor) { await self.accept(listener) }
         }
         if let localListener {
-            Task(executorPreference: localListener.reactor) { await self.acceptLocal(localListener) }
+            Task(executorPreference: localListener.reactor) {
+                await self.acceptLocal(localListener)
+            }
         }
     }
 

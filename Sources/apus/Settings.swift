@@ -67,7 +67,9 @@ struct Setting: Sendable {
             help: "read at most so fast from each disk; 0: as fast as clients leave room"),
         Setting(
             key: "datanode.metrics", kind: .text, fallback: "",
-            help: "HOST:PORT of the datanode's metrics over HTTP; empty: none. Nobody is asked who they are"),
+            help:
+                "HOST:PORT of the datanode's metrics over HTTP; empty: none. Nobody is asked who they are"
+        ),
         Setting(
             key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),
@@ -80,7 +82,9 @@ struct Setting: Sendable {
             help: "domains below which the host name names the bucket"),
         Setting(
             key: "s3.metrics", kind: .text, fallback: "",
-            help: "HOST:PORT of the gateway's metrics over HTTP; empty: none. Nobody is asked who they are"),
+            help:
+                "HOST:PORT of the gateway's metrics over HTTP; empty: none. Nobody is asked who they are"
+        ),
         Setting(
             key: "node.name", kind: .text, fallback: "",
             help: "what the role is called in metrics and traces; empty: om, scm, datanode…"),

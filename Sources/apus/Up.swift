@@ -157,7 +157,9 @@ struct Up: AsyncParsableCommand {
 
     private func announce(_ layout: ClusterLayout, s3Port: Int) {
         let url = "http://\(layout.s3Host):\(s3Port)"
-        print("ready s3=\(url) credentials=\(layout.credentials) recon=none metrics=\(layout.metrics("*"))")
+        print(
+            "ready s3=\(url) credentials=\(layout.credentials) recon=none metrics=\(layout.metrics("*"))"
+        )
         print(
             """
             Store and fetch a file (in another terminal):

@@ -11,7 +11,8 @@ import Wire
 /// caller waiting until it is let go, deaf to cancellation, then writes into the landing area;
 /// 3 says what it sees of the payload once it is let go.
 private final class LandingHandler: RPCHandler {
-    private let gate = Mutex<(isOpen: Bool, waiting: [UnsafeContinuation<Void, Never>])>((false, []))
+    private let gate = Mutex<(isOpen: Bool, waiting: [UnsafeContinuation<Void, Never>])>(
+        (false, []))
     let entered = Atomic<Int>(0)
 
     func letGo() {
