@@ -6,7 +6,7 @@ SWIFT_FLAGS := -c release -Xswiftc -enable-testing
 PACKAGES := libisal-dev liburing-dev libsqlite3-dev
 TEST_PACKAGES := rclone python3-venv
 # The yardsticks of `make bench`.
-BENCH_PACKAGES := fio nginx-light iperf3
+BENCH_PACKAGES := fio nginx-light iperf3 linux-perf
 DIR ?= apus-data
 # The clients that tests use, apart from the system's.
 VENV := .venv
