@@ -37,6 +37,23 @@ struct ETagHashingTests {
         }
     }
 
+    @Test(
+        "a sender whose share has shrunk below what waits is hashed for until it may go on",
+        .timeLimit(.minutes(1)))
+    func shrunkShare() async throws {
+        let hashing = ETagHashing()
+        let idle = (0..<7).map { _ in hashing.open() }
+        let bytes = [UInt8](repeating: 9, count: 1 << 20)
+        let piece = Payload(copying: bytes, pool: .process)
+        let pointer = UnsafeRawBufferPointer(piece.buffer.bytes(in: 0..<piece.count))
+        let stream = hashing.open()
+        for _ in 0..<7 { await stream.add(pointer, of: piece) }
+        let more = (0..<300).map { _ in hashing.open() }
+        await stream.add(pointer, of: piece)
+        #expect(await stream.finish() == digest((0..<8).flatMap { _ in bytes }))
+        for other in idle + more { other.close() }
+    }
+
     @Test("an upload that breaks off does not hold up the others")
     func breakingOff() async throws {
         let hashing = ETagHashing()

@@ -144,7 +144,10 @@ final class ETagStream: Sendable {
         /// Bytes are being hashed by whoever runs the lanes.
         var isTaken = false
         var isEnding = false
-        var isFarBehind = false
+        /// Waiting bytes at which its sender has to wait, as of the last that came.
+        var share = ETagHashing.Limits.share.upperBound
+        /// Judged anew each time: whoever waits is hashed for until it may go on.
+        var isFarBehind: Bool { waitingBytes >= share / 2 }
         var isClosed = false
         var waiter: UnsafeContinuation<Void, Never>?
     }
@@ -174,7 +177,7 @@ final class ETagStream: Sendable {
         let (waiting, isForced) = state.withLock { state in
             state.pieces.append(piece)
             state.waitingBytes += piece.count
-            state.isFarBehind = state.waitingBytes >= share / 2
+            state.share = share
             return (state.waitingBytes, state.isFarBehind)
         }
         guard waiting >= ETagHashing.Limits.ready else { return }
@@ -250,7 +253,6 @@ final class ETagStream: Sendable {
             }
             state.pieces.removeFirst(rest > 0 ? last : last + 1)
             state.waitingBytes -= count
-            state.isFarBehind = false
             state.isTaken = true
             return taken
         }
