@@ -32,6 +32,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 extension Target.Dependency {
     static let protobuf: Self = .product(name: "SwiftProtobuf", package: "swift-protobuf")
     static let deque: Self = .product(name: "DequeModule", package: "swift-collections")
+    static let hashTree: Self = .product(
+        name: "HashTreeCollections", package: "swift-collections")
     static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
@@ -99,7 +101,7 @@ let package = Package(
             "Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor", "Telemetry"]),
 
         // L3: durable state
-        target("MetadataStore", ["Model", .grdb]),
+        target("MetadataStore", ["Model", .grdb, .hashTree]),
         target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
         target(
             "RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor", "Telemetry"]),

@@ -168,6 +168,26 @@ extension ClusterClient: ObjectStore {
         try await names.deleteKey(key, condition: condition, user: user)
     }
 
+    /// Opens and commits a key of `length` bytes of which none is written: the load of a write on
+    /// the Ozone Manager alone. Such a key cannot be read; whoever makes it deletes it again.
+    public func createUnwritten(
+        _ key: KeyPath, length: Int, replication: ReplicationConfig?, user: String
+    ) async throws(StoreError) -> KeyInfo {
+        let open = try await names.openKey(
+            key, length: length, replication: replication, user: user)
+        var groups = open.groups
+        var left = length
+        for index in groups.indices {
+            groups[index].length = min(left, groups[index].replication.blockGroupSize)
+            left -= groups[index].length
+        }
+        guard left == 0 else {
+            throw StoreError(
+                .invalidArgument, "\(length) bytes are more than fit the first groups of a key")
+        }
+        return try await names.commit(open, groups: groups, KeyCommit(etag: "bench-\(length)"))
+    }
+
     public func openWriter(
         _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
     ) async throws(StoreError) -> KeyWriter {

@@ -222,7 +222,17 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         if let checksum = commit.checksum { request.checksum = checksum.message }
         request.condition = commit.condition.message
         request.user = open.user
-        return try await keyInfo(.commit, request.encoded)
+        var response = try OMKeyResponse(parsing: try await caller.call(.commit, request.encoded))
+        // The answer has no places: they are those that were written to.
+        let places = Dictionary(
+            groups.map { ($0.blockID, $0.nodes) }, uniquingKeysWith: { first, _ in first })
+        for index in response.key.groups.indices {
+            let group = response.key.groups[index]
+            let width = Int(group.replication.data) + Int(group.replication.parity)
+            let nodes = places[BlockID(group.block)] ?? Array(repeating: nil, count: width)
+            response.key.groups[index].nodes = nodes.map { $0?.message ?? WireAddress() }
+        }
+        return try KeyInfo(response.key)
     }
 
     /// Gives an open key up. No error if it is gone.

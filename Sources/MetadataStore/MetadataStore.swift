@@ -6,14 +6,16 @@ import Synchronization
 /// The ordered tables of one role in a SQLite file, one `WITHOUT ROWID` table each, beside the
 /// index of the last command that was applied to them.
 ///
-/// Not durable by itself: commits reach the file system without a sync (`synchronous=NORMAL` in
-/// WAL mode), because the log of commands is what makes them durable. After a crash the file
-/// holds the state after some earlier command, whole, and `appliedIndex` says which; the rest is
-/// replayed from the log. `checkpoint` syncs; only what is at or below its result may be dropped
-/// from the log.
+/// What is applied is visible at once, but reaches the database later, in large batches
+/// (`Overlay`): records that live for a moment are never written to it, and neighbours are
+/// written together. Not durable by itself: the database's commits reach the file system without
+/// a sync (`synchronous=NORMAL` in WAL mode), because the log of commands is what makes them
+/// durable. After a crash the file holds the state after some earlier command, whole, and
+/// `appliedIndex` of the opened store says which; the rest is replayed from the log.
+/// `checkpoint` flushes and syncs; only what is at or below its result may be dropped from the log.
 ///
 /// GRDB works on Dispatch queues: every method suspends, none blocks the calling thread. One
-/// writer at a time, up to `Limits.readers` readers beside it, each on a snapshot.
+/// `apply` at a time, a flush beside it, up to `Limits.readers` readers, each on a snapshot.
 public final class MetadataStore: Sendable {
     public enum Limits {
         /// Connections that read at the same time; more readers wait.
@@ -24,6 +26,10 @@ public final class MetadataStore: Sendable {
         public static let cacheKibibytes = 16 << 10
         /// Bytes that the file of the write-ahead log keeps when it starts over.
         public static let idleLogBytes = 64 << 20
+        /// Bytes of changes, about, that begin a flush to the database.
+        public static let flushBytes = 8 << 20
+        /// Bytes of changes that `apply` waits at for the flush before it goes on.
+        public static let overlayBytes = 32 << 20
         /// How long a checkpoint waits for readers of older snapshots.
         public static let checkpointWaitSeconds = 0.5
     }
@@ -53,22 +59,26 @@ public final class MetadataStore: Sendable {
     }
 
     private let reads = Mutex(Reads())
-    private let pool: DatabasePool
-    private let checkpointer: DatabaseQueue
-    private let applied: Atomic<UInt64>
-    private let unsynced = Atomic<Int>(0)
-    private let cache: RecordCache
+    let pool: DatabasePool
+    /// Where commands are applied: reads beside the writer of flushes.
+    private let applier: DatabaseQueue
+    let checkpointer: DatabaseQueue
+    let overlay: Overlay
+    let unsynced = Atomic<Int>(0)
+    let cache: RecordCache
+    let flushes = Mutex(Flushes())
     public let path: String
 
     private init(
-        path: String, pool: DatabasePool, checkpointer: DatabaseQueue, applied: UInt64,
-        cache: Cache
+        path: String, pool: DatabasePool, applier: DatabaseQueue, checkpointer: DatabaseQueue,
+        applied: UInt64, cache: Cache
     ) {
         self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
         self.path = path
         self.pool = pool
+        self.applier = applier
         self.checkpointer = checkpointer
-        self.applied = Atomic(applied)
+        overlay = Overlay(appliedIndex: applied)
     }
 
     /// Opens the file at `path`, making it if absent; its folder must be there.
@@ -100,9 +110,11 @@ public final class MetadataStore: Sendable {
                 try db.execute(sql: "PRAGMA wal_autocheckpoint = 0")
                 return try prepare(db, path: path, role: role, tables: tables)
             }
+            let applier = try DatabaseQueue(path: path, configuration: configuration)
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
-                path: path, pool: pool, checkpointer: checkpointer, applied: applied, cache: cache)
+                path: path, pool: pool, applier: applier, checkpointer: checkpointer,
+                applied: applied, cache: cache)
         }
     }
 
@@ -169,37 +181,71 @@ public final class MetadataStore: Sendable {
         return applied
     }
 
-    /// Index of the last command whose changes are in the tables; 0 if none.
-    public var appliedIndex: UInt64 { applied.load(ordering: .acquiring) }
+    /// Index of the last command whose changes can be read; 0 if none.
+    public var appliedIndex: UInt64 { overlay.appliedIndex }
 
-    /// Bytes of keys and values written since the last checkpoint (or since opening).
+    /// Bytes of keys and values changed since the last checkpoint (or since opening).
     public var unsyncedBytes: Int { unsynced.load(ordering: .relaxed) }
 
-    /// Runs `body` in one transaction that also stores `index` as the applied index. If the
-    /// database fails, nothing is changed and its error is thrown.
+    /// Runs `body`, whose changes become visible together with `index` as the applied index. If
+    /// the database fails, nothing is changed and its error is thrown.
     ///
+    /// Waits while more than `Limits.overlayBytes` are still to be written to the database.
     /// Precondition: `index` is not below `appliedIndex`. One call at a time.
     public func apply<R: Sendable>(
         through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
     ) async throws(StoreError) -> R {
         precondition(index >= appliedIndex, "commands are applied in order")
-        let (result, bytes, changes) = try await mapped { () async throws in
-            try await self.pool.write { db in
-                let tables = StoredTables(
-                    db, isReadOnly: false, cache: self.cache, began: self.cache.clock)
-                let result = body(tables)
-                if let failure = tables.failure { throw failure }
-                // Before the commit, so that nobody reads from the cache what it replaces.
-                self.cache.invalidate(Array(tables.changes.keys))
-                try db.cachedStatement(sql: "UPDATE apus SET value = ? WHERE name = 'applied'")
-                    .execute(arguments: [Int64(index)])
-                return (result, tables.bytesWritten, tables.changes)
+        let (result, bytes) = try await mapped { () async throws in
+            try await self.applier.writeWithoutTransaction { db in
+                try self.onSnapshot(db, isReadOnly: false) { make in
+                    let tables = make()
+                    let result = body(tables)
+                    if let failure = tables.failure { throw failure }
+                    self.overlay.publish(tables.changes, through: index)
+                    return (result, tables.bytesWritten)
+                }
             }
         }
-        cache.publish(changes)
-        applied.store(index, ordering: .releasing)
         unsynced.wrappingAdd(bytes, ordering: .relaxed)
+        let size = overlay.activeSize
+        if size >= Limits.overlayBytes {
+            try await flush()
+        } else if size >= Limits.flushBytes {
+            beginFlush()
+        }
         return result
+    }
+
+    /// Runs `body` once, within a transaction of `db` that only reads. `make` gives tables on its
+    /// snapshot together with all that is applied and not yet in it.
+    private func onSnapshot<R>(
+        _ db: Database, isReadOnly: Bool = true, _ body: (_ make: () -> StoredTables) throws -> R
+    ) throws -> R {
+        while true {
+            var result: R?
+            try db.inTransaction(.deferred) {
+                let began = cache.clock
+                // Makes the snapshot.
+                let statement = try db.cachedStatement(
+                    sql: "SELECT value FROM apus WHERE name = 'applied'")
+                guard let flushed = try Int64.fetchOne(statement) else {
+                    throw StoreError(.corrupt, "\(path) has no applied index")
+                }
+                // What was dropped from the overlay before this is in the snapshot, unless a
+                // flush has ended in between: then again.
+                let capture = overlay.capture()
+                guard capture.flushedIndex <= UInt64(flushed) else { return .rollback }
+                let view = OverlayView(capture)
+                result = try body {
+                    StoredTables(
+                        db, isReadOnly: isReadOnly, cache: cache, began: began,
+                        overlay: .captured(view))
+                }
+                return .commit
+            }
+            if let result { return result }
+        }
     }
 
     /// Runs `body` on a snapshot of the tables that includes every `apply` that has returned.
@@ -242,10 +288,11 @@ public final class MetadataStore: Sendable {
     private func readCached<R>(
         _ body: (StoredTables) throws(StoreError) -> R
     ) -> Result<R, StoreError>? {
-        let began = cache.clock
-        let tables = StoredTables(nil, isReadOnly: true, cache: cache, began: began)
+        let began = overlay.clock
+        let tables = StoredTables(
+            nil, isReadOnly: true, cache: cache, began: cache.clock, overlay: .live(overlay))
         let result = Result { () throws(StoreError) in try body(tables) }
-        return tables.isIncomplete || cache.clock != began ? nil : result
+        return tables.isIncomplete || overlay.clock != began ? nil : result
     }
 
     /// Runs what waits on the queue of a reader until nothing does.
@@ -257,16 +304,9 @@ public final class MetadataStore: Sendable {
                 // applied before any of these reads was asked for.
                 do {
                     let database = try database.get()
-                    let began = cache.clock
-                    try database.inTransaction(.deferred) {
-                        for read in batch {
-                            read(
-                                .success(
-                                    StoredTables(
-                                        database, isReadOnly: true, cache: cache, began: began)))
-                        }
+                    try onSnapshot(database) { make in
+                        for read in batch { read(.success(make())) }
                         isAnswered = true
-                        return .commit
                     }
                 } catch {
                     // After the answers only the end of the transaction can have failed.
@@ -289,59 +329,31 @@ public final class MetadataStore: Sendable {
         }
     }
 
-    /// Moves the write-ahead log into the database file and syncs it.
-    ///
-    /// Most of the work runs beside `apply` on a connection of its own; what came in meanwhile is
-    /// moved on the writer's. Returns the applied index up to which everything is durable; nil if
-    /// readers of old snapshots or another checkpoint were in the way: try again later.
-    public func checkpoint() async throws(StoreError) -> UInt64? {
-        try await mapped { () async throws in
-            do {
-                _ = try await self.checkpointer.writeWithoutTransaction { db in
-                    try db.checkpoint(.passive)
-                }
-                return try await self.pool.writeWithoutTransaction { db in
-                    let applied = self.appliedIndex
-                    let before = self.unsynced.load(ordering: .relaxed)
-                    // Full, not truncating: that would wait for a moment without any reader.
-                    // The write-ahead log starts over once its readers have moved on.
-                    try db.checkpoint(.full)
-                    self.unsynced.wrappingSubtract(before, ordering: .relaxed)
-                    return applied
-                }
-            } catch let error as DatabaseError where error.resultCode == .SQLITE_BUSY {
-                return nil
-            }
-        }
-    }
-
-    /// Writes a copy of the database, whole and on its own, to `path`, which must not exist.
-    /// The copy is not synced.
-    public func copy(to path: String) async throws(StoreError) {
-        try await mapped { () async throws in
-            try await self.pool.writeWithoutTransaction { db in
-                try db.execute(sql: "VACUUM INTO ?", arguments: [path])
-            }
-        }
-    }
-
-    /// Waits for running accesses and closes the file. Further calls fail.
+    /// Flushes, waits for running accesses and closes the file. Further calls fail.
     public func close() async throws(StoreError) {
+        var failure: StoreError?
+        do throws(StoreError) {
+            try await flush()
+        } catch {
+            failure = error
+        }
         let result: Result<Void, StoreError> = await withCheckedContinuation { waiting in
             DispatchQueue.global().async {
                 waiting.resume(
                     returning: Result { () throws(StoreError) in
                         try Self.mapped(self.path) {
+                            try self.applier.close()
                             try self.checkpointer.close()
                             try self.pool.close()
                         }
                     })
             }
         }
+        if let failure { throw failure }
         try result.get()
     }
 
-    private func mapped<R>(_ body: () async throws -> R) async throws(StoreError) -> R {
+    func mapped<R>(_ body: () async throws -> R) async throws(StoreError) -> R {
         do {
             return try await body()
         } catch {
@@ -357,7 +369,7 @@ public final class MetadataStore: Sendable {
         }
     }
 
-    private static func storeError(_ error: any Error, _ path: String) -> StoreError {
+    static func storeError(_ error: any Error, _ path: String) -> StoreError {
         switch error {
         case let error as StoreError: error
         case is CancellationError: StoreError(.cancelled, "the request was cancelled")

@@ -3,8 +3,9 @@ import Synchronization
 
 /// Records of the tables that are read again and again, kept in memory up to a number of bytes.
 ///
-/// What is in it is what every read that begins now would find in the tables. For that, changes
-/// come in two steps: before a transaction commits, what it changes is taken out (`invalidate`),
+/// What is in it is what every read that begins now would find in the database, over which the
+/// overlay's changes count. For that, changes come in two steps: before a transaction commits,
+/// what it changes is taken out (`invalidate`),
 /// so that reads go to the tables for it and see it before or after, as the database decides; when
 /// it has committed, the new values go in (`publish`). A value that was read from the tables goes
 /// in only if the record has not been changed since before that read began.
@@ -20,22 +21,17 @@ final class RecordCache: Sendable {
         static let overhead = 64
     }
 
-    struct Key: Hashable, Sendable {
-        var table: MetadataTable
-        var bytes: [UInt8]
-    }
-
     private struct State {
-        var young: [Key: [UInt8]] = [:]
-        var old: [Key: [UInt8]] = [:]
+        var young: [RecordKey: [UInt8]] = [:]
+        var old: [RecordKey: [UInt8]] = [:]
         var youngBytes = 0
         /// Counts the steps of all changes.
         var clock: UInt64 = 0
         /// When a record was changed last. Of those that are not here, before `floor`.
-        var changed: [Key: UInt64] = [:]
+        var changed: [RecordKey: UInt64] = [:]
         var floor: UInt64 = 0
         /// Records of the transaction that is about to commit.
-        var pending: Set<Key> = []
+        var pending: Set<RecordKey> = []
     }
 
     private let state = Mutex(State())
@@ -54,7 +50,7 @@ final class RecordCache: Sendable {
     /// The step of changes at which a read begins.
     var clock: UInt64 { state.withLock { $0.clock } }
 
-    func get(_ key: Key) -> [UInt8]? {
+    func get(_ key: RecordKey) -> [UInt8]? {
         state.withLock { state in
             if let value = state.young[key] { return value }
             guard let value = state.old.removeValue(forKey: key) else { return nil }
@@ -65,7 +61,7 @@ final class RecordCache: Sendable {
 
     /// Keeps `value`, read from the tables by a read that began at step `began`, unless the record
     /// may have changed since.
-    func offer(_ key: Key, _ value: [UInt8], readAt began: UInt64) {
+    func offer(_ key: RecordKey, _ value: [UInt8], readAt began: UInt64) {
         state.withLock { state in
             guard began >= state.floor, !state.pending.contains(key),
                 (state.changed[key] ?? 0) <= began
@@ -75,7 +71,7 @@ final class RecordCache: Sendable {
     }
 
     /// A transaction is about to commit changes of `keys`.
-    func invalidate(_ keys: [Key]) {
+    func invalidate(_ keys: [RecordKey]) {
         state.withLock { state in
             note(keys, &state)
             state.pending.formUnion(keys)
@@ -89,7 +85,7 @@ final class RecordCache: Sendable {
     }
 
     /// The transaction has committed; nil stands for a record that was removed.
-    func publish(_ changes: [Key: [UInt8]?]) {
+    func publish(_ changes: [RecordKey: [UInt8]?]) {
         state.withLock { state in
             note(Array(changes.keys), &state)
             state.pending = []
@@ -97,7 +93,7 @@ final class RecordCache: Sendable {
         }
     }
 
-    private func note(_ keys: [Key], _ state: inout State) {
+    private func note(_ keys: [RecordKey], _ state: inout State) {
         state.clock += 1
         if state.changed.count + keys.count > Limits.changes {
             state.changed.removeAll(keepingCapacity: true)
@@ -106,7 +102,7 @@ final class RecordCache: Sendable {
         for key in keys { state.changed[key] = state.clock }
     }
 
-    private func insert(_ key: Key, _ value: [UInt8], _ state: inout State) {
+    private func insert(_ key: RecordKey, _ value: [UInt8], _ state: inout State) {
         let cost = Self.cost(key, value)
         guard cost * 8 <= budget else { return }
         if let before = state.young.updateValue(value, forKey: key) {
@@ -119,7 +115,7 @@ final class RecordCache: Sendable {
         state.youngBytes = 0
     }
 
-    private static func cost(_ key: Key, _ value: [UInt8]) -> Int {
+    private static func cost(_ key: RecordKey, _ value: [UInt8]) -> Int {
         key.bytes.count + value.count + Limits.overhead
     }
 }

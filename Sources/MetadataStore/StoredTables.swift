@@ -8,15 +8,16 @@ import Model
 /// writes nothing. Whoever made it throws that error instead of using what was computed.
 ///
 /// Lives on the queue of its connection, for the length of one call. One without a connection
-/// reads from the record cache alone, in the thread of its caller; if something is not there it
-/// says so in `isIncomplete`, and what was computed is not used.
+/// reads from the overlay and the record cache alone, in the thread of its caller; if something
+/// is not there it says so in `isIncomplete`, and what was computed is not used.
 public final class StoredTables: MetadataTransaction {
     private let database: Database?
     private let cache: RecordCache
     /// When the snapshot was made, at the earliest, by the cache's steps.
     private let began: UInt64
-    /// What this transaction has changed in tables that the cache holds.
-    private(set) var changes: [RecordCache.Key: [UInt8]?] = [:]
+    private let overlay: OverlaySource
+    /// What this transaction has changed.
+    private(set) var changes: [RecordKey: RecordChange] = [:]
     /// Something that was to be read is not in the cache.
     private(set) var isIncomplete = false
     private let isReadOnly: Bool
@@ -26,31 +27,52 @@ public final class StoredTables: MetadataTransaction {
     /// Bytes of keys and values written.
     private(set) var bytesWritten = 0
 
-    /// - Parameter database: nil to read from the cache alone.
-    init(_ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64) {
+    /// Where changes are that the database does not have yet.
+    enum OverlaySource {
+        /// As they are at each look: for reads without a database.
+        case live(Overlay)
+        /// As they were when the snapshot was made.
+        case captured(OverlayView)
+
+        func change(_ table: MetadataTable, _ key: [UInt8]) -> RecordChange? {
+            switch self {
+            case .live(let overlay): overlay.change(table, key)
+            case .captured(let view): view.capture.change(table, key)
+            }
+        }
+    }
+
+    /// - Parameter database: nil to read from memory alone.
+    init(
+        _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64,
+        overlay: OverlaySource
+    ) {
         self.database = database
+        self.overlay = overlay
         self.isReadOnly = isReadOnly
         self.cache = cache
         self.began = began
     }
 
     public func get(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
+        let recordKey = RecordKey(table: table, bytes: key)
+        if !changes.isEmpty, let own = changes[recordKey] { return own.value }
+        if isIncomplete { return nil }
+        if let change = overlay.change(table, key) { return change.value }
         guard cache.holds(table) else { return read(table, key) }
-        let cacheKey = RecordCache.Key(table: table, bytes: key)
         if isReadOnly {
             // Beside a snapshot the cache may be ahead of it.
             guard database != nil else {
-                let value = isIncomplete ? nil : cache.get(cacheKey)
+                let value = cache.get(recordKey)
                 if value == nil { isIncomplete = true }
                 return value
             }
-        } else {
-            // The one writer: nothing is newer than what it wrote, then the cache.
-            if let own = changes[cacheKey] { return own }
-            if let value = cache.get(cacheKey) { return value }
+        } else if let value = cache.get(recordKey) {
+            // The one that applies: what is newer than the database stands in the overlay.
+            return value
         }
         let value = read(table, key)
-        if let value { cache.offer(cacheKey, value, readAt: began) }
+        if let value { cache.offer(recordKey, value, readAt: began) }
         return value
     }
 
@@ -72,6 +94,8 @@ public final class StoredTables: MetadataTransaction {
         let isNested = scanned.contains(table)
         scanned.append(table)
         defer { scanned.removeLast() }
+        let newer = newer(table)
+        var next = Self.lowerBound(newer, start)
         _ = guarded { database -> Void? in
             let sql = "SELECT k, v FROM \(table.sqlName) WHERE k >= ? ORDER BY k"
             let statement =
@@ -79,41 +103,77 @@ public final class StoredTables: MetadataTransaction {
                 ? try database.makeStatement(sql: sql) : try database.cachedStatement(sql: sql)
             let rows = try Row.fetchCursor(statement, arguments: [Data(start)])
             while let row = try rows.next() {
-                guard body(try Self.bytes(row, 0), try Self.bytes(row, 1)), failure == nil
-                else { break }
+                let key = try Self.bytes(row, 0)
+                while next < newer.count, newer[next].key.bytes.lexicographicallyPrecedes(key) {
+                    let entry = newer[next]
+                    next += 1
+                    guard let value = entry.value else { continue }
+                    guard body(entry.key.bytes, value), failure == nil else { return nil }
+                }
+                if next < newer.count, newer[next].key.bytes == key { continue }
+                guard body(key, try Self.bytes(row, 1)), failure == nil else { return nil }
+            }
+            while next < newer.count {
+                let entry = newer[next]
+                next += 1
+                guard let value = entry.value else { continue }
+                guard body(entry.key.bytes, value), failure == nil else { return nil }
             }
             return nil
         }
     }
 
-    public func put(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]) {
-        change(table, key, value)
-        _ = guarded { database -> Void? in
-            let statement = try database.cachedStatement(
-                sql: "REPLACE INTO \(table.sqlName) (k, v) VALUES (?, ?)")
-            try statement.execute(arguments: [Data(key), Data(value)])
-            bytesWritten += key.count + value.count
-            return nil
+    /// What is newer than the database in `table`, by key.
+    private func newer(_ table: MetadataTable) -> [(key: RecordBytes, value: [UInt8]?)] {
+        guard case .captured(let view) = overlay else { return [] }
+        let own = changes.filter { $0.key.table == table }
+            .map { (key: RecordBytes($0.key.bytes), value: $0.value.value) }
+            .sorted { $0.key < $1.key }
+        return OverlayView.merge(newer: own, older: view.changes(table))
+    }
+
+    private static func lowerBound(
+        _ entries: [(key: RecordBytes, value: [UInt8]?)], _ start: [UInt8]
+    ) -> Int {
+        var low = 0
+        var high = entries.count
+        while low < high {
+            let middle = (low + high) / 2
+            if entries[middle].key.bytes.lexicographicallyPrecedes(start) {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
+        return low
+    }
+
+    public func put(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]) {
+        change(table, key, RecordChange(value: value, isNew: false))
+    }
+
+    public func add(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]) {
+        change(table, key, RecordChange(value: value, isNew: true))
     }
 
     public func delete(_ table: MetadataTable, _ key: [UInt8]) {
-        change(table, key, nil)
-        _ = guarded { database -> Void? in
-            let statement = try database.cachedStatement(
-                sql: "DELETE FROM \(table.sqlName) WHERE k = ?")
-            try statement.execute(arguments: [Data(key)])
-            bytesWritten += key.count
-            return nil
-        }
+        change(table, key, RecordChange(value: nil, isNew: false))
     }
 
-    private func change(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]?) {
+    private func change(_ table: MetadataTable, _ key: [UInt8], _ change: RecordChange) {
         precondition(!isReadOnly, "a read does not change \(table)")
         precondition(!scanned.contains(table), "a table is changed while it is scanned")
-        if cache.holds(table) {
-            changes.updateValue(value, forKey: RecordCache.Key(table: table, bytes: key))
+        let recordKey = RecordKey(table: table, bytes: key)
+        var change = change
+        if changes[recordKey]?.isNew == true {
+            if change.value == nil {
+                changes[recordKey] = nil
+                return
+            }
+            change.isNew = true
         }
+        changes[recordKey] = change
+        bytesWritten += key.count + (change.value?.count ?? 0)
     }
 
     private func guarded<R>(_ body: (Database) throws -> R?) -> R? {

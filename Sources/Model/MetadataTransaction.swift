@@ -38,8 +38,18 @@ public protocol MetadataReader {
 public protocol MetadataTransaction: MetadataReader {
     /// Stores `value` at `key`, in place of an older one.
     func put(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8])
+    /// Stores `value` at `key`, which was never used before and never will be again once it is
+    /// removed: a record under a number of its own. An implementation may keep one that is soon
+    /// removed again from ever being written. Does what `put` does.
+    func add(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8])
     /// Removes the entry at `key`, if there is one.
     func delete(_ table: MetadataTable, _ key: [UInt8])
+}
+
+extension MetadataTransaction {
+    public func add(_ table: MetadataTable, _ key: [UInt8], _ value: [UInt8]) {
+        put(table, key, value)
+    }
 }
 
 extension MetadataReader {

@@ -20,8 +20,8 @@ extension OzoneManager {
         case .allocateGroup:
             return try await allocateGroup(OMAllocateGroupRequest(parsing: message)).encoded
         case .commit:
-            let request = try OMCommitRequest(parsing: message)
-            return try await located(try await propose(.commit(request))).encoded
+            // Without places: whoever wrote the blocks knows where they are.
+            return try await propose(.commit(OMCommitRequest(parsing: message)))
         case .abortOpen:
             return try await propose(.abortOpen(OMAbortOpenRequest(parsing: message)))
         default:
@@ -60,10 +60,10 @@ extension OzoneManager {
         }
     }
 
-    /// A committed key with the places of its blocks as far as they can be had: the change is
+    /// A completed upload with the places of its blocks as far as they can be had: the change is
     /// made, and must be answered whether SCM can be asked or not.
-    func located(_ response: [UInt8]) async throws(StoreError) -> OMKeyResponse {
-        var response = try OMKeyResponse(parsing: response)
+    func located(_ answer: OMKeyResponse) async throws(StoreError) -> OMKeyResponse {
+        var response = answer
         do throws(StoreError) {
             try await fillNodes(&response.key, refresh: false)
         } catch {
@@ -119,7 +119,9 @@ extension OzoneManager {
             replication, count: Self.firstGroups(replication, length: length))
         places.learn(groups)
         command.blocks = groups.map(\.blockID.message)
-        var response = try OMOpenResponse(parsing: try await propose(.open(command)))
+        guard case .open(var response) = try await answer(.open(command)) else {
+            throw StoreError(.internal, "an opened key was answered as something else")
+        }
         response.groups = groups.map(\.message)
         return response
     }

@@ -28,7 +28,10 @@ extension OzoneManager {
             return try await read { reads throws(StoreError) in try reads.parts(request) }.encoded
         case .completeUpload:
             let request = try OMCompleteUploadRequest(parsing: message)
-            return try await located(try await propose(.completeUpload(request))).encoded
+            guard case .key(let response) = try await answer(.completeUpload(request)) else {
+                throw StoreError(.internal, "a completed upload was answered as something else")
+            }
+            return try await located(response).encoded
         case .abortUpload:
             return try await propose(.abortUpload(OMUploadRequest(parsing: message)))
         default:

@@ -28,7 +28,7 @@ public final class OzoneManager: Sendable {
         public var deletionInterval = Duration.seconds(1)
         /// How often open keys and uploads that are too old are looked for.
         public var expiryInterval = Duration.seconds(600)
-        public var group = MetadataGroup.Options()
+        public var group = MetadataGroupOptions()
         /// Records kept in memory, in bytes.
         public var cacheBytes = 64 << 20
 
@@ -44,7 +44,7 @@ public final class OzoneManager: Sendable {
         public static let deletionBatch = 2000
     }
 
-    let group: MetadataGroup
+    let group: MetadataGroup<OMStateMachine>
     let blocks: any BlockAllocator  // called once for many blocks
     let options: Options
     let now: @Sendable () -> Timestamp
@@ -56,7 +56,7 @@ public final class OzoneManager: Sendable {
     private let loops = Mutex<[Task<Void, Never>]>([])
 
     private init(
-        group: MetadataGroup, blocks: any BlockAllocator, options: Options, users: UserCache,
+        group: MetadataGroup<OMStateMachine>, blocks: any BlockAllocator, options: Options, users: UserCache,
         clock: @escaping @Sendable () -> Timestamp,
         generator: any RandomNumberGenerator & Sendable, logger: Logger
     ) {
@@ -241,12 +241,19 @@ public final class OzoneManager: Sendable {
 
     // MARK: The way into and out of the tables
 
-    /// Logs and applies a command; returns its response or throws its error.
+    /// Logs and applies a command; returns the message that answers it, or throws its error.
     func propose(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> [UInt8] {
+        try await answer(body).encoded()
+    }
+
+    /// Logs and applies a command; throws its error.
+    func answer(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> OMAnswer {
         var command = OMCommand()
         command.time = now().milliseconds
         command.body = body
-        return try OMStateMachine.response(try await group.propose(command.encoded))
+        let answer = try await group.propose(command)
+        if case .refused(let error) = answer { throw error }
+        return answer
     }
 
     /// Answers from a snapshot of the tables.

@@ -22,7 +22,7 @@ extension OMChanges {
         record.blocks = command.blocks
         if command.hasUpload { record.upload = command.upload }
         record.part = command.part
-        put(OMTable.opens, OMTableKey.open(index), record)
+        add(OMTable.opens, OMTableKey.open(index), record)
 
         var response = OMOpenResponse()
         response.openID = index

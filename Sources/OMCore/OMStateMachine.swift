@@ -4,7 +4,7 @@ import Wire
 
 /// The Ozone Manager's state machine: names, and the blocks that keys consist of.
 ///
-/// Commands are `OMCommand`s, answers `OMCommandResult`s. A command checks everything before it
+/// A command checks everything before it
 /// changes anything: one that is refused leaves the tables as they were.
 public struct OMStateMachine: StateMachine {
     /// The volume that S3's buckets live in. Made with the first user; anybody may create
@@ -24,37 +24,55 @@ public struct OMStateMachine: StateMachine {
         OMTable.opens, OMTable.uploads,
     ]
 
-    public func apply(
-        _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction
-    ) -> [UInt8] {
-        var result = OMCommandResult()
-        do throws(StoreError) {
-            let command = try OMCommand(parsing: command)
-            let changes = OMChanges(transaction, index: index, time: command.time)
-            result.response = .octets(try changes.run(command))
-        } catch {
-            result.error = UInt32(error.code.rawValue)
-            result.message = error.message
+    public func encode(_ command: OMCommand) -> [UInt8] { command.encoded }
+
+    public func decode(_ bytes: [UInt8]) throws(StoreError) -> OMCommand {
+        let command = try OMCommand(parsing: bytes)
+        guard command.body != nil else {
+            throw StoreError(
+                .versionMismatch, "the log holds a command of a kind not known to this version")
         }
-        return result.encoded
+        return command
     }
 
-    public func applied(_ command: [UInt8], answer: [UInt8], at index: UInt64) {
-        guard let usersChanged else { return }
-        // Cheaper than parsing: commands on users are rare, and few bytes.
-        guard command.count < 4096, let parsed = try? OMCommand(parsing: command) else { return }
-        switch parsed.body {
-        case .createUser, .deleteUser: usersChanged()
+    public func apply(
+        _ command: OMCommand, at index: UInt64, in transaction: some MetadataTransaction
+    ) -> OMAnswer {
+        do throws(StoreError) {
+            return try OMChanges(transaction, index: index, time: command.time).run(command)
+        } catch {
+            return .refused(error)
+        }
+    }
+
+    public func applied(_ command: OMCommand, answer: OMAnswer, at index: UInt64) {
+        switch command.body {
+        case .createUser, .deleteUser: usersChanged?()
         default: break
         }
     }
+}
 
-    /// The response within an answer of `apply`, or the error that it carries.
-    public static func response(_ answer: [UInt8]) throws(StoreError) -> [UInt8] {
-        let result = try OMCommandResult(parsing: answer)
-        guard result.error != 0 else { return result.response.octets }
-        let code = UInt16(exactly: result.error).flatMap { StoreError.Code(rawValue: $0) }
-        throw StoreError(code ?? .internal, result.message)
+/// What the proposer of a command is told.
+public enum OMAnswer: Sendable, Equatable {
+    /// Done; there is nothing more to say.
+    case done
+    case open(OMOpenResponse)
+    case key(OMKeyResponse)
+    case deletedKey(OMDeleteKeyResponse)
+    case upload(OMCreateUploadResponse)
+    case refused(StoreError)
+
+    /// The message that answers the request; throws why it was refused.
+    public func encoded() throws(StoreError) -> [UInt8] {
+        switch self {
+        case .done: []
+        case .open(let response): response.encoded
+        case .key(let response): response.encoded
+        case .deletedKey(let response): response.encoded
+        case .upload(let response): response.encoded
+        case .refused(let error): throw error
+        }
     }
 }
 
@@ -80,8 +98,12 @@ struct OMChanges<Transaction: MetadataTransaction> {
         transaction.put(table, key, record.encoded)
     }
 
-    /// Runs `command` and returns the bytes of its response.
-    func run(_ command: OMCommand) throws(StoreError) -> [UInt8] {
+    /// Numbers are never given twice, so neither are these keys.
+    func add(_ table: MetadataTable, _ key: [UInt8], _ record: some SwiftProtobuf.Message) {
+        transaction.add(table, key, record.encoded)
+    }
+
+    func run(_ command: OMCommand) throws(StoreError) -> OMAnswer {
         switch command.body {
         case .createUser(let user): try createUser(user)
         case .deleteUser(let name): try deleteUser(name)
@@ -89,13 +111,13 @@ struct OMChanges<Transaction: MetadataTransaction> {
         case .deleteVolume(let request): try deleteVolume(request)
         case .createBucket(let request): try createBucket(request)
         case .deleteBucket(let request): try deleteBucket(request)
-        case .open(let request): return try open(request).encoded
+        case .open(let request): return .open(try open(request))
         case .addBlock(let request): try addBlock(request)
-        case .commit(let request): return try commit(request).encoded
+        case .commit(let request): return .key(try commit(request))
         case .abortOpen(let request): try abortOpen(request)
-        case .deleteKey(let request): return try deleteKey(request).encoded
-        case .createUpload(let request): return try createUpload(request).encoded
-        case .completeUpload(let request): return try completeUpload(request).encoded
+        case .deleteKey(let request): return .deletedKey(try deleteKey(request))
+        case .createUpload(let request): return .upload(try createUpload(request))
+        case .completeUpload(let request): return .key(try completeUpload(request))
         case .abortUpload(let request): try abortUpload(request)
         case .expireOpens(let request): try expireOpens(request)
         case .expireUploads(let request): try expireUploads(request)
@@ -104,7 +126,7 @@ struct OMChanges<Transaction: MetadataTransaction> {
             throw StoreError(
                 .versionMismatch, "the command at \(index) is of a kind not known to this version")
         }
-        return []
+        return .done
     }
 
     /// Hands `blocks` to the loop that has SCM delete them. Once in a command.
@@ -113,7 +135,7 @@ struct OMChanges<Transaction: MetadataTransaction> {
         var record = OMDeletedRecord()
         record.deleted = time
         record.blocks = blocks
-        put(OMTable.deleted, OMTableKey.deleted(index), record)
+        add(OMTable.deleted, OMTableKey.deleted(index), record)
     }
 
     private func purgeDeleted(_ command: OMPurgeDeletedCommand) {

@@ -14,38 +14,14 @@ import Telemetry
 ///
 /// Everything of the group runs on its reactor, except the tables, which GRDB keeps on queues of
 /// its own. Calls may come from any executor.
-public final class MetadataGroup: Sendable {
-    public enum Limits {
-        /// Commands that wait to be written; more are refused with `overloaded`.
-        public static let waitingCommands = 16_384
-        /// Bytes of commands that wait to be written.
-        public static let waitingBytes = 64 << 20
-        /// Commands in one write of the log.
-        public static let batchCommands = 4096
-        /// Commands in one transaction.
-        public static let transactionCommands = 4096
-        /// Bytes of log since the last checkpoint of the tables that ask for the next one.
-        public static let checkpointBytes = 32 << 20
-    }
-
-    public struct Options: Sendable {
-        public var log: RaftLog.Options
-        /// Bytes of log between checkpoints of the tables.
-        public var checkpointBytes: Int
-        /// Records kept in memory.
-        public var cache = MetadataStore.Cache()
-
-        public init(
-            log: RaftLog.Options = .init(), checkpointBytes: Int = Limits.checkpointBytes
-        ) {
-            self.log = log
-            self.checkpointBytes = checkpointBytes
-        }
-    }
+public final class MetadataGroup<Machine: StateMachine>: Sendable {
+    public typealias Limits = MetadataGroupLimits
+    public typealias Options = MetadataGroupOptions
 
     private struct Proposal {
-        var command: [UInt8]
-        var answer: CheckedContinuation<Result<[UInt8], StoreError>, Never>
+        var command: Machine.Command
+        var bytes: [UInt8]
+        var answer: CheckedContinuation<Result<Machine.Answer, StoreError>, Never>
     }
 
     private struct Durable {
@@ -69,7 +45,7 @@ public final class MetadataGroup: Sendable {
         var loops: [Task<Void, Never>] = []
     }
 
-    private let machine: any StateMachine  // entered once a transaction, not once a command
+    private let machine: Machine
     private let store: MetadataStore
     private let log: RaftLog
     private let options: Options
@@ -79,7 +55,7 @@ public final class MetadataGroup: Sendable {
     public let directory: String
 
     private init(
-        directory: String, reactor: Reactor, machine: any StateMachine, store: MetadataStore,
+        directory: String, reactor: Reactor, machine: Machine, store: MetadataStore,
         log: RaftLog, options: Options
     ) {
         self.directory = directory
@@ -96,7 +72,7 @@ public final class MetadataGroup: Sendable {
     /// - Parameter role: written into the tables, which refuse to be opened as another's.
     /// - Throws: `corrupt` if log and tables do not fit together, `versionMismatch`, `io`.
     public static func open(
-        directory: String, role: String, reactor: Reactor, stateMachine: some StateMachine,
+        directory: String, role: String, reactor: Reactor, stateMachine: Machine,
         options: Options = Options()
     ) async throws(StoreError) -> MetadataGroup {
         do throws(IOError) {
@@ -112,6 +88,9 @@ public final class MetadataGroup: Sendable {
                 directory: "\(directory)/log", appliedIndex: store.appliedIndex, on: reactor,
                 options: options.log
             ) { firstIndex, commands throws(StoreError) in
+                var decoded: [Machine.Command] = []
+                for bytes in commands { decoded.append(try stateMachine.decode(bytes)) }
+                let commands = decoded
                 try await store.apply(through: firstIndex + UInt64(commands.count) - 1) { tables in
                     for (offset, command) in commands.enumerated() {
                         _ = stateMachine.apply(
@@ -166,14 +145,15 @@ public final class MetadataGroup: Sendable {
     /// - Throws: `overloaded` if too many wait already, `invalidArgument` if the command is too
     ///   large, `notReady` once the group is closed, `io` or `noSpace` if the log or the tables
     ///   fail; after `io` every further proposal fails until the group is opened again.
-    public func propose(_ command: [UInt8]) async throws(StoreError) -> [UInt8] {
-        guard command.count <= maximumCommandSize else {
+    public func propose(_ command: Machine.Command) async throws(StoreError) -> Machine.Answer {
+        let bytes = machine.encode(command)
+        guard bytes.count <= maximumCommandSize else {
             throw StoreError(
                 .invalidArgument,
-                "a request of \(command.count) bytes is too large: at most \(maximumCommandSize)")
+                "a request of \(bytes.count) bytes is too large: at most \(maximumCommandSize)")
         }
         let result = await withCheckedContinuation { answer in
-            let proposal = Proposal(command: command, answer: answer)
+            let proposal = Proposal(command: command, bytes: bytes, answer: answer)
             let (refusal, writer) = state.withLock { state in enqueue(proposal, &state) }
             if let refusal { answer.resume(returning: .failure(refusal)) }
             writer?.resume()
@@ -186,7 +166,7 @@ public final class MetadataGroup: Sendable {
     ) -> (StoreError?, CheckedContinuation<Void, Never>?) {
         if let refusal = state.refusal { return (refusal, nil) }
         guard state.waiting.count < Limits.waitingCommands,
-            state.waitingBytes + proposal.command.count <= Limits.waitingBytes
+            state.waitingBytes + proposal.bytes.count <= Limits.waitingBytes
         else {
             return (
                 StoreError(
@@ -195,7 +175,7 @@ public final class MetadataGroup: Sendable {
             )
         }
         state.waiting.append(proposal)
-        state.waitingBytes += proposal.command.count
+        state.waitingBytes += proposal.bytes.count
         defer { state.idleWriter = nil }
         return (nil, state.idleWriter)
     }
@@ -206,14 +186,14 @@ public final class MetadataGroup: Sendable {
             let first: UInt64
             let start = MonotonicTime.now()
             do throws(StoreError) {
-                first = try await log.append(batch.map(\.command))
+                first = try await log.append(batch.map(\.bytes))
             } catch {
                 let isLasting = error.code != .noSpace
                 if isLasting { refuse(error) }
                 for proposal in batch { proposal.answer.resume(returning: .failure(error)) }
                 continue
             }
-            let bytes = batch.reduce(0) { $0 + $1.command.count }
+            let bytes = batch.reduce(0) { $0 + $1.bytes.count }
             measures.noteAppend(of: batch.count, bytes: bytes, since: start)
             let applier = state.withLock { state in
                 for (offset, proposal) in batch.enumerated() {
@@ -244,14 +224,14 @@ public final class MetadataGroup: Sendable {
                 var bytes = 0
                 for proposal in state.waiting.prefix(Limits.batchCommands) {
                     // 8 bytes: what the log adds to a command, rounded up.
-                    let next = bytes + proposal.command.count + 8
+                    let next = bytes + proposal.bytes.count + 8
                     if count > 0, next > options.log.batchSize { break }
                     bytes = next
                     count += 1
                 }
                 let batch = Array(state.waiting.prefix(count))
                 state.waiting.removeFirst(count)
-                state.waitingBytes -= batch.reduce(0) { $0 + $1.command.count }
+                state.waitingBytes -= batch.reduce(0) { $0 + $1.bytes.count }
                 return (batch, false)
             }
             if !batch.isEmpty { return batch }
@@ -295,8 +275,8 @@ public final class MetadataGroup: Sendable {
     }
 
     private static func run(
-        _ machine: some StateMachine, _ commands: [(UInt64, [UInt8])], in tables: StoredTables
-    ) -> [[UInt8]] {
+        _ machine: Machine, _ commands: [(UInt64, Machine.Command)], in tables: StoredTables
+    ) -> [Machine.Answer] {
         commands.map { machine.apply($0.1, at: $0.0, in: tables) }
     }
 

@@ -22,7 +22,7 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     private let reactor: Reactor
-    let group: MetadataGroup
+    let group: MetadataGroup<SCMStateMachine>
     let measures = SCMMeasures()
     private let options: Options
     private let logger: Logger
@@ -39,7 +39,7 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     private init(
-        group: MetadataGroup, state: SCMState, options: Options,
+        group: MetadataGroup<SCMStateMachine>, state: SCMState, options: Options,
         random: any RandomNumberGenerator & Sendable, logger: Logger
     ) {
         self.group = group
@@ -128,11 +128,10 @@ public actor StorageContainerManager: RPCHandler {
 
     /// Logs a command, then takes it into the state.
     private func change(_ command: SCMCommand) async throws(StoreError) {
-        let answer = try await group.propose(command.encoded)
-        guard answer.count == 8 else {
+        guard let index = try await group.propose(command) else {
             throw StoreError(.internal, "SCM's log refused a command it had made")
         }
-        state.apply(command, at: answer.bigEndian(at: 0))
+        state.apply(command, at: index)
     }
 
     private func exclusively<R: Sendable>(

@@ -38,10 +38,21 @@ public struct SCMStateMachine: StateMachine {
 
     public var tables: [MetadataTable] { SCMTable.all }
 
+    public func encode(_ command: SCMCommand) -> [UInt8] { command.encoded }
+
+    public func decode(_ bytes: [UInt8]) throws(StoreError) -> SCMCommand {
+        let command = try SCMCommand(parsing: bytes)
+        guard command.command != nil else {
+            throw StoreError(
+                .versionMismatch, "the log holds a command of a kind not known to this version")
+        }
+        return command
+    }
+
+    /// Answers with the index of the command; nil if it was refused.
     public func apply(
-        _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction
-    ) -> [UInt8] {
-        guard let command = try? SCMCommand(parsing: command) else { return [] }
+        _ command: SCMCommand, at index: UInt64, in transaction: some MetadataTransaction
+    ) -> UInt64? {
         switch command.command {
         case .cluster(let change):
             // The first one counts; a second proposal that raced with it changes nothing.
@@ -60,7 +71,7 @@ public struct SCMStateMachine: StateMachine {
             let key = SCMTable.key(change.id)
             guard let row = transaction.get(SCMTable.containers, key),
                 var record = try? SCMContainerRecord(parsing: row)
-            else { return [] }
+            else { return nil }
             record.state = change.state
             transaction.put(SCMTable.containers, key, record.encoded)
         case .reserveNumbers(let change):
@@ -74,7 +85,7 @@ public struct SCMStateMachine: StateMachine {
                 change.address.encoded)
         case nil: break
         }
-        return SCMTable.key(index)
+        return index
     }
 
     /// One deletion per container, waiting for each node that holds one of its replicas.

@@ -25,6 +25,17 @@ struct BenchKeys: Sendable {
         return KeyPath(bucket: bucket, name: name)
     }
 
+    /// Key `index` of a kind, where names do not sort as their numbers: neighbours in time are
+    /// none in the tables.
+    func scattered(_ kind: String, _ index: Int) -> KeyPath {
+        var random = BenchRandom(seed: UInt64(truncatingIfNeeded: index))
+        let scatter = String(random.next(), radix: 36)
+        guard let name = KeyName(prefix + kind + "-" + scatter + "-\(index)") else {
+            preconditionFailure("the prefix was checked when the run began")
+        }
+        return KeyPath(bucket: bucket, name: name)
+    }
+
     /// Writes `bytes` bytes of the key's content and commits. Returns `bytes`.
     ///
     /// The entity tag is not the MD5 that the S3 gateway makes: a native client needs none.

@@ -202,6 +202,13 @@ struct BenchOM: AsyncParsableCommand {
     @Option(help: "create, info or delete (which needs --count).")
     var operation = Operation.create
     @Option(help: "Empty keys to make first for info.") var objects = 1000
+    @Option(
+        help: """
+            For create: the length in bytes to commit, with blocks of which none is written. \
+            With --keep such keys stay, and cannot be read.
+            """)
+    var length = 0
+    @Flag(help: "For create: names in no order.") var scatter = false
 
     /// What is done to a name.
     enum Operation: String, ExpressibleByArgument, CaseIterable, Sendable {
@@ -213,11 +220,16 @@ struct BenchOM: AsyncParsableCommand {
         let keys: BenchKeys
         let paths: [KeyPath]
         let operation: Operation
+        let length: Int
+        let isScattered: Bool
         func kind(of index: Int) -> Int { 0 }
         func perform(_ index: Int) async throws -> Int {
             switch operation {
             case .create:
-                return try await keys.write(keys.path("om", index), bytes: 0)
+                let path = isScattered ? keys.scattered("om", index) : keys.path("om", index)
+                _ = try await keys.client.createUnwritten(
+                    path, length: length, replication: keys.replication, user: keys.user)
+                return 0
             case .info:
                 var random = BenchRandom(seed: UInt64(index))
                 let path = paths[Int.random(in: paths.indices, using: &random)]
@@ -236,6 +248,9 @@ struct BenchOM: AsyncParsableCommand {
 
     func validate() throws {
         guard objects >= 1 else { throw ValidationError("--objects takes 1 and more") }
+        guard (0...1 << 30).contains(length) else {
+            throw ValidationError("--length takes 0 to \(1 << 30) bytes")
+        }
         if operation == .delete && options.count == nil {
             throw ValidationError("--operation delete needs --count")
         }
@@ -252,7 +267,9 @@ struct BenchOM: AsyncParsableCommand {
                 paths = try await $0.keys.prepare(
                     "om", count: options.count ?? 1, bytes: 0, clients: options.clients)
             }
-            return Work(keys: $0.keys, paths: paths, operation: operation)
+            return Work(
+                keys: $0.keys, paths: paths, operation: operation, length: length,
+                isScattered: scatter)
         }
     }
 }
