@@ -88,6 +88,7 @@ let package = Package(
         target("Telemetry"),
 
         // L1: pure cores
+        target("Raft"),
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
         target("SCMCore", ["Model", "Wire"]),
