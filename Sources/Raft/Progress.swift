@@ -33,6 +33,9 @@ public struct Progress: Equatable, Sendable {
     public internal(set) var isFetching = false
     /// Whether it is a learner.
     public internal(set) var isLearner: Bool
+    /// The latest read and the latest tick of which it answered a heartbeat.
+    var acknowledgedRead: UInt64 = 0
+    var acknowledgedTick: UInt64 = 0
     var inflights: Inflights
 
     init(

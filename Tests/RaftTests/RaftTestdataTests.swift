@@ -34,4 +34,31 @@ struct RaftTestdataTests {
         print("confchange: \(checks) checks")
         #expect(checks > 0)
     }
+
+    @Test("every interaction of members equals the reference, log lines left out")
+    func interaction() throws {
+        var checks = 0
+        for file in try ReferenceData.files("interaction") {
+            var group = ReferenceInteraction()
+            for check in file.cases {
+                let answer = group.answer(check)
+                #expect(
+                    Self.lines(answer) == Self.lines(check.expected),
+                    "\(file.name):\(check.line)")
+                checks += 1
+            }
+        }
+        print("interaction: \(checks) checks")
+        #expect(checks > 0)
+    }
+
+    /// The lines of an answer without those that the original logged; `ok` if none is left.
+    private static func lines(_ text: String) -> [Substring] {
+        let levels = ["DEBUG ", "INFO ", "WARN ", "ERROR "]
+        let kept = text.split(separator: "\n").filter { line in
+            let start = line.drop { $0 == " " }
+            return !levels.contains { start.hasPrefix($0) }
+        }
+        return kept.isEmpty ? ["ok"] : kept
+    }
 }
