@@ -90,6 +90,7 @@ let package = Package(
         target("Telemetry"),
 
         // L1: pure cores
+        target("Raft"),
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
         target("SCMCore", ["Model", "Wire"]),
@@ -172,6 +173,7 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftTests", ["Raft"]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),

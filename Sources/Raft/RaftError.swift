@@ -1,0 +1,44 @@
+/// Why a step or a proposal was refused. The group goes on either way.
+public enum RaftError: Error, Equatable, Sendable {
+    /// There is no leader, this member is none of the group, leadership is being transferred,
+    /// or the uncommitted entries have reached their limit: propose again later.
+    case proposalDropped
+    /// The message is one that only the core or its driver may step, and it came from a peer.
+    case stepLocal
+    /// An answer came from someone who is not a member.
+    case stepPeerNotFound
+    /// No leader is known that could say a read index, or too many reads wait.
+    case readDropped
+    /// A configuration change's bytes are not to be read.
+    case malformedConfChange(ConfChangeError)
+}
+
+/// Why ``RaftStorage`` has no answer.
+public enum StorageError: Error, Equatable, Sendable {
+    /// The entry was compacted into the snapshot.
+    case compacted
+    /// The entry is beyond the log's end.
+    case unavailable
+    /// The snapshot is older than the one that is there.
+    case snapshotOutOfDate
+    /// The snapshot is being made: ask again later.
+    case snapshotTemporarilyUnavailable
+    /// The entries are on disk and being fetched; the driver calls
+    /// ``RawNode/entriesFetched(for:)`` when they are there.
+    case temporarilyUnavailable
+}
+
+/// Why a member cannot start. Nothing was written.
+public enum RaftStartError: Error, Equatable, Sendable {
+    /// A setting cannot be.
+    case configuration(ConfigurationError)
+    /// The storage does not know its state.
+    case storage(StorageError)
+    /// The persisted members are no configuration.
+    case members(ConfChangeRefusal)
+    /// Committed entries are gone from the log: it was damaged or cut.
+    case lostEntries(committed: LogIndex, last: LogIndex)
+    /// The state machine is ahead of the log: they do not belong together, or the log lost its
+    /// end.
+    case appliedBeyondCommitted(applied: LogIndex, committed: LogIndex)
+}
