@@ -101,7 +101,7 @@ let package = Package(
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb]),
-        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftLog", ["Raft", "Model", "Bytes", "Checksum", "Reactor", .deque]),
         target(
             "RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor", "Telemetry"]),
         target(
@@ -171,7 +171,7 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
-        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftLogTests", ["RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests(
