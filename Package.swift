@@ -103,7 +103,7 @@ let package = Package(
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb, .hashTree]),
-        target("RaftLog", ["Model", "Bytes", "Checksum", "Reactor"]),
+        target("RaftLog", ["Raft", "Model", "Bytes", "Checksum", "Reactor", .deque]),
         target(
             "RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor", "Telemetry"]),
         target(
@@ -174,7 +174,7 @@ let package = Package(
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
-        tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests("RaftLogTests", ["RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests(
