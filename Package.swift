@@ -105,7 +105,11 @@ let package = Package(
         target("MetadataStore", ["Model", .grdb, .hashTree]),
         target("RaftLog", ["Raft", "Model", "Bytes", "Checksum", "Reactor", .deque]),
         target(
-            "RaftDriver", ["Model", "RaftLog", "MetadataStore", "Reactor", "Telemetry"]),
+            "RaftDriver",
+            [
+                "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
+                "Telemetry", .deque,
+            ]),
         target(
             "ContainerStore",
             ["Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model", "Bytes"]),

@@ -124,14 +124,78 @@ extension MetadataStore {
         }
     }
 
-    /// Writes a copy of the database, whole and on its own, to `path`, which must not exist.
-    /// The copy is not synced.
-    public func copy(to path: String) async throws(StoreError) {
+    /// Writes a copy of the database, whole and on its own, to `path`, which must not exist, and
+    /// returns the index that it has applied. The copy is not synced.
+    @discardableResult
+    public func copy(to path: String) async throws(StoreError) -> UInt64 {
+        try await flush()
+        return try await mapped { () async throws in
+            try await self.pool.writeWithoutTransaction { db in
+                try db.execute(sql: "VACUUM INTO ?", arguments: [path])
+                return self.overlay.flushedIndex
+            }
+        }
+    }
+
+    /// Takes all tables from the database at `path`, a copy of another member's whose applied
+    /// index is `index`, in place of what is there. In one transaction: a crash leaves the old
+    /// tables or the new ones, and the same can be done again.
+    ///
+    /// Throws `versionMismatch`, `badRequest` or `corrupt` if the copy cannot be taken.
+    /// Precondition: nothing is applied meanwhile.
+    public func replace(with path: String, index: UInt64) async throws(StoreError) {
         try await flush()
         try await mapped { () async throws in
             try await self.pool.writeWithoutTransaction { db in
-                try db.execute(sql: "VACUUM INTO ?", arguments: [path])
+                try db.execute(sql: "ATTACH DATABASE ? AS snapshot", arguments: [path])
+                defer { try? db.execute(sql: "DETACH DATABASE snapshot") }
+                try self.check(snapshotIn: db, path: path, index: index)
+                try db.inTransaction(.immediate) {
+                    for table in self.tables {
+                        try db.execute(sql: "DELETE FROM main.\(table.sqlName)")
+                        guard
+                            try Bool.fetchOne(
+                                db,
+                                sql: "SELECT count(*) FROM snapshot.sqlite_master WHERE name = ?",
+                                arguments: [table.sqlName]) == true
+                        else { continue }
+                        try db.execute(
+                            sql: """
+                                INSERT INTO main.\(table.sqlName) (k, v) \
+                                SELECT k, v FROM snapshot.\(table.sqlName) ORDER BY k
+                                """)
+                    }
+                    try db.execute(
+                        sql: "UPDATE main.apus SET value = ? WHERE name = 'applied'",
+                        arguments: [Int64(index)])
+                    return .commit
+                }
+                self.cache.clear()
+                self.overlay.restart(at: index)
             }
+        }
+    }
+
+    private func check(snapshotIn db: Database, path: String, index: UInt64) throws {
+        for name in ["format", "role"] {
+            let sql = "SELECT value FROM SCHEMA.apus WHERE name = ?"
+            let ours = try String.fetchOne(
+                db, sql: sql.replacing("SCHEMA", with: "main"), arguments: [name])
+            let theirs = try String.fetchOne(
+                db, sql: sql.replacing("SCHEMA", with: "snapshot"), arguments: [name])
+            guard ours == theirs else {
+                throw StoreError(
+                    name == "format" ? .versionMismatch : .badRequest,
+                    "the snapshot \(path) has \(name) \(theirs ?? "unknown"), not "
+                        + (ours ?? "unknown"))
+            }
+        }
+        let applied = try Int64.fetchOne(
+            db, sql: "SELECT value FROM snapshot.apus WHERE name = 'applied'")
+        guard applied == Int64(index) else {
+            throw StoreError(
+                .corrupt,
+                "the snapshot \(path) has applied \(applied ?? -1), it should be \(index)")
         }
     }
 }

@@ -68,13 +68,15 @@ public final class MetadataStore: Sendable {
     let cache: RecordCache
     let flushes = Mutex(Flushes())
     public let path: String
+    let tables: [MetadataTable]
 
     private init(
-        path: String, pool: DatabasePool, applier: DatabaseQueue, checkpointer: DatabaseQueue,
+        path: String, tables: [MetadataTable], pool: DatabasePool, applier: DatabaseQueue, checkpointer: DatabaseQueue,
         applied: UInt64, cache: Cache
     ) {
         self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
         self.path = path
+        self.tables = tables
         self.pool = pool
         self.applier = applier
         self.checkpointer = checkpointer
@@ -113,7 +115,7 @@ public final class MetadataStore: Sendable {
             let applier = try DatabaseQueue(path: path, configuration: configuration)
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
-                path: path, pool: pool, applier: applier, checkpointer: checkpointer,
+                path: path, tables: tables, pool: pool, applier: applier, checkpointer: checkpointer,
                 applied: applied, cache: cache)
         }
     }

@@ -78,6 +78,17 @@ final class Overlay: Sendable {
         }
     }
 
+    /// The database has the state of `index`, whatever it had before.
+    func restart(at index: UInt64) {
+        state.withLock { state in
+            state.capture = Capture(
+                active: ChangeSet(), frozen: ChangeSet(), flushedIndex: index,
+                appliedIndex: index)
+            state.frozenIndex = index
+            state.clock += 1
+        }
+    }
+
     /// What was frozen is in the database.
     func dropFrozen() {
         state.withLock { state in

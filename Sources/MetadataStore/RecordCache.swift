@@ -93,6 +93,18 @@ final class RecordCache: Sendable {
         }
     }
 
+    /// Forgets everything: the database was replaced.
+    func clear() {
+        state.withLock { state in
+            state.clock += 1
+            state.floor = state.clock
+            state.changed.removeAll(keepingCapacity: true)
+            state.young = [:]
+            state.old = [:]
+            state.youngBytes = 0
+        }
+    }
+
     private func note(_ keys: [RecordKey], _ state: inout State) {
         state.clock += 1
         if state.changed.count + keys.count > Limits.changes {

@@ -36,6 +36,12 @@ public struct RawNode<Storage: RaftStorage> {
     /// The storage it reads.
     public var storage: Storage { core.log.storage }
 
+    /// The last entry of the log, durable or not.
+    public var lastIndex: LogIndex { core.log.lastIndex }
+
+    /// The latest term the member has seen.
+    public var term: Term { core.term }
+
     /// The clock ticked.
     public mutating func tick() { core.tick() }
 
@@ -144,6 +150,17 @@ public struct RawNode<Storage: RaftStorage> {
         var waiting = core.tracker.progress.filter(\.isFetching).map(\.peer)
         if core.log.isFetching { waiting.append(core.id) }
         return waiting
+    }
+
+    /// The first entry that one of them waits for.
+    ///
+    /// - Precondition: `peer` is a member.
+    public func fetchStart(for peer: PeerID) -> LogIndex {
+        if peer == core.id { return core.log.applying + 1 }
+        guard let position = core.tracker.position(of: peer) else {
+            preconditionFailure("entries are fetched for members")
+        }
+        return core.tracker.progress[position].next
     }
 
     /// Whether anyone does; cheap.

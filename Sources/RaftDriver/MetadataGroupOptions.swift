@@ -1,28 +1,36 @@
 import MetadataStore
+import Model
+import Raft
 import RaftLog
 
 public enum MetadataGroupLimits {
-    /// Commands that wait to be written; more are refused with `overloaded`.
-    public static let waitingCommands = 16_384
-    /// Bytes of commands that wait to be written.
-    public static let waitingBytes = 64 << 20
-    /// Commands in one write of the log.
-    public static let batchCommands = 4096
-    /// Commands in one transaction.
-    public static let transactionCommands = 4096
+    /// Bytes of the largest command.
+    public static let commandBytes = 8 << 20
     /// Bytes of log since the last checkpoint of the tables that ask for the next one.
     public static let checkpointBytes = 32 << 20
+    /// Entries that the log keeps behind a checkpoint for followers that are a little behind, so
+    /// that they need no snapshot.
+    public static let trailingEntries: LogIndex = 50_000
 }
 
+/// How a role's metadata is kept.
 public struct MetadataGroupOptions: Sendable {
-    public var log: RaftLog.Options
+    public var log: SharedLog.Options
     /// Bytes of log between checkpoints of the tables.
     public var checkpointBytes: Int
+    /// Entries that the log of a group of several keeps behind a checkpoint.
+    public var trailingEntries = MetadataGroupLimits.trailingEntries
     /// Records kept in memory.
     public var cache = MetadataStore.Cache()
+    /// The group's name in its log.
+    public var group = GroupID(high: 0, low: 1)
+    /// This member.
+    public var member = RaftMemberOptions(id: 1)
+    /// The members that a new group begins with. Afterwards the log knows them.
+    public var voters: [PeerID] = [1]
 
     public init(
-        log: RaftLog.Options = .init(),
+        log: SharedLog.Options = .init(),
         checkpointBytes: Int = MetadataGroupLimits.checkpointBytes
     ) {
         self.log = log

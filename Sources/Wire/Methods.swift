@@ -4,6 +4,11 @@ public enum CommonMethod: UInt16, Hashable, Sendable, CaseIterable {
     case trace = 0x0001
 }
 
+/// What members of a Raft group say to each other. Numbers are part of the protocol.
+public enum RaftMethod: UInt16, Hashable, Sendable, CaseIterable {
+    case messages = 0x0401
+}
+
 /// What can be asked of a datanode; messages in datanode.proto. Numbers are part of the protocol.
 public enum DatanodeMethod: UInt16, Hashable, Sendable, CaseIterable {
     case writeCell = 0x0201
@@ -38,6 +43,7 @@ public enum MethodNames {
         for method in OMMethod.allCases { names[method.rawValue] = "\(method)" }
         for method in DatanodeMethod.allCases { names[method.rawValue] = "\(method)" }
         for method in SCMMethod.allCases { names[method.rawValue] = "\(method)" }
+        for method in RaftMethod.allCases { names[method.rawValue] = "\(method)" }
         return names
     }()
 

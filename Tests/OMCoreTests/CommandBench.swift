@@ -23,7 +23,7 @@ final class Bench {
     var nextBlock: UInt64 = 1
     /// Every command so far, for running them again.
     var commands: [[UInt8]] = []
-    var answers: [[UInt8]] = []
+    var answers: [OMAnswer] = []
 
     init(_ tables: InMemoryTables = InMemoryTables()) { self.tables = tables }
 
@@ -45,10 +45,12 @@ final class Bench {
         var command = OMCommand()
         command.time = time
         command.body = body
-        commands.append(command.encoded)
-        let answer = machine.apply(command.encoded, at: index, in: tables)
+        commands.append(machine.encode(command))
+        // What the log holds, not what was put into it.
+        let answer = machine.apply(
+            try machine.decode(machine.encode(command)), at: index, in: tables)
         answers.append(answer)
-        return try OMStateMachine.response(answer)
+        return try answer.encoded()
     }
 
     func newBlock() -> WireBlock {

@@ -311,7 +311,7 @@ struct ModelTests {
 
         let again = Bench()
         for (offset, command) in commands.enumerated() {
-            let answer = machine.apply(command, at: UInt64(offset) + 1, in: again.tables)
+            let answer = machine.apply(try machine.decode(command), at: UInt64(offset) + 1, in: again.tables)
             #expect(answer == answers[offset], "seed \(seed)")
         }
         #expect(again.dump() == bench.dump())
@@ -323,7 +323,8 @@ struct ModelTests {
             var done = 0
             while done < commands.count {
                 let count = min(Int.random(in: 1...100, using: &random), commands.count - done)
-                let (first, batch) = (done, Array(commands[done..<done + count]))
+                let batch = try commands[done..<done + count].map { try machine.decode($0) }
+                let first = done
                 let found = try await store.apply(through: UInt64(done + count)) { tables in
                     batch.enumerated().map { offset, command in
                         machine.apply(command, at: UInt64(first + offset) + 1, in: tables)

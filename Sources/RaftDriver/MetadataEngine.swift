@@ -1,0 +1,103 @@
+import MetadataStore
+import Model
+import Raft
+import RaftLog
+import Reactor
+
+/// What stands behind a `MetadataGroup`, whatever its state machine: the member, its log and the
+/// tables that it applies entries to.
+public final class MetadataEngine: Sendable {
+    @usableFromInline let member: RaftMember
+    let tables: TablesApplier
+    private let log: SharedLog
+    /// The largest command that is taken, in bytes.
+    public let maximumCommandSize: Int
+    public let directory: String
+
+    private init(
+        member: RaftMember, tables: TablesApplier, log: SharedLog, directory: String
+    ) {
+        self.member = member
+        self.tables = tables
+        self.log = log
+        self.directory = directory
+        maximumCommandSize = min(log.options.maximumEntrySize, MetadataGroupLimits.commandBytes)
+    }
+
+    var store: MetadataStore { tables.store }
+    public var reactor: Reactor { member.reactor }
+
+    static func open(
+        directory: String, role: String, reactor: Reactor, replay: any CommandReplay,
+        options: MetadataGroupOptions, peers: RaftPeers?,
+        generator: sending some RandomNumberGenerator & Sendable
+    ) async throws(StoreError) -> MetadataEngine {
+        do throws(IOError) {
+            try await reactor.makeDirectory(directory)
+        } catch {
+            throw StoreError(error)
+        }
+        let store = try await MetadataStore.open(
+            path: "\(directory)/metadata.db", role: role, tables: replay.tables,
+            cache: options.cache)
+        var opened: SharedLog?
+        do throws(StoreError) {
+            let log = try await SharedLog.open(
+                directory: "\(directory)/log", on: reactor, options: options.log)
+            opened = log
+            let group = try await group(in: log, store, directory, options)
+            do throws(IOError) {
+                try await reactor.synchronizeDirectory(directory)
+            } catch {
+                throw StoreError(error)
+            }
+            let tables = TablesApplier(
+                store: store, replay: replay, log: group, options: options, on: reactor)
+            let member = try await RaftMember.start(
+                log: group, applier: tables, transport: peers ?? NoTransport(),
+                options: options.member, on: reactor, generator: generator)
+            peers?.report(to: member)
+            try await member.untilReplayed()
+            return MetadataEngine(
+                member: member, tables: tables, log: log, directory: directory)
+        } catch {
+            await opened?.close()
+            try? await store.close()
+            throw error
+        }
+    }
+
+    /// The group's part of the log; a new one only where the tables are new too.
+    private static func group(
+        in log: SharedLog, _ store: MetadataStore, _ directory: String,
+        _ options: MetadataGroupOptions
+    ) async throws(StoreError) -> GroupLog {
+        if let found = log.group(options.group) { return found }
+        guard store.appliedIndex == 0 else {
+            throw StoreError(
+                .corrupt,
+                "the tables in \(directory) have applied \(store.appliedIndex), but the log "
+                    + "knows nothing of their group")
+        }
+        return try await log.create(options.group, confState: ConfState(voters: options.voters))
+    }
+
+    func close() async throws(StoreError) {
+        await member.close()
+        // The log alone would do; this makes the next start quick.
+        var failure: StoreError?
+        do throws(StoreError) {
+            try await tables.end()
+        } catch {
+            failure = error
+        }
+        await log.close()
+        try await store.close()
+        if let failure { throw failure }
+    }
+}
+
+/// In a group of one there is nobody to send to.
+struct NoTransport: RaftTransport {
+    func send(_ messages: [Message]) {}
+}

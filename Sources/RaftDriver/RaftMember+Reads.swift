@@ -1,0 +1,103 @@
+import Model
+import Raft
+import Reactor
+import Synchronization
+
+// Linearizable reads (Raft thesis, section 6.4): the leader's commit index at the time of the
+// question, confirmed by a majority, must be applied before the answer is read.
+
+/// Reads that wait for their index, and for it to be applied.
+struct WaitingReads {
+    typealias Waiter = CheckedContinuation<Result<Void, StoreError>, Never>
+
+    /// Not confirmed yet, by the number that is their context, with the ticks they have left.
+    var asked: [UInt64: (waiter: Waiter, ticks: Int)] = [:]
+    /// Confirmed; may go on when the index is applied.
+    var confirmed: [(index: UInt64, waiter: Waiter)] = []
+    var next: UInt64 = 0
+}
+
+extension RaftMember {
+    /// Returns when everything that was answered anywhere in the group before the call can be
+    /// read here. At once in a group of one.
+    ///
+    /// - Throws: `notReady` if there is no leader, or it could not be confirmed as such.
+    public nonisolated func readBarrier() async throws(StoreError) {
+        if isAlone.load(ordering: .acquiring) { return }
+        try await confirmRead()
+    }
+
+    private func confirmRead() async throws(StoreError) {
+        guard !isClosed else { throw StoreError(.notReady, "the group is closed") }
+        guard leader != .none else { throw notLeader }
+        guard reads.asked.count + reads.confirmed.count < Limits.waitingReads else {
+            throw StoreError(.overloaded, "too many reads wait already: try again later")
+        }
+        let result: Result<Void, StoreError> = await withCheckedContinuation { waiter in
+            let number = reads.next
+            reads.next += 1
+            reads.asked[number] = (
+                waiter, Limits.readElections * options.electionTicks
+            )
+            var context: [UInt8] = []
+            context.appendBigEndian(options.id.rawValue)
+            context.appendBigEndian(number)
+            if attempt({ node throws(RaftError) in try node.readIndex(context: context) }) != nil {
+                reads.asked[number] = nil
+                waiter.resume(returning: .failure(notLeader))
+            }
+            carryOut()
+        }
+        try result.get()
+    }
+
+    func readConfirmed(_ state: ReadState) {
+        guard state.context.count == 16,
+            let read = reads.asked.removeValue(forKey: state.context.bigEndian(at: 8))
+        else { return }
+        if state.index <= applier.appliedIndex {
+            read.waiter.resume(returning: .success(()))
+        } else {
+            reads.confirmed.append((state.index, read.waiter))
+        }
+    }
+
+    /// More has been applied.
+    func readsMayGoOn() {
+        guard !reads.confirmed.isEmpty else { return }
+        let applied = applier.appliedIndex
+        var waiting: [(index: UInt64, waiter: WaitingReads.Waiter)] = []
+        for read in reads.confirmed {
+            if read.index <= applied {
+                read.waiter.resume(returning: .success(()))
+            } else {
+                waiting.append(read)
+            }
+        }
+        reads.confirmed = waiting
+    }
+
+    /// A question or its answer may be lost: reads do not wait for ever.
+    func tickReads() {
+        guard !reads.asked.isEmpty else { return }
+        for (number, read) in reads.asked {
+            if read.ticks <= 1 {
+                reads.asked[number] = nil
+                read.waiter.resume(returning: .failure(notLeader))
+            } else {
+                reads.asked[number]?.ticks -= 1
+            }
+        }
+    }
+
+    /// The leader that was asked is none any more.
+    func abandonReads(_ error: StoreError? = nil) {
+        let asked = reads.asked
+        reads.asked = [:]
+        for read in asked.values { read.waiter.resume(returning: .failure(error ?? notLeader)) }
+        guard let error else { return }
+        let confirmed = reads.confirmed
+        reads.confirmed = []
+        for read in confirmed { read.waiter.resume(returning: .failure(error)) }
+    }
+}

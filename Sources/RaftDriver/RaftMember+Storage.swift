@@ -1,0 +1,199 @@
+import DequeModule
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Synchronization
+import Telemetry
+
+// The two loops behind the core: what it wants durable, and what it wants applied.
+
+extension RaftMember {
+    // MARK: Making durable
+
+    /// Writes what the core wants durable, all that has gathered with one call, and steps the
+    /// answers that wait for it.
+    func appendForever() async {
+        while let batch = await nextAppends() {
+            guard await write(batch) else { return }
+            for response in batch.responses {
+                if response.to == options.id {
+                    attempt { node throws(RaftError) in try node.step(response) }
+                } else {
+                    transport.send([response])
+                }
+            }
+            carryOut()
+        }
+    }
+
+    /// Several writes of the core as one.
+    struct AppendBatch {
+        var entries: [Entry] = []
+        var hardState: HardState?
+        var snapshot: SnapshotMetadata?
+        var responses: [Message] = []
+        var bytes = 0
+
+        /// Adds what the core wanted later: it replaces what it overlaps (Raft thesis, 3.5).
+        mutating func add(_ message: Message) {
+            if let snapshot = message.snapshot {
+                self.snapshot = snapshot.metadata
+                entries = []
+            }
+            if let first = message.entries.first?.index {
+                while let last = entries.last, last.index >= first { entries.removeLast() }
+                if entries.isEmpty {
+                    entries = message.entries
+                } else {
+                    entries += message.entries
+                }
+                for entry in message.entries { bytes += entry.data.count }
+            }
+            if let state = message.hardState { hardState = state }
+            responses += message.responses
+        }
+    }
+
+    private func nextAppends() async -> AppendBatch? {
+        while !isClosed {
+            if !appends.isEmpty {
+                var batch = AppendBatch()
+                // A snapshot is installed before anything that builds on it is written.
+                while let next = appends.first, batch.snapshot == nil {
+                    batch.add(next)
+                    appends.removeFirst()
+                }
+                return batch
+            }
+            await withUnsafeContinuation { idleAppender = $0 }
+        }
+        return nil
+    }
+
+    /// Whether the batch is durable; if not, the member has stopped.
+    private func write(_ batch: AppendBatch) async -> Bool {
+        let start = reactor.now()
+        while !isClosed {
+            do throws(StoreError) {
+                try await log.append(
+                    entries: batch.entries, hardState: batch.hardState, snapshot: batch.snapshot)
+                if !batch.entries.isEmpty {
+                    measures.noteAppend(
+                        of: batch.entries.count, bytes: batch.bytes, since: start)
+                }
+                return true
+            } catch {
+                guard error.code == .noSpace || error.code == .overloaded else {
+                    stop(error)
+                    return false
+                }
+                await waitForSpace(error)
+            }
+        }
+        return false
+    }
+
+    /// The log takes nothing for now: new commands are refused until it does.
+    private func waitForSpace(_ error: StoreError) async {
+        inbox.withLock { inbox in
+            if inbox.refusal == nil { inbox.refusal = error }
+        }
+        try? await reactor.sleep(for: Limits.noSpaceRetry)
+        inbox.withLock { inbox in
+            if inbox.refusal == error, !inbox.isClosing { inbox.refusal = nil }
+        }
+    }
+
+    // MARK: Applying
+
+    /// Applies what is committed, all that has gathered with one call, and answers its proposers.
+    func applyForever() async {
+        while let messages = await nextApplies() {
+            isApplying = true
+            let isApplied = await apply(messages.flatMap(\.entries))
+            isApplying = false
+            guard isApplied else { return }
+            for message in messages {
+                for response in message.responses {
+                    attempt { node throws(RaftError) in try node.step(response) }
+                }
+            }
+            readsMayGoOn()
+            carryOut()
+        }
+    }
+
+    private func nextApplies() async -> [Message]? {
+        while !isClosed {
+            if !applies.isEmpty {
+                defer { applies = [] }
+                return Array(applies)
+            }
+            await withUnsafeContinuation { idleApplier = $0 }
+        }
+        return nil
+    }
+
+    /// Applies entries in order; changes of the members are taken into force between those
+    /// before and after them. Whether that went well; if not, the member has stopped.
+    private func apply(_ entries: [Entry]) async -> Bool {
+        var batch: [CommittedCommand] = []
+        batch.reserveCapacity(entries.count)
+        for entry in entries where entry.index > applier.appliedIndex {
+            let pending = takeProposed(entry)
+            switch entry.kind {
+            case .normal:
+                batch.append(
+                    CommittedCommand(index: entry.index, bytes: entry.data, pending: pending))
+            case .confChange, .confChangeV2:
+                guard await apply(batch), await change(entry) else { return false }
+                batch = [CommittedCommand(index: entry.index, bytes: [], pending: nil)]
+            }
+        }
+        return await apply(batch)
+    }
+
+    private func apply(_ batch: [CommittedCommand]) async -> Bool {
+        guard !batch.isEmpty else { return true }
+        let start = reactor.now()
+        do throws(StoreError) {
+            try await applier.apply(batch)
+        } catch {
+            let pending = batch.compactMap(\.pending)
+            release(pending)
+            for command in pending { command.fail(error) }
+            stop(error)
+            return false
+        }
+        measures.transactions.record(start.duration(to: reactor.now()))
+        let pending = batch.compactMap(\.pending)
+        release(pending)
+        for command in batch { command.pending?.succeed(at: command.index) }
+        return true
+    }
+
+    /// The command that was proposed here as this entry. Commands whose place another leader's
+    /// entries took are failed: they will never be applied.
+    private func takeProposed(_ entry: Entry) -> (any PendingCommand)? {
+        while let first = proposed.first, first.index <= entry.index {
+            proposed.removeFirst()
+            if first.index == entry.index, first.term == entry.term { return first.command }
+            fail(
+                first.command,
+                StoreError(.notReady, "another leader took over before the change was made"))
+        }
+        return nil
+    }
+
+    // MARK: Ending
+
+    /// Waits until what is in the log is applied, if it can be without others.
+    func drain() async {
+        while !isClosed, !proposed.isEmpty || !appends.isEmpty || !applies.isEmpty,
+            isAlone.load(ordering: .relaxed)
+        {
+            try? await reactor.sleep(for: .milliseconds(1))
+        }
+    }
+}

@@ -1,0 +1,358 @@
+import DequeModule
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Synchronization
+
+/// Carries messages to the other members of one group. Never waits; what cannot be sent is
+/// dropped, as the core expects of a network.
+public protocol RaftTransport: Sendable {
+    func send(_ messages: [Message])
+}
+
+/// One member of a group: the core, its part of the log, and what its entries are applied to.
+///
+/// The core decides, this carries out. What comes in (commands, messages, ticks) waits in an
+/// inbox that any thread may add to; one loop steps it all into the core, then does what the core
+/// asks for: one loop makes entries durable, one applies what is committed, messages go to the
+/// transport. While one write is synced the next gathers, so each sync serves all that waited.
+///
+/// An answered command is committed: durable on a majority, applied here, and never lost.
+///
+/// Isolated to its reactor.
+public actor RaftMember {
+    public typealias Limits = RaftMemberLimits
+
+    /// What other threads hand over.
+    struct Inbox {
+        var commands: [any PendingCommand] = []
+        var messages: [Message] = []
+        /// Commands that are not answered yet, wherever they are, and their bytes.
+        var outstanding = 0
+        var outstandingBytes = 0
+        var idle: UnsafeContinuation<Void, Never>?
+        /// Why nothing can be proposed.
+        var refusal: StoreError?
+        var isClosing = false
+    }
+
+    /// A command in the log whose entry is not applied.
+    struct Proposed {
+        var index: LogIndex
+        var term: Term
+        var command: any PendingCommand
+    }
+
+    public nonisolated let reactor: Reactor
+    public nonisolated let options: RaftMemberOptions
+    let log: GroupLog
+    let applier: any CommandApplier  // entered once a batch
+    let transport: any RaftTransport  // entered once a round
+    nonisolated let inbox = Mutex(Inbox())
+    /// Whether this member leads a group of no other: then whatever was answered can be read.
+    nonisolated let isAlone = Atomic(false)
+    nonisolated let measures = GroupMeasures()
+
+    var node: RawNode<GroupLog>
+    var role = Role.follower
+    /// The leader as far as known.
+    var leader = PeerID.none
+    var proposed: Deque<Proposed> = []
+    var appends: Deque<Message> = []
+    var applies: Deque<Message> = []
+    var idleAppender: UnsafeContinuation<Void, Never>?
+    var idleApplier: UnsafeContinuation<Void, Never>?
+    var reads = WaitingReads()
+    var changes = WaitingChanges()
+    var loops: [Task<Void, Never>] = []
+    var ticker: Task<Void, Never>?
+    var isClosed = false
+    /// Whether entries are being applied at this moment.
+    var isApplying = false
+    /// Fetches of entries that are only on disk, by follower.
+    var fetching: Set<PeerID> = []
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        reactor.asUnownedSerialExecutor()
+    }
+
+    init(
+        node: RawNode<GroupLog>, log: GroupLog, applier: any CommandApplier,
+        transport: any RaftTransport, options: RaftMemberOptions, on reactor: Reactor
+    ) {
+        self.node = node
+        self.log = log
+        self.applier = applier
+        self.transport = transport
+        self.options = options
+        self.reactor = reactor
+    }
+
+    /// Starts a member on its part of a log that was opened, and what its entries were applied
+    /// to before.
+    ///
+    /// - Throws: `corrupt` if log and state do not fit together, `invalidArgument` for options
+    ///   that cannot be, `io`, `noSpace`.
+    public static func start(
+        log: GroupLog, applier: any CommandApplier, transport: any RaftTransport,
+        options: RaftMemberOptions, on reactor: Reactor,
+        generator: sending some RandomNumberGenerator & Sendable
+    ) async throws(StoreError) -> RaftMember {
+        try await fit(log, applier)
+        let node = try makeNode(log, options, applied: applier.appliedIndex, generator)
+        let member = RaftMember(
+            node: node, log: log, applier: applier, transport: transport, options: options,
+            on: reactor)
+        await member.begin()
+        return member
+    }
+
+    private func begin() {
+        loops = [
+            Task(executorPreference: reactor) { await self.run() },
+            Task(executorPreference: reactor) { await self.appendForever() },
+            Task(executorPreference: reactor) { await self.applyForever() },
+        ]
+        groupChanged()
+        // Nobody else could: no need to wait for a timeout.
+        if isSoleVoter { campaign() }
+    }
+
+    /// Has this member try to become the leader now.
+    public func campaign() {
+        node.campaign()
+        carryOut()
+    }
+
+    // MARK: The loop
+
+    private func run() async {
+        while let (commands, messages) = await nextWork() {
+            for message in messages {
+                attempt { node throws(RaftError) in try node.step(message) }
+            }
+            propose(commands)
+            carryOut()
+        }
+    }
+
+    /// What came in since the last time; suspends until there is something, nil at the end.
+    private func nextWork() async -> (commands: [any PendingCommand], messages: [Message])? {
+        while true {
+            let (work, isClosing) = inbox.withLock { inbox in
+                defer {
+                    inbox.commands = []
+                    inbox.messages = []
+                }
+                return ((inbox.commands, inbox.messages), inbox.isClosing)
+            }
+            if isClosing {
+                let error = StoreError(.notReady, "the group is closed")
+                for command in work.0 { fail(command, error) }
+                return nil
+            }
+            if !work.0.isEmpty || !work.1.isEmpty { return work }
+            await withUnsafeContinuation { continuation in
+                let isNeeded = inbox.withLock { inbox in
+                    guard inbox.commands.isEmpty, inbox.messages.isEmpty, !inbox.isClosing
+                    else { return true }
+                    inbox.idle = continuation
+                    return false
+                }
+                if isNeeded { continuation.resume() }
+            }
+        }
+    }
+
+    /// Steps the core; what it refuses is as if it had been lost.
+    @discardableResult
+    func attempt(_ step: (inout RawNode<GroupLog>) throws(RaftError) -> Void) -> RaftError? {
+        do throws(RaftError) {
+            try step(&node)
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    private func propose(_ commands: [any PendingCommand]) {
+        guard !commands.isEmpty else { return }
+        guard role == .leader else {
+            let error = notLeader
+            for command in commands { fail(command, error) }
+            return
+        }
+        let first = node.lastIndex + 1
+        let entries = commands.map { Entry(data: $0.bytes) }
+        let refusal = attempt { node throws(RaftError) in
+            try node.propose(entries)
+        }
+        guard refusal == nil else {
+            let error = StoreError(
+                .overloaded, "the group takes no changes at the moment: try again later")
+            for command in commands { fail(command, error) }
+            return
+        }
+        let term = node.term
+        for (offset, command) in commands.enumerated() {
+            proposed.append(
+                Proposed(index: first + UInt64(offset), term: term, command: command))
+        }
+    }
+
+    /// Does what the core asks for, until it asks for nothing.
+    func carryOut() {
+        while !isClosed, node.hasReady {
+            let ready = node.ready()
+            if let state = ready.softState { roleChanged(state) }
+            for state in ready.readStates { readConfirmed(state) }
+            var outgoing: [Message] = []
+            for message in ready.messages {
+                switch message.to {
+                case .appendThread: appends.append(message)
+                case .applyThread: applies.append(message)
+                default: outgoing.append(message)
+                }
+            }
+            if !outgoing.isEmpty { transport.send(outgoing) }
+        }
+        if !appends.isEmpty, let appender = idleAppender {
+            idleAppender = nil
+            appender.resume()
+        }
+        if !applies.isEmpty, let applier = idleApplier {
+            idleApplier = nil
+            applier.resume()
+        }
+        serveLaggards()
+    }
+
+    private func roleChanged(_ state: SoftState) {
+        let wasLeader = role == .leader
+        role = state.role
+        leader = state.leader
+        groupChanged()
+        if role != .leader { abandonReads() }
+        guard wasLeader, role != .leader else { return }
+        let error = StoreError(
+            .connection,
+            "leadership was lost while the change was under way: it may have been made")
+        let lost = proposed
+        proposed = []
+        for entry in lost { fail(entry.command, error) }
+        failChanges(error)
+    }
+
+    var notLeader: StoreError {
+        let hint = leader == .none ? "no leader is known" : "member \(leader) leads"
+        return StoreError(.notReady, "member \(options.id) does not lead its group: \(hint)")
+    }
+
+    // MARK: Other threads
+
+    /// Has a command logged and applied; its proposer is told by its methods.
+    ///
+    /// Fails it with `overloaded` if too many wait, `notReady` where this member does not lead,
+    /// `connection` if leadership was lost on the way, which leaves it open whether it will be
+    /// applied; `io` once the log or the tables have failed.
+    public nonisolated func propose(_ command: any PendingCommand) {
+        precondition(!command.bytes.isEmpty, "a command has bytes")
+        let (refusal, idle) = inbox.withLock {
+            inbox -> (StoreError?, UnsafeContinuation<Void, Never>?) in
+            if let refusal = inbox.refusal { return (refusal, nil) }
+            guard inbox.outstanding < Limits.waitingCommands,
+                inbox.outstandingBytes + command.bytes.count <= Limits.waitingBytes
+            else {
+                return (
+                    StoreError(
+                        .overloaded, "\(inbox.outstanding) changes wait already: try again later"),
+                    nil
+                )
+            }
+            inbox.outstanding += 1
+            inbox.outstandingBytes += command.bytes.count
+            inbox.commands.append(command)
+            defer { inbox.idle = nil }
+            return (nil, inbox.idle)
+        }
+        if let refusal { command.fail(refusal) }
+        idle?.resume()
+    }
+
+    /// Takes messages of other members.
+    public nonisolated func receive(_ messages: [Message]) {
+        let idle = inbox.withLock { inbox in
+            let room = Limits.waitingMessages - inbox.messages.count
+            inbox.messages += messages.prefix(max(0, room))
+            defer { inbox.idle = nil }
+            return inbox.idle
+        }
+        idle?.resume()
+    }
+
+    /// Commands that were proposed here and are not answered.
+    nonisolated var waitingCommands: Int { inbox.withLock { $0.outstanding } }
+
+    func fail(_ command: any PendingCommand, _ error: StoreError) {
+        release([command])
+        command.fail(error)
+    }
+
+    /// Commands have been answered, or are about to be: others may come in their place.
+    func release(_ commands: some Sequence<any PendingCommand>) {
+        inbox.withLock { inbox in
+            for command in commands {
+                inbox.outstanding -= 1
+                inbox.outstandingBytes -= command.bytes.count
+            }
+        }
+    }
+
+    /// Lets nothing more in and fails what is not in the log yet.
+    func refuse(_ error: StoreError) {
+        let waiting = inbox.withLock { inbox in
+            if inbox.refusal == nil { inbox.refusal = error }
+            defer { inbox.commands = [] }
+            return inbox.commands
+        }
+        for command in waiting { fail(command, error) }
+    }
+
+    /// The member cannot go on: everything that waits is failed.
+    func stop(_ error: StoreError) {
+        refuse(error)
+        isClosed = true
+        let lost = proposed
+        proposed = []
+        for entry in lost { fail(entry.command, error) }
+        failChanges(error)
+        abandonReads(error)
+        wakeLoops()
+    }
+
+    func wakeLoops() {
+        idleAppender?.resume()
+        idleAppender = nil
+        idleApplier?.resume()
+        idleApplier = nil
+        let idle = inbox.withLock { inbox in
+            defer { inbox.idle = nil }
+            return inbox.idle
+        }
+        idle?.resume()
+    }
+
+    /// Lets no more commands in, waits for what is being written and applied, and ends. Commands
+    /// that are in the log and not applied are failed; they take effect with the next start.
+    public func close() async {
+        refuse(StoreError(.notReady, "the group is closed"))
+        ticker?.cancel()
+        await drain()
+        inbox.withLock { $0.isClosing = true }
+        stop(StoreError(.notReady, "the group is closed"))
+        for loop in loops { await loop.value }
+        loops = []
+        await ticker?.value
+    }
+}

@@ -1,0 +1,54 @@
+import Raft
+
+/// Bounds of a member of a group.
+public enum RaftMemberLimits {
+    /// Commands that were proposed and are not answered; more are refused with `overloaded`.
+    public static let waitingCommands = 16_384
+    /// Bytes of these commands.
+    public static let waitingBytes = 64 << 20
+    /// Messages of other members that wait to be taken; more are dropped, as a network would.
+    public static let waitingMessages = 16_384
+    /// Reads that wait for their index.
+    public static let waitingReads = 16_384
+    /// Elections that a read waits for its index.
+    public static let readElections = 2
+    /// After the disk had no room the write is tried again so much later.
+    public static let noSpaceRetry = Duration.milliseconds(200)
+}
+
+/// How a member behaves in its group.
+public struct RaftMemberOptions: Sendable {
+    /// Its name in the group.
+    public var id: PeerID
+    /// Length of a tick: the unit of elections and heartbeats.
+    public var tick = Duration.milliseconds(100)
+    /// Ticks without a word of the leader after which an election begins, at least.
+    public var electionTicks = 10
+    /// Ticks between heartbeats.
+    public var heartbeatTicks = 1
+    /// Whether linearizable reads rest on the leader's lease instead of a round of messages.
+    public var usesLease = false
+
+    public init(id: PeerID) { self.id = id }
+
+    /// The core's settings. What is proposed on a follower is refused with the leader's name, not
+    /// forwarded: its proposer must learn where answers come from.
+    func configuration(applied: LogIndex) -> Configuration {
+        var configuration = Configuration(id: id)
+        configuration.electionTick = electionTicks
+        configuration.heartbeatTick = heartbeatTicks
+        configuration.applied = applied
+        configuration.asyncStorageWrites = true
+        configuration.maxSizePerMessage = 1 << 20
+        configuration.maxCommittedSizePerReady = 4 << 20
+        configuration.maxUncommittedSize = RaftMemberLimits.waitingBytes
+        configuration.maxInflightMessages = 64
+        configuration.maxInflightBytes = 16 << 20
+        configuration.checkQuorum = true
+        configuration.preVote = true
+        configuration.readOnlyOption = usesLease ? .leaseBased : .safe
+        configuration.disableProposalForwarding = true
+        configuration.stepDownOnRemoval = true
+        return configuration
+    }
+}

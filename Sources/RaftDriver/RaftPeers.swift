@@ -1,0 +1,157 @@
+import DequeModule
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Synchronization
+import Transport
+import Wire
+
+/// The other members of one group, reached by calls over the native RPC.
+///
+/// One call at a time to each member; what gathers meanwhile goes with the next one. A call that
+/// fails loses its messages, as a network may; the core is told that the member was unreachable.
+public final class RaftPeers: RaftTransport {
+    public enum Limits {
+        /// Bytes that wait for one member; more are dropped.
+        public static let waitingBytes = 64 << 20
+        /// How long a call may take.
+        public static let timeout = Duration.seconds(5)
+    }
+
+    private struct Peer {
+        var channel: RPCChannel
+        var waiting: Deque<Message> = []
+        var waitingBytes = 0
+        var isSending = false
+    }
+
+    private struct State {
+        var peers: [PeerID: Peer] = [:]
+        /// Told of members that could not be reached.
+        var member: RaftMember?
+    }
+
+    public let group: GroupID
+    private let reactor: Reactor
+    private let state = Mutex(State())
+
+    public init(group: GroupID, on reactor: Reactor) {
+        self.group = group
+        self.reactor = reactor
+    }
+
+    /// Where a member is reached from now on. Messages to others are dropped.
+    public func set(_ peer: PeerID, _ channel: RPCChannel) {
+        state.withLock { state in
+            if state.peers[peer] == nil {
+                state.peers[peer] = Peer(channel: channel)
+            } else {
+                state.peers[peer]?.channel = channel
+            }
+        }
+    }
+
+    /// Tells `member` when a call to another one failed.
+    public func report(to member: RaftMember) { state.withLock { $0.member = member } }
+
+    func channel(_ peer: PeerID) -> RPCChannel? { state.withLock { $0.peers[peer]?.channel } }
+
+    public func send(_ messages: [Message]) {
+        var begin: [PeerID] = []
+        state.withLock { state in
+            for message in messages {
+                guard var peer = state.peers.removeValue(forKey: message.to) else { continue }
+                let size = RaftCodec.size(message)
+                if peer.waitingBytes + size <= Limits.waitingBytes {
+                    peer.waiting.append(message)
+                    peer.waitingBytes += size
+                    if !peer.isSending {
+                        peer.isSending = true
+                        begin.append(message.to)
+                    }
+                }
+                state.peers[message.to] = peer
+            }
+        }
+        for peer in begin {
+            Task(executorPreference: reactor) { await self.sendWaiting(to: peer) }
+        }
+    }
+
+    private func sendWaiting(to id: PeerID) async {
+        while let (channel, messages) = next(to: id) {
+            do throws(StoreError) {
+                _ = try await channel.call(
+                    RaftMethod.messages.rawValue, RaftCodec.encode(messages, of: group),
+                    timeout: Limits.timeout)
+            } catch {
+                let member = state.withLock { $0.member }
+                await member?.unreachable(id)
+            }
+        }
+    }
+
+    /// As much as goes into one envelope; nil if nothing waits.
+    private func next(to id: PeerID) -> (RPCChannel, [Message])? {
+        state.withLock { state in
+            guard var peer = state.peers.removeValue(forKey: id) else { return nil }
+            defer { state.peers[id] = peer }
+            guard !peer.waiting.isEmpty else {
+                peer.isSending = false
+                return nil
+            }
+            var messages: [Message] = []
+            var bytes = 0
+            while let message = peer.waiting.first, messages.count < RaftCodec.Limits.messages {
+                let size = RaftCodec.size(message)
+                if !messages.isEmpty, bytes + size > RaftCodec.Limits.bytes { break }
+                bytes += size
+                messages.append(message)
+                peer.waiting.removeFirst()
+            }
+            peer.waitingBytes -= bytes
+            return (peer.channel, messages)
+        }
+    }
+}
+
+/// Takes messages and snapshots of groups from their other members.
+///
+/// A group is found by its name, so that one server serves all groups of a process.
+public final class RaftService: RPCHandler {
+    private let members = Mutex<[GroupID: RaftMember]>([:])
+
+    public init() {}
+
+    public func add(_ member: RaftMember, of group: GroupID) {
+        members.withLock { $0[group] = member }
+    }
+
+    public func remove(_ group: GroupID) {
+        members.withLock { _ = $0.removeValue(forKey: group) }
+    }
+
+    /// Whether a method is one of this service.
+    public static func takes(_ method: UInt16) -> Bool { RaftMethod(rawValue: method) != nil }
+
+    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        guard let method = RaftMethod(rawValue: request.method) else {
+            throw StoreError(
+                .unsupported, "there is no Raft method 0x\(String(request.method, radix: 16))")
+        }
+        switch method {
+        case .messages:
+            let (group, messages) = try RaftCodec.decode(request.message)
+            try member(group).receive(messages)
+            return RPCReply()
+        }
+    }
+
+    private func member(_ group: GroupID) throws(StoreError) -> RaftMember {
+        guard let member = members.withLock({ $0[group] }) else {
+            throw StoreError(.notReady, "there is no member of group \(group) here")
+        }
+        return member
+    }
+}

@@ -1,0 +1,105 @@
+import MetadataStore
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Synchronization
+
+/// Applies committed commands to the tables, and keeps the log short: when enough has been
+/// applied it has the tables made durable and drops what they no longer need of the log.
+final class TablesApplier: CommandApplier {
+    private struct State {
+        var bytesSinceCheckpoint = 0
+        var checkpoint: Task<Void, Never>?
+        var lastCheckpointError: StoreError?
+        var isEnding = false
+    }
+
+    let store: MetadataStore
+    private let replay: any CommandReplay  // entered once a batch
+    private let log: GroupLog
+    private let options: MetadataGroupOptions
+    private let reactor: Reactor
+    private let state = Mutex(State())
+
+    init(
+        store: MetadataStore, replay: any CommandReplay, log: GroupLog,
+        options: MetadataGroupOptions, on reactor: Reactor
+    ) {
+        self.store = store
+        self.replay = replay
+        self.log = log
+        self.options = options
+        self.reactor = reactor
+    }
+
+    var appliedIndex: LogIndex { store.appliedIndex }
+
+    func apply(_ commands: [CommittedCommand]) async throws(StoreError) {
+        guard let last = commands.last else { return }
+        let prepared = try replay.prepare(commands)
+        try await store.apply(through: last.index) { tables in prepared.run(tables) }
+        prepared.applied()
+        var bytes = 0
+        for command in commands { bytes += command.bytes.count }
+        // A batch of few bytes takes a block of the log all the same.
+        checkpointIfDue(adding: max(bytes, 4096))
+    }
+
+    func writeSnapshot(to path: String) async throws(StoreError) -> LogIndex {
+        try await store.copy(to: path)
+    }
+
+    func installSnapshot(from path: String, index: LogIndex) async throws(StoreError) {
+        try await store.replace(with: path, index: index)
+    }
+
+    // MARK: Checkpoints
+
+    /// Why the last checkpoint failed; nil if it did not.
+    var checkpointError: StoreError? { state.withLock { $0.lastCheckpointError } }
+
+    private func checkpointIfDue(adding bytes: Int) {
+        state.withLock { state in
+            state.bytesSinceCheckpoint += bytes
+            guard state.bytesSinceCheckpoint >= options.checkpointBytes, state.checkpoint == nil,
+                !state.isEnding
+            else { return }
+            state.bytesSinceCheckpoint = 0
+            state.checkpoint = Task(executorPreference: reactor) {
+                let failure: StoreError?
+                do throws(StoreError) {
+                    try await self.checkpoint()
+                    failure = nil
+                } catch {
+                    failure = error
+                }
+                self.state.withLock { state in
+                    state.checkpoint = nil
+                    state.lastCheckpointError = failure
+                }
+            }
+        }
+    }
+
+    /// Makes the tables durable and drops the part of the log that neither they nor a follower
+    /// that is a little behind need.
+    func checkpoint() async throws(StoreError) {
+        guard let index = try await store.checkpoint() else { return }
+        let members = log.confState.0
+        let isAlone = members.voters.count + members.learners.count <= 1
+        let kept = isAlone ? 0 : options.trailingEntries
+        guard index > kept, index - kept >= log.firstIndex else { return }
+        try await log.compact(through: index - kept)
+    }
+
+    /// No more checkpoints but a last one. To be called when nothing is applied any more.
+    func end() async throws(StoreError) {
+        let running = state.withLock { state in
+            state.isEnding = true
+            return state.checkpoint
+        }
+        await running?.value
+        _ = try await store.checkpoint()
+    }
+}
