@@ -72,10 +72,12 @@ struct RaftCore<Storage: RaftStorage> {
             }
         }
         if configuration.applied > log.applied {
-            if configuration.applied > log.committed {
-                throw .appliedBeyondCommitted(
-                    applied: configuration.applied, committed: log.committed)
+            if configuration.applied > log.lastIndex {
+                throw .appliedBeyondLog(applied: configuration.applied, last: log.lastIndex)
             }
+            // The commit index need not be durable when entries are applied, so what is applied
+            // may be ahead of it; being applied, it was committed.
+            log.load(committed: max(log.committed, configuration.applied))
             log.applied(to: configuration.applied, size: 0)
         }
         becomeFollower(term: term, leader: .none)

@@ -81,7 +81,7 @@ public struct RawNode<Storage: RaftStorage> {
     /// - Throws: what was wrong with it; the node is as before.
     public mutating func step(_ message: Message) throws(RaftError) {
         if message.kind.isLocal, !message.from.isStorageThread { throw .stepLocal }
-        if message.kind.isResponse, !message.from.isStorageThread,
+        if message.kind.isResponse, !message.from.isStorageThread, message.from != core.id,
             core.tracker.position(of: message.from) == nil
         {
             throw .stepPeerNotFound
