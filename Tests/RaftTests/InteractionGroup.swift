@@ -65,6 +65,7 @@ struct InteractionNode {
         if let state { storage.log.setHardState(state) }
         if let snapshot, snapshot.metadata.index > storage.log.firstIndex - 1 {
             try storage.log.applySnapshot(snapshot)
+            storage.current = snapshot
         }
         storage.log.append(entries)
     }

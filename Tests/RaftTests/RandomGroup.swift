@@ -134,13 +134,9 @@ final class RandomGroup {
             // Crashed before anything was written, or before anything was sent.
             if chance(50) {
                 try nodes[position].write(ready.hardState, ready.entries, ready.snapshot)
-                if let snapshot = ready.snapshot { nodes[position].storage.current = snapshot }
             }
             try restart(position)
             return
-        }
-        if !configuration.asyncStorageWrites, let snapshot = ready.snapshot {
-            nodes[position].storage.current = snapshot
         }
         try note(ready.committedEntries)
         messages += try nodes[position].process(ready)
@@ -152,7 +148,6 @@ final class RandomGroup {
         if chance(60), !nodes[position].appendWork.isEmpty {
             let work = nodes[position].appendWork.removeFirst()
             try nodes[position].write(work.hardState, work.entries, work.snapshot)
-            if let snapshot = work.snapshot { nodes[position].storage.current = snapshot }
             try respond(work, position)
         } else if !nodes[position].applyWork.isEmpty {
             let work = nodes[position].applyWork.removeFirst()
