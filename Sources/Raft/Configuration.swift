@@ -23,7 +23,8 @@ public struct Configuration: Equatable, Sendable {
     public var electionTick = 10
     /// Ticks between heartbeats.
     public var heartbeatTick = 1
-    /// The last entry the state machine has applied; 0 at the first start.
+    /// The last entry the state machine has applied; 0 at the first start. It may be ahead of
+    /// the persisted commit index, but not of the log.
     public var applied: LogIndex = 0
     /// Whether writes go to storage threads as messages instead of through `advance`.
     public var asyncStorageWrites = false

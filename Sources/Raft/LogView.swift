@@ -2,8 +2,10 @@
 /// is committed and applied.
 ///
 /// Invariants: `applied <= applying <= committed <= lastIndex`.
-struct LogView<Storage: RaftStorage> {
-    let storage: Storage
+struct LogView {
+    /// Behind an existential, so that the core is one concrete type: it is asked only where
+    /// nothing unstable answers.
+    let storage: any RaftStorage
     var unstable: UnstableLog
     /// The highest entry known to be on the media of a quorum.
     private(set) var committed: LogIndex
@@ -19,7 +21,7 @@ struct LogView<Storage: RaftStorage> {
     var isFetching = false
 
     /// A log that begins at the storage's snapshot.
-    init(storage: Storage, maxApplyingSize: Int) {
+    init(storage: any RaftStorage, maxApplyingSize: Int) {
         self.storage = storage
         self.maxApplyingSize = max(maxApplyingSize, 1)
         unstable = UnstableLog(after: storage.lastIndex)
@@ -29,7 +31,7 @@ struct LogView<Storage: RaftStorage> {
     }
 
     var firstIndex: LogIndex {
-        if let snapshot = unstable.snapshot { return snapshot.metadata.index + 1 }
+        if unstable.hasSnapshot { return (unstable.snapshot?.metadata.index ?? 0) + 1 }
         return storage.firstIndex
     }
 
@@ -164,7 +166,7 @@ extension LogView {
     }
 
     /// Whether there is a snapshot that is not installed yet.
-    var hasPendingSnapshot: Bool { unstable.snapshot != nil }
+    var hasPendingSnapshot: Bool { unstable.hasSnapshot }
 
     private func maxAppliable(allowUnstable: Bool) -> LogIndex {
         allowUnstable ? committed : min(committed, unstable.offset - 1)

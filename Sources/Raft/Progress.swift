@@ -117,13 +117,14 @@ public struct Progress: Equatable, Sendable {
         index > sentCommit && sentCommit < next - 1
     }
 
-    /// An acknowledgement came.
+    /// An acknowledgement came, and the flow goes on if the window allows.
     ///
     /// - Returns: false if it says nothing new.
     mutating func update(match index: LogIndex) -> Bool {
         if index <= match { return false }
         match = index
         next = max(next, index + 1)
+        isFlowPaused = false
         return true
     }
 

@@ -64,7 +64,7 @@ extension RaftCore {
             send(Message(.preVoteResponse, to: message.from, term: term, reject: true))
         case .storageAppendResponse:
             // Entries written in an earlier term may have been replaced since (see
-            // `RawNode.storageAppendResponse`). A snapshot is committed state whatever the term.
+            // `storageAppendResponse`). A snapshot is committed state whatever the term.
             if let snapshot = message.snapshot { appliedSnapshot(snapshot) }
         default:
             return

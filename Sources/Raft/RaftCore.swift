@@ -4,7 +4,7 @@
 /// I/O beyond ``RaftStorage``, and draws its election timeouts from the source it was given.
 /// ``RawNode`` is its face; the members here are for the extensions beside it, by what they are
 /// about: elections, steps of each role, replication, membership, reads.
-struct RaftCore<Storage: RaftStorage> {
+struct RaftCore {
     let configuration: Configuration
     let id: PeerID
     private let randomTimeout: (ClosedRange<Int>) -> Int
@@ -13,7 +13,7 @@ struct RaftCore<Storage: RaftStorage> {
     var vote = PeerID.none
     var role = Role.follower
     var leader = PeerID.none
-    var log: LogView<Storage>
+    var log: LogView
     var tracker: Tracker
 
     /// Messages that may leave at once.
@@ -23,6 +23,13 @@ struct RaftCore<Storage: RaftStorage> {
     var messagesAfterAppend: [Message] = []
     var readStates: [ReadState] = []
     var reads = ReadQueue()
+
+    /// Leader and role as of the last Ready.
+    var previousSoftState = SoftState()
+    /// Term, vote and commit index as of the last Ready.
+    var previousHardState = HardState()
+    /// What is stepped when the work of the last Ready is done.
+    var stepsOnAdvance: [Message] = []
 
     /// Whom leadership is being transferred to.
     var transferee = PeerID.none
@@ -44,7 +51,7 @@ struct RaftCore<Storage: RaftStorage> {
     var grantedLease = 0
 
     init(
-        configuration: Configuration, storage: Storage,
+        configuration: Configuration, storage: any RaftStorage,
         randomTimeout: @escaping (ClosedRange<Int>) -> Int
     ) throws(RaftStartError) {
         do { try configuration.validate() } catch { throw .configuration(error) }
@@ -72,13 +79,17 @@ struct RaftCore<Storage: RaftStorage> {
             }
         }
         if configuration.applied > log.applied {
-            if configuration.applied > log.committed {
-                throw .appliedBeyondCommitted(
-                    applied: configuration.applied, committed: log.committed)
+            if configuration.applied > log.lastIndex {
+                throw .appliedBeyondLog(applied: configuration.applied, last: log.lastIndex)
             }
+            // The commit index need not be durable when entries are applied, so what is applied
+            // may be ahead of it; being applied, it was committed.
+            log.load(committed: max(log.committed, configuration.applied))
             log.applied(to: configuration.applied, size: 0)
         }
         becomeFollower(term: term, leader: .none)
+        previousSoftState = softState
+        previousHardState = hardState
     }
 
     var softState: SoftState { SoftState(leader: leader, role: role) }

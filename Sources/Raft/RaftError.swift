@@ -40,5 +40,5 @@ public enum RaftStartError: Error, Equatable, Sendable {
     case lostEntries(committed: LogIndex, last: LogIndex)
     /// The state machine is ahead of the log: they do not belong together, or the log lost its
     /// end.
-    case appliedBeyondCommitted(applied: LogIndex, committed: LogIndex)
+    case appliedBeyondLog(applied: LogIndex, last: LogIndex)
 }

@@ -9,13 +9,12 @@
 ///         node.advance()                // with synchronous writes
 ///     }
 ///
-/// Not for use from several threads; a copy shares the storage and is no member of its own.
-public struct RawNode<Storage: RaftStorage> {
-    var core: RaftCore<Storage>
-    var previousSoftState: SoftState
-    var previousHardState: HardState
-    /// What is stepped when the work of the last Ready is done.
-    var stepsOnAdvance: [Message] = []
+/// A class, since a member is one whoever holds it, and asking it costs no copy of it. Not for
+/// use from several threads.
+public final class RawNode<Storage: RaftStorage> {
+    var core: RaftCore
+    /// The storage it reads.
+    public let storage: Storage
 
     /// Starts a member from what its storage holds.
     ///
@@ -26,15 +25,24 @@ public struct RawNode<Storage: RaftStorage> {
     ) throws(RaftStartError) {
         core = try RaftCore(
             configuration: configuration, storage: storage, randomTimeout: randomTimeout)
-        previousSoftState = core.softState
-        previousHardState = core.hardState
+        self.storage = storage
     }
 
     /// The settings.
     public var configuration: Configuration { core.configuration }
 
-    /// The storage it reads.
-    public var storage: Storage { core.log.storage }
+    /// Whether ``ready()`` has anything to say. A handful of comparisons.
+    public var hasReady: Bool { core.checkReady() }
+
+    /// What is to be done now. It must all be done, in the order that ``Ready`` tells.
+    ///
+    /// - Precondition: with synchronous writes, the one before was followed by ``advance()``.
+    public func ready() -> Ready { core.ready() }
+
+    /// The work of the last Ready is done: written, sent and applied.
+    ///
+    /// - Precondition: writes are synchronous.
+    public func advance() { core.advance() }
 
     /// The last entry of the log, durable or not.
     public var lastIndex: LogIndex { core.log.lastIndex }
@@ -43,10 +51,10 @@ public struct RawNode<Storage: RaftStorage> {
     public var term: Term { core.term }
 
     /// The clock ticked.
-    public mutating func tick() { core.tick() }
+    public func tick() { core.tick() }
 
     /// Campaigns now, whatever the timeout; but not while a lease binds this member.
-    public mutating func campaign() {
+    public func campaign() {
         if core.grantedLease > 0 { return }
         core.hup(core.configuration.preVote ? .preElection : .election)
     }
@@ -54,7 +62,7 @@ public struct RawNode<Storage: RaftStorage> {
     /// Proposes a command.
     ///
     /// - Throws: `proposalDropped`; propose again when there is a leader.
-    public mutating func propose(_ data: [UInt8]) throws(RaftError) {
+    public func propose(_ data: [UInt8]) throws(RaftError) {
         try propose([Entry(data: data)])
     }
 
@@ -62,7 +70,7 @@ public struct RawNode<Storage: RaftStorage> {
     /// them.
     ///
     /// - Precondition: there is at least one.
-    public mutating func propose(_ entries: consuming [Entry]) throws(RaftError) {
+    public func propose(_ entries: consuming [Entry]) throws(RaftError) {
         precondition(!entries.isEmpty, "a proposal without an entry")
         if core.role == .leader {
             if let error = core.accept(entries) { throw error }
@@ -72,22 +80,22 @@ public struct RawNode<Storage: RaftStorage> {
     }
 
     /// Proposes a change of one member.
-    public mutating func proposeConfChange(_ change: ConfChange) throws(RaftError) {
+    public func proposeConfChange(_ change: ConfChange) throws(RaftError) {
         try propose([Entry(kind: .confChange, data: change.encoded)])
     }
 
     /// Proposes a change of members. A leader that finds it does not go with the configuration
     /// in force appends an empty entry in its place.
-    public mutating func proposeConfChange(_ change: ConfChangeV2) throws(RaftError) {
+    public func proposeConfChange(_ change: ConfChangeV2) throws(RaftError) {
         try propose([Entry(kind: .confChangeV2, data: change.encoded)])
     }
 
     /// Takes a message of a peer or of a storage thread.
     ///
     /// - Throws: what was wrong with it; the node is as before.
-    public mutating func step(_ message: Message) throws(RaftError) {
+    public func step(_ message: Message) throws(RaftError) {
         if message.kind.isLocal, !message.from.isStorageThread { throw .stepLocal }
-        if message.kind.isResponse, !message.from.isStorageThread,
+        if message.kind.isResponse, !message.from.isStorageThread, message.from != core.id,
             core.tracker.position(of: message.from) == nil
         {
             throw .stepPeerNotFound
@@ -101,7 +109,7 @@ public struct RawNode<Storage: RaftStorage> {
     /// - Returns: the members from now on, to be persisted with the state machine.
     /// - Throws: why it cannot be; the same on all members, who all leave it out.
     @discardableResult
-    public mutating func applyConfChange(
+    public func applyConfChange(
         _ change: ConfChangeV2
     ) throws(ConfChangeRefusal) -> ConfState {
         try core.apply(change)
@@ -109,24 +117,24 @@ public struct RawNode<Storage: RaftStorage> {
 
     /// Asks the leader to hand over to another voter. It shows when that one leads; after an
     /// election timeout without, the leader leads on.
-    public mutating func transferLeader(to peer: PeerID) {
+    public func transferLeader(to peer: PeerID) {
         stepLocally(Message(.transferLeader, from: peer))
     }
 
     /// Makes a follower forget its leader, so that it grants pre-votes at once: for when it is
     /// known by other means that the leader is gone. Without effect with lease-based reads.
-    public mutating func forgetLeader() { stepLocally(Message(.forgetLeader)) }
+    public func forgetLeader() { stepLocally(Message(.forgetLeader)) }
 
     /// Asks for a read index; the answer comes in ``Ready/readStates`` with the context. It is
     /// lost if leadership changes: ask again after a while.
     ///
     /// - Throws: `readDropped` if no leader is known, or too many wait.
-    public mutating func readIndex(context: [UInt8]) throws(RaftError) {
+    public func readIndex(context: [UInt8]) throws(RaftError) {
         try core.step(Message(.readIndex, entries: [Entry(data: context)]))
     }
 
     /// The last message to a peer was probably not delivered.
-    public mutating func reportUnreachable(_ peer: PeerID) {
+    public func reportUnreachable(_ peer: PeerID) {
         stepLocally(Message(.unreachable, from: peer))
     }
 
@@ -137,13 +145,13 @@ public struct RawNode<Storage: RaftStorage> {
 
     /// A snapshot was delivered to a peer, or was not. To be told of every snapshot sent, since
     /// nothing else is sent to its receiver meanwhile.
-    public mutating func reportSnapshot(_ peer: PeerID, _ status: SnapshotStatus) {
+    public func reportSnapshot(_ peer: PeerID, _ status: SnapshotStatus) {
         stepLocally(Message(.snapshotStatus, from: peer, reject: status == .failed))
     }
 
     /// Entries that the storage had to fetch are there: for a peer, or with this member's own
     /// name those to apply next. See ``fetching``.
-    public mutating func entriesFetched(for peer: PeerID) { core.entriesFetched(for: peer) }
+    public func entriesFetched(for peer: PeerID) { core.entriesFetched(for: peer) }
 
     /// Who waits for entries to be fetched, this member itself among them if those to apply do.
     public var fetching: [PeerID] {
@@ -169,7 +177,7 @@ public struct RawNode<Storage: RaftStorage> {
     }
 
     /// Steps what cannot be refused.
-    private mutating func stepLocally(_ message: Message) {
+    private func stepLocally(_ message: Message) {
         do {
             try core.step(message)
         } catch {
@@ -181,10 +189,10 @@ public struct RawNode<Storage: RaftStorage> {
     /// Every member of the group must be started with the same peers in the same order.
     ///
     /// - Precondition: the log is empty, and there is at least one peer.
-    public mutating func bootstrap(_ peers: [(peer: PeerID, context: [UInt8])]) {
+    public func bootstrap(_ peers: [(peer: PeerID, context: [UInt8])]) {
         precondition(!peers.isEmpty, "a group has at least one member")
         precondition(core.log.lastIndex == 0, "only an empty log begins a group")
-        previousHardState = HardState()
+        core.previousHardState = HardState()
         core.becomeFollower(term: 1, leader: .none)
         var entries: [Entry] = []
         for (offset, peer) in peers.enumerated() {

@@ -15,7 +15,9 @@ struct UnstableLog {
     /// The index after the last entry that was handed out.
     private(set) var offsetInProgress: LogIndex
     /// A snapshot to install, until it is confirmed.
-    private(set) var snapshot: Snapshot?
+    private(set) var snapshot: Snapshot? { didSet { hasSnapshot = snapshot != nil } }
+    /// Whether there is one, which is asked more often than what it is.
+    private(set) var hasSnapshot = false
     private var isSnapshotInProgress = false
 
     /// An empty one after the storage's last index.
@@ -31,14 +33,16 @@ struct UnstableLog {
     @inline(__always)
     var lastIndex: LogIndex? {
         if count > 0 { return offset + LogIndex(count) - 1 }
-        return snapshot?.metadata.index
+        return !hasSnapshot ? nil : snapshot?.metadata.index
     }
 
     /// The term of an entry or of the snapshot's last one, if it is here.
     @inline(__always)
     func term(of index: LogIndex) -> Term? {
         if index < offset {
-            guard let metadata = snapshot?.metadata, metadata.index == index else { return nil }
+            guard hasSnapshot, let metadata = snapshot?.metadata, metadata.index == index else {
+                return nil
+            }
             return metadata.term
         }
         let place = Int(index - offset)
@@ -56,12 +60,12 @@ struct UnstableLog {
     }
 
     /// Whether there is a snapshot that was not handed out.
-    var hasNextSnapshot: Bool { snapshot != nil && !isSnapshotInProgress }
+    var hasNextSnapshot: Bool { hasSnapshot && !isSnapshotInProgress }
 
     /// Marks everything as handed out.
     mutating func accept() {
         offsetInProgress = max(offsetInProgress, offset + LogIndex(count))
-        if snapshot != nil { isSnapshotInProgress = true }
+        if hasSnapshot { isSnapshotInProgress = true }
     }
 
     /// Entries `lo..<hi`, which must be here.

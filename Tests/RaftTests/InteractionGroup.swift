@@ -6,7 +6,10 @@ final class InteractionStorage: RaftStorage {
     /// The latest snapshot that could be made.
     var current = Snapshot()
 
-    func initialState() throws(StorageError) -> (HardState, ConfState) { try log.initialState() }
+    func initialState() throws(StorageError) -> (HardState, ConfState) {
+        let state = try log.initialState()
+        return (state.0, current.metadata.confState)
+    }
 
     func entries(
         from lo: LogIndex, to hi: LogIndex, maxSize: Int
@@ -19,7 +22,10 @@ final class InteractionStorage: RaftStorage {
     var firstIndex: LogIndex { log.firstIndex }
     var lastIndex: LogIndex { log.lastIndex }
 
-    func snapshot(index: LogIndex, to peer: PeerID) throws(StorageError) -> Snapshot { current }
+    func snapshot(index: LogIndex, to peer: PeerID) throws(StorageError) -> Snapshot {
+        if current.metadata.index < index { throw .snapshotTemporarilyUnavailable }
+        return current
+    }
 }
 
 /// One member with its storage, its two storage threads and a state machine that is the
@@ -32,6 +38,8 @@ struct InteractionNode {
     var applyWork: [Message] = []
     /// Commands applied, for comparison with other members.
     var appliedEntries: [Entry] = []
+    /// Changes of members that were left out.
+    var refusals: [ConfChangeRefusal] = []
 
     init(_ configuration: Configuration, snapshot: Snapshot) throws {
         storage = InteractionStorage()
@@ -43,10 +51,22 @@ struct InteractionNode {
             randomTimeout: { range in range.lowerBound })
     }
 
+    /// A member that comes back with what its storage holds.
+    init(_ configuration: Configuration, restarting storage: InteractionStorage) throws {
+        self.storage = storage
+        self.configuration = configuration
+        node = try RawNode(
+            configuration: configuration, storage: storage,
+            randomTimeout: { range in range.lowerBound })
+    }
+
     /// Persists. What is to be synced is in memory and never lost.
     func write(_ state: HardState?, _ entries: [Entry], _ snapshot: Snapshot?) throws {
         if let state { storage.log.setHardState(state) }
-        if let snapshot { try storage.log.applySnapshot(snapshot) }
+        if let snapshot, snapshot.metadata.index > storage.log.firstIndex - 1 {
+            try storage.log.applySnapshot(snapshot)
+            storage.current = snapshot
+        }
         storage.log.append(entries)
     }
 
@@ -57,7 +77,11 @@ struct InteractionNode {
             if entry.kind != .normal {
                 let change = try ConfChangeV2(entry: entry)
                 update = change.context
-                members = try node.applyConfChange(change)
+                do {
+                    members = try node.applyConfChange(change)
+                } catch {
+                    refusals.append(error)
+                }
             }
             appliedEntries.append(entry)
             storage.current = Snapshot(

@@ -1,51 +1,52 @@
-extension RawNode {
-    private var isAsync: Bool { core.configuration.asyncStorageWrites }
+extension RaftCore {
+    private var isAsync: Bool { configuration.asyncStorageWrites }
 
     /// With asynchronous writes, only entries that are durable here are applied.
     private var allowsUnstable: Bool { !isAsync }
 
-    /// Whether ``ready()`` has anything to say. A handful of comparisons.
-    public var hasReady: Bool {
-        if !core.messages.isEmpty || !core.messagesAfterAppend.isEmpty { return true }
-        if core.softState != previousSoftState || core.hardState != previousHardState {
+    /// Whether ``ready()`` has anything to say. Mutating although it changes nothing: a getter
+    /// would be given a copy of the whole core, and this is asked after every tick.
+    mutating func checkReady() -> Bool {
+        if !messages.isEmpty || !messagesAfterAppend.isEmpty { return true }
+        if softState != previousSoftState || hardState != previousHardState {
             return true
         }
-        return core.log.unstable.hasNextEntries || core.log.unstable.hasNextSnapshot
-            || core.log.hasNextCommitted(allowUnstable: allowsUnstable)
-            || !core.readStates.isEmpty
+        return log.unstable.hasNextEntries || log.unstable.hasNextSnapshot
+            || log.hasNextCommitted(allowUnstable: allowsUnstable)
+            || !readStates.isEmpty
     }
 
     /// What is to be done now. It must all be done, in the order that ``Ready`` tells.
     ///
     /// - Precondition: with synchronous writes, the one before was followed by ``advance()``.
-    public mutating func ready() -> Ready {
+    mutating func ready() -> Ready {
         precondition(stepsOnAdvance.isEmpty, "the last Ready was not advanced")
         var ready = Ready()
-        ready.entries = core.log.unstable.nextEntries
-        ready.committedEntries = core.log.nextCommitted(allowUnstable: allowsUnstable)
-        swap(&ready.messages, &core.messages)
-        swap(&ready.readStates, &core.readStates)
-        let softState = core.softState
+        ready.entries = log.unstable.nextEntries
+        ready.committedEntries = log.nextCommitted(allowUnstable: allowsUnstable)
+        swap(&ready.messages, &messages)
+        swap(&ready.readStates, &readStates)
+        let softState = softState
         if softState != previousSoftState {
             ready.softState = softState
             previousSoftState = softState
         }
-        let hardState = core.hardState
+        let hardState = hardState
         if hardState != previousHardState { ready.hardState = hardState }
         ready.mustSync =
             !ready.entries.isEmpty || hardState.term != previousHardState.term
             || hardState.vote != previousHardState.vote
         previousHardState = hardState
-        if core.log.unstable.hasNextSnapshot { ready.snapshot = core.log.unstable.snapshot }
+        if log.unstable.hasNextSnapshot { ready.snapshot = log.unstable.snapshot }
         if isAsync {
             addStorageMessages(to: &ready)
         } else {
             queueSteps(&ready)
         }
-        core.messagesAfterAppend.removeAll(keepingCapacity: true)
-        core.log.unstable.accept()
+        messagesAfterAppend.removeAll(keepingCapacity: true)
+        log.unstable.accept()
         if let last = ready.committedEntries.last {
-            core.log.acceptApplying(
+            log.acceptApplying(
                 to: last.index, size: ready.committedEntries.totalSize,
                 allowUnstable: allowsUnstable)
         }
@@ -55,13 +56,13 @@ extension RawNode {
     /// The work of the last Ready is done: written, sent and applied.
     ///
     /// - Precondition: writes are synchronous.
-    public mutating func advance() {
+    mutating func advance() {
         precondition(!isAsync, "with asynchronous storage writes there is nothing to advance")
         var steps: [Message] = []
         swap(&steps, &stepsOnAdvance)
         for message in steps {
             do {
-                try core.step(message)
+                try step(message)
             } catch {
                 preconditionFailure("a \(message.kind) was refused: \(error)")
             }
@@ -71,8 +72,8 @@ extension RawNode {
     /// Synchronous writes: messages that depend on them leave with the rest, since the driver
     /// sends after it has written; those to this member are stepped on advance.
     private mutating func queueSteps(_ ready: inout Ready) {
-        for message in core.messagesAfterAppend {
-            if message.to == core.id {
+        for message in messagesAfterAppend {
+            if message.to == id {
                 stepsOnAdvance.append(message)
             } else {
                 ready.messages.append(message)
@@ -88,11 +89,11 @@ extension RawNode {
     /// that depend on it, what is to be applied to the apply thread.
     private func addStorageMessages(to ready: inout Ready) {
         if !ready.entries.isEmpty || ready.hardState != nil || ready.snapshot != nil
-            || !core.messagesAfterAppend.isEmpty
+            || !messagesAfterAppend.isEmpty
         {
             var append = Message(
-                .storageAppend, to: .appendThread, from: core.id, entries: ready.entries,
-                snapshot: ready.snapshot, responses: core.messagesAfterAppend)
+                .storageAppend, to: .appendThread, from: id, entries: ready.entries,
+                snapshot: ready.snapshot, responses: messagesAfterAppend)
             if let state = ready.hardState {
                 append.term = state.term
                 append.vote = state.vote
@@ -108,14 +109,14 @@ extension RawNode {
         if !ready.committedEntries.isEmpty {
             ready.messages.append(
                 Message(
-                    .storageApply, to: .applyThread, from: core.id,
+                    .storageApply, to: .applyThread, from: id,
                     entries: ready.committedEntries,
                     responses: [storageApplyResponse(ready.committedEntries)]))
         }
     }
 
     private func needsAppendResponse(_ ready: Ready) -> Bool {
-        core.log.unstable.count > 0 || ready.snapshot != nil
+        log.unstable.count > 0 || ready.snapshot != nil
     }
 
     /// The word that everything handed out up to now is durable.
@@ -129,16 +130,16 @@ extension RawNode {
     /// only one that has entries: the write of a new term always comes.
     private func storageAppendResponse(_ ready: Ready) -> Message {
         var response = Message(
-            .storageAppendResponse, to: core.id, from: .appendThread, term: core.term,
+            .storageAppendResponse, to: id, from: .appendThread, term: term,
             snapshot: ready.snapshot)
-        if core.log.unstable.count > 0 {
-            response.index = core.log.lastIndex
-            response.logTerm = core.log.lastTerm
+        if log.unstable.count > 0 {
+            response.index = log.lastIndex
+            response.logTerm = log.lastTerm
         }
         return response
     }
 
     private func storageApplyResponse(_ entries: [Entry]) -> Message {
-        Message(.storageApplyResponse, to: core.id, from: .applyThread, entries: entries)
+        Message(.storageApplyResponse, to: id, from: .applyThread, entries: entries)
     }
 }
