@@ -179,7 +179,12 @@ let package = Package(
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
         tests("RaftLogTests", ["RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
-        tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
+        tests(
+            "RaftDriverTests",
+            [
+                "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Reactor",
+                "Model",
+            ]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests(
             "OMTests",

@@ -7,7 +7,7 @@ import Reactor
 /// What stands behind a `MetadataGroup`, whatever its state machine: the member, its log and the
 /// tables that it applies entries to.
 public final class MetadataEngine: Sendable {
-    @usableFromInline let member: RaftMember
+    public let member: RaftMember
     let tables: TablesApplier
     private let log: SharedLog
     /// The largest command that is taken, in bytes.
@@ -29,7 +29,7 @@ public final class MetadataEngine: Sendable {
 
     static func open(
         directory: String, role: String, reactor: Reactor, replay: any CommandReplay,
-        options: MetadataGroupOptions, peers: RaftPeers?,
+        options: MetadataGroupOptions, transport: some RaftTransport,
         generator: sending some RandomNumberGenerator & Sendable
     ) async throws(StoreError) -> MetadataEngine {
         do throws(IOError) {
@@ -54,9 +54,8 @@ public final class MetadataEngine: Sendable {
             let tables = TablesApplier(
                 store: store, replay: replay, log: group, options: options, on: reactor)
             let member = try await RaftMember.start(
-                log: group, applier: tables, transport: peers ?? NoTransport(),
+                log: group, applier: tables, transport: transport,
                 options: options.member, on: reactor, generator: generator)
-            peers?.report(to: member)
             try await member.untilReplayed()
             return MetadataEngine(
                 member: member, tables: tables, log: log, directory: directory)
@@ -98,6 +97,7 @@ public final class MetadataEngine: Sendable {
 }
 
 /// In a group of one there is nobody to send to.
-struct NoTransport: RaftTransport {
-    func send(_ messages: [Message]) {}
+public struct NoTransport: RaftTransport {
+    public init() {}
+    public func send(_ messages: [Message]) {}
 }

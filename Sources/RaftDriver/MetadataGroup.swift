@@ -33,16 +33,17 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     ///
     /// - Parameters:
     ///   - role: written into the tables, which refuse to be opened as another's.
-    ///   - peers: how the other members are reached; nil in a group of one.
+    ///   - transport: how the other members are reached.
     /// - Throws: `corrupt` if log and tables do not fit together, `versionMismatch`, `io`.
     public static func open(
         directory: String, role: String, reactor: Reactor, stateMachine: Machine,
-        options: MetadataGroupOptions = MetadataGroupOptions(), peers: RaftPeers? = nil,
+        options: MetadataGroupOptions = MetadataGroupOptions(),
+        transport: some RaftTransport = NoTransport(),
         generator: sending some RandomNumberGenerator & Sendable = SystemRandomNumberGenerator()
     ) async throws(StoreError) -> MetadataGroup {
         let engine = try await MetadataEngine.open(
             directory: directory, role: role, reactor: reactor,
-            replay: ReplayedCommands(stateMachine), options: options, peers: peers,
+            replay: ReplayedCommands(stateMachine), options: options, transport: transport,
             generator: generator)
         return MetadataGroup(machine: stateMachine, engine: engine)
     }

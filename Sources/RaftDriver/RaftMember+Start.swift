@@ -42,7 +42,7 @@ extension RaftMember {
     ) throws(StoreError) -> RawNode<GroupLog> {
         var generator = generator
         do throws(RaftStartError) {
-            return try RawNode(
+            return try RawNode<GroupLog>(
                 configuration: options.configuration(applied: applied), storage: log,
                 randomTimeout: { Int.random(in: $0, using: &generator) })
         } catch {

@@ -54,7 +54,7 @@ public actor RaftMember {
     nonisolated let isAlone = Atomic(false)
     nonisolated let measures = GroupMeasures()
 
-    var node: RawNode<GroupLog>
+    let node: RawNode<GroupLog>
     var role = Role.follower
     /// The leader as far as known.
     var leader = PeerID.none
@@ -167,9 +167,9 @@ public actor RaftMember {
 
     /// Steps the core; what it refuses is as if it had been lost.
     @discardableResult
-    func attempt(_ step: (inout RawNode<GroupLog>) throws(RaftError) -> Void) -> RaftError? {
+    func attempt(_ step: (RawNode<GroupLog>) throws(RaftError) -> Void) -> RaftError? {
         do throws(RaftError) {
-            try step(&node)
+            try step(node)
             return nil
         } catch {
             return error

@@ -12,7 +12,7 @@ private let table = MetadataTable(1)
 
 /// Commands are `[key, byte]`: appends the byte to the key's value and answers the value. Counts
 /// its own runs in key 0xFF, which shows a command applied twice.
-private struct Appending: StateMachine {
+private struct Counting: StateMachine {
     let applied = Mutex2<[UInt64]>([])
     var tables: [MetadataTable] { [table] }
     func encode(_ command: [UInt8]) -> [UInt8] { command }
@@ -47,16 +47,16 @@ private final class Mutex2<Value: Sendable>: Sendable {
 }
 
 private func open(
-    _ directory: String, on reactor: Reactor, _ machine: Appending = Appending(),
+    _ directory: String, on reactor: Reactor, _ machine: Counting = Counting(),
     checkpointBytes: Int = 1 << 30
-) async throws(StoreError) -> MetadataGroup<Appending> {
+) async throws(StoreError) -> MetadataGroup<Counting> {
     try await MetadataGroup.open(
         directory: directory, role: "test", reactor: reactor, stateMachine: machine,
         options: .init(
             log: .init(segmentSize: 64 << 10), checkpointBytes: checkpointBytes))
 }
 
-private func runs(_ group: MetadataGroup<Appending>) async throws -> UInt64 {
+private func runs(_ group: MetadataGroup<Counting>) async throws -> UInt64 {
     try await group.read { tables in tables.get(table, [0xFF])?.bigEndian(at: 0) ?? 0 }
 }
 
@@ -67,7 +67,7 @@ struct MetadataGroupTests {
         try await withTemporaryDirectory { directory in
             let reactor = try Reactor.start()
             defer { reactor.stop() }
-            let machine = Appending()
+            let machine = Counting()
             let group = try await open(directory + "/g", on: reactor, machine)
             try await withThrowingTaskGroup(of: Void.self) { tasks in
                 for proposer in 0..<50 as Range<UInt8> {
