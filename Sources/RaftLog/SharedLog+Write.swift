@@ -184,6 +184,9 @@ extension SharedLog {
         }
         switch request.work {
         case .append(let entries, let hardState):
+            // Split only what no batch could hold.
+            let size = request.bytes + LogBytes.entryHeaderSize * entries.count + 128
+            if size > room, size <= options.batchSize - LogBytes.BatchHeader.size { return .full }
             return encode(entries, hardState, of: group, done: request.done, &writer, room: room)
         case .install(let snapshot, let entries, let hardState):
             if isPending { return .later }
