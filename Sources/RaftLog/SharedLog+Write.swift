@@ -153,6 +153,7 @@ extension SharedLog {
     /// Begins a new segment for `request`, which found no room in this one, or refuses it and
     /// all others that need room.
     private func makeRoom(for request: LogRequest) async throws(StoreError) {
+        precondition(end > LogBytes.blockSize, "a call that no segment can take")
         do throws(SegmentFailure) {
             try await startSegment()
         } catch {
@@ -184,14 +185,20 @@ extension SharedLog {
         }
         switch request.work {
         case .append(let entries, let hardState):
+            if isBetterWhole(request, entries.count, fixed: 0, room: room) { return .full }
             return encode(entries, hardState, of: group, done: request.done, &writer, room: room)
         case .install(let snapshot, let entries, let hardState):
             if isPending { return .later }
+            let size = LogBytes.anchorRecordSize(snapshot.confState)
+            if isBetterWhole(request, entries.count, fixed: size, room: room) {
+                return .full
+            }
+            let start = writer.at
             let encoded = encode(snapshot, hardState, of: group, &writer, room: room)
             guard case .whole = encoded else { return encoded }
             pending[0].work = .append(
                 entries: entries, hardState: entries.isEmpty ? nil : hardState)
-            return encode(pending[0], &writer, room: room)
+            return encode(pending[0], &writer, room: room - (writer.at - start))
         case .anchor(let change):
             if isPending { return .later }
             return encode(change, of: group, &writer, room: room)
@@ -206,6 +213,17 @@ extension SharedLog {
             return .whole
         case .note: return .nothing
         }
+    }
+
+    /// Whether entries that do not fit here would fit into a batch of their own: only what no
+    /// batch could hold is split.
+    private func isBetterWhole(
+        _ request: LogRequest, _ count: Int, fixed: Int, room: Int
+    ) -> Bool {
+        let size =
+            fixed + request.bytes + LogBytes.entryHeaderSize * count + LogBytes.hardStateSize
+            + LogBytes.entriesHeaderSize + 2 * LogBytes.recordHeaderSize
+        return size > room && size <= options.batchSize - LogBytes.blockSize
     }
 
     private func note(_ effect: BatchEffect, _ bounds: (LogIndex, LogIndex)) {

@@ -46,6 +46,7 @@ public final class FaultInjector: Sendable {
         var count = 0
         var crashAt: Int?
         var hasCrashed = false
+        var isFull = false
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -70,6 +71,10 @@ public final class FaultInjector: Sendable {
 
     public func set(rates: Rates) { state.withLock { $0.rates = rates } }
 
+    /// While true, space that is asked for is refused with ENOSPC; what is allocated can be
+    /// written.
+    public func set(isFull: Bool) { state.withLock { $0.isFull = isFull } }
+
     // MARK: What the backend asks
 
     enum Verdict {
@@ -90,6 +95,7 @@ public final class FaultInjector: Sendable {
                 }
                 state.count += 1
             }
+            if state.isFull, request.opcode == .allocate { return .fail(-ENOSPC) }
             if state.random.chance(state.rates.error) { return .fail(-EIO) }
             if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {
                 return .skip
