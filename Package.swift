@@ -119,7 +119,7 @@ let package = Package(
             "OM",
             [
                 "OMCore", "RaftDriver", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
-                "Telemetry", .log,
+                "Telemetry", .deque, .log,
             ]),
         target(
             "SCM",

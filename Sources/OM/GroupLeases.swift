@@ -1,5 +1,7 @@
+import DequeModule
 import Model
 import Reactor
+import Wire
 
 /// Block groups taken from SCM ahead of their use, so that opening a key need not wait for it.
 ///
@@ -20,14 +22,25 @@ actor GroupLeases {
         static let replications = 16
     }
 
-    private struct Lease {
+    /// A group, and the bytes of its message: put together once, when it is fetched.
+    struct Leased: Sendable {
         var group: BlockGroup
+        var encoded: [UInt8]
+
+        init(_ group: BlockGroup) {
+            self.group = group
+            encoded = group.message.encoded
+        }
+    }
+
+    private struct Lease {
+        var leased: Leased
         var taken: MonotonicTime
     }
 
     private struct Pool {
         /// Oldest first.
-        var leases: [Lease] = []
+        var leases: Deque<Lease> = []
         var lastUse: MonotonicTime
         /// Groups to fetch at once: doubles when they are gone before they are old.
         var batch = Limits.leastKept
@@ -50,17 +63,20 @@ actor GroupLeases {
     /// `count` groups of `replication`.
     func take(
         _ replication: ReplicationConfig, count: Int
-    ) async throws(StoreError) -> [BlockGroup] {
-        var groups: [BlockGroup] = []
+    ) async throws(StoreError) -> [Leased] {
+        var groups: [Leased] = []
         var rounds = 0
         while groups.count < count {
             let now = reactor.now()
-            var pool = pools[replication] ?? makePool(at: now)
+            // Out of the dictionary while it is changed: a copy would cost a look at each lease.
+            var pool = pools.removeValue(forKey: replication) ?? makePool(at: now)
             pool.lastUse = now
-            pool.leases.removeAll { $0.taken.duration(to: now) > Limits.age }
-            let taken = min(count - groups.count, pool.leases.count)
-            groups += pool.leases.prefix(taken).map(\.group)
-            pool.leases.removeFirst(taken)
+            while let oldest = pool.leases.first, oldest.taken.duration(to: now) > Limits.age {
+                pool.leases.removeFirst()
+            }
+            while groups.count < count, let lease = pool.leases.popFirst() {
+                groups.append(lease.leased)
+            }
             if groups.count == count {
                 if pool.leases.count < pool.batch / 2, pool.refill == nil {
                     startRefill(&pool, replication)
@@ -78,7 +94,8 @@ actor GroupLeases {
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
                 groups += try await blocks.allocate(
-                    replication, count: count - groups.count, excluding: [])
+                    replication, count: count - groups.count, excluding: []
+                ).map(Leased.init)
             }
         }
         return groups
@@ -101,7 +118,7 @@ actor GroupLeases {
         for replication in pools.keys {
             pools[replication]?.leases.removeAll { lease in
                 guard let nodes else { return true }
-                return lease.group.nodes.contains { $0.map { nodes.contains($0.id) } ?? false }
+                return lease.leased.group.nodes.contains { $0.map { nodes.contains($0.id) } ?? false }
             }
             // What is on its way may have been chosen before the nodes went.
             pools[replication]?.refill = nil
@@ -124,7 +141,7 @@ actor GroupLeases {
             do throws(StoreError) {
                 let groups = try await blocks.allocate(replication, count: count, excluding: [])
                 let now = reactor.now()
-                result = .success(groups.map { Lease(group: $0, taken: now) })
+                result = .success(groups.map { Lease(leased: Leased($0), taken: now) })
             } catch {
                 result = .failure(error)
             }

@@ -14,9 +14,9 @@ extension OzoneManager {
         case .lookupKey:
             return try await lookupKey(OMLookupKeyRequest(parsing: message)).encoded
         case .openKey:
-            return try await openKey(OMOpenKeyRequest(parsing: message)).encoded
+            return try await openKey(OMOpenKeyRequest(parsing: message))
         case .openPart:
-            return try await openPart(OMOpenPartRequest(parsing: message)).encoded
+            return try await openPart(OMOpenPartRequest(parsing: message))
         case .allocateGroup:
             return try await allocateGroup(OMAllocateGroupRequest(parsing: message)).encoded
         case .commit:
@@ -77,7 +77,7 @@ extension OzoneManager {
 
     private func openKey(
         _ request: OMOpenKeyRequest
-    ) async throws(StoreError) -> OMOpenResponse {
+    ) async throws(StoreError) -> [UInt8] {
         let ofBucket = try await read { reads throws(StoreError) in
             try reads.replication(request.key, upload: nil, user: request.user)
         }
@@ -90,7 +90,7 @@ extension OzoneManager {
 
     private func openPart(
         _ request: OMOpenPartRequest
-    ) async throws(StoreError) -> OMOpenResponse {
+    ) async throws(StoreError) -> [UInt8] {
         guard request.number >= 1, request.number <= OMLimits.parts else {
             throw StoreError(
                 .invalidArgument,
@@ -109,7 +109,7 @@ extension OzoneManager {
 
     private func open(
         _ command: inout OMOpenCommand, length: UInt64?
-    ) async throws(StoreError) -> OMOpenResponse {
+    ) async throws(StoreError) -> [UInt8] {
         if let length, length > OMLimits.keySize {
             throw StoreError(
                 .invalidArgument, "a key has at most \(OMLimits.keySize) bytes, not \(length)")
@@ -117,13 +117,12 @@ extension OzoneManager {
         let replication = try ReplicationConfig(command.replication)
         let groups = try await leases.take(
             replication, count: Self.firstGroups(replication, length: length))
-        places.learn(groups)
-        command.blocks = groups.map(\.blockID.message)
-        guard case .open(var response) = try await answer(.open(command)) else {
+        places.learn(groups.map(\.group))
+        command.blocks = groups.map(\.group.blockID.message)
+        guard case .open(let response) = try await answer(.open(command)) else {
             throw StoreError(.internal, "an opened key was answered as something else")
         }
-        response.groups = groups.map(\.message)
-        return response
+        return response.encoded(with: groups.map(\.encoded))
     }
 
     /// How many groups come with a key of `length` bytes; one if the length is not known.
@@ -143,7 +142,7 @@ extension OzoneManager {
         let excluding = request.excluding.map { Identity128($0) }
         let groups: [BlockGroup]
         if excluding.isEmpty {
-            groups = try await leases.take(replication, count: 1)
+            groups = try await leases.take(replication, count: 1).map(\.group)
         } else {
             // What one writer found to fail will fail the next one too.
             await leases.invalidate(Set(excluding))

@@ -18,6 +18,18 @@ public struct OMReads<Reader: MetadataReader> {
         return try parse(bytes, in: table)
     }
 
+    /// The same for records that are kept parsed.
+    func record<M: SwiftProtobuf.Message & Sendable>(
+        _ table: MetadataTable, _ key: [UInt8], parsed: ParsedRecords<M>
+    ) throws(StoreError) -> M? {
+        guard let bytes = reader.get(table, key) else { return nil }
+        do {
+            return try parsed.parse(bytes)
+        } catch {
+            throw StoreError(.corrupt, "a record of \(table) is damaged: \(error.message)")
+        }
+    }
+
     func parse<M: SwiftProtobuf.Message>(
         _ bytes: [UInt8], in table: MetadataTable
     ) throws(StoreError) -> M {
@@ -47,7 +59,9 @@ public struct OMReads<Reader: MetadataReader> {
 
     /// The user on whose behalf something is done; `accessDenied` if there is no such user.
     func caller(_ name: String) throws(StoreError) -> OMUserRecord {
-        guard let user: OMUserRecord = try record(OMTable.users, OMTableKey.user(name)) else {
+        guard
+            let user = try record(OMTable.users, OMTableKey.user(name), parsed: Parsed.users)
+        else {
             throw StoreError(.accessDenied, "there is no user '\(name)'")
         }
         return user
@@ -73,7 +87,9 @@ public struct OMReads<Reader: MetadataReader> {
 
     /// The bucket, if `user` may use it. `noSuchBucket` or `accessDenied` otherwise.
     func bucket(_ path: OMBucketPath, user: String) throws(StoreError) -> OMBucketRecord {
-        guard let bucket: OMBucketRecord = try record(OMTable.buckets, OMTableKey.bucket(path))
+        guard
+            let bucket = try record(
+                OMTable.buckets, OMTableKey.bucket(path), parsed: Parsed.buckets)
         else {
             throw StoreError(
                 .noSuchBucket, "there is no bucket '/\(path.volume)/\(path.bucket)'")

@@ -213,14 +213,12 @@ public final class Listener: Sendable {
     private let descriptor: Int32
     private let isClosed = Atomic<Bool>(false)
 
-    /// Binds and listens at once. `sharesPort` lets the reactors of a process listen on the same
-    /// port, each with a queue of its own.
+    /// Binds and listens at once.
     public init(
-        host: String, port: Int, on reactor: Reactor, sharesPort: Bool = false, backlog: Int = 1024
+        host: String, port: Int, on reactor: Reactor, backlog: Int = 1024
     ) throws(IOError) {
         let address = try resolve(host: host, port: port, isPassive: true)
-        descriptor = try Self.listen(
-            at: address, name: "\(host):\(port)", sharesPort: sharesPort, backlog: backlog)
+        descriptor = try Self.listen(at: address, name: "\(host):\(port)", backlog: backlog)
         self.reactor = reactor
         self.port = port != 0 ? port : SocketAddress.localPort(of: descriptor)
     }
@@ -228,13 +226,13 @@ public final class Listener: Sendable {
     init(
         at address: SocketAddress, name: String, on reactor: Reactor, backlog: Int
     ) throws(IOError) {
-        descriptor = try Self.listen(at: address, name: name, sharesPort: false, backlog: backlog)
+        descriptor = try Self.listen(at: address, name: name, backlog: backlog)
         self.reactor = reactor
         port = 0
     }
 
     private static func listen(
-        at address: SocketAddress, name: String, sharesPort: Bool, backlog: Int
+        at address: SocketAddress, name: String, backlog: Int
     ) throws(IOError) -> Int32 {
         var address = address
         let descriptor = socket(Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
@@ -242,7 +240,6 @@ public final class Listener: Sendable {
         var one: Int32 = 1
         let size = socklen_t(MemoryLayout<Int32>.size)
         setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, size)
-        if sharesPort { setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) }
         let length = address.length
         let bound = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {

@@ -5,18 +5,21 @@ import Reactor
 import Synchronization
 import Wire
 
-/// Serves a handler on a port, with one listener per reactor.
+/// Serves a handler on a port; connections go round its reactors.
+///
+/// One listener hands them on: with one for each reactor the kernel chooses by a hash, and of a few
+/// connections all may land on one core.
 public final class RPCServer: Sendable {
     private let handler: any RPCHandler
     private let name: String
-    private let listeners: [Listener]
+    private let listener: Listener
     /// For clients on this machine; nil where the address is not one of it, or the name is taken.
     private let localListener: Listener?
     private let reactors: [Reactor]
     private let connections = Mutex<[ObjectIdentifier: ServerConnection]>([:])
 
     /// The port it listens on.
-    public var port: Int { listeners[0].port }
+    public var port: Int { listener.port }
 
     /// Binds `host:port` (0: any free port). `name` is what it calls itself to its clients.
     public init(
@@ -25,30 +28,21 @@ public final class RPCServer: Sendable {
         precondition(!reactors.isEmpty, "a server needs a reactor")
         self.handler = handler
         self.name = name
-        var listeners: [Listener] = []
         do throws(IOError) {
-            for reactor in reactors {
-                listeners.append(
-                    try Listener(
-                        host: host, port: listeners.first?.port ?? port, on: reactor,
-                        sharesPort: reactors.count > 1))
-            }
+            listener = try Listener(host: host, port: port, on: reactors[0])
         } catch {
             throw StoreError(.io, "cannot serve on \(host):\(port): \(error)")
         }
-        self.listeners = listeners
         self.reactors = reactors
         // Without it clients of this machine come through the network, like all others.
-        localListener = Socket.localName(host: host, port: listeners[0].port).flatMap { name in
+        localListener = Socket.localName(host: host, port: listener.port).flatMap { name in
             try? Listener(localName: name, on: reactors[0])
         }
     }
 
     /// Begins to accept.
     public func start() {
-        for listener in listeners {
-            Task(executorPreference: listener.reactor) { await self.accept(listener) }
-        }
+        Task(executorPreference: listener.reactor) { await self.accept(self.listener) }
         if let localListener {
             Task(executorPreference: localListener.reactor) {
                 await self.acceptLocal(localListener)
@@ -58,13 +52,15 @@ public final class RPCServer: Sendable {
 
     /// Stops accepting and ends all connections.
     public func stop() async {
-        for listener in listeners { listener.close() }
+        listener.close()
         localListener?.close()
         for connection in connections.withLock({ Array($0.values) }) { await connection.close() }
     }
 
     private func accept(_ listener: Listener) async {
-        while let socket = await next(listener, for: listener.reactor) {
+        var turn = 0
+        while let socket = await next(listener, for: reactors[turn % reactors.count]) {
+            turn += 1
             serve(socket, nil)
         }
     }
