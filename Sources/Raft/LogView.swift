@@ -125,8 +125,7 @@ extension LogView {
         if let new = entries.firstIndex(where: { !matches($0.index, term: $0.term) }) {
             precondition(
                 entries[new].index > committed,
-                "entry \(entries[new].index) conflicts with a committed one: the log is damaged, "
-                    + "or two leaders were in one term")
+                "entry \(entries[new].index) conflicts with a committed one")
             unstable.truncateAndAppend(entries[new...])
         }
         commit(to: min(leaderCommit, last))

@@ -86,7 +86,7 @@ public final class RawNode<Storage: RaftStorage> {
 
     /// Takes a message of a peer or of a storage thread.
     ///
-    /// - Throws: what was wrong with it; the node is as before.
+    /// - Throws: what was wrong with it, see ``RaftError``.
     public func step(_ message: Message) throws(RaftError) {
         if message.kind.isLocal, !message.from.isStorageThread { throw .stepLocal }
         if message.kind.isResponse, !message.from.isStorageThread, message.from != core.id,
