@@ -1,4 +1,5 @@
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as leader.
     mutating func stepLeader(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .beat:

@@ -90,6 +90,7 @@ extension RaftCore {
 // MARK: - Candidates
 
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as candidate or pre-candidate.
     mutating func stepCandidate(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .propose:
@@ -111,6 +112,7 @@ extension RaftCore {
 // MARK: - Followers
 
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as follower.
     mutating func stepFollower(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .propose:

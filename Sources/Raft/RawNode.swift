@@ -12,6 +12,7 @@
 /// A class, since a member is one whoever holds it, and asking it costs no copy of it. Not for
 /// use from several threads.
 public final class RawNode<Storage: RaftStorage> {
+    /// The state machine.
     var core: RaftCore
     /// The storage it reads.
     public let storage: Storage
