@@ -6,7 +6,7 @@ import Reactor
 /// A segment's bytes, whole in memory, and how far its batches go.
 struct SegmentScan {
     /// Why there are no more batches.
-    enum End: Equatable {
+    enum End: String {
         /// The segment is full, or too little is left for a batch.
         case full
         /// What follows was never written in this life of the segment.
