@@ -289,7 +289,8 @@ extension SharedLog {
         var written = hardState
         if let hardState {
             // A part of the entries: what is committed beyond them comes with the rest.
-            written?.commit = max(min(hardState.commit, last), min(known.commit, last))
+            written?.commit = max(
+                min(hardState.commit, last), min(known.commit, last), bounds.base)
             writer.hardState(written ?? hardState, of: group.id)
         }
         note(
@@ -383,13 +384,15 @@ extension SharedLog {
             return write(anchor, .members, of: group, &writer, room: room)
         case .compact(let index, let confState):
             guard index > anchor.base else { return .nothing }
-            guard index <= min(anchor.last, anchor.hardState.commit) else {
+            guard index <= anchor.last else {
                 return .refused(
                     StoreError(
                         .preconditionFailed,
                         "entry \(index) of group \(group.id) cannot be dropped: the last is "
-                            + "\(anchor.last), committed are \(anchor.hardState.commit)"))
+                            + "\(anchor.last)"))
             }
+            // What was applied is committed, whether or not that was written yet.
+            anchor.hardState.commit = max(anchor.hardState.commit, index)
             anchor.baseTerm = group.state.withLock { $0.term(of: index) }
             anchor.base = index
             if let confState, index >= anchor.confIndex {
