@@ -153,8 +153,8 @@ let package = Package(
             name: "apus",
             dependencies: [
                 "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
-                "ContainerFormat", "Transport", "ContainerStore", "SCMCore", "Wire", "Model",
-                "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
+                "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
+                "Model", "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
                 .system,
             ], path: "Sources/apus", swiftSettings: settings),
 

@@ -148,13 +148,12 @@ public final class GroupLog: RaftStorage, Sendable {
     }
 
     /// Drops all entries up to `index`, that one included: the state machine has made what they
-    /// did durable itself. Durable when it returns.
+    /// did durable itself, so they are committed, and are noted as such. Durable when it returns.
     ///
     /// `confState` is the members as of `index`, if the caller knows better than the log.
     /// Nothing happens if they are gone already.
     ///
-    /// - Throws: `preconditionFailed` if `index` is beyond the last entry or not committed;
-    ///   `noSpace`, `io`, `notReady`.
+    /// - Throws: `preconditionFailed` if `index` is beyond the last entry; `noSpace`, `io`, `notReady`.
     public nonisolated(nonsending) func compact(
         through index: LogIndex, confState: ConfState? = nil
     ) async throws(StoreError) {
@@ -172,8 +171,8 @@ public final class GroupLog: RaftStorage, Sendable {
     }
 
     /// Brings entries that are only on disk into memory: from `lo` on, before `hi`, at most
-    /// `maxSize` bytes but at least one. `entries` then gives them, unless so much else is
-    /// fetched in between that the cache has no room for them.
+    /// `maxSize` bytes but at least one. `entries` then gives them, unless something else is
+    /// fetched in between for which they had to make room.
     ///
     /// - Throws: `preconditionFailed` if they are not in the log (any more), `corrupt` with file,
     ///   byte and group if they cannot be read.

@@ -8,6 +8,8 @@ struct RecordReader {
     private let bytes: UnsafeRawBufferPointer
     private var at: Int
     private let end: Int
+    /// Where the record begins that was read last, or could not be read.
+    private(set) var start = 0
 
     /// For the records of the batch that begins at `start`.
     init(_ bytes: UnsafeRawBufferPointer, batchAt start: Int, _ header: LogBytes.BatchHeader) {
@@ -20,7 +22,7 @@ struct RecordReader {
     /// The next record, nil behind the last.
     mutating func next() throws(LogBytes.Refusal) -> LogRecord? {
         guard at < end else { return nil }
-        let start = at
+        start = at
         guard start + LogBytes.recordHeaderSize <= end,
             let kind = LogBytes.RecordKind(rawValue: bytes.get(UInt8.self, at: start))
         else { throw .malformed(offset: start) }

@@ -146,6 +146,9 @@ struct RecoveredGroup {
         terms.removeSubrange(kept...)
     }
 
+    /// Bytes of the data of the entries that were seen.
+    var entryBytes: Int { positions.reduce(0) { $0 + Int($1.length) } }
+
     /// The group's state once all records were taken.
     func finish() throws(Refusal) -> GroupState {
         guard isAnchored else {

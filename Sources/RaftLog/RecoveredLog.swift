@@ -14,7 +14,7 @@ struct RecoveredLog {
     var spares: [UInt64]
 
     /// What has been read so far.
-    private struct Progress {
+    struct Progress {
         var groups: [GroupID: RecoveredGroup] = [:]
         var segments: [SegmentLedger.Segment] = []
         var oldest: UInt32?
@@ -120,34 +120,57 @@ struct RecoveredLog {
         _ found: SegmentScan, _ sequence: UInt32, _ progress: inout Progress
     ) throws(StoreError) {
         var scan = found
-        if let before = progress.last {
-            guard sequence == before.header.sequence + 1 else {
-                throw StoreError(
-                    .corrupt,
-                    "the segment before \(scan.path) is missing: the last one found is "
-                        + before.path)
-            }
-            guard scan.header.firstBatch == before.nextBatch else {
-                throw before.damage(
-                    "\(scan.path) begins with batch \(scan.header.firstBatch)")
-            }
-        }
+        try checkPlace(of: scan, sequence, progress)
         while let (offset, batch) = try scan.next() {
-            try take(scan, batch, at: offset, &progress.groups)
+            try take(scan, batch, at: offset, &progress.groups) { _ in }
         }
+        note(scan, &progress)
+    }
+
+    /// Throws unless the segment follows the last one that was gone through.
+    static func checkPlace(
+        of scan: SegmentScan, _ sequence: UInt32, _ progress: Progress
+    ) throws(StoreError) {
+        guard let before = progress.last else { return }
+        guard sequence == before.header.sequence + 1 else {
+            throw StoreError(
+                .corrupt,
+                "the segment before \(scan.path) is missing: the last one found is "
+                    + before.path)
+        }
+        guard scan.header.firstBatch == before.nextBatch else {
+            throw before.damage("\(scan.path) begins with batch \(scan.header.firstBatch)")
+        }
+    }
+
+    /// Throws unless the first segment is one that the last batch knows to be there.
+    static func checkStart(_ progress: Progress, _ directory: String) throws(StoreError) {
+        let needed = progress.oldest ?? 1
+        guard let first = progress.segments.first?.sequence, first > needed else { return }
+        throw StoreError(
+            .corrupt,
+            "the log in \(directory) begins with \(LogFile.segment(first)); the segments "
+                + "from \(LogFile.segment(needed)) on are needed and missing")
+    }
+
+    /// Notes that all of the segment's batches were gone through.
+    static func note(_ scan: SegmentScan, _ progress: inout Progress) {
         progress.oldest = scan.oldest ?? progress.oldest
-        progress.segments.append(.init(sequence: sequence, salt: scan.header.salt))
+        progress.segments.append(
+            .init(sequence: scan.header.sequence, salt: scan.header.salt))
         progress.last = scan
     }
 
-    private static func take(
+    /// Takes the records of a batch, and shows each to `look`.
+    static func take(
         _ scan: SegmentScan, _ batch: LogBytes.BatchHeader, at offset: Int,
-        _ groups: inout [GroupID: RecoveredGroup]
+        _ groups: inout [GroupID: RecoveredGroup], _ look: (LogRecord) -> Void
     ) throws(StoreError) {
         var reader = RecordReader(scan.bytes, batchAt: offset, batch)
         var count = 0
         while let record = try next(&reader, scan, batch) {
             count += 1
+            look(record)
             do throws(RecoveredGroup.Refusal) {
                 try take(record, in: scan.header.sequence, &groups)
             } catch {
@@ -205,14 +228,7 @@ struct RecoveredLog {
         _ progress: Progress, _ directory: String, _ spares: [UInt64], on reactor: Reactor
     ) async throws(StoreError) -> RecoveredLog {
         guard let last = progress.last else { preconditionFailure("a log has a last segment") }
-        let first = progress.segments[0].sequence
-        let needed = progress.oldest ?? 1
-        guard first <= needed else {
-            throw StoreError(
-                .corrupt,
-                "the log in \(directory) begins with \(LogFile.segment(first)); the segments "
-                    + "from \(LogFile.segment(needed)) on are needed and missing")
-        }
+        try checkStart(progress, directory)
         var groups: [GroupID: GroupState] = [:]
         for (id, group) in progress.groups {
             do throws(RecoveredGroup.Refusal) {
@@ -231,7 +247,7 @@ struct RecoveredLog {
             return RecoveredLog(
                 groups: groups, ledger: SegmentLedger(progress.segments), file: file,
                 capacity: last.header.size, end: last.end, nextBatch: last.nextBatch,
-                durableOldest: needed, spares: spares)
+                durableOldest: progress.oldest ?? 1, spares: spares)
         } catch {
             throw StoreError(error)
         }

@@ -6,7 +6,7 @@ import Reactor
 /// A segment's bytes, whole in memory, and how far its batches go.
 struct SegmentScan {
     /// Why there are no more batches.
-    enum End: Equatable {
+    enum End: String {
         /// The segment is full, or too little is left for a batch.
         case full
         /// What follows was never written in this life of the segment.
@@ -144,18 +144,18 @@ struct SegmentScan {
         var groups: [GroupID] = []
         do throws(LogBytes.Refusal) {
             while let record = try reader.next() {
-                if let index = Self.damagedEntry(of: record, in: rest) {
-                    return "it is entry \(index) of group \(record.group) at byte "
-                        + "\(end + record.offset)"
+                if let entry = Self.damagedEntry(of: record, in: rest) {
+                    return "it is entry \(entry.index) of group \(record.group) at byte "
+                        + "\(end + entry.offset)"
                 }
                 if !groups.contains(record.group) { groups.append(record.group) }
             }
         } catch {
-            if case .malformed(let offset) = error {
-                return "it is the record at byte \(end + offset)"
-                    + (groups.last.map { ", after one of group \($0)" } ?? "")
-            }
-            return unknown
+            guard reader.start + LogBytes.recordHeaderSize <= rest.count else { return unknown }
+            let named = GroupID(
+                high: rest.get(UInt64.self, at: reader.start + 8),
+                low: rest.get(UInt64.self, at: reader.start + 16))
+            return "it is the record at byte \(end + reader.start), which names group \(named)"
         }
         guard !groups.isEmpty else { return unknown }
         return "it has records of " + (groups.count == 1 ? "group " : "groups ")
@@ -165,7 +165,7 @@ struct SegmentScan {
 
     private static func damagedEntry(
         of record: LogRecord, in bytes: UnsafeRawBufferPointer
-    ) -> LogIndex? {
+    ) -> LogBytes.EntryHeader? {
         let headers: [LogBytes.EntryHeader]
         switch record.content {
         case .entries(let entries), .moved(let entries): headers = entries
@@ -174,7 +174,7 @@ struct SegmentScan {
         let seed = LogBytes.seed(record.group)
         return headers.first { header in
             (try? LogBytes.entry(bytes, at: header.offset, seed: seed)) == nil
-        }?.index
+        }
     }
 
     private static func contents(

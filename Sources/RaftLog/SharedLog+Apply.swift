@@ -50,7 +50,8 @@ extension SharedLog {
     }
 
     /// Has each group forget the older half of its entries in memory, until all are within the
-    /// limit. The latest run that `spared` fetched stays if anything else can go.
+    /// limit. The run that was just fetched for `spared` stays, even if it is larger than the
+    /// limit: its reader is about to come.
     func shrinkCaches(sparing spared: GroupLog?) {
         let groups = roster.withLock { Array($0.groups.values) }
         var rounds = 0
@@ -59,8 +60,7 @@ extension SharedLog {
             for group in groups {
                 cachedBytes += group.state.withLock { state in
                     let before = state.cache.bytes
-                    state.cache.shrink(
-                        to: before / 2, sparingLatest: group === spared && rounds < 32)
+                    state.cache.shrink(to: before / 2, sparingLatest: group === spared)
                     return state.cache.bytes - before
                 }
             }

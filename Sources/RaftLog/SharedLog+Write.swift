@@ -54,15 +54,28 @@ extension SharedLog {
         while let request = pending.popFirst() { finish(request, error) }
     }
 
-    private func finish(_ request: LogRequest, _ error: StoreError?) {
+    private func finish(_ request: LogRequest, _ error: StoreError) {
         queue.withLock { queue in
             queue.count -= 1
             queue.bytes -= request.bytes
         }
-        if case .anchor(.create) = request.work, error == nil, let group = request.group {
-            roster.withLock { $0.groups[group.id] = group }
-        }
         request.waiter.resume(returning: error)
+    }
+
+    /// Lets the callers of what is durable go on.
+    private func finishAll(_ done: [LogRequest]) {
+        var bytes = 0
+        for request in done {
+            bytes += request.bytes
+            if case .anchor(.create) = request.work, let group = request.group {
+                roster.withLock { $0.groups[group.id] = group }
+            }
+        }
+        queue.withLock { queue in
+            queue.count -= done.count
+            queue.bytes -= bytes
+        }
+        for request in done { request.waiter.resume(returning: nil) }
     }
 
     /// Forgets what was put together and not written.
@@ -79,7 +92,7 @@ extension SharedLog {
         var done: [LogRequest] = []
         let (bodySize, recordCount, isNoted) = fill(&done)
         guard recordCount > 0 || isNoted else {
-            for request in done { finish(request, nil) }
+            finishAll(done)
             // Either all of it needed no writing, or the first does not fit here.
             if let request = pending.first { try await makeRoom(for: request) }
             return
@@ -107,7 +120,7 @@ extension SharedLog {
         let moved = counts.bytesMoved
         applyEffects()
         moveBudget += 2 * size - 3 * (counts.bytesMoved - moved)
-        for request in done { finish(request, nil) }
+        finishAll(done)
     }
 
     func unusable(_ error: IOError) -> StoreError {
@@ -276,7 +289,8 @@ extension SharedLog {
         var written = hardState
         if let hardState {
             // A part of the entries: what is committed beyond them comes with the rest.
-            written?.commit = max(min(hardState.commit, last), min(known.commit, last))
+            written?.commit = max(
+                min(hardState.commit, last), min(known.commit, last), bounds.base)
             writer.hardState(written ?? hardState, of: group.id)
         }
         note(
@@ -370,13 +384,15 @@ extension SharedLog {
             return write(anchor, .members, of: group, &writer, room: room)
         case .compact(let index, let confState):
             guard index > anchor.base else { return .nothing }
-            guard index <= min(anchor.last, anchor.hardState.commit) else {
+            guard index <= anchor.last else {
                 return .refused(
                     StoreError(
                         .preconditionFailed,
                         "entry \(index) of group \(group.id) cannot be dropped: the last is "
-                            + "\(anchor.last), committed are \(anchor.hardState.commit)"))
+                            + "\(anchor.last)"))
             }
+            // What was applied is committed, whether or not that was written yet.
+            anchor.hardState.commit = max(anchor.hardState.commit, index)
             anchor.baseTerm = group.state.withLock { $0.term(of: index) }
             anchor.base = index
             if let confState, index >= anchor.confIndex {

@@ -37,7 +37,8 @@ public actor SharedLog {
     public struct Options: Sendable {
         /// Bytes of a segment; a multiple of 4096, 32 KiB to 64 MiB.
         public var segmentSize: Int
-        /// Bytes of entries in memory, of all groups together.
+        /// Bytes of entries in memory, of all groups together. Only a run that was just fetched
+        /// may be larger: the largest entry must go through.
         public var cacheBytes: Int
         /// Segments beyond twice the bytes in use that may be taken before the oldest one's live
         /// entries are written again to free it. At least 2.

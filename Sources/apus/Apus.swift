@@ -12,7 +12,7 @@ struct Apus: AsyncParsableCommand {
             Up.self, OMCommand.self, SCMCommandLine.self, DatanodeCommand.self,
             S3GatewayCommand.self, VolumeCommand.self, BucketCommand.self, KeyCommand.self,
             UserCommand.self, AdminCommand.self, DiskCommand.self, ConfigCommand.self,
-            BenchCommand.self,
+            BenchCommand.self, DebugCommand.self,
         ])
 
     /// Exit 0 done, 1 failed, 2 wrong usage; errors go to standard error.

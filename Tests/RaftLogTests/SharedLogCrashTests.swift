@@ -112,12 +112,16 @@ struct SharedLogCrashTests {
     func powerCut(part: Int) async throws {
         var reached = 0
         var crashes = 0
-        for operation in stride(from: part, to: 340, by: 4) {
+        // APUS_LOG_SWEEPS: how often over all operations, each time with other seeds.
+        let sweeps = ProcessInfo.processInfo.environment["APUS_LOG_SWEEPS"].flatMap(Int.init) ?? 1
+        for step in 0..<85 * sweeps {
+            let operation = part + 4 * (step % 85)
+            let seed = operation % 7 + 10 * (step / 85)
             try await withTemporaryDirectory { directory in
                 let source = directory + "/log"
                 let (expected, faults) = try await runUntilCrash(
-                    source, seed: operation % 7, at: operation)
-                let label = "operation \(operation)"
+                    source, seed: seed, at: operation)
+                let label = "seed \(seed), operation \(operation)"
                 reached = max(reached, expected.acknowledged.count)
                 crashes += faults.hasCrashed ? 1 : 0
                 let reactor = try Reactor.start()

@@ -17,7 +17,9 @@ private func eventually(_ reactor: Reactor, _ isDone: () async -> Bool) async th
 
 /// An entry of `size` bytes that says its index.
 private func entry(_ index: LogIndex, size: Int = 1000) -> Entry {
-    Entry(term: 1, index: index, data: .init(repeating: UInt8(truncatingIfNeeded: index), count: size))
+    Entry(
+        term: 1, index: index, data: .init(repeating: UInt8(truncatingIfNeeded: index), count: size)
+    )
 }
 
 private func files(_ directory: String, _ prefix: String) throws -> [String] {

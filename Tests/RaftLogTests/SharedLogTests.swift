@@ -182,9 +182,15 @@ struct SharedLogTests {
             }
             #expect(hole?.code == .preconditionFailed)
             let early = await #expect(throws: StoreError.self) {
-                try await group.compact(through: 12)
+                try await group.compact(through: 13)
             }
-            #expect(early?.message.contains("committed are 10") == true)
+            #expect(early?.message.contains("the last is 12") == true)
+            // What the state machine applied is committed, even before that is written.
+            try await group.compact(through: 11)
+            #expect(try group.initialState().0.commit == 11)
+            try await group.append(entries: [], hardState: HardState(term: 2, commit: 10))
+            #expect(try group.initialState().0.commit == 11)
+            #expect(group.firstIndex == 12)
             let twice = await #expect(throws: StoreError.self) {
                 _ = try await log.create(groupID(1), confState: ConfState(voters: [1]))
             }
@@ -234,6 +240,22 @@ struct SharedLogTests {
                 #expect(await log.memoryBytes <= 40 << 10)
             }
             #expect(await log.statistics.entriesFetched > 300)
+        }
+    }
+
+    @Test("an entry larger than the memory limit can be fetched and read")
+    func largerThanCache() async throws {
+        try await withLog(segmentSize: 256 << 10, cacheBytes: 1000) { log, _, _ in
+            let group = try await log.create(groupID(1), confState: ConfState(voters: [1]))
+            let entries = (1...3).map {
+                Entry(term: 1, index: $0, data: .init(repeating: 4, count: 50_000))
+            }
+            try await group.append(entries: entries)
+            for entry in entries {
+                try await group.fetch(from: entry.index, to: 4, maxSize: 1 << 20)
+                #expect(try group.entries(from: entry.index, to: 4, maxSize: 1 << 20) == [entry])
+            }
+            #expect(await log.memoryBytes < 51_000)
         }
     }
 }
