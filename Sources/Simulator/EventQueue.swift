@@ -7,7 +7,8 @@ public struct EventQueue<Event> {
     private struct Slot {
         var time: Microseconds
         var order: UInt64
-        var event: Event
+        /// Where the event itself lies, so that only small values move in the heap.
+        var place: Int
 
         func isBefore(_ other: Slot) -> Bool {
             time != other.time ? time < other.time : order < other.order
@@ -15,6 +16,8 @@ public struct EventQueue<Event> {
     }
 
     private var heap: [Slot] = []
+    private var events: [Event?] = []
+    private var free: [Int] = []
     private var scheduled: UInt64 = 0
 
     /// The time of the event popped last; nothing is scheduled before it.
@@ -28,7 +31,9 @@ public struct EventQueue<Event> {
     /// Schedules an event at `delay` from now; a negative delay is a programmer's error.
     public mutating func push(_ event: Event, after delay: Microseconds) {
         precondition(delay >= 0, "an event is scheduled for the past")
-        heap.append(Slot(time: now + delay, order: scheduled, event: event))
+        let place = free.popLast() ?? events.endIndex
+        if place == events.endIndex { events.append(event) } else { events[place] = event }
+        heap.append(Slot(time: now + delay, order: scheduled, place: place))
         scheduled += 1
         siftUp(heap.count - 1)
     }
@@ -42,7 +47,8 @@ public struct EventQueue<Event> {
             siftDown(0)
         }
         now = first.time
-        return first.event
+        free.append(first.place)
+        return events[first.place].take()
     }
 
     private mutating func siftUp(_ start: Int) {

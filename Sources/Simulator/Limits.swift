@@ -8,4 +8,12 @@ public enum Limits {
     public static let openWritesPerRegister = 3
     /// Operations after which a register is given up for a new one.
     public static let operationsPerRegister = 200
+    /// Events kept to be printed with a failure.
+    public static let tracedEvents = 60
+    /// Readys handled in a row before the core is taken to spin.
+    public static let readiesInARow = 10_000
+    /// Attempts at one operation before its client gives it up, while there are faults.
+    public static let attemptsPerOperation = 6
+    /// Nodes of a cluster.
+    public static let nodes = 7
 }
