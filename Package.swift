@@ -171,6 +171,7 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
+        tests("RaftTests", ["Raft"]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),

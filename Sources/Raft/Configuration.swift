@@ -2,8 +2,9 @@
 public enum ReadOnlyOption: UInt8, Sendable {
     /// By a round of heartbeats (Raft thesis, section 6.4).
     case safe
-    /// By its lease (section 6.4.1): no messages, but stale if clocks drift beyond the election
-    /// timeout. Needs ``Configuration/checkQuorum``.
+    /// By its lease (section 6.4.1): no messages while a quorum has answered lately, but stale
+    /// if clocks drift beyond ``Configuration/leaseMarginTicks``. Without a lease, as `safe`.
+    /// Needs ``Configuration/checkQuorum`` on all members.
     case leaseBased
 }
 
@@ -22,7 +23,8 @@ public struct Configuration: Equatable, Sendable {
     public var electionTick = 10
     /// Ticks between heartbeats.
     public var heartbeatTick = 1
-    /// The last entry the state machine has applied; 0 at the first start.
+    /// The last entry the state machine has applied; 0 at the first start. It may be ahead of
+    /// the persisted commit index, but not of the log.
     public var applied: LogIndex = 0
     /// Whether writes go to storage threads as messages instead of through `advance`.
     public var asyncStorageWrites = false
@@ -42,6 +44,9 @@ public struct Configuration: Equatable, Sendable {
     public var preVote = false
     /// How reads are assured.
     public var readOnlyOption = ReadOnlyOption.safe
+    /// Ticks by which a leader lets its lease end before its followers may elect another: 2 for
+    /// the phases of two clocks that tick apart, and more for their drift.
+    public var leaseMarginTicks = 2
     /// Whether a follower drops proposals instead of sending them to its leader.
     public var disableProposalForwarding = false
     /// Whether changes of the configuration are appended without a look at the one in force.
@@ -81,6 +86,11 @@ public struct Configuration: Equatable, Sendable {
             throw ConfigurationError(
                 description: "maxInflightBytes \(maxInflightBytes) must be at least "
                     + "maxSizePerMessage \(maxSizePerMessage), or 0 for no limit")
+        }
+        if leaseMarginTicks < 2 {
+            throw ConfigurationError(
+                description: "leaseMarginTicks is \(leaseMarginTicks): clocks that tick apart "
+                    + "need at least 2")
         }
         if readOnlyOption == .leaseBased, !checkQuorum {
             throw ConfigurationError(

@@ -7,6 +7,8 @@ public enum RaftError: Error, Equatable, Sendable {
     case stepLocal
     /// An answer came from someone who is not a member.
     case stepPeerNotFound
+    /// No leader is known that could say a read index, or too many reads wait.
+    case readDropped
     /// A configuration change's bytes are not to be read.
     case malformedConfChange(ConfChangeError)
 }
@@ -24,4 +26,19 @@ public enum StorageError: Error, Equatable, Sendable {
     /// The entries are on disk and being fetched; the driver calls
     /// ``RawNode/entriesFetched(for:)`` when they are there.
     case temporarilyUnavailable
+}
+
+/// Why a member cannot start. Nothing was written.
+public enum RaftStartError: Error, Equatable, Sendable {
+    /// A setting cannot be.
+    case configuration(ConfigurationError)
+    /// The storage does not know its state.
+    case storage(StorageError)
+    /// The persisted members are no configuration.
+    case members(ConfChangeRefusal)
+    /// Committed entries are gone from the log: it was damaged or cut.
+    case lostEntries(committed: LogIndex, last: LogIndex)
+    /// The state machine is ahead of the log: they do not belong together, or the log lost its
+    /// end.
+    case appliedBeyondLog(applied: LogIndex, last: LogIndex)
 }

@@ -1,0 +1,144 @@
+extension RaftCore {
+    /// Entries that several peers need next, read from the log once.
+    struct SharedEntries {
+        var start: LogIndex = 0
+        var entries: [Entry] = []
+    }
+
+    /// Appends a leader's own entries, and acknowledges them to itself once they are durable.
+    ///
+    /// - Returns: false if that would exceed the limit of uncommitted data; nothing was appended.
+    mutating func appendOwn(_ proposed: consuming [Entry]) -> Bool {
+        let size = proposed.dataSize
+        // A log with nothing uncommitted takes an entry of any size, and entries without data
+        // are always taken: those of a new leader and of leaving a joint configuration.
+        if uncommittedSize > 0, size > 0,
+            size > configuration.maxUncommittedSize - uncommittedSize
+        {
+            return false
+        }
+        uncommittedSize += size
+        var next = log.lastIndex
+        for position in proposed.indices {
+            next += 1
+            proposed[position].term = term
+            proposed[position].index = next
+        }
+        log.append(proposed)
+        send(Message(.appendResponse, to: id, index: next))
+        return true
+    }
+
+    /// Advances the commit index to what a quorum has, if that is of this term (Raft thesis,
+    /// section 3.6.2).
+    ///
+    /// - Returns: whether it moved.
+    mutating func advanceCommit() -> Bool {
+        let index = tracker.committed
+        guard index > log.committed, log.term(of: index) == term else { return false }
+        log.commit(to: index)
+        return true
+    }
+
+    /// Sends every other member what it lacks, and the commit index.
+    mutating func broadcastAppend() {
+        var shared = SharedEntries()
+        for position in tracker.progress.indices where tracker.progress[position].peer != id {
+            sendAppend(position, evenIfEmpty: true, &shared)
+        }
+    }
+
+    /// Sends one member what it lacks, and the commit index.
+    mutating func sendAppend(_ position: Int) {
+        var shared = SharedEntries()
+        sendAppend(position, evenIfEmpty: true, &shared)
+    }
+
+    /// Sends a member the next entries, as far as flow control allows; a snapshot in place of
+    /// entries that are compacted.
+    ///
+    /// - Returns: whether anything was sent.
+    @discardableResult
+    mutating func sendAppend(
+        _ position: Int, evenIfEmpty: Bool, _ shared: inout SharedEntries
+    ) -> Bool {
+        if tracker.progress[position].isPaused { return false }
+        let next = tracker.progress[position].next
+        guard let previousTerm = log.term(of: next - 1) else { return sendSnapshot(position) }
+        var entries: [Entry] = []
+        // With a full window an empty append still goes: answered either way, it frees the
+        // window, should all that is in flight have been lost.
+        if tracker.progress[position].state != .replicate
+            || !tracker.progress[position].isInflightFull
+        {
+            do {
+                entries = try self.entries(from: next, &shared)
+            } catch .temporarilyUnavailable {
+                tracker.progress[position].isFetching = true
+                return false
+            } catch {
+                return sendSnapshot(position)
+            }
+        }
+        if entries.isEmpty, !evenIfEmpty { return false }
+        let committed = log.committed
+        tracker.progress[position].sentEntries(count: entries.count, byteCount: entries.dataSize)
+        tracker.progress[position].sentCommit = committed
+        send(
+            Message(
+                .append, to: tracker.progress[position].peer, logTerm: previousTerm,
+                index: next - 1, entries: entries, commit: committed))
+        return true
+    }
+
+    private func entries(
+        from next: LogIndex, _ shared: inout SharedEntries
+    ) throws(StorageError) -> [Entry] {
+        if shared.start == next { return shared.entries }
+        let entries = try log.entries(from: next, maxSize: configuration.maxSizePerMessage)
+        shared = SharedEntries(start: next, entries: entries)
+        return entries
+    }
+
+    /// Sends a snapshot, if the member is alive and one is to be had.
+    private mutating func sendSnapshot(_ position: Int) -> Bool {
+        guard tracker.progress[position].recentActive else { return false }
+        let peer = tracker.progress[position].peer
+        let snapshot: Snapshot
+        do {
+            snapshot = try log.snapshot(for: peer)
+        } catch {
+            // It is being made: the next heartbeat's answer asks again.
+            return false
+        }
+        precondition(!snapshot.isEmpty, "a compacted log has a snapshot")
+        tracker.progress[position].becomeSnapshot(at: snapshot.metadata.index)
+        send(Message(.snapshot, to: peer, snapshot: snapshot))
+        return true
+    }
+
+    /// Sends every other member a heartbeat, which also asks it to confirm what waits to be read.
+    mutating func broadcastHeartbeat() {
+        let context = heartbeatContext
+        for position in tracker.progress.indices where tracker.progress[position].peer != id {
+            // No commit index beyond what the member is known to have.
+            let commit = min(tracker.progress[position].match, log.committed)
+            tracker.progress[position].sentCommit = commit
+            send(
+                Message(
+                    .heartbeat, to: tracker.progress[position].peer, commit: commit,
+                    context: context))
+        }
+    }
+
+    /// Entries for a member, or with this member's own name the entries to apply next, were
+    /// fetched.
+    mutating func entriesFetched(for peer: PeerID) {
+        if peer == id { log.isFetching = false }
+        guard let position = tracker.position(of: peer), tracker.progress[position].isFetching
+        else { return }
+        tracker.progress[position].isFetching = false
+        guard role == .leader else { return }
+        sendAppend(position)
+    }
+}
