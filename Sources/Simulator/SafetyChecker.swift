@@ -42,6 +42,9 @@ struct SafetyChecker {
     }
 
     private let properties: Set<Property>
+    /// The entries that name the first members: a node that has them anew knows all of these from
+    /// the start, one that replays them learns of one after another.
+    private let foundingEntries: LogIndex
     private var known: [[KnownEntry]] = []
     private var committed: [CommittedEntry] = []
     private var leaders: [Term: PeerID] = [:]
@@ -53,6 +56,7 @@ struct SafetyChecker {
 
     init(nodes count: Int, properties: Set<Property>, start: Snapshot?, confState: ConfState) {
         self.properties = properties
+        foundingEntries = start == nil ? LogIndex(confState.voters.count) : 0
         nodes = [Seen](repeating: Seen(), count: count)
         self.confState = confState
         guard let start else { return }
@@ -317,6 +321,7 @@ extension SafetyChecker {
         } else {
             committed[place].stateDigest = stateDigest
         }
+        if entry.index < foundingEntries { return }
         if let other = committed[place].confState {
             try require(
                 other == confState, .sameConfiguration,
@@ -340,7 +345,7 @@ extension SafetyChecker {
                 other == stateDigest, .stateMachineSafety,
                 "node \(id) restores another state than others had after entry \(index)")
         }
-        if let other = committed[Int(index) - 1].confState {
+        if index >= foundingEntries, let other = committed[Int(index) - 1].confState {
             try require(
                 other == confState, .sameConfiguration,
                 "node \(id) restores \(confState) at \(index), others had \(other)")
