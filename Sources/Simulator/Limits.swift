@@ -14,6 +14,8 @@ public enum Limits {
     public static let readiesInARow = 10_000
     /// Attempts at one operation before its client gives it up, while there are faults.
     public static let attemptsPerOperation = 6
+    /// Ticks after which a driver stops a leader that is removed.
+    public static let ticksToRetire = 5
     /// Nodes of a cluster.
     public static let nodes = 7
 }

@@ -36,6 +36,9 @@ final class SimulatedDisk: RaftStorage {
     var coldBefore: LogIndex = 0
     /// Whether the core was refused entries since this was last set to false.
     var wasRefused = false
+    /// Whether the core asked for a snapshot that none of the checkpoints is: a newer one, or one
+    /// whose members include its receiver, who would refuse any other.
+    var wantsCheckpoint = false
     /// Set where a restart begins: what the core is told of its configuration.
     var confState = ConfState()
 
@@ -152,7 +155,10 @@ final class SimulatedDisk: RaftStorage {
     var lastIndex: LogIndex { written.lastIndex }
 
     func snapshot(index: LogIndex, to peer: PeerID) throws(StorageError) -> Snapshot {
-        guard let checkpoint, checkpoint.metadata.index >= index else {
+        guard let checkpoint, checkpoint.metadata.index >= index,
+            checkpoint.metadata.confState.all.contains(peer)
+        else {
+            wantsCheckpoint = true
             throw .snapshotTemporarilyUnavailable
         }
         return checkpoint

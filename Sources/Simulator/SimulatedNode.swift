@@ -25,6 +25,10 @@ final class SimulatedNode {
     var state = KeyValueState()
     var applied: (index: LogIndex, term: Term) = (0, 0)
     var confState = ConfState()
+    /// The index of the snapshot installed last, in this life.
+    var restored: LogIndex = 0
+    /// Ticks for which it has led without being a member.
+    var ticksSinceRemoval = 0
     /// The Ready that is being persisted, of a synchronous node.
     var outstanding: Ready?
     /// What the apply thread has before it, of an asynchronous node.
@@ -54,6 +58,8 @@ final class SimulatedNode {
         applying = []
         waitingReads = []
         waitingWrites = []
+        restored = 0
+        ticksSinceRemoval = 0
         role = .follower
         commit = 0
         heldBack = nil

@@ -13,7 +13,8 @@ extension Simulation {
     func applyNext(_ node: SimulatedNode) throws(Violation) {
         guard !node.applying.isEmpty else { return }
         let message = node.applying.removeFirst()
-        try apply(message.entries, node)
+        // What a snapshot brought meanwhile is not applied again.
+        try apply(message.entries.filter { $0.index > node.restored }, node)
         guard node.raft != nil else { return }
         for response in message.responses { step(node, response) }
         if !node.applying.isEmpty { scheduleApply(node) }
@@ -99,11 +100,14 @@ extension Simulation {
 
     // MARK: Checkpoints and snapshots
 
-    private func makeCheckpoint(_ node: SimulatedNode) {
+    /// Makes a checkpoint if it is time, or if a snapshot is asked for that the last is not.
+    func makeCheckpoint(_ node: SimulatedNode) {
         let last = node.disk.checkpoint?.metadata.index ?? 0
-        guard node.disk.pendingCheckpoint == nil,
-            node.applied.index >= last + LogIndex(scenario.checkpointInterval)
-        else { return }
+        let interval = node.disk.wantsCheckpoint ? 1 : LogIndex(scenario.checkpointInterval)
+        guard node.disk.pendingCheckpoint == nil, node.applied.index >= last + interval else {
+            return
+        }
+        node.disk.wantsCheckpoint = false
         var snapshot = Snapshot(
             metadata: SnapshotMetadata(
                 confState: node.confState, index: node.applied.index, term: node.applied.term),
@@ -146,6 +150,7 @@ extension Simulation {
         statistics.snapshotsInstalled += 1
         node.state = state
         node.applied = (snapshot.metadata.index, snapshot.metadata.term)
+        node.restored = snapshot.metadata.index
         node.confState = snapshot.metadata.confState
         node.disk.keep(snapshot)
         note(.node(node.id, .restored(snapshot.metadata.index)))

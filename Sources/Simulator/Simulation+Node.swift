@@ -80,6 +80,20 @@ extension Simulation {
         queue.push(.tick(place, incarnation: incarnation), after: node.tickPeriod)
         node.raft?.tick()
         try settle(node)
+        retire(node)
+    }
+
+    /// A leader that is no longer a member leads on without taking proposals, unless it is
+    /// configured to step down: its driver must stop it, as this one does after some ticks.
+    private func retire(_ node: SimulatedNode) {
+        guard !scenario.core.stepDownOnRemoval, node.role == .leader,
+            !node.confState.all.contains(node.id)
+        else {
+            node.ticksSinceRemoval = 0
+            return
+        }
+        node.ticksSinceRemoval += 1
+        if node.ticksSinceRemoval == Limits.ticksToRetire { crash(node, "as it is removed") }
     }
 
     /// A message of another node is there.

@@ -19,6 +19,7 @@ extension Simulation {
             guard node.raft != nil else { return }
             try observe(node)
         }
+        if node.disk.wantsCheckpoint { makeCheckpoint(node) }
         if node.disk.wasRefused {
             node.disk.wasRefused = false
             queue.push(
