@@ -62,7 +62,7 @@ extension Simulation {
 
     /// Any node; once the faults are over, a member.
     private func nodeToAsk() -> PeerID {
-        let members = isHealing ? checker.confState.voters : nodes.map(\.id)
+        let members = isHealing ? checker.confState.all : nodes.map(\.id)
         return chance.clients.element(of: members) ?? nodes[0].id
     }
 
