@@ -41,23 +41,27 @@ struct InteractionNode {
     /// Changes of members that were left out.
     var refusals: [ConfChangeRefusal] = []
 
-    init(_ configuration: Configuration, snapshot: Snapshot) throws {
-        storage = InteractionStorage()
-        self.configuration = configuration
+    /// A member that begins with a snapshot, or with nothing. Its timeouts are the shortest, so
+    /// that tests can count on them, unless they are drawn.
+    init(
+        _ configuration: Configuration, snapshot: Snapshot,
+        randomTimeout: @escaping (ClosedRange<Int>) -> Int = { $0.lowerBound }
+    ) throws {
+        let storage = InteractionStorage()
         if !snapshot.isEmpty { try storage.log.applySnapshot(snapshot) }
         storage.current = snapshot
-        node = try RawNode(
-            configuration: configuration, storage: storage,
-            randomTimeout: { range in range.lowerBound })
+        try self.init(configuration, restarting: storage, randomTimeout: randomTimeout)
     }
 
     /// A member that comes back with what its storage holds.
-    init(_ configuration: Configuration, restarting storage: InteractionStorage) throws {
+    init(
+        _ configuration: Configuration, restarting storage: InteractionStorage,
+        randomTimeout: @escaping (ClosedRange<Int>) -> Int = { $0.lowerBound }
+    ) throws {
         self.storage = storage
         self.configuration = configuration
         node = try RawNode(
-            configuration: configuration, storage: storage,
-            randomTimeout: { range in range.lowerBound })
+            configuration: configuration, storage: storage, randomTimeout: randomTimeout)
     }
 
     /// Persists. What is to be synced is in memory and never lost.

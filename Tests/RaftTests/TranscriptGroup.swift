@@ -11,6 +11,18 @@ struct TranscriptGroup {
     /// Settings of members that join later.
     private var settings = Configuration(id: 1)
 
+    /// Messages that wait to be delivered.
+    var waiting: [Message] { bag }
+
+    /// Adds a member as it is.
+    mutating func append(_ node: InteractionNode) { nodes.append(node) }
+
+    /// Gives a member a message that was not in the bag.
+    mutating func deliver(_ message: Message) -> [String] {
+        bag.insert(message, at: 0)
+        return answer("deliver \(message.to) kind=\(message.kind)")
+    }
+
     /// What a command answers: nothing if it only did what it was told.
     mutating func answer(_ line: String) -> [String] {
         var words = line.split(separator: " ").map(String.init)[...]

@@ -5,8 +5,8 @@ import Testing
 ///
 /// With `APUS_TRANSCRIPTS_WRITE=1` the answers given are written into the files, to be read by
 /// whoever changed them.
-@Suite("RaftTranscripts")
-struct TranscriptTests {
+@Suite("RaftTranscript")
+struct RaftTranscriptTests {
     private static let folder = URL(fileURLWithPath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent()
         .appendingPathComponent("Transcripts/raft")
