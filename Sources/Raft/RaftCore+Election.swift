@@ -54,13 +54,17 @@ extension RaftCore {
     }
 
     /// Whether a committed change of members waits to be applied: until then this member does
-    /// not know who votes. If the entries must be fetched first, it may be so.
-    private var hasUnappliedConfChange: Bool {
+    /// not know who votes.
+    private var hasUnappliedConfChange: Bool { hasUnappliedConfChange(through: log.committed) }
+
+    /// Whether a change of members up to `index` is not applied. If the entries must be fetched
+    /// first, it may be so.
+    func hasUnappliedConfChange(through index: LogIndex) -> Bool {
         var next = log.applied + 1
-        while next <= log.committed {
+        while next <= index {
             let page: [Entry]
             do {
-                page = try log.slice(next, log.committed + 1, maxSize: log.maxApplyingSize)
+                page = try log.slice(next, index + 1, maxSize: log.maxApplyingSize)
             } catch {
                 return true
             }

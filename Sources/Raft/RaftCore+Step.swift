@@ -199,6 +199,9 @@ extension RaftCore {
     private mutating func restore(_ snapshot: Snapshot) -> Bool {
         let metadata = snapshot.metadata
         if metadata.index <= log.committed { return false }
+        // Changes of members that are handed out and not applied yet would be applied to the
+        // members of the snapshot, which has them already. The leader sends it again.
+        if hasUnappliedConfChange(through: log.applying) { return false }
         let members = metadata.confState
         guard
             members.voters.contains(id) || members.learners.contains(id)
