@@ -132,12 +132,31 @@ extension RaftCore {
                 vote = message.from
             }
         } else {
-            send(Message(response, to: message.from, term: term, reject: true))
+            var rejection = Message(response, to: message.from, term: term, reject: true)
+            if !isPromotable, let known = log.term(of: log.committed), known > 0 {
+                rejection.commit = log.committed
+                rejection.logTerm = known
+            }
+            send(rejection)
         }
+    }
+
+    /// Learns from a rejected vote what is committed.
+    ///
+    /// A member that was voted out may have the longer log, and the vote of it alone may be
+    /// missing to a candidate that does not know yet that it is out. Such a member cannot
+    /// campaign itself, so no one ever would be elected; but what it knows to be committed shows
+    /// the candidate who votes now. (Etcd's core knows no way out but to start with three.)
+    private mutating func learnCommit(_ message: Message) {
+        guard message.reject, message.commit > log.committed,
+            log.matches(message.commit, term: message.logTerm)
+        else { return }
+        log.commit(to: message.commit)
     }
 
     /// Counts a vote for this candidate.
     mutating func countVote(_ message: Message) {
+        learnCommit(message)
         tracker.recordVote(message.from, granted: !message.reject)
         switch tracker.voteResult {
         case .pending: return
