@@ -55,8 +55,9 @@ extension RaftCore {
         case .append, .heartbeat:
             // A leader that is behind. With check-quorum or pre-vote this member's own vote
             // requests may be ignored, so it could stay stuck in its later term: telling the
-            // leader makes it step down and elect anew.
-            if configuration.checkQuorum || configuration.preVote {
+            // leader makes it step down and elect anew. So could a member that cannot campaign,
+            // which took the term from a candidate that the leader never hears of.
+            if configuration.checkQuorum || configuration.preVote || !isPromotable {
                 send(Message(.appendResponse, to: message.from))
             }
         case .preVote:
