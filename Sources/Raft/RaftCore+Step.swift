@@ -50,16 +50,25 @@ extension RaftCore {
         }
     }
 
+    /// Whether this member may campaign and would ask a peer for its vote, who so learns of this
+    /// member's term. It would not if it is a learner, or out, or does not know the peer yet.
+    private func campaignsAt(_ peer: PeerID) -> Bool {
+        isPromotable && tracker.config.voters.contains(peer)
+    }
+
     private mutating func stepLowerTerm(_ message: Message) {
         switch message.kind {
         case .append, .heartbeat:
             // A leader that is behind. With check-quorum or pre-vote this member's own vote
             // requests may be ignored, so it could stay stuck in its later term: telling the
-            // leader makes it step down and elect anew. So could a member that cannot campaign,
-            // which took the term from a candidate that the leader never hears of.
-            if configuration.checkQuorum || configuration.preVote || !isPromotable {
+            // leader makes it step down and elect anew. So could a member whose campaigns do not
+            // reach that leader.
+            if configuration.checkQuorum || configuration.preVote || !campaignsAt(message.from) {
                 send(Message(.appendResponse, to: message.from))
             }
+        case .vote where !campaignsAt(message.from):
+            // Neither would a candidate ever learn of the later term.
+            send(Message(.voteResponse, to: message.from, term: term, reject: true))
         case .preVote:
             // Answered, lest a group in which pre-vote is being turned on deadlocks.
             send(Message(.preVoteResponse, to: message.from, term: term, reject: true))
