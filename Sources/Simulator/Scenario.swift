@@ -203,3 +203,35 @@ extension Scenario {
         padding = generator.element(of: [0, 50, 400, 1500]) ?? 0
     }
 }
+
+extension Scenario {
+    /// Puts in a defect. What it needs to show is switched on where the seed left it out.
+    public mutating func apply(_ mutation: Mutation?) {
+        self.mutation = mutation
+        switch mutation {
+        case .leaseBeyondDrift:
+            core.checkQuorum = true
+            core.readOnlyOption = .leaseBased
+            core.leaseMarginTicks = 2
+            drift = 0.4
+            pauseRate = 0
+            partitionRate = max(partitionRate, 30)
+            readShare = 0.8
+        case .ignoresDamage:
+            asynchronousNodes = .max
+            tears = [.blocks]
+            crashRate = max(crashRate, 40)
+            slowDiskRate = max(slowDiskRate, 30)
+        case .acceptsStaleTerm:
+            lateShare = max(lateShare, 0.1)
+            partitionRate = max(partitionRate, 12)
+        case .compactsBeyondCheckpoint, .leavesOutSessions, .snapshotsWrongTerm, .appliesTwice,
+            .acknowledgesSnapshotBeforeSync, .losesConfiguration:
+            checkpointInterval = min(checkpointInterval, 10)
+            crashRate = max(crashRate, 15)
+        case .readsWithoutRound, .readsFromFollower, .readsBeforeApplied:
+            partitionRate = max(partitionRate, 12)
+        default: break
+        }
+    }
+}

@@ -36,8 +36,7 @@ extension Simulation {
         if isBlank, scenario.isBootstrapped, firstMembers.voters.contains(node.id) {
             bootstrap(node)
         }
-        let bound = scenario.mutation == .leaseBeyondDrift ? 0.6 : scenario.drift
-        let share = bound * (2 * chance.nodes.fraction() - 1)
+        let share = scenario.drift * (2 * chance.nodes.fraction() - 1)
         node.tickPeriod = Microseconds(Double(scenario.tick) * (1 + share))
         queue.push(
             .tick(place(of: node), incarnation: node.incarnation),

@@ -26,6 +26,13 @@ public enum Property: String, CaseIterable, Sendable {
     /// Once faults stop, a leader is elected, the clients' operations end and the nodes agree,
     /// all within a stated time.
     case liveness = "liveness"
+
+    /// What the thesis promises, and what clients see: without the checks that look at how a node
+    /// keeps its promises, a defect must do harm to be found.
+    public static let paper: Set<Property> = [
+        .electionSafety, .leaderAppendOnly, .logMatching, .leaderCompleteness,
+        .stateMachineSafety, .sameConfiguration, .linearizability,
+    ]
 }
 
 /// A property that did not hold.
