@@ -162,6 +162,9 @@ let package = Package(
         .executableTarget(
             name: "kernel-bench", dependencies: ["ErasureCode", "Checksum", "Model", "CISAL"],
             path: "Bench/Kernels", swiftSettings: settings),
+        .executableTarget(
+            name: "raft-bench", dependencies: ["Raft"], path: "Bench/Raft",
+            swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),

@@ -1,11 +1,17 @@
 /// Why a change of the members cannot be applied to the configuration in force. The members
 /// stay as they are.
 public enum ConfChangeRefusal: Error, Equatable, Sendable, CustomStringConvertible {
+    /// A joint configuration must be left before another is entered.
     case alreadyJoint
+    /// A group without a voter has no outgoing half.
     case noVoterToJoin
+    /// There is no joint configuration to leave.
     case notJoint
+    /// A joint configuration must be left before a single change.
     case simpleWhileJoint
+    /// Majorities before and after might not meet.
     case moreThanOneVoter
+    /// A group keeps at least one voter.
     case removedAllVoters
 
     /// The rule that was broken.

@@ -12,7 +12,9 @@ struct Inflights: Equatable, Sendable {
     private let byteLimit: Int
     private var ring: [Append] = []
     private var start = 0
+    /// Appends in flight.
     private(set) var count = 0
+    /// Their bytes of data.
     private(set) var byteCount = 0
 
     /// A window of `capacity` appends and of `byteLimit` bytes (0: any number).

@@ -6,6 +6,7 @@ struct LogView {
     /// Behind an existential, so that the core is one concrete type: it is asked only where
     /// nothing unstable answers.
     let storage: any RaftStorage
+    /// The end that is not known to be durable.
     var unstable: UnstableLog
     /// The highest entry known to be on the media of a quorum.
     private(set) var committed: LogIndex
@@ -30,11 +31,13 @@ struct LogView {
         applied = committed
     }
 
+    /// The first entry: the one after the snapshot.
     var firstIndex: LogIndex {
         if unstable.hasSnapshot { return (unstable.snapshot?.metadata.index ?? 0) + 1 }
         return storage.firstIndex
     }
 
+    /// The last entry, or the snapshot's index.
     @inline(__always)
     var lastIndex: LogIndex { unstable.lastIndex ?? storage.lastIndex }
 
@@ -125,8 +128,7 @@ extension LogView {
         if let new = entries.firstIndex(where: { !matches($0.index, term: $0.term) }) {
             precondition(
                 entries[new].index > committed,
-                "entry \(entries[new].index) conflicts with a committed one: the log is damaged, "
-                    + "or two leaders were in one term")
+                "entry \(entries[new].index) conflicts with a committed one")
             unstable.truncateAndAppend(entries[new...])
         }
         commit(to: min(leaderCommit, last))

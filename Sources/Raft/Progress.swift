@@ -33,11 +33,14 @@ public struct Progress: Equatable, Sendable {
     public internal(set) var isFetching = false
     /// Whether it is a learner.
     public internal(set) var isLearner: Bool
-    /// The latest read and the latest tick of which it answered a heartbeat.
+    /// The latest read of which it answered a heartbeat.
     var acknowledgedRead: UInt64 = 0
+    /// The latest leader's tick of which it answered a heartbeat, counted from 1.
     var acknowledgedTick: UInt64 = 0
+    /// Appends in flight.
     var inflights: Inflights
 
+    /// What is known at first: where to probe.
     init(
         peer: PeerID, match: LogIndex = 0, next: LogIndex, inflights: Inflights,
         isLearner: Bool = false, recentActive: Bool = false

@@ -13,17 +13,21 @@ struct MajorityConfig: Equatable, Sendable {
     /// The voters, ascending and each once.
     private(set) var voters: [PeerID]
 
+    /// Voters in any order, each counted once.
     init(_ voters: some Sequence<PeerID> = []) {
         self.voters = Array(Set(voters)).sorted()
     }
 
+    /// Whether nobody votes.
     var isEmpty: Bool { voters.isEmpty }
 
     /// O(voters), which are few.
     func contains(_ peer: PeerID) -> Bool { voters.contains(peer) }
 
+    /// Adds a voter, if it is not there.
     mutating func insert(_ peer: PeerID) { voters.insertSorted(peer) }
 
+    /// Takes a voter out, if it is there.
     mutating func remove(_ peer: PeerID) { voters.removeSorted(peer) }
 
     /// The highest index that a majority has acknowledged; a voter without an answer has 0.
@@ -71,14 +75,18 @@ struct MajorityConfig: Equatable, Sendable {
 /// Two sets of voters of which both must agree while the members change (Raft thesis, section
 /// 4.3); outside a joint configuration the outgoing set is empty.
 struct JointConfig: Equatable, Sendable {
+    /// The voters from now on.
     var incoming: MajorityConfig
+    /// The voters up to now, while both must agree.
     var outgoing: MajorityConfig
 
+    /// Two halves; the outgoing one empty outside joint configurations.
     init(incoming: MajorityConfig = MajorityConfig(), outgoing: MajorityConfig = MajorityConfig()) {
         self.incoming = incoming
         self.outgoing = outgoing
     }
 
+    /// Whether both halves must agree.
     var isJoint: Bool { !outgoing.isEmpty }
 
     /// All voters of either half, ascending.
@@ -87,6 +95,7 @@ struct JointConfig: Equatable, Sendable {
         return MajorityConfig(incoming.voters + outgoing.voters).voters
     }
 
+    /// Whether a peer votes in either half.
     func contains(_ peer: PeerID) -> Bool {
         incoming.contains(peer) || outgoing.contains(peer)
     }

@@ -1,4 +1,5 @@
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as leader.
     mutating func stepLeader(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .beat:
@@ -92,6 +93,8 @@ extension RaftCore {
 
     /// A member has the log up to `index`.
     private mutating func handleAcknowledgement(_ message: Message, _ position: Int) {
+        // Of what this leader never had, nobody can say that it matches.
+        guard message.index <= log.lastIndex else { return }
         // An acknowledgement that says nothing new still ends a probe.
         let isNew = tracker.progress[position].update(match: message.index)
         let progress = tracker.progress[position]

@@ -1,7 +1,7 @@
 extension RaftCore {
     /// Takes a message.
     ///
-    /// - Throws: if it was a proposal or a read that was dropped, or could not be read.
+    /// - Throws: if it was a proposal or a read that was dropped, or showed damage.
     mutating func step(_ message: Message) throws(RaftError) {
         if message.kind == .vote || message.kind == .preVote, ignoresVoteRequest(message) {
             return
@@ -100,6 +100,7 @@ extension RaftCore {
 // MARK: - Candidates
 
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as candidate or pre-candidate.
     mutating func stepCandidate(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .propose:
@@ -121,6 +122,7 @@ extension RaftCore {
 // MARK: - Followers
 
 extension RaftCore {
+    /// Takes a message of this term, or a local one, as follower.
     mutating func stepFollower(_ message: Message) throws(RaftError) {
         switch message.kind {
         case .propose:
@@ -138,11 +140,14 @@ extension RaftCore {
             if leader != .none { forward(message) }
         case .append:
             heard(from: message.from)
-            handleAppend(message)
+            try handleAppend(message)
         case .heartbeat:
             heard(from: message.from)
             if configuration.readOnlyOption == .leaseBased {
                 grantedLease = configuration.electionTick
+            }
+            if message.commit > log.lastIndex {
+                throw .lostEntries(committed: message.commit, last: log.lastIndex)
             }
             log.commit(to: message.commit)
             send(Message(.heartbeatResponse, to: message.from, context: message.context))
@@ -177,7 +182,13 @@ extension RaftCore {
 
     /// AppendEntries (Raft thesis, figure 3.1). A rejection hints at the last place where the
     /// logs may match, so that a leader probes at most once a term.
-    private mutating func handleAppend(_ message: Message) {
+    private mutating func handleAppend(_ message: Message) throws(RaftError) {
+        if let first = message.entries.first, let last = message.entries.last {
+            let end = message.index + LogIndex(message.entries.count)
+            guard first.index == message.index + 1, last.index == end else {
+                throw .malformedAppend
+            }
+        }
         if message.index < log.committed {
             send(Message(.appendResponse, to: message.from, index: log.committed))
             return

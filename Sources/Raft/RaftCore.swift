@@ -5,15 +5,23 @@
 /// ``RawNode`` is its face; the members here are for the extensions beside it, by what they are
 /// about: elections, steps of each role, replication, membership, reads.
 struct RaftCore {
+    /// The settings.
     let configuration: Configuration
+    /// This member.
     let id: PeerID
     private let randomTimeout: (ClosedRange<Int>) -> Int
 
+    /// The latest term seen; persisted.
     var term: Term = 0
+    /// Who got this member's vote in it; persisted.
     var vote = PeerID.none
+    /// What this member is doing in it.
     var role = Role.follower
+    /// Who leads it, as far as known.
     var leader = PeerID.none
+    /// The log.
     var log: LogView
+    /// The members, and what a leader or candidate knows of them.
     var tracker: Tracker
 
     /// Messages that may leave at once.
@@ -21,7 +29,9 @@ struct RaftCore {
     /// Messages that may leave once all that is unstable now is durable: votes and
     /// acknowledgements, to others and to this member itself (Raft thesis, section 3.8).
     var messagesAfterAppend: [Message] = []
+    /// Reads that may be served.
     var readStates: [ReadState] = []
+    /// Reads that wait.
     var reads = ReadQueue()
 
     /// Leader and role as of the last Ready.
@@ -39,8 +49,11 @@ struct RaftCore {
     /// Bytes of data in a leader's log that are not applied; an estimate from below.
     var uncommittedSize = 0
 
+    /// Ticks since the leader was heard, a vote was given or this role began.
     var electionElapsed = 0
+    /// A leader's ticks since its last heartbeats.
     var heartbeatElapsed = 0
+    /// The election timeout drawn for this role.
     var randomizedElectionTimeout = 0
     /// A leader's ticks in its term.
     var leaderTicks: UInt64 = 0
@@ -50,6 +63,7 @@ struct RaftCore {
     /// its lease, or having restarted and perhaps done so before.
     var grantedLease = 0
 
+    /// Starts a member as follower, with what its storage holds.
     init(
         configuration: Configuration, storage: any RaftStorage,
         randomTimeout: @escaping (ClosedRange<Int>) -> Int
@@ -92,8 +106,10 @@ struct RaftCore {
         previousHardState = hardState
     }
 
+    /// Leader and role.
     var softState: SoftState { SoftState(leader: leader, role: role) }
 
+    /// What is to be persisted, as of now.
     var hardState: HardState { HardState(term: term, vote: vote, commit: log.committed) }
 
     /// Whether this member may campaign: a voter, and no snapshot waits to be installed.
@@ -145,12 +161,14 @@ extension RaftCore {
         randomizedElectionTimeout = drawn
     }
 
+    /// Follows in a term, a leader if one is known.
     mutating func becomeFollower(term: Term, leader: PeerID) {
         reset(term: term)
         self.leader = leader
         role = .follower
     }
 
+    /// Begins an election in the next term, with its own vote.
     mutating func becomeCandidate() {
         precondition(role != .leader, "a leader does not campaign")
         reset(term: term + 1)
@@ -166,6 +184,7 @@ extension RaftCore {
         role = .preCandidate
     }
 
+    /// Leads, having won the election, and appends an entry of its term.
     mutating func becomeLeader() {
         precondition(role == .candidate, "only a candidate becomes leader, not a \(role)")
         reset(term: term)

@@ -1,4 +1,5 @@
-/// Why a step or a proposal was refused. The group goes on either way.
+/// Why a step or a proposal was refused. But for `lostEntries`, the group goes on as
+/// if nothing had come.
 public enum RaftError: Error, Equatable, Sendable {
     /// There is no leader, this member is none of the group, leadership is being transferred,
     /// or the uncommitted entries have reached their limit: propose again later.
@@ -9,6 +10,11 @@ public enum RaftError: Error, Equatable, Sendable {
     case stepPeerNotFound
     /// No leader is known that could say a read index, or too many reads wait.
     case readDropped
+    /// A leader says that more is committed than this member's log holds: entries that it once
+    /// acknowledged are gone from its medium. It must not go on under this name.
+    case lostEntries(committed: LogIndex, last: LogIndex)
+    /// The entries of an append do not follow one another from the index it names.
+    case malformedAppend
     /// A configuration change's bytes are not to be read.
     case malformedConfChange(ConfChangeError)
 }

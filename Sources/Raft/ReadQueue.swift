@@ -2,6 +2,7 @@
 struct ReadRequest {
     /// Who asked; this member itself or nobody for its own.
     var from: PeerID
+    /// The bytes by which the caller knows it.
     var context: [UInt8]
     /// The commit index when it was asked.
     var index: LogIndex
@@ -18,6 +19,7 @@ struct ReadQueue {
     private var unconfirmed: [ReadRequest] = []
     private var confirmed: UInt64 = 0
 
+    /// Reads that wait for anything.
     var count: Int { waiting.count + unconfirmed.count }
 
     /// The number of the latest read that is not confirmed; nil if none is.
@@ -25,6 +27,7 @@ struct ReadQueue {
         unconfirmed.isEmpty ? nil : confirmed + UInt64(unconfirmed.count)
     }
 
+    /// Adds a read, numbered next.
     mutating func append(_ request: ReadRequest) { unconfirmed.append(request) }
 
     /// Takes out the reads up to a number, in order.
@@ -48,6 +51,7 @@ struct HeartbeatContext: Equatable {
     /// The leader's tick when it was sent, by which its lease is measured.
     var tick: UInt64
 
+    /// The latest read, and the tick of sending counted from 1.
     init(read: UInt64, tick: UInt64) {
         self.read = read
         self.tick = tick

@@ -1,10 +1,10 @@
 /// What the core wants done since it was last asked.
 ///
-/// With synchronous writes the driver, in this order: persists `entries`, `hardState` and
-/// `snapshot` (with a sync if `mustSync`), sends `messages`, applies `snapshot` and
-/// `committedEntries`, and calls ``RawNode/advance()``. With asynchronous storage writes
-/// `messages` says it all: each goes to its address, among them one for the append thread and
-/// one for the apply thread, and there is no advance.
+/// With synchronous writes the driver, in this order: persists `snapshot`, then `entries`, and
+/// `hardState` (a snapshot always durably, the rest if `mustSync`), sends `messages`, installs
+/// `snapshot`, applies `committedEntries`, and calls ``RawNode/advance()``. With asynchronous
+/// storage writes `messages` says it all: each goes to its address, among them one for the append
+/// thread and one for the apply thread, and there is no advance.
 public struct Ready: Equatable, Sendable {
     /// Leader and role, if they changed.
     public var softState: SoftState?
@@ -20,7 +20,8 @@ public struct Ready: Equatable, Sendable {
     public var committedEntries: [Entry] = []
     /// Messages to send; to peers only, unless writes are asynchronous.
     public var messages: [Message] = []
-    /// Whether what is persisted must be on the medium before anything is answered.
+    /// Whether entries, term or vote must be on the medium before anything is answered. A changed
+    /// commit index alone need not be.
     public var mustSync = false
 
     /// Nothing to do.

@@ -1,5 +1,6 @@
 /// Voters and learners of a group, with the invariants of `checkInvariants`.
 struct MemberConfig: Equatable, Sendable {
+    /// The voters of both halves.
     var voters = JointConfig()
     /// Whether the leader leaves the joint configuration by itself.
     var autoLeave = false
@@ -35,18 +36,23 @@ extension MemberConfig: CustomStringConvertible {
 ///
 /// Members are few, so they are in one ascending array that is searched from the front.
 struct Tracker: Equatable, Sendable {
+    /// Who votes and who learns.
     var config = MemberConfig()
     /// Ascending by peer; one for each voter of either half and each learner.
     var progress: [Progress] = []
     private var votes: [(peer: PeerID, granted: Bool)] = []
+    /// The window of each member, in appends.
     let maxInflightMessages: Int
+    /// The window of each member, in bytes.
     let maxInflightBytes: Int
 
+    /// A tracker of nobody.
     init(maxInflightMessages: Int, maxInflightBytes: Int) {
         self.maxInflightMessages = maxInflightMessages
         self.maxInflightBytes = maxInflightBytes
     }
 
+    /// Votes do not count.
     static func == (a: Self, b: Self) -> Bool {
         a.config == b.config && a.progress == b.progress
     }
@@ -63,6 +69,7 @@ struct Tracker: Equatable, Sendable {
         return nil
     }
 
+    /// What is known of a peer, if it is a member.
     subscript(peer: PeerID) -> Progress? { position(of: peer).map { progress[$0] } }
 
     /// The highest index that a quorum has on its media.

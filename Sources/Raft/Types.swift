@@ -48,7 +48,14 @@ extension PeerID: ExpressibleByIntegerLiteral, CustomStringConvertible {
 
 /// What a member is doing in its term (Raft thesis, figure 3.3; pre-candidate: section 9.6).
 public enum Role: UInt8, Sendable {
-    case follower, candidate, leader, preCandidate
+    /// Answers, and waits to hear of a leader.
+    case follower
+    /// Asks for votes.
+    case candidate
+    /// Replicates its log.
+    case leader
+    /// Asks whether it would get votes.
+    case preCandidate
 }
 
 /// What a member must find again after a crash (Raft thesis, figure 3.1, persistent state).
