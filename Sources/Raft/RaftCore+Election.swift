@@ -54,13 +54,17 @@ extension RaftCore {
     }
 
     /// Whether a committed change of members waits to be applied: until then this member does
-    /// not know who votes. If the entries must be fetched first, it may be so.
-    private var hasUnappliedConfChange: Bool {
+    /// not know who votes.
+    private var hasUnappliedConfChange: Bool { hasUnappliedConfChange(through: log.committed) }
+
+    /// Whether a change of members up to `index` is not applied. If the entries must be fetched
+    /// first, it may be so.
+    func hasUnappliedConfChange(through index: LogIndex) -> Bool {
         var next = log.applied + 1
-        while next <= log.committed {
+        while next <= index {
             let page: [Entry]
             do {
-                page = try log.slice(next, log.committed + 1, maxSize: log.maxApplyingSize)
+                page = try log.slice(next, index + 1, maxSize: log.maxApplyingSize)
             } catch {
                 return true
             }
@@ -128,12 +132,31 @@ extension RaftCore {
                 vote = message.from
             }
         } else {
-            send(Message(response, to: message.from, term: term, reject: true))
+            var rejection = Message(response, to: message.from, term: term, reject: true)
+            if !isPromotable, let known = log.term(of: log.committed), known > 0 {
+                rejection.commit = log.committed
+                rejection.logTerm = known
+            }
+            send(rejection)
         }
+    }
+
+    /// Learns from a rejected vote what is committed.
+    ///
+    /// A member that was voted out may have the longer log, and the vote of it alone may be
+    /// missing to a candidate that does not know yet that it is out. Such a member cannot
+    /// campaign itself, so no one ever would be elected; but what it knows to be committed shows
+    /// the candidate who votes now. (Etcd's core knows no way out but to start with three.)
+    private mutating func learnCommit(_ message: Message) {
+        guard message.reject, message.commit > log.committed,
+            log.matches(message.commit, term: message.logTerm)
+        else { return }
+        log.commit(to: message.commit)
     }
 
     /// Counts a vote for this candidate.
     mutating func countVote(_ message: Message) {
+        learnCommit(message)
         tracker.recordVote(message.from, granted: !message.reject)
         switch tracker.voteResult {
         case .pending: return

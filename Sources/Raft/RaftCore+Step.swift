@@ -50,15 +50,25 @@ extension RaftCore {
         }
     }
 
+    /// Whether this member may campaign and would ask a peer for its vote, who so learns of this
+    /// member's term. It would not if it is a learner, or out, or does not know the peer yet.
+    private func campaignsAt(_ peer: PeerID) -> Bool {
+        isPromotable && tracker.config.voters.contains(peer)
+    }
+
     private mutating func stepLowerTerm(_ message: Message) {
         switch message.kind {
         case .append, .heartbeat:
             // A leader that is behind. With check-quorum or pre-vote this member's own vote
             // requests may be ignored, so it could stay stuck in its later term: telling the
-            // leader makes it step down and elect anew.
-            if configuration.checkQuorum || configuration.preVote {
+            // leader makes it step down and elect anew. So could a member whose campaigns do not
+            // reach that leader.
+            if configuration.checkQuorum || configuration.preVote || !campaignsAt(message.from) {
                 send(Message(.appendResponse, to: message.from))
             }
+        case .vote where !campaignsAt(message.from):
+            // Neither would a candidate ever learn of the later term.
+            send(Message(.voteResponse, to: message.from, term: term, reject: true))
         case .preVote:
             // Answered, lest a group in which pre-vote is being turned on deadlocks.
             send(Message(.preVoteResponse, to: message.from, term: term, reject: true))
@@ -210,6 +220,9 @@ extension RaftCore {
     private mutating func restore(_ snapshot: Snapshot) -> Bool {
         let metadata = snapshot.metadata
         if metadata.index <= log.committed { return false }
+        // Changes of members that are handed out and not applied yet would be applied to the
+        // members of the snapshot, which has them already. The leader sends it again.
+        if hasUnappliedConfChange(through: log.applying) { return false }
         let members = metadata.confState
         guard
             members.voters.contains(id) || members.learners.contains(id)

@@ -1,0 +1,70 @@
+import Simulator
+
+/// What is wrong with the arguments. The text names what would be right.
+struct UsageError: Error {
+    var message: String
+}
+
+/// The arguments of the program.
+struct Options {
+    static let usage = """
+        Runs clusters from seeds until a property of Raft does not hold, or until stopped.
+
+        simulate [--from SEED] [--seeds COUNT] [--minutes COUNT] [--long] [--paper]
+                 [--mutation NAME]
+        simulate --seed SEED [--trace] [--long] [--paper] [--mutation NAME]
+
+          --from SEED      the first seed; without it one by chance
+          --seeds COUNT    stop after so many seeds
+          --minutes COUNT  stop after so many minutes
+          --seed SEED      run this seed alone
+          --trace          print each event
+          --long           faults of minutes rather than seconds of simulated time
+          --paper          check what the thesis promises and clients see, nothing else
+          --mutation NAME  put in a defect: \(Mutation.allCases.map(\.rawValue).joined(separator: ", "))
+        """
+
+    var seed: UInt64?
+    var first: UInt64?
+    var count: UInt64?
+    var minutes: Double?
+    var isTraced = false
+    var length = RunLength.short
+    var properties = Set(Property.allCases)
+    var mutation: Mutation?
+
+    /// Reads the arguments.
+    init(_ arguments: [String]) throws(UsageError) {
+        var rest = arguments[...]
+        while let name = rest.popFirst() {
+            switch name {
+            case "--trace": isTraced = true
+            case "--long": length = .long
+            case "--paper": properties = Property.paper
+            case "--seed": seed = try Self.number(name, rest.popFirst())
+            case "--from": first = try Self.number(name, rest.popFirst())
+            case "--seeds": count = try Self.number(name, rest.popFirst())
+            case "--minutes": minutes = try Self.number(name, rest.popFirst())
+            case "--mutation":
+                let value = rest.popFirst() ?? ""
+                guard let mutation = Mutation(rawValue: value) else {
+                    throw UsageError(message: "there is no mutation '\(value)'")
+                }
+                self.mutation = mutation
+            default: throw UsageError(message: "there is no option \(name)")
+            }
+        }
+        if isTraced, seed == nil {
+            throw UsageError(message: "--trace prints one run: name it by --seed")
+        }
+    }
+
+    private static func number<Number: LosslessStringConvertible>(
+        _ name: String, _ text: String?
+    ) throws(UsageError) -> Number {
+        guard let text, let number = Number(text) else {
+            throw UsageError(message: "\(name) needs a number, not '\(text ?? "")'")
+        }
+        return number
+    }
+}
