@@ -107,8 +107,8 @@ let package = Package(
         target(
             "RaftDriver",
             [
-                "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Model", "Reactor",
-                "Telemetry", .deque,
+                "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Model", "Bytes",
+                "Reactor", "Telemetry", .deque,
             ]),
         target(
             "ContainerStore",

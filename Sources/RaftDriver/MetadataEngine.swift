@@ -55,7 +55,8 @@ public final class MetadataEngine: Sendable {
                 store: store, replay: replay, log: group, options: options, on: reactor)
             let member = try await RaftMember.start(
                 log: group, applier: tables, transport: transport,
-                options: options.member, on: reactor, generator: generator)
+                snapshots: "\(directory)/snapshots", options: options.member, on: reactor,
+                generator: generator)
             try await member.untilReplayed()
             return MetadataEngine(
                 member: member, tables: tables, log: log, directory: directory)
@@ -100,4 +101,10 @@ public final class MetadataEngine: Sendable {
 public struct NoTransport: RaftTransport {
     public init() {}
     public func send(_ messages: [Message]) {}
+
+    public func deliver(
+        _ request: SnapshotRequest, to peer: PeerID
+    ) async throws(StoreError) -> Int {
+        throw StoreError(.connection, "there is no way to member \(peer)")
+    }
 }

@@ -27,7 +27,7 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
         self.engine = engine
     }
 
-    /// Opens the group's files in `directory` (`metadata.db` and `log/`), making
+    /// Opens the group's files in `directory` (`metadata.db`, `log/` and `snapshots/`), making
     /// them if they are absent, and starts its member. A member that is alone has applied
     /// everything in its log when this returns.
     ///

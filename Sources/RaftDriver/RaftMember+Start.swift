@@ -10,16 +10,22 @@ extension RaftMember {
     /// Brings log and state together as the core wants to find them.
     ///
     /// The state may be ahead of the commit index in the log, which is written with the next
-    /// batch only: what is applied was committed.
+    /// batch only: what is applied was committed. It may be behind the log's first entry if a
+    /// crash came between the log's taking a snapshot and the state's: then the snapshot's file is
+    /// there and is installed now.
     static func fit(
-        _ log: GroupLog, _ applier: any CommandApplier
+        _ log: GroupLog, _ applier: any CommandApplier, _ snapshots: SnapshotStore
     ) async throws(StoreError) {
         let first = log.firstIndex
-        guard applier.appliedIndex + 1 >= first else {
-            throw StoreError(
-                .corrupt,
-                "the log begins with entry \(first), but the state has applied only "
-                    + "\(applier.appliedIndex)")
+        if applier.appliedIndex + 1 < first {
+            guard snapshots.received.contains(first - 1) else {
+                throw StoreError(
+                    .corrupt,
+                    "the log begins with entry \(first), but the state has applied only "
+                        + "\(applier.appliedIndex), and no snapshot of \(first - 1) is there")
+            }
+            try await applier.installSnapshot(
+                from: snapshots.path(first - 1), index: first - 1)
         }
         let applied = applier.appliedIndex
         guard applied <= log.lastIndex else {

@@ -82,6 +82,7 @@ extension RaftMember {
                     measures.noteAppend(
                         of: batch.entries.count, bytes: batch.bytes, since: start)
                 }
+                if let snapshot = batch.snapshot { return await install(snapshot) }
                 return true
             } catch {
                 guard error.code == .noSpace || error.code == .overloaded else {

@@ -9,6 +9,9 @@ import Synchronization
 /// dropped, as the core expects of a network.
 public protocol RaftTransport: Sendable {
     func send(_ messages: [Message])
+
+    /// Takes a piece of a snapshot to another member; returns the offset of the next it wants.
+    func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int
 }
 
 /// One member of a group: the core, its part of the log, and what its entries are applied to.
@@ -55,6 +58,9 @@ public actor RaftMember {
     nonisolated let measures = GroupMeasures()
 
     let node: RawNode<GroupLog>
+    var snapshots: SnapshotStore
+    /// Why the last snapshot could not be written or sent.
+    nonisolated let snapshotError = Mutex<StoreError?>(nil)
     var role = Role.follower
     /// The leader as far as known.
     var leader = PeerID.none
@@ -79,12 +85,14 @@ public actor RaftMember {
 
     init(
         node: RawNode<GroupLog>, log: GroupLog, applier: any CommandApplier,
-        transport: any RaftTransport, options: RaftMemberOptions, on reactor: Reactor
+        transport: any RaftTransport, snapshots: SnapshotStore, options: RaftMemberOptions,
+        on reactor: Reactor
     ) {
         self.node = node
         self.log = log
         self.applier = applier
         self.transport = transport
+        self.snapshots = snapshots
         self.options = options
         self.reactor = reactor
     }
@@ -92,18 +100,25 @@ public actor RaftMember {
     /// Starts a member on its part of a log that was opened, and what its entries were applied
     /// to before.
     ///
+    /// - Parameter folder: where snapshots are on their way from and to others.
     /// - Throws: `corrupt` if log and state do not fit together, `invalidArgument` for options
     ///   that cannot be, `io`, `noSpace`.
     public static func start(
         log: GroupLog, applier: any CommandApplier, transport: any RaftTransport,
-        options: RaftMemberOptions, on reactor: Reactor,
+        snapshots folder: String, options: RaftMemberOptions, on reactor: Reactor,
         generator: sending some RandomNumberGenerator & Sendable
     ) async throws(StoreError) -> RaftMember {
-        try await fit(log, applier)
+        var snapshots = SnapshotStore(folder, group: log.id, on: reactor)
+        try await snapshots.prepare()
+        try await fit(log, applier, snapshots)
+        for index in snapshots.received where index <= applier.appliedIndex {
+            snapshots.received.remove(index)
+            await snapshots.removeFile(index)
+        }
         let node = try makeNode(log, options, applied: applier.appliedIndex, generator)
         let member = RaftMember(
-            node: node, log: log, applier: applier, transport: transport, options: options,
-            on: reactor)
+            node: node, log: log, applier: applier, transport: transport, snapshots: snapshots,
+            options: options, on: reactor)
         await member.begin()
         return member
     }
@@ -129,7 +144,7 @@ public actor RaftMember {
 
     private func run() async {
         while let (commands, messages) = await nextWork() {
-            for message in messages {
+            for message in messages where isHere(message) {
                 attempt { node throws(RaftError) in try node.step(message) }
             }
             propose(commands)
@@ -215,7 +230,7 @@ public actor RaftMember {
                 default: outgoing.append(message)
                 }
             }
-            if !outgoing.isEmpty { transport.send(outgoing) }
+            if !outgoing.isEmpty { send(outgoing) }
         }
         if !appends.isEmpty, let appender = idleAppender {
             idleAppender = nil
@@ -226,6 +241,13 @@ public actor RaftMember {
             applier.resume()
         }
         serveLaggards()
+        writeSnapshotIfWanted()
+    }
+
+    /// Hands messages on; those that carry a snapshot follow when it has been streamed.
+    private func send(_ messages: [Message]) {
+        for message in messages where message.kind == .snapshot { stream(message) }
+        transport.send(messages.filter { $0.kind != .snapshot })
     }
 
     private func roleChanged(_ state: SoftState) {
@@ -354,5 +376,6 @@ public actor RaftMember {
         for loop in loops { await loop.value }
         loops = []
         await ticker?.value
+        await endSnapshots()
     }
 }

@@ -14,6 +14,8 @@ public enum RaftMemberLimits {
     public static let readElections = 2
     /// After the disk had no room the write is tried again so much later.
     public static let noSpaceRetry = Duration.milliseconds(200)
+    /// After a snapshot could not be written the next attempt is made so much later.
+    public static let snapshotRetry = Duration.seconds(2)
 }
 
 /// How a member behaves in its group.

@@ -17,6 +17,8 @@ public final class RaftPeers: RaftTransport {
         public static let waitingBytes = 64 << 20
         /// How long a call may take.
         public static let timeout = Duration.seconds(5)
+        /// How long a piece of a snapshot may take; the last one has the whole file checked.
+        public static let snapshotTimeout = Duration.seconds(60)
     }
 
     private struct Peer {
@@ -77,6 +79,23 @@ public final class RaftPeers: RaftTransport {
         for peer in begin {
             Task(executorPreference: reactor) { await self.sendWaiting(to: peer) }
         }
+    }
+
+    public func deliver(
+        _ request: SnapshotRequest, to peer: PeerID
+    ) async throws(StoreError) -> Int {
+        guard let channel = channel(peer) else {
+            throw StoreError(.connection, "it is not known where member \(peer) is")
+        }
+        let reply = try await channel.call(
+            RaftMethod.snapshotPiece.rawValue, request.encoded, payload: request.piece?.payload,
+            timeout: Limits.snapshotTimeout)
+        var reader = RaftByteReader(reply.message)
+        let next: UInt64 = try reader.number()
+        guard next <= UInt64(request.header.size) else {
+            throw StoreError(.badRequest, "member \(peer) wants byte \(next) of a snapshot")
+        }
+        return Int(next)
     }
 
     private func sendWaiting(to id: PeerID) async {
@@ -145,6 +164,12 @@ public final class RaftService: RPCHandler {
             let (group, messages) = try RaftCodec.decode(request.message)
             try member(group).receive(messages)
             return RPCReply()
+        case .snapshotPiece:
+            let piece = try SnapshotRequest(decoding: request.message, payload: request.payload)
+            let next = try await member(piece.header.group).receive(piece)
+            var reply: [UInt8] = []
+            reply.appendLittleEndian(UInt64(next))
+            return RPCReply(reply)
         }
     }
 

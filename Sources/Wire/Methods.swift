@@ -7,6 +7,7 @@ public enum CommonMethod: UInt16, Hashable, Sendable, CaseIterable {
 /// What members of a Raft group say to each other. Numbers are part of the protocol.
 public enum RaftMethod: UInt16, Hashable, Sendable, CaseIterable {
     case messages = 0x0401
+    case snapshotPiece = 0x0402
 }
 
 /// What can be asked of a datanode; messages in datanode.proto. Numbers are part of the protocol.

@@ -53,6 +53,11 @@ private struct CuttableTransport: RaftTransport {
     func send(_ messages: [Message]) {
         if !cut.isCut { peers.send(messages) }
     }
+
+    func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int {
+        if cut.isCut { throw StoreError(.connection, "the link is cut") }
+        return try await peers.deliver(request, to: peer)
+    }
 }
 
 /// Members of one group in one process: files of their own, sockets between them.

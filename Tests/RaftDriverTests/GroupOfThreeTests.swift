@@ -2,6 +2,7 @@ import Foundation
 import MetadataStore
 import Model
 import Raft
+import RaftLog
 import Reactor
 import Synchronization
 import Testing
@@ -151,6 +152,42 @@ struct GroupOfThreeTests {
             }
             #expect(await target.member?.state.role == .leader)
             #expect(try await group.propose([1, 1]) == [0, 1])
+        }
+    }
+
+    @Test("a member that is far behind is given a snapshot")
+    func snapshot() async throws {
+        var options = MetadataGroupOptions(
+            log: .init(segmentSize: 256 << 10), checkpointBytes: 64 << 10)
+        options.trailingEntries = 10
+        try await withGroup(options: options) { group in
+            _ = try await group.propose([1, 1])
+            let leader = try await group.leader()
+            let late = try #require(group.nodes.first { $0.id != leader.id })
+            try await group.stop(late)
+            // More than the log keeps, and a state of some pieces.
+            let bulk = [UInt8](repeating: 7, count: 20_000)
+            for key in 0..<200 { _ = try await group.propose([UInt8(key)] + bulk) }
+            try await leader.group?.checkpoint()
+            try await group.start(late)
+            try await group.converge()
+            let first = await late.member?.log.firstIndex ?? 0
+            #expect(first > 150, "the log begins at \(first): no snapshot was installed")
+            for key in [1, 77, 199] as [UInt8] {
+                let expected = try await group.value(key, on: leader)
+                #expect(try await group.value(key, on: late) == expected)
+                #expect(expected.count >= 20_000)
+            }
+            #expect(try await group.propose([250, 5]) == [5])
+            try await group.converge()
+            // What was received is installed and gone; the member starts again on its own.
+            try await group.stop(late)
+            let left = try FileManager.default.contentsOfDirectory(
+                atPath: group.directory + "/member-\(late.id)/snapshots")
+            #expect(left == [])
+            try await group.start(late)
+            try await group.converge()
+            #expect(try await group.value(250, on: late) == [5])
         }
     }
 

@@ -44,7 +44,7 @@ private struct Rig {
 
     mutating func run(_ command: SCMCommand) {
         index += 1
-        _ = SCMStateMachine().apply(command.encoded, at: index, in: tables)
+        _ = SCMStateMachine().apply(command, at: index, in: tables)
         state.apply(command, at: index)
     }
 
