@@ -21,7 +21,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from measure import ROOT, environment, failed_row, load_average  # noqa: E402
 
-ALL_ROWS = set(range(1, 17))
+ALL_ROWS = set(range(1, 21))
 
 
 def parse():
@@ -153,9 +153,11 @@ def experiments(wanted, quick):
     """The experiments that hold the wanted rows, in the order they are run."""
     from datapath import AppendRows, ReadRows, RPCRows
     from metricsrow import MetricsRow
+    from omrow import OMRows
     from s3rows import RangeRow, S3Rows
     from scrubrow import ScrubRow
-    for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow]:
+    for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow,
+                 OMRows]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 

@@ -98,9 +98,11 @@ struct BenchSession {
             made = true
         }
         madeBucket = made
-        let run = String(UInt32.random(in: .min ... .max), radix: 36)
+        let run = UInt32.random(in: .min ... .max)
+        let base = options.prefix ?? "apus-bench/"
         keys = BenchKeys(
-            client: client, bucket: bucket, prefix: (options.prefix ?? "apus-bench/") + run + "/",
+            client: client, bucket: bucket, base: base, run: UInt64(run) << 32,
+            prefix: base + String(run, radix: 36) + "/",
             user: options.cluster.user, replication: replication, sizes: sizes)
     }
 

@@ -8,7 +8,12 @@ import Synchronization
 struct BenchKeys: Sendable {
     let client: ClusterClient
     let bucket: BucketPath
-    /// What the names of all keys begin with that this run writes, and no others.
+    /// What the names of all runs with the same options begin with.
+    let base: String
+    /// The number of this run.
+    let run: UInt64
+    /// What the names of all keys begin with that this run writes, and no others; but for the
+    /// scattered ones.
     let prefix: String
     let user: String
     let replication: ReplicationConfig?
@@ -25,12 +30,11 @@ struct BenchKeys: Sendable {
         return KeyPath(bucket: bucket, name: name)
     }
 
-    /// Key `index` of a kind, where names do not sort as their numbers: neighbours in time are
-    /// none in the tables.
-    func scattered(_ kind: String, _ index: Int) -> KeyPath {
-        var random = BenchRandom(seed: UInt64(truncatingIfNeeded: index))
-        let scatter = String(random.next(), radix: 36)
-        guard let name = KeyName(prefix + kind + "-" + scatter + "-\(index)") else {
+    /// Key `index`, where names are in no order and fall between those of all runs with the same
+    /// prefix: `removeAll` does not find them.
+    func scattered(_ index: Int) -> KeyPath {
+        var random = BenchRandom(seed: run &+ UInt64(truncatingIfNeeded: index))
+        guard let name = KeyName(base + String(format: "%016lx", random.next() >> 1)) else {
             preconditionFailure("the prefix was checked when the run began")
         }
         return KeyPath(bucket: bucket, name: name)

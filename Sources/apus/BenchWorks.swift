@@ -208,7 +208,7 @@ struct BenchOM: AsyncParsableCommand {
             With --keep such keys stay, and cannot be read.
             """)
     var length = 0
-    @Flag(help: "For create: names in no order.") var scatter = false
+    @Flag(help: "For create: names in no order, between those of other runs; with --keep.") var scatter = false
 
     /// What is done to a name.
     enum Operation: String, ExpressibleByArgument, CaseIterable, Sendable {
@@ -226,7 +226,7 @@ struct BenchOM: AsyncParsableCommand {
         func perform(_ index: Int) async throws -> Int {
             switch operation {
             case .create:
-                let path = isScattered ? keys.scattered("om", index) : keys.path("om", index)
+                let path = isScattered ? keys.scattered(index) : keys.path("om", index)
                 _ = try await keys.client.createUnwritten(
                     path, length: length, replication: keys.replication, user: keys.user)
                 return 0
@@ -250,6 +250,9 @@ struct BenchOM: AsyncParsableCommand {
         guard objects >= 1 else { throw ValidationError("--objects takes 1 and more") }
         guard (0...1 << 30).contains(length) else {
             throw ValidationError("--length takes 0 to \(1 << 30) bytes")
+        }
+        if scatter && !options.keep {
+            throw ValidationError("--scatter needs --keep: such keys are not removed by themselves")
         }
         if operation == .delete && options.count == nil {
             throw ValidationError("--operation delete needs --count")
