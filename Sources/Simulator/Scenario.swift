@@ -33,6 +33,8 @@ public struct Scenario: Sendable {
     public var tick: Microseconds = 100_000
     /// By how much a node's clock goes fast or slow at most, as a share.
     public var drift = 0.0
+    /// Whether each clock is off by all of `drift` rather than by anything up to it.
+    public var driftsFully = false
 
     // MARK: Network
 
@@ -114,6 +116,8 @@ extension Scenario {
         drawLoad(&generator)
         let seconds = length == .short ? generator.int(in: 10...30) : generator.int(in: 60...300)
         faultTime = Microseconds(seconds) * 1_000_000
+        var clocks = SeededGenerator(seed: seed, stream: 7)
+        driftsFully = clocks.chance(0.5)
         settleLeases()
     }
 
@@ -205,6 +209,20 @@ extension Scenario {
 }
 
 extension Scenario {
+    /// Many clients that ask for one register while the leader is cut off: a stale read shows
+    /// only to one who wrote elsewhere a moment before.
+    private mutating func askOftenWhileCut() {
+        partitionRate = max(partitionRate, 30)
+        (clients, registers, readShare) = (6, 1, 0.6)
+        thinkTime = 1_000...20_000
+        requestTimeout = 300_000
+        (delay, lossShare, lateShare) = (100...1_000, 0, 0)
+        (membershipRate, crashRate, slowDiskRate, persistPointCrash) = (0, 0, 0, 0)
+        (voters, nodes) = (3, 3)
+        (syncTime, applyTime) = (100...1_000, 10...100)
+        core.disableProposalForwarding = false
+    }
+
     /// Puts in a defect. What it needs to show is switched on where the seed left it out.
     public mutating func apply(_ mutation: Mutation?) {
         self.mutation = mutation
@@ -213,10 +231,11 @@ extension Scenario {
             core.checkQuorum = true
             core.readOnlyOption = .leaseBased
             core.leaseMarginTicks = 2
-            drift = 0.4
+            (drift, driftsFully) = (0.6, true)
             pauseRate = 0
-            partitionRate = max(partitionRate, 30)
-            readShare = 0.8
+            // Such clocks keep a cluster from electing at times.
+            properties.remove(.liveness)
+            askOftenWhileCut()
         case .ignoresDamage:
             asynchronousNodes = .max
             tears = [.blocks]

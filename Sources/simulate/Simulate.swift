@@ -18,7 +18,7 @@ struct Simulate {
     private static func scenario(_ seed: UInt64, _ options: Options) -> Scenario {
         var scenario = Scenario(seed: seed, length: options.length)
         scenario.apply(options.mutation)
-        scenario.properties = options.properties
+        scenario.properties.formIntersection(options.properties)
         return scenario
     }
 
