@@ -32,6 +32,7 @@ extension RaftCore {
             if configuration.checkQuorum { checkQuorum() }
             // A transfer that took an election timeout has failed: lead on.
             if role == .leader { transferee = .none }
+            leaveJointByItself()
         }
         if role == .leader, heartbeatElapsed >= configuration.heartbeatTick {
             heartbeatElapsed = 0
