@@ -168,6 +168,10 @@ let package = Package(
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
+        target("Simulator", ["Raft"]),
+        .executableTarget(
+            name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
+            swiftSettings: settings),
 
         // Tests
         tests("ChecksumTests", ["Checksum", "CDigest"]),
@@ -175,6 +179,7 @@ let package = Package(
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
+        tests("SimulatorTests", ["Simulator", "Raft"]),
         tests("RaftLogTests", ["RaftLog", "Reactor", "Model", "Bytes", "Checksum"]),
         tests("RaftDriverTests", ["RaftDriver", "MetadataStore", "RaftLog", "Reactor", "Model"]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
