@@ -63,6 +63,9 @@ public struct Scenario: Sendable {
     public var downTime: ClosedRange<Microseconds> = 100_000...3_000_000
     /// What a crash may leave of unsynced writes.
     var tears = Tear.allCases
+    /// Whether the core reads the log as the medium has it rather than as it was written: what is
+    /// on its way there is not seen yet.
+    public var readsDurableLog = false
     /// Probability that the core's read of old entries finds them not in memory.
     public var coldReadShare = 0.0
     /// Pauses of a whole node a minute; never with lease reads, which trust the clock.
@@ -89,6 +92,8 @@ public struct Scenario: Sendable {
     public var padding = 0
     /// Attempts at changing the members a minute.
     public var membershipRate = 0.0
+    /// Whether members are changed hastily: several changes at once, and all voters for others.
+    public var changesHastily = false
     /// Leadership transfers, forced campaigns and forgotten leaders a minute.
     public var disturbanceRate = 0.0
 
@@ -118,6 +123,8 @@ extension Scenario {
         faultTime = Microseconds(seconds) * 1_000_000
         var clocks = SeededGenerator(seed: seed, stream: 7)
         driftsFully = clocks.chance(0.5)
+        changesHastily = clocks.chance(0.3)
+        readsDurableLog = clocks.chance(0.3)
         settleLeases()
     }
 
@@ -226,6 +233,8 @@ extension Scenario {
     /// Puts in a defect. What it needs to show is switched on where the seed left it out.
     public mutating func apply(_ mutation: Mutation?) {
         self.mutation = mutation
+        // A node that acknowledges early would look for entries that are not there yet.
+        if mutation != nil { readsDurableLog = false }
         switch mutation {
         case .leaseBeyondDrift:
             core.checkQuorum = true

@@ -33,14 +33,6 @@ struct SimulationTests {
         #expect(simulation.statistics.time > 60_000_000)
     }
 
-    /// Each found a defect of the core, mended since; docs/internals/simulator.md has the list.
-    @Test(
-        "the seeds that found defects of the core pass",
-        arguments: [3513, 3727, 3772, 5362, 15035, 20455, 51009] as [UInt64])
-    func onceFailed(seed: UInt64) {
-        if let failure = Simulation(Scenario(seed: seed)).run() { Issue.record(failure) }
-    }
-
     @Test("a seed gives the same run twice, and another seed another run")
     func repetition() {
         var digests = Set<UInt64>()
