@@ -250,6 +250,16 @@ extension Scenario {
             tears = [.blocks]
             crashRate = max(crashRate, 40)
             slowDiskRate = max(slowDiskRate, 30)
+        case .forgetsVote, .forgetsTerm, .writesHardStateLate:
+            // Two candidates of one term, and a voter that is back while they still campaign.
+            persistPointCrash = 0.02
+            downTime = 1_000...20_000
+            delay = 10_000...80_000
+            partitionRate = max(partitionRate, 12)
+            disturbanceRate = max(disturbanceRate, 60)
+            core.preVote = false
+            core.checkQuorum = false
+            core.readOnlyOption = .safe
         case .acceptsStaleTerm:
             lateShare = max(lateShare, 0.1)
             partitionRate = max(partitionRate, 12)
