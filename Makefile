@@ -19,6 +19,8 @@ help:
 	@echo "make build   the program: .build/release/apus"
 	@echo "make lint    check the format of the sources"
 	@echo "make bench   measure everything beside its yardstick; ARGS=\"--rows 9,10 --json FILE\""
+	@echo "make simulate  Raft clusters from seeds until one fails; ARGS=\"--from SEED --minutes N\""
+	@echo "make mutants   that the simulator finds defects put into Raft's core"
 	@echo "make bench-kernels   measure the arithmetic beside ISA-L and memcpy"
 	@echo "make deps    install the system packages that the build needs"
 	@echo "make proto   generate the Swift of the protobuf messages"
@@ -76,6 +78,17 @@ bench: build deps-bench
 bench-kernels: deps
 	swift build $(SWIFT_FLAGS) --product kernel-bench
 	.build/release/kernel-bench
+
+# Stops at the first failure with the command that repeats it, or after ARGS="--minutes N".
+.PHONY: simulate
+simulate:
+	swift build $(SWIFT_FLAGS) --product simulate
+	.build/release/simulate $(ARGS)
+
+# Builds a copy of the core for each defect, so it takes minutes; ARGS names some of them.
+.PHONY: mutants
+mutants:
+	python3 Tests/Mutants/mutants.py $(ARGS)
 
 .PHONY: lint
 lint:

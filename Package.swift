@@ -174,6 +174,10 @@ let package = Package(
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
+        target("Simulator", ["Raft"]),
+        .executableTarget(
+            name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
+            swiftSettings: settings),
 
         // Tests
         tests("ChecksumTests", ["Checksum", "CDigest"]),
@@ -181,6 +185,7 @@ let package = Package(
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
+        tests("SimulatorTests", ["Simulator", "Raft"]),
         tests("RaftLogTests", ["RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
         tests(
             "RaftDriverTests",

@@ -32,6 +32,7 @@ extension RaftCore {
             if configuration.checkQuorum { checkQuorum() }
             // A transfer that took an election timeout has failed: lead on.
             if role == .leader { transferee = .none }
+            leaveJointByItself()
         }
         if role == .leader, heartbeatElapsed >= configuration.heartbeatTick {
             heartbeatElapsed = 0
@@ -152,11 +153,14 @@ extension RaftCore {
             log.matches(message.commit, term: message.logTerm)
         else { return }
         log.commit(to: message.commit)
+        // Its votes were asked of members that may be none any more, as it may be itself.
+        if hasUnappliedConfChange { becomeFollower(term: term, leader: .none) }
     }
 
     /// Counts a vote for this candidate.
     mutating func countVote(_ message: Message) {
         learnCommit(message)
+        guard role != .follower else { return }
         tracker.recordVote(message.from, granted: !message.reject)
         switch tracker.voteResult {
         case .pending: return

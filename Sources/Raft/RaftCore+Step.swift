@@ -81,12 +81,18 @@ extension RaftCore {
         }
     }
 
-    /// Entries up to `index` are applied. In a joint configuration that leaves itself, a leader
-    /// now proposes to leave it; if that is dropped, the next entry applied tries again.
+    /// Entries up to `index` are applied.
     mutating func applied(to index: LogIndex, size: Int) {
         let index = max(index, log.applied)
         log.applied(to: index, size: size)
-        if tracker.config.autoLeave, index >= pendingConfIndex, role == .leader {
+        leaveJointByItself()
+    }
+
+    /// In a joint configuration that leaves itself, a leader proposes to leave it once the entry
+    /// that entered it is applied. If that is dropped, as while leadership is being transferred,
+    /// the next entry applied or the next election timeout tries again.
+    mutating func leaveJointByItself() {
+        if role == .leader, tracker.config.autoLeave, log.applied >= pendingConfIndex {
             _ = accept([Entry(kind: .confChangeV2)])
         }
     }

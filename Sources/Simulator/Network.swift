@@ -34,7 +34,8 @@ struct Network {
                 if !isOneWay || inward { cutLink(from: PeerID(other), to: alone) }
                 if !isOneWay || !inward { cutLink(from: alone, to: PeerID(other)) }
             }
-            return "node \(alone) is cut off" + (isOneWay ? (inward ? ", inward" : ", outward") : "")
+            return "node \(alone) is cut off"
+                + (isOneWay ? (inward ? ", inward" : ", outward") : "")
         case 1:
             let links = generator.int(in: 1...nodes)
             for _ in 0..<links {

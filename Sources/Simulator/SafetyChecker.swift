@@ -139,7 +139,8 @@ extension SafetyChecker {
             "term of node \(id)\(place) went from \(old.term) to \(new.term)")
         try require(
             new.term > old.term || old.vote == .none || new.vote == old.vote, .hardState,
-            "node \(id)\(place) changed its vote in term \(new.term) from \(old.vote) to \(new.vote)")
+            "node \(id)\(place) changed its vote in term \(new.term), "
+                + "from \(old.vote) to \(new.vote)")
         try require(
             new.commit >= old.commit, .hardState,
             "commit of node \(id)\(place) went from \(old.commit) to \(new.commit)")
@@ -188,7 +189,8 @@ extension SafetyChecker {
             try require(
                 nodes[place].role != .leader
                     || nodes[place].term(of: start) == entries.first?.term, .leaderAppendOnly,
-                "node \(id), leader of term \(nodes[place].hardState.term), rewrites entry \(start)")
+                "node \(id), leader of term \(nodes[place].hardState.term), rewrites entry \(start)"
+            )
             let replaced = min(end - 1, nodes[place].commit)
             if start <= replaced, let new = entries.first {
                 try require(
@@ -222,7 +224,8 @@ extension SafetyChecker {
         for other in known[index] where other.term == entry.term {
             try require(
                 other.digest == digest && other.previousTerm == previous, .logMatching,
-                "entry \(entry.index) of term \(entry.term) of node \(id) follows term \(previous), "
+                "entry \(entry.index) of term \(entry.term) of node \(id) follows term "
+                    + "\(previous), "
                     + "elsewhere \(other.previousTerm)"
                     + (other.digest == digest ? "" : ", and holds other data"))
             return
@@ -288,7 +291,8 @@ extension SafetyChecker {
         guard index >= node.first else { return }
         try require(
             node.term(of: index) == committed[last].term, .leaderCompleteness,
-            "node \(id), leader of term \(node.hardState.term), has \(node.term(of: index) ?? 0) as "
+            "node \(id), leader of term \(node.hardState.term), has "
+                + "\(node.term(of: index) ?? 0) as "
                 + "the term of entry \(index), of which term \(committed[last].term) is committed")
     }
 }
@@ -310,7 +314,8 @@ extension SafetyChecker {
         guard entry.index <= commit else { return }
         let place = Int(entry.index) - 1
         try require(
-            committed[place].term == entry.term && committed[place].digest == Self.digest(of: entry),
+            committed[place].term == entry.term
+                && committed[place].digest == Self.digest(of: entry),
             .stateMachineSafety,
             "node \(id) applies entry \(entry.index) of term \(entry.term), but that of term "
                 + "\(committed[place].term) is committed")
@@ -364,8 +369,9 @@ extension SafetyChecker {
             try require(
                 durable.hardState.term == message.term && durable.hardState.vote == message.to,
                 .durablePromise,
-                "node \(message.from) grants its vote to \(message.to) in term \(message.term), but "
-                    + "its disk has term \(durable.hardState.term), vote \(durable.hardState.vote)")
+                "node \(message.from) grants its vote to \(message.to) in term "
+                    + "\(message.term), but its disk has term \(durable.hardState.term), vote \(durable.hardState.vote)"
+            )
         case .appendResponse:
             try require(
                 durable.hardState.term == message.term && durable.lastIndex >= message.index,
@@ -385,7 +391,8 @@ extension SafetyChecker {
             let count = half.count { holds($0) }
             try require(
                 count > half.count / 2, .durableQuorum,
-                "node \(id) commits entry \(index) of term \(term), but it is durable on \(count) of "
+                "node \(id) commits entry \(index) of term \(term), but it is durable on "
+                    + "\(count) of "
                     + "the voters \(half.map(\.rawValue))")
         }
     }

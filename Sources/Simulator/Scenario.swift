@@ -33,6 +33,8 @@ public struct Scenario: Sendable {
     public var tick: Microseconds = 100_000
     /// By how much a node's clock goes fast or slow at most, as a share.
     public var drift = 0.0
+    /// Whether each clock is off by all of `drift` rather than by anything up to it.
+    public var driftsFully = false
 
     // MARK: Network
 
@@ -61,6 +63,9 @@ public struct Scenario: Sendable {
     public var downTime: ClosedRange<Microseconds> = 100_000...3_000_000
     /// What a crash may leave of unsynced writes.
     var tears = Tear.allCases
+    /// Whether the core reads the log as the medium has it rather than as it was written: what is
+    /// on its way there is not seen yet.
+    public var readsDurableLog = false
     /// Probability that the core's read of old entries finds them not in memory.
     public var coldReadShare = 0.0
     /// Pauses of a whole node a minute; never with lease reads, which trust the clock.
@@ -87,6 +92,8 @@ public struct Scenario: Sendable {
     public var padding = 0
     /// Attempts at changing the members a minute.
     public var membershipRate = 0.0
+    /// Whether members are changed hastily: several changes at once, and all voters for others.
+    public var changesHastily = false
     /// Leadership transfers, forced campaigns and forgotten leaders a minute.
     public var disturbanceRate = 0.0
 
@@ -114,6 +121,10 @@ extension Scenario {
         drawLoad(&generator)
         let seconds = length == .short ? generator.int(in: 10...30) : generator.int(in: 60...300)
         faultTime = Microseconds(seconds) * 1_000_000
+        var clocks = SeededGenerator(seed: seed, stream: 7)
+        driftsFully = clocks.chance(0.5)
+        changesHastily = clocks.chance(0.3)
+        readsDurableLog = clocks.chance(0.3)
         settleLeases()
     }
 
@@ -205,23 +216,50 @@ extension Scenario {
 }
 
 extension Scenario {
+    /// Many clients that ask for one register while the leader is cut off: a stale read shows
+    /// only to one who wrote elsewhere a moment before.
+    private mutating func askOftenWhileCut() {
+        partitionRate = max(partitionRate, 30)
+        (clients, registers, readShare) = (6, 1, 0.6)
+        thinkTime = 1_000...20_000
+        requestTimeout = 300_000
+        (delay, lossShare, lateShare) = (100...1_000, 0, 0)
+        (membershipRate, crashRate, slowDiskRate, persistPointCrash) = (0, 0, 0, 0)
+        (voters, nodes) = (3, 3)
+        (syncTime, applyTime) = (100...1_000, 10...100)
+        core.disableProposalForwarding = false
+    }
+
     /// Puts in a defect. What it needs to show is switched on where the seed left it out.
     public mutating func apply(_ mutation: Mutation?) {
         self.mutation = mutation
+        // A node that acknowledges early would look for entries that are not there yet.
+        if mutation != nil { readsDurableLog = false }
         switch mutation {
         case .leaseBeyondDrift:
             core.checkQuorum = true
             core.readOnlyOption = .leaseBased
             core.leaseMarginTicks = 2
-            drift = 0.4
+            (drift, driftsFully) = (0.6, true)
             pauseRate = 0
-            partitionRate = max(partitionRate, 30)
-            readShare = 0.8
+            // Such clocks keep a cluster from electing at times.
+            properties.remove(.liveness)
+            askOftenWhileCut()
         case .ignoresDamage:
             asynchronousNodes = .max
             tears = [.blocks]
             crashRate = max(crashRate, 40)
             slowDiskRate = max(slowDiskRate, 30)
+        case .forgetsVote, .forgetsTerm, .writesHardStateLate:
+            // Two candidates of one term, and a voter that is back while they still campaign.
+            persistPointCrash = 0.02
+            downTime = 1_000...20_000
+            delay = 10_000...80_000
+            partitionRate = max(partitionRate, 12)
+            disturbanceRate = max(disturbanceRate, 60)
+            core.preVote = false
+            core.checkQuorum = false
+            core.readOnlyOption = .safe
         case .acceptsStaleTerm:
             lateShare = max(lateShare, 0.1)
             partitionRate = max(partitionRate, 12)

@@ -35,7 +35,7 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
         (value << count) | (value >> (64 - count))
     }
 
-    /// A whole number of `range`, each equally likely (the bias of at most 2⁻⁶⁴ per width is let be).
+    /// A whole number of `range`, each equally likely (but for a bias of at most 2⁻⁶⁴).
     public mutating func int(in range: ClosedRange<Int>) -> Int {
         let width = UInt64(range.upperBound - range.lowerBound) &+ 1
         precondition(width > 0, "a range to draw from is narrower than all of Int")

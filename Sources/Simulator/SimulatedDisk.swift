@@ -15,8 +15,8 @@ enum Tear: CaseIterable, Sendable {
 /// The disk of one node: its log, of which a crash loses or tears what is not synced, and the
 /// checkpoint of its application, a file that is replaced as a whole.
 ///
-/// The core reads what was written, durable or not, as it would through a page cache. Writes go
-/// into blocks of `blockSize` bytes; a batch is found after a crash if all its blocks were
+/// The core reads what was written, durable or not, as it would through a page cache, or only what
+/// is durable, as it would without one. Writes go into blocks of `blockSize` bytes; a batch is found after a crash if all its blocks were
 /// written, and recovery ends at the first that was not: what follows it is cut.
 final class SimulatedDisk: RaftStorage {
     private static let blockSize = 512
@@ -32,6 +32,8 @@ final class SimulatedDisk: RaftStorage {
     /// Batches that are not durable, and how many of them the sync under way covers.
     private(set) var unsynced: [LogWrite] = []
     private(set) var covered = 0
+    /// Whether the core sees only what is durable.
+    private let readsDurable: Bool
     /// Until when entries before this index must be fetched first: see `RaftStorage`.
     var coldBefore: LogIndex = 0
     /// Whether the core was refused entries since this was last set to false.
@@ -42,7 +44,8 @@ final class SimulatedDisk: RaftStorage {
     /// Set where a restart begins: what the core is told of its configuration.
     var confState = ConfState()
 
-    init(image: LogImage, checkpoint: Snapshot?) {
+    init(image: LogImage, checkpoint: Snapshot?, readsDurable: Bool = false) {
+        self.readsDurable = readsDurable
         written = image
         durable = image
         self.checkpoint = checkpoint
@@ -123,6 +126,8 @@ final class SimulatedDisk: RaftStorage {
 
     // MARK: Reading, by the core
 
+    private var readable: LogImage { readsDurable ? durable : written }
+
     func initialState() throws(StorageError) -> (HardState, ConfState) {
         (written.hardState, confState)
     }
@@ -130,29 +135,29 @@ final class SimulatedDisk: RaftStorage {
     func entries(
         from lo: LogIndex, to hi: LogIndex, maxSize: Int
     ) throws(StorageError) -> [Entry] {
-        if lo <= written.base.index { throw .compacted }
-        if hi > written.lastIndex + 1 { throw .unavailable }
+        if lo <= readable.base.index { throw .compacted }
+        if hi > readable.lastIndex + 1 { throw .unavailable }
         if lo < coldBefore {
             wasRefused = true
             throw .temporarilyUnavailable
         }
         var size = 0
         var end = lo
-        for entry in written.entries(from: lo, to: hi) {
+        for entry in readable.entries(from: lo, to: hi) {
             size += entry.byteCount
             if size > maxSize, end > lo { break }
             end += 1
         }
-        return Array(written.entries(from: lo, to: end))
+        return Array(readable.entries(from: lo, to: end))
     }
 
     func term(of index: LogIndex) throws(StorageError) -> Term {
-        if let term = written.term(of: index) { return term }
-        throw index < written.base.index ? .compacted : .unavailable
+        if let term = readable.term(of: index) { return term }
+        throw index < readable.base.index ? .compacted : .unavailable
     }
 
-    var firstIndex: LogIndex { written.firstIndex }
-    var lastIndex: LogIndex { written.lastIndex }
+    var firstIndex: LogIndex { readable.firstIndex }
+    var lastIndex: LogIndex { readable.lastIndex }
 
     func snapshot(index: LogIndex, to peer: PeerID) throws(StorageError) -> Snapshot {
         guard let checkpoint, checkpoint.metadata.index >= index,

@@ -57,7 +57,10 @@ extension Simulation {
         if isHealing || !chance.network.chance(scenario.lossShare) {
             queue.push(.request(pending.command, node), after: messageDelay())
         }
-        wake(place, after: scenario.requestTimeout)
+        // Once the faults are over it waits longer each time, lest repetitions pile up in a cluster
+        // that is slower than it is impatient.
+        let patience = isHealing ? Microseconds(min(pending.attempts, 4)) : 1
+        wake(place, after: scenario.requestTimeout * patience)
     }
 
     /// Any node; once the faults are over, a member.

@@ -108,7 +108,10 @@ extension Simulation {
     /// Proposes a change of members to the leader, of any kind that its configuration allows.
     private func changeMembers() throws(Violation) {
         guard let node = leader() else { return }
-        try propose(nextChange(after: node.confState), at: node)
+        let count = scenario.changesHastily ? chance.members.int(in: 1...3) : 1
+        for _ in 0..<count where node.raft != nil {
+            try propose(nextChange(after: node.confState), at: node)
+        }
     }
 
     func propose(_ change: ConfChangeV2, at node: SimulatedNode) throws(Violation) {
@@ -135,6 +138,12 @@ extension Simulation {
     private func nextChange(after members: ConfState) -> ConfChangeV2 {
         if !members.votersOutgoing.isEmpty, !members.autoLeave, chance.faults.chance(0.8) {
             return ConfChangeV2()
+        }
+        if scenario.changesHastily, chance.members.chance(0.15) {
+            let others = nodes.map(\.id).filter { !members.voters.contains($0) }
+            let added = others.map { ConfChangeSingle(.addVoter, $0) }
+            let removed = members.voters.map { ConfChangeSingle(.removePeer, $0) }
+            if !added.isEmpty { return ConfChangeV2(changes: removed + added) }
         }
         let transition = chance.faults.element(of: [
             ConfChangeV2.Transition.auto, .auto, .auto, .jointImplicit, .jointExplicit,

@@ -34,7 +34,8 @@ extension Simulation {
             }
             throw Violation(
                 property: .liveness,
-                detail: "\(Trace.seconds(scenario.healingTime)) seconds after the faults \(missing)")
+                detail: "\(Trace.seconds(scenario.healingTime)) seconds after the faults \(missing)"
+            )
         }
         // An explicit joint configuration stays until somebody ends it.
         if let node = leader(), !node.confState.votersOutgoing.isEmpty, !node.confState.autoLeave,

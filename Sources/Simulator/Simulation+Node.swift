@@ -36,7 +36,9 @@ extension Simulation {
         if isBlank, scenario.isBootstrapped, firstMembers.voters.contains(node.id) {
             bootstrap(node)
         }
-        let share = scenario.drift * (2 * chance.nodes.fraction() - 1)
+        var share = 2 * chance.nodes.fraction() - 1
+        if scenario.driftsFully { share = share < 0 ? -1 : 1 }
+        share *= scenario.drift
         node.tickPeriod = Microseconds(Double(scenario.tick) * (1 + share))
         queue.push(
             .tick(place(of: node), incarnation: node.incarnation),

@@ -57,6 +57,7 @@ public final class Simulation {
         var faults: SeededGenerator
         var clients: SeededGenerator
         var nodes: SeededGenerator
+        var members: SeededGenerator
 
         init(seed: UInt64) {
             network = SeededGenerator(seed: seed, stream: 2)
@@ -64,6 +65,7 @@ public final class Simulation {
             faults = SeededGenerator(seed: seed, stream: 4)
             clients = SeededGenerator(seed: seed, stream: 5)
             nodes = SeededGenerator(seed: seed, stream: 6)
+            members = SeededGenerator(seed: seed, stream: 8)
         }
     }
 
@@ -92,7 +94,8 @@ public final class Simulation {
             let hardState = HardState(
                 term: snapshot == nil ? 0 : 1, commit: snapshot?.metadata.index ?? 0)
             let disk = SimulatedDisk(
-                image: LogImage(snapshot: snapshot, hardState: hardState), checkpoint: snapshot)
+                image: LogImage(snapshot: snapshot, hardState: hardState), checkpoint: snapshot,
+                readsDurable: scenario.readsDurableLog)
             nodes.append(
                 SimulatedNode(
                     id: PeerID(UInt64(number)), disk: disk,

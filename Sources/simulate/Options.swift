@@ -21,7 +21,8 @@ struct Options {
           --trace          print each event
           --long           faults of minutes rather than seconds of simulated time
           --paper          check what the thesis promises and clients see, nothing else
-          --mutation NAME  put in a defect: \(Mutation.allCases.map(\.rawValue).joined(separator: ", "))
+          --mutation NAME  put in a defect:
+                           \(Mutation.allCases.map(\.rawValue).joined(separator: ", "))
         """
 
     var seed: UInt64?

@@ -7,7 +7,6 @@ struct Simulate {
     static func main() {
         do throws(UsageError) {
             let options = try Options(Array(CommandLine.arguments.dropFirst()))
-            SeedInFlight.reportOnTrap()
             exit(options.seed.map { runOne($0, options) } ?? runMany(options) ? 0 : 1)
         } catch {
             print("simulate: \(error.message)\n\n\(Options.usage)")
@@ -18,15 +17,19 @@ struct Simulate {
     private static func scenario(_ seed: UInt64, _ options: Options) -> Scenario {
         var scenario = Scenario(seed: seed, length: options.length)
         scenario.apply(options.mutation)
-        scenario.properties = options.properties
+        scenario.properties.formIntersection(options.properties)
         return scenario
     }
 
     /// Runs one seed. False if a property did not hold.
     private static func runOne(_ seed: UInt64, _ options: Options) -> Bool {
-        SeedInFlight.set(seed)
         let simulation = Simulation(scenario(seed, options))
-        if options.isTraced { simulation.traceEvents { print($0) } }
+        if options.isTraced {
+            simulation.traceEvents {
+                print($0)
+                fflush(nil)
+            }
+        }
         let failure = simulation.run()
         if let failure { print(failure) }
         let statistics = simulation.statistics
@@ -39,6 +42,7 @@ struct Simulate {
 
     /// Runs seeds one after another until the first failure. False if there was one.
     private static func runMany(_ options: Options) -> Bool {
+        SeedInFlight.reportOnTrap()
         let first = options.first ?? UInt64.random(in: 0..<1 << 40)
         print("from seed \(first) on")
         fflush(nil)
@@ -72,7 +76,8 @@ struct Simulate {
 extension Statistics {
     /// One line for a terminal.
     fileprivate func line(after elapsed: Duration) -> String {
-        let seconds = Double(elapsed.components.seconds)
+        let seconds =
+            Double(elapsed.components.seconds)
             + Double(elapsed.components.attoseconds) * 1e-18
         let hours = Double(time) / 3.6e9
         let rate = (hours * 60 / max(seconds, 0.001) * 10).rounded() / 10
