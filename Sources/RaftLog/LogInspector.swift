@@ -42,6 +42,10 @@ public enum LogInspector {
         } catch {
             guard error.code == .corrupt || error.code == .versionMismatch else { throw error }
             report.damage = error.message
+            report.end = nil
+            if !report.segments.isEmpty {
+                report.segments[report.segments.count - 1].end = "not read on"
+            }
         }
         report.groups = progress.groups.keys.sorted().filter { group == nil || $0 == group }
             .compactMap { id in progress.groups[id].map { LogReport.Group(id, $0) } }

@@ -7,6 +7,7 @@ public struct LogReport: Sendable, Encodable {
     public struct Segment: Sendable, Encodable {
         /// Its name in the log's folder.
         public var file: String
+        /// Its place in the log.
         public var sequence: UInt32
         /// Bytes of the file, and those in use at its start.
         public var bytes: Int
@@ -14,7 +15,7 @@ public struct LogReport: Sendable, Encodable {
         /// Numbers of its first batch and of the one after its last.
         public var firstBatch: UInt64
         public var nextBatch: UInt64
-        /// `full`, `empty` or `torn`: what is behind the last batch.
+        /// `full`, `empty` or `torn`: what is behind the last batch; `not read on` if damage is.
         public var end: String
     }
 
@@ -24,9 +25,11 @@ public struct LogReport: Sendable, Encodable {
         /// Where it begins in the file, and its bytes with padding.
         public var offset: Int
         public var bytes: Int
+        /// Counted over the whole log.
         public var number: UInt64
         /// The oldest segment that was needed then.
         public var oldestSegment: UInt32
+        /// In their order.
         public var records: [Record]
     }
 
@@ -38,6 +41,7 @@ public struct LogReport: Sendable, Encodable {
         /// `entries`, `moved`, `hard state`, `removal`, or why a group's whole state was written:
         /// `create`, `install`, `compact`, `members`, `move`.
         public var kind: String
+        /// The group's name.
         public var group: String
         /// The rest, in words.
         public var text: String
@@ -47,8 +51,10 @@ public struct LogReport: Sendable, Encodable {
 
     /// An entry without its data.
     public struct Entry: Sendable, Encodable {
+        /// Its place in the group's log, and its term.
         public var index: UInt64
         public var term: UInt64
+        /// `normal`, `confChange` or `confChangeV2`.
         public var kind: String
         /// Bytes of the data.
         public var bytes: Int
@@ -58,14 +64,18 @@ public struct LogReport: Sendable, Encodable {
 
     /// A group as of the last batch that could be read.
     public struct Group: Sendable, Encodable {
+        /// The group's name.
         public var id: String
+        /// The entries that are kept; the last is one less than the first if there are none.
         public var firstIndex: UInt64
         public var lastIndex: UInt64
         /// Bytes of the data of its entries.
         public var bytes: Int
+        /// The hard state.
         public var term: UInt64
         public var vote: UInt64
         public var commit: UInt64
+        /// The members.
         public var voters: [UInt64]
         public var learners: [UInt64]
         public var votersOutgoing: [UInt64]
@@ -77,18 +87,26 @@ public struct LogReport: Sendable, Encodable {
 
     /// Where the log ends.
     public struct End: Sendable, Encodable {
+        /// The segment, and where in it the next batch would go.
         public var file: String
         public var byte: Int
+        /// The number that it would have.
         public var nextBatch: UInt64
+        /// Why nothing more was read.
         public var reason: String
     }
 
+    /// The folder that was looked at.
     public var directory: String
+    /// The format that is understood.
     public var formatVersion = Int(LogBytes.version)
+    /// Oldest first.
     public var segments: [Segment] = []
     /// Files that are ready to become segments.
     public var spareFiles: [String] = []
+    /// In the order of their names.
     public var groups: [Group] = []
+    /// nil if the log is damaged.
     public var end: End?
     /// The first damage; nothing behind it was read. nil if the log is sound.
     public var damage: String?
@@ -114,8 +132,10 @@ extension LogReport.Record {
             text = ""
         case .anchor(let anchor, let cause):
             kind = "\(cause)"
+            let entries =
+                anchor.last > anchor.base ? "\(anchor.base + 1)...\(anchor.last)" : "no entries"
             text =
-                "entries \(anchor.base + 1)...\(anchor.last) after term \(anchor.baseTerm), "
+                "\(entries) after \(anchor.base) of term \(anchor.baseTerm), "
                 + Self.told(anchor.hardState)
                 + ", voters \(anchor.confState.voters) as of \(anchor.confIndex)"
         }

@@ -41,6 +41,9 @@ extension SharedLog {
     ) async throws(StoreError) -> [MovedEntry] {
         let places = group.state.withLock { $0.positions(in: range) }
         guard let places else { return [] }
+        if queue.withLock({ $0.isClosing }) { throw StoreError(.notReady, "the log is closed") }
+        readsUnderWay += 1
+        defer { readsUnderWay -= 1 }
         var found: [MovedEntry] = []
         found.reserveCapacity(places.count)
         var at = 0
@@ -128,11 +131,17 @@ extension SharedLog {
         if segment == ledger.current.sequence { return file }
         if let file = readers[segment] { return file }
         let file = try await File.open(path, [.read, .direct], on: reactor)
+        keep(file, of: segment)
+        return file
+    }
+
+    /// Keeps a file open to be read from, instead of that of the oldest if they are too many.
+    func keep(_ file: File, of segment: UInt32) {
         if readers.count >= Limits.openSegments, let oldest = readers.keys.min() {
+            // Closed when the last read from it is done.
             readers[oldest] = nil
         }
         readers[segment] = file
-        return file
     }
 }
 

@@ -49,7 +49,7 @@ extension SharedLog {
             let next = try await Self.activate(
                 path(LogFile.spare(spare)), header, in: directory, on: reactor)
             // Whoever still reads from the old one holds on to it.
-            readers[ledger.current.sequence] = file
+            keep(file, of: ledger.current.sequence)
             file = next
         } catch {
             throw .unusable(unusable(error))

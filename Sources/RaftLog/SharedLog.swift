@@ -84,23 +84,31 @@ public actor SharedLog {
         public var batches = 0
         /// Entries that were appended, and the bytes of their data.
         public var entries = 0
+        /// See `entries`.
         public var entryBytes = 0
         /// Bytes written in batches, with padding.
         public var bytesWritten = 0
         /// Entries that were written again to free segments, and their bytes.
         public var entriesMoved = 0
+        /// See `entriesMoved`.
         public var bytesMoved = 0
         /// Segments that were filled with zeros, begun, and freed.
         public var segmentsMade = 0
+        /// See `segmentsMade`.
         public var segmentsBegun = 0
+        /// See `segmentsMade`.
         public var segmentsFreed = 0
         /// Entries read back from disk.
         public var entriesFetched = 0
     }
 
+    /// Where the log is isolated, and its files are.
     public nonisolated let reactor: Reactor
+    /// The folder of the log.
     public nonisolated let directory: String
+    /// As it was opened with.
     public nonisolated let options: Options
+    /// The reactor.
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
         reactor.asUnownedSerialExecutor()
     }
@@ -135,6 +143,7 @@ public actor SharedLog {
     var maintenance: Task<Void, Never>?
     var writer: Task<Void, Never>?
     var readers: [UInt32: File] = [:]
+    var readsUnderWay = 0
     var cachedBytes = 0
     /// Bytes that may be moved to free segments: twice what others wrote. It bounds what moving
     /// can cost whatever the sizes of segments and entries.
@@ -265,8 +274,10 @@ public actor SharedLog {
     public var memoryBytes: Int { cachedBytes }
 
     /// Waits for what was handed over and for work in the background, and closes the files.
-    /// Nothing more can be appended.
-    public func close() async {
+    /// Nothing more can be appended or fetched.
+    ///
+    /// - Throws: `io` if a file cannot be closed; what was acknowledged is durable all the same.
+    public func close() async throws(StoreError) {
         let idle = queue.withLock { queue in
             if queue.refusal == nil {
                 queue.refusal = StoreError(.notReady, "the log is closed")
@@ -280,7 +291,14 @@ public actor SharedLog {
         writer = nil
         await maintenance?.value
         if let making { _ = await making.result }
-        readers = [:]
         roster.withLock { $0.groups = [:] }
+        // A fetch under way keeps what it reads from open.
+        let files = readsUnderWay == 0 ? Array(readers.values) + [file] : []
+        readers = [:]
+        do throws(IOError) {
+            for file in files { try await file.close() }
+        } catch {
+            throw StoreError(error)
+        }
     }
 }

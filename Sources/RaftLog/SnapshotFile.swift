@@ -9,6 +9,7 @@ public struct SnapshotHeader: Equatable, Sendable {
     public var group: GroupID
     /// The last entry whose effect is in it, and that entry's term.
     public var index: LogIndex
+    /// See `index`.
     public var term: Term
     /// Bytes in all.
     public var size: Int

@@ -10,9 +10,13 @@ import Reactor
 /// its reactor. The state machine takes the file that `finish` names; only then may the log be
 /// told of the snapshot (`GroupLog.append`).
 public actor SnapshotReceiver {
+    /// What is being received.
     public nonisolated let header: SnapshotHeader
+    /// Where to.
     public nonisolated let directory: String
+    /// Where the receiver is isolated, and its file is.
     public nonisolated let reactor: Reactor
+    /// The reactor.
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
         reactor.asUnownedSerialExecutor()
     }

@@ -105,7 +105,7 @@ struct CoreOnLogTests {
             // back from its own log, having applied the first five entries only.
             let away = try #require(members[3])
             members[3] = nil
-            await away.log.close()
+            try await away.log.close()
             try await propose(60)
             let log = try await smallLog(
                 "\(directory)/3", on: reactor, segmentSize: 128 << 10, cacheBytes: 6000)
@@ -124,7 +124,7 @@ struct CoreOnLogTests {
             }
             #expect(members[1]!.fetches > 5)
             #expect(members[3]!.fetches >= 1)
-            for member in members.values { await member.log.close() }
+            for member in members.values { try await member.log.close() }
         }
     }
 }

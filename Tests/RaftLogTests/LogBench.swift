@@ -79,7 +79,7 @@ struct LogBench {
                 entriesPerCall, used / Double(done), used / Double(done * entriesPerCall),
                 Double(batches) / Double(done), Double(done) / took,
                 took * 1e6 / Double(batches))
-            await log.close()
+            try await log.close()
             return text
         }
     }
@@ -135,7 +135,7 @@ struct LogBench {
                     for try await _ in tasks {}
                 }
                 let bytes = await log.statistics.bytesWritten
-                await log.close()
+                try await log.close()
                 let cpu = cpuMicroseconds()
                 let start = ContinuousClock.now
                 log = try await SharedLog.open(directory: source, on: reactor)
@@ -149,7 +149,7 @@ struct LogBench {
                             + "%.0f MiB/s, %.2f M entries/s", size,
                         Double(bytes) / 1_048_576, entries / 1e6, seconds, used,
                         Double(bytes) / 1_048_576 / seconds, entries / 1e6 / seconds))
-                await log.close()
+                try await log.close()
             }
         }
     }

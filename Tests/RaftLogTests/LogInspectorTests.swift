@@ -28,7 +28,7 @@ struct LogInspectorTests {
         try await one.compact(through: 5)
         try await two.append(entries: [Entry(term: 9, index: 1, data: [1, 2])])
         while await log.maintenance != nil { try await reactor.sleep(for: .milliseconds(1)) }
-        await log.close()
+        try await log.close()
     }
 
     @Test("a log is told as it is: segments, batches, groups, and where it ends")
@@ -88,6 +88,8 @@ struct LogInspectorTests {
             let report = try await LogInspector.inspect(source, on: reactor) { found.append($0) }
             #expect(found.map(\.number) == Array(1...19))
             #expect(report.damage?.contains("damaged at byte \(middle.offset)") == true)
+            #expect(report.end?.file == nil)
+            #expect(report.segments.last?.end == "not read on")
             #expect(report.damage?.contains("group \(groupID(1))") == true)
             #expect(report.groups.first?.lastIndex == batches[18].records[0].entries?.last?.index)
             try whole.write(to: URL(fileURLWithPath: path))

@@ -99,7 +99,7 @@ struct SharedLogCrashTests {
         do throws(StoreError) {
             let log = try await smallLog(directory, on: faulty)
             await work(log, seed: UInt64(seed), rounds: 40, &expected)
-            if !faults.hasCrashed { await log.close() }
+            try await log.close()
         } catch {
             #expect(error.code == .io, "\(error)")
         }
@@ -133,11 +133,11 @@ struct SharedLogCrashTests {
                 var more = Expected(acknowledged: found)
                 await work(log, seed: 99, rounds: 6, &more)
                 #expect(more.attempted.isEmpty, "\(label)")
-                await log.close()
+                try await log.close()
                 let again = try await smallLog(source, on: reactor)
                 found = try await contents(again)
                 #expect(found == more.acknowledged, "\(label)")
-                await again.close()
+                try await again.close()
             }
         }
         #expect(reached == 4)
@@ -164,7 +164,7 @@ struct SharedLogCrashTests {
                     expected.check(found, "round \(round)")
                     expected = Expected(acknowledged: found)
                     await work(log, seed: 5, rounds: 3, &expected)
-                    if !faults.hasCrashed { await log.close() }
+                    try await log.close()
                 } catch {
                     #expect(error.code == .io, "\(error)")
                 }
@@ -174,7 +174,7 @@ struct SharedLogCrashTests {
                 defer { reactor.stop() }
                 let log = try await smallLog(source, on: reactor)
                 expected.check(try await contents(log), "round \(round)")
-                await log.close()
+                try await log.close()
             }
         }
     }
@@ -195,6 +195,7 @@ struct SharedLogCrashTests {
                     hardState: HardState(term: 4, vote: 2))
             }
             #expect(error?.message.contains("until it is opened again") == true)
+            try await log.close()
             faulty.stop()
             // The second process sees the vote, on files whose writes may still be lost.
             let later = FaultInjector(seed: 2)
@@ -204,7 +205,7 @@ struct SharedLogCrashTests {
             #expect(try await contents(again)[groupID(1)]?.hardState.vote == 2)
             // It has synced the file and the folder before it showed it.
             #expect(later.operationCount >= before + 2)
-            await again.close()
+            try await again.close()
             faulty.stop()
         }
     }
@@ -232,11 +233,11 @@ struct SharedLogCrashTests {
             #expect(second?.message.contains("until it is opened again") == true)
             #expect(one.lastIndex == 0)
             #expect(two.lastIndex == 1)
-            await log.close()
+            try await log.close()
             let again = try await smallLog(source, on: faulty)
             #expect(try await contents(again)[groupID(2)]?.last == 1)
             try await again.group(groupID(1))?.append(entries: [Entry(term: 1, index: 1)])
-            await again.close()
+            try await again.close()
             faulty.stop()
         }
     }
@@ -253,11 +254,11 @@ struct SharedLogCrashTests {
             await work(log, seed: UInt64(seed), rounds: 40, &expected)
             #expect(expected.attempted.isEmpty)
             #expect(try await contents(log) == expected.acknowledged)
-            await log.close()
+            try await log.close()
             faults.set(rates: .init())
             log = try await smallLog(source, on: faulty)
             #expect(try await contents(log) == expected.acknowledged)
-            await log.close()
+            try await log.close()
             faulty.stop()
         }
     }

@@ -81,7 +81,7 @@ struct SharedLogDamageTests {
         let last = model[groupID(2)]!.last
         try await run(groupID(2), .append([Entry(term: 1, index: last + 1, data: [6, 6])], nil))
         while await log.maintenance != nil { try await reactor.sleep(for: .milliseconds(1)) }
-        await log.close()
+        try await log.close()
         return (model, beforeLast)
     }
 
@@ -151,7 +151,7 @@ struct SharedLogDamageTests {
                         let found = try await contents(log)
                         #expect(found == beforeLast)
                         cut += 1
-                        await log.close()
+                        try await log.close()
                     } catch let error as StoreError {
                         #expect(error.code == .corrupt)
                         #expect(error.message.contains(place.path), "\(error)")
@@ -170,7 +170,7 @@ struct SharedLogDamageTests {
             #expect(cut > 0)
             let log = try await smallLog(source, on: reactor)
             #expect(try await contents(log) == model)
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -203,7 +203,7 @@ struct SharedLogDamageTests {
             #expect(fetched?.code == .corrupt)
             #expect(fetched?.message.contains("entry 2 of group \(groupID(1))") == true)
             try await group.fetch(from: 3, to: 4, maxSize: 1)
-            await log.close()
+            try await log.close()
             let opened = await #expect(throws: StoreError.self) {
                 log = try await smallLog(source, on: reactor)
             }
@@ -237,7 +237,7 @@ struct SharedLogDamageTests {
                     let found = try await contents(log)
                     #expect(found == model || path == paths.last && found == beforeLast)
                     if found == model { outcomes.whole += 1 } else { outcomes.cut += 1 }
-                    await log.close()
+                    try await log.close()
                 } catch let error as StoreError {
                     #expect(error.code == .corrupt || error.code == .versionMismatch)
                     #expect(error.message.contains("segment-"))
@@ -264,7 +264,7 @@ struct SharedLogDamageTests {
                 try await group.append(entries: [Entry(term: 1, index: index, data: data)])
                 ends.append(await log.end)
             }
-            await log.close()
+            try await log.close()
             let path = try #require(try segments(source).first)
             let whole = try bytes(path)
             var seen: Set<UInt64> = []
@@ -282,13 +282,13 @@ struct SharedLogDamageTests {
                 if cut % 5 == 0 {
                     try await log.group(groupID(1))?.append(
                         entries: [Entry(term: 2, index: last + 1, data: [1])])
-                    await log.close()
+                    try await log.close()
                     let again = try await smallLog(source, on: reactor)
                     #expect(again.group(groupID(1))?.lastIndex == last + 1)
                     #expect(try again.group(groupID(1))?.term(of: last + 1) == 2)
-                    await again.close()
+                    try await again.close()
                 } else {
-                    await log.close()
+                    try await log.close()
                 }
             }
             #expect(seen == [0, 1, 2, 3])
@@ -321,7 +321,7 @@ struct SharedLogDamageTests {
             }
             #expect(short?.message.contains("its header says") == true)
             try write(whole, paths[1])
-            await (try smallLog(source, on: reactor)).close()
+            try await smallLog(source, on: reactor).close()
         }
     }
 
@@ -332,7 +332,7 @@ struct SharedLogDamageTests {
             defer { reactor.stop() }
             for version in [1, 7] as [UInt16] {
                 let source = directory + "/log-\(version)"
-                await (try smallLog(source, on: reactor)).close()
+                try await smallLog(source, on: reactor).close()
                 let path = try #require(try segments(source).first)
                 var data = try bytes(path)
                 // All formats have the version and this checksum at these places.

@@ -62,11 +62,11 @@ struct SharedLogSpaceTests {
             let expected = try await contents(log)
             #expect(expected[groupID(1)]?.entries == [entry(1), entry(2)])
             #expect(expected[groupID(1)]?.hardState.vote == 7)
-            await log.close()
+            try await log.close()
             #expect(try files(source, "segment-").first != "segment-0000000000000001")
             log = try await smallLog(source, on: reactor)
             #expect(try await contents(log) == expected)
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -98,12 +98,12 @@ struct SharedLogSpaceTests {
                 if index % 10 == 0 { try await busy.compact(through: index) }
             }
             #expect(await log.statistics.entriesMoved >= 80)
-            await log.close()
+            try await log.close()
             log = try await smallLog(source, on: reactor)
             var found = try await contents(log)
             found[groupID(99)] = nil
             #expect(found == expected)
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -134,7 +134,7 @@ struct SharedLogSpaceTests {
                 for try await _ in tasks {}
             }
             #expect(await log.statistics.entriesMoved >= 20)
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -197,10 +197,10 @@ struct SharedLogSpaceTests {
                 }
             }
             let expected = try await contents(log)
-            await log.close()
+            try await log.close()
             log = try await smallLog(source, on: reactor)
             #expect(try await contents(log) == expected)
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -233,7 +233,7 @@ struct SharedLogSpaceTests {
             #expect(codes[nil, default: 0] >= 128)
             let written = (0..<160).count { log.group(groupID($0))?.lastIndex == 1 }
             #expect(written == codes[nil])
-            await log.close()
+            try await log.close()
         }
     }
 }

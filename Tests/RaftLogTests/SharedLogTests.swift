@@ -18,7 +18,7 @@ struct SharedLogTests {
             let log = try await smallLog(
                 directory + "/log", on: reactor, segmentSize: segmentSize, cacheBytes: cacheBytes)
             let result = try await body(log, directory + "/log", reactor)
-            await log.close()
+            try await log.close()
             return result
         }
     }
@@ -62,12 +62,12 @@ struct SharedLogTests {
                     #expect(await log.memoryBytes <= 16 << 10)
                 }
                 if round % 17 == 16 {
-                    await log.close()
+                    try await log.close()
                     log = try await smallLog(directory + "/log", on: reactor)
                     #expect(try await contents(log) == model, "seed \(seed), round \(round)")
                 }
             }
-            await log.close()
+            try await log.close()
         }
     }
 
@@ -141,7 +141,7 @@ struct SharedLogTests {
             let state = HardState(term: 3, vote: 1, commit: 55)
             try await group.append(entries: entries, hardState: state)
             #expect(try await ModelGroup(reading: group).entries == entries)
-            await log.close()
+            try await log.close()
             log = try await smallLog(directory + "/log", on: reactor)
             let found = try await ModelGroup(reading: try #require(log.group(groupID(1))))
             #expect(found.entries == entries)
@@ -155,7 +155,7 @@ struct SharedLogTests {
             let largest = Entry(term: 3, index: 61, data: .init(repeating: 7, count: limit))
             try await log.group(groupID(1))?.append(entries: [largest])
             #expect(log.group(groupID(1))?.lastIndex == 61)
-            await log.close()
+            try await log.close()
         }
     }
 
