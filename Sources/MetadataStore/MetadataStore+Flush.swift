@@ -59,6 +59,7 @@ extension MetadataStore {
 
     /// One transaction with the changes of all commands up to an index, and that index.
     private func writeFrozen(_ db: Database) throws {
+        try checkOpen()
         guard let (changes, index) = overlay.freeze() else { return }
         var cached: [RecordKey: [UInt8]?] = [:]
         for (table, records) in changes.tables where cache.holds(table) {
@@ -107,9 +108,11 @@ extension MetadataStore {
         return try await mapped { () async throws in
             do {
                 _ = try await self.checkpointer.writeWithoutTransaction { db in
+                    try self.checkOpen()
                     try db.checkpoint(.passive)
                 }
                 return try await self.pool.writeWithoutTransaction { db in
+                    try self.checkOpen()
                     let flushed = self.overlay.flushedIndex
                     let before = self.unsynced.load(ordering: .relaxed)
                     // Full, not truncating: that would wait for a moment without any reader.
@@ -131,6 +134,7 @@ extension MetadataStore {
         try await flush()
         return try await mapped { () async throws in
             try await self.pool.writeWithoutTransaction { db in
+                try self.checkOpen()
                 try db.execute(sql: "VACUUM INTO ?", arguments: [path])
                 return self.overlay.flushedIndex
             }
@@ -147,6 +151,7 @@ extension MetadataStore {
         try await flush()
         try await mapped { () async throws in
             try await self.pool.writeWithoutTransaction { db in
+                try self.checkOpen()
                 try db.execute(sql: "ATTACH DATABASE ? AS snapshot", arguments: [path])
                 defer { try? db.execute(sql: "DETACH DATABASE snapshot") }
                 try self.check(snapshotIn: db, path: path, index: index)

@@ -67,6 +67,7 @@ public final class MetadataStore: Sendable {
     let unsynced = Atomic<Int>(0)
     let cache: RecordCache
     let flushes = Mutex(Flushes())
+    private let isClosed = Atomic(false)
     public let path: String
     let tables: [MetadataTable]
 
@@ -200,7 +201,8 @@ public final class MetadataStore: Sendable {
         precondition(index >= appliedIndex, "commands are applied in order")
         let (result, bytes) = try await mapped { () async throws in
             try await self.applier.writeWithoutTransaction { db in
-                try self.onSnapshot(db, isReadOnly: false) { make in
+                try self.checkOpen()
+                return try self.onSnapshot(db, isReadOnly: false) { make in
                     let tables = make()
                     let result = body(tables)
                     if let failure = tables.failure { throw failure }
@@ -344,6 +346,7 @@ public final class MetadataStore: Sendable {
                 waiting.resume(
                     returning: Result { () throws(StoreError) in
                         try Self.mapped(self.path) {
+                            self.isClosed.store(true, ordering: .releasing)
                             try self.applier.close()
                             try self.checkpointer.close()
                             try self.pool.close()
@@ -353,6 +356,14 @@ public final class MetadataStore: Sendable {
         }
         if let failure { throw failure }
         try result.get()
+    }
+
+    /// To be called on the queue of a connection before it is used: SQLite must not be called with
+    /// one that is closed.
+    func checkOpen() throws(StoreError) {
+        guard !isClosed.load(ordering: .acquiring) else {
+            throw StoreError(.notReady, "\(path) is closed")
+        }
     }
 
     func mapped<R>(_ body: () async throws -> R) async throws(StoreError) -> R {

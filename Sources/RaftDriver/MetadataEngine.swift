@@ -41,6 +41,7 @@ public final class MetadataEngine: Sendable {
             path: "\(directory)/metadata.db", role: role, tables: replay.tables,
             cache: options.cache)
         var opened: SharedLog?
+        var started: RaftMember?
         do throws(StoreError) {
             let log = try await SharedLog.open(
                 directory: "\(directory)/log", on: reactor, options: options.log)
@@ -57,10 +58,13 @@ public final class MetadataEngine: Sendable {
                 log: group, applier: tables, transport: transport,
                 snapshots: "\(directory)/snapshots", options: options.member, on: reactor,
                 generator: generator)
+            started = member
             try await member.untilReplayed()
             return MetadataEngine(
                 member: member, tables: tables, log: log, directory: directory)
         } catch {
+            // Its loops may be at work on log and tables.
+            await started?.close()
             await opened?.close()
             try? await store.close()
             throw error

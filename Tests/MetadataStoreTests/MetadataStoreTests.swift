@@ -110,6 +110,59 @@ struct MetadataStoreTests {
         }
     }
 
+    @Test("a closed store refuses whatever still comes")
+    func closed() async throws {
+        try await withTemporaryDirectory { directory in
+            let store = try await MetadataStore.open(
+                path: directory + "/m.db", role: "om", tables: [first])
+            try await store.apply(through: 1) { $0.put(first, [1], [2]) }
+            try await store.close()
+            await #expect(throws: StoreError.self) {
+                try await store.apply(through: 2) { $0.put(first, [1], [3]) }
+            }
+            await #expect(throws: StoreError.self) { _ = try await store.checkpoint() }
+            await #expect(throws: StoreError.self) {
+                try await store.read { $0.entries(first, prefix: [], limit: 10).count }
+            }
+            await #expect(throws: StoreError.self) {
+                try await store.copy(to: directory + "/copy.db")
+            }
+        }
+    }
+
+    @Test("records added and removed again are never there, also after a flush and opening again")
+    func shortLived() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/m.db"
+            var store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            for index in 1...40 as ClosedRange<UInt64> {
+                let key = [UInt8(index)]
+                try await store.apply(through: index) { $0.add(first, key, [1]) }
+                // Some are written before they are removed, some only between two flushes.
+                if index % 3 == 0 { _ = try await store.checkpoint() }
+                if index > 2 {
+                    let old = [UInt8(index - 2)]
+                    try await store.apply(through: index) { tables in
+                        #expect(tables.get(first, old) == [1])
+                        tables.delete(first, old)
+                        #expect(tables.get(first, old) == nil)
+                    }
+                }
+                let there = try await store.read { tables in
+                    tables.entries(first, prefix: [], limit: 100).map(\.key)
+                }
+                #expect(there == (max(1, index - 1)...index).map { [UInt8($0)] })
+            }
+            try await store.close()
+            store = try await MetadataStore.open(path: path, role: "om", tables: [first])
+            let there = try await store.read { tables in
+                tables.entries(first, prefix: [], limit: 100).map(\.key)
+            }
+            #expect(there == [[39], [40]])
+            try await store.close()
+        }
+    }
+
     @Test("a read sees one state while changes go on")
     func snapshot() async throws {
         try await withTemporaryDirectory { directory in
