@@ -145,7 +145,15 @@ public actor RaftMember {
     private func run() async {
         while let (commands, messages) = await nextWork() {
             for message in messages where isHere(message) {
-                attempt { node throws(RaftError) in try node.step(message) }
+                let refusal = attempt { node throws(RaftError) in try node.step(message) }
+                if case .lostEntries(let committed, let last)? = refusal {
+                    stop(
+                        StoreError(
+                            .corrupt,
+                            "entries up to \(committed) were acknowledged here, but the log ends "
+                                + "with \(last): it has lost them. Remove the member and let it "
+                                + "begin anew"))
+                }
             }
             propose(commands)
             carryOut()
