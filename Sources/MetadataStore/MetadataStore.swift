@@ -72,7 +72,8 @@ public final class MetadataStore: Sendable {
     let tables: [MetadataTable]
 
     private init(
-        path: String, tables: [MetadataTable], pool: DatabasePool, applier: DatabaseQueue, checkpointer: DatabaseQueue,
+        path: String, tables: [MetadataTable], pool: DatabasePool, applier: DatabaseQueue,
+        checkpointer: DatabaseQueue,
         applied: UInt64, cache: Cache
     ) {
         self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
@@ -116,7 +117,8 @@ public final class MetadataStore: Sendable {
             let applier = try DatabaseQueue(path: path, configuration: configuration)
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
-                path: path, tables: tables, pool: pool, applier: applier, checkpointer: checkpointer,
+                path: path, tables: tables, pool: pool, applier: applier,
+                checkpointer: checkpointer,
                 applied: applied, cache: cache)
         }
     }

@@ -118,7 +118,9 @@ actor GroupLeases {
         for replication in pools.keys {
             pools[replication]?.leases.removeAll { lease in
                 guard let nodes else { return true }
-                return lease.leased.group.nodes.contains { $0.map { nodes.contains($0.id) } ?? false }
+                return lease.leased.group.nodes.contains {
+                    $0.map { nodes.contains($0.id) } ?? false
+                }
             }
             // What is on its way may have been chosen before the nodes went.
             pools[replication]?.refill = nil

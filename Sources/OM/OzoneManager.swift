@@ -56,7 +56,8 @@ public final class OzoneManager: Sendable {
     private let loops = Mutex<[Task<Void, Never>]>([])
 
     private init(
-        group: MetadataGroup<OMStateMachine>, blocks: any BlockAllocator, options: Options, users: UserCache,
+        group: MetadataGroup<OMStateMachine>, blocks: any BlockAllocator, options: Options,
+        users: UserCache,
         clock: @escaping @Sendable () -> Timestamp,
         generator: any RandomNumberGenerator & Sendable, logger: Logger
     ) {

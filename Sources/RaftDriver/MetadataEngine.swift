@@ -3,6 +3,7 @@ import Model
 import Raft
 import RaftLog
 import Reactor
+import Synchronization
 
 /// What stands behind a `MetadataGroup`, whatever its state machine: the member, its log and the
 /// tables that it applies entries to.
@@ -13,6 +14,7 @@ public final class MetadataEngine: Sendable {
     /// The largest command that is taken, in bytes.
     public let maximumCommandSize: Int
     public let directory: String
+    private let isClosed = Atomic(false)
 
     private init(
         member: RaftMember, tables: TablesApplier, log: SharedLog, directory: String
@@ -65,7 +67,7 @@ public final class MetadataEngine: Sendable {
         } catch {
             // Its loops may be at work on log and tables.
             await started?.close()
-            await opened?.close()
+            try? await opened?.close()
             try? await store.close()
             throw error
         }
@@ -86,7 +88,9 @@ public final class MetadataEngine: Sendable {
         return try await log.create(options.group, confState: ConfState(voters: options.voters))
     }
 
+    /// Ends everything; a second call does nothing.
     func close() async throws(StoreError) {
+        guard !isClosed.exchange(true, ordering: .relaxed) else { return }
         await member.close()
         // The log alone would do; this makes the next start quick.
         var failure: StoreError?
@@ -95,7 +99,11 @@ public final class MetadataEngine: Sendable {
         } catch {
             failure = error
         }
-        await log.close()
+        do throws(StoreError) {
+            try await log.close()
+        } catch {
+            failure = failure ?? error
+        }
         try await store.close()
         if let failure { throw failure }
     }

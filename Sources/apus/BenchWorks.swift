@@ -208,7 +208,8 @@ struct BenchOM: AsyncParsableCommand {
             With --keep such keys stay, and cannot be read.
             """)
     var length = 0
-    @Flag(help: "For create: names in no order, between those of other runs; with --keep.") var scatter = false
+    @Flag(help: "For create: names in no order, between those of other runs; with --keep.")
+    var scatter = false
 
     /// What is done to a name.
     enum Operation: String, ExpressibleByArgument, CaseIterable, Sendable {

@@ -311,7 +311,8 @@ struct ModelTests {
 
         let again = Bench()
         for (offset, command) in commands.enumerated() {
-            let answer = machine.apply(try machine.decode(command), at: UInt64(offset) + 1, in: again.tables)
+            let answer = machine.apply(
+                try machine.decode(command), at: UInt64(offset) + 1, in: again.tables)
             #expect(answer == answers[offset], "seed \(seed)")
         }
         #expect(again.dump() == bench.dump())
