@@ -11,6 +11,9 @@ public struct Scenario: Sendable {
     /// What is checked.
     public var properties = Set(Property.allCases)
 
+    /// Whether `concentrateOnMembers` was called.
+    public private(set) var isConcentrated = false
+
     // MARK: The cluster
 
     /// Nodes that exist; those beyond `voters` wait to be added.
@@ -216,6 +219,19 @@ extension Scenario {
 }
 
 extension Scenario {
+    /// Puts changes of members first: one hasty change upon another in a cluster that is torn
+    /// apart all the time and is slow to apply what it has committed.
+    public mutating func concentrateOnMembers() {
+        isConcentrated = true
+        (nodes, voters) = (max(nodes, 5), max(voters, 3))
+        (membershipRate, changesHastily) = (120, true)
+        (partitionRate, crashRate) = (max(partitionRate, 60), max(crashRate, 15))
+        (clients, thinkTime) = (3, 1_000...100_000)
+        applyTime = 10...800_000
+        core.checkQuorum = false
+        core.readOnlyOption = .safe
+    }
+
     /// Many clients that ask for one register while the leader is cut off: a stale read shows
     /// only to one who wrote elsewhere a moment before.
     private mutating func askOftenWhileCut() {

@@ -6,7 +6,7 @@ extension Simulation {
     func scheduleApply(_ node: SimulatedNode) {
         queue.push(
             .applied(place(of: node), incarnation: node.incarnation),
-            after: chance.nodes.time(in: scenario.applyTime))
+            after: chance.nodes.time(in: isHealing ? 10...1_000 : scenario.applyTime))
     }
 
     /// The apply thread of an asynchronous node is done with its first message.

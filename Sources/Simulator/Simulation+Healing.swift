@@ -37,6 +37,7 @@ extension Simulation {
                 detail: "\(Trace.seconds(scenario.healingTime)) seconds after the faults \(missing)"
             )
         }
+        try retireOutsiders()
         // An explicit joint configuration stays until somebody ends it.
         if let node = leader(), !node.confState.votersOutgoing.isEmpty, !node.confState.autoLeave,
             (queue.now - healedAt) % 1_000_000 < Self.inspectionPeriod
@@ -44,6 +45,25 @@ extension Simulation {
             try propose(ConfChangeV2(), at: node)
         }
         queue.push(.inspection, after: Self.inspectionPeriod)
+    }
+
+    /// Nodes that are out are stopped, as by an operator, once all members have applied that: some
+    /// do not know it and campaign on, which without pre-vote disturbs the others for ever.
+    private func retireOutsiders() throws(Violation) {
+        let members = checker.confState.all
+        let isKnown = members.allSatisfy { peer in
+            nodes[Int(peer.rawValue) - 1].applied.index >= checker.confIndex
+        }
+        for node in nodes where node.isStarted {
+            if members.contains(node.id) {
+                if node.raft == nil { try start(node) }
+            } else if isKnown, node.raft != nil {
+                note(.node(node.id, .told("is stopped: it is no member")))
+                node.disk.crash(.all, ignoringDamage: false, from: &chance.disk)
+                node.loseMemory()
+                checker.stopped(node.id)
+            }
+        }
     }
 
     /// What is not well yet; nil if all is.

@@ -221,6 +221,7 @@ public struct Failure: Error, Sendable, CustomStringConvertible {
     public var command: String {
         var text = "swift run -c release simulate --seed \(scenario.seed) --trace"
         if length == .long { text += " --long" }
+        if scenario.isConcentrated { text += " --members" }
         if scenario.properties == Property.paper { text += " --paper" }
         if let mutation = scenario.mutation { text += " --mutation \(mutation.rawValue)" }
         return text

@@ -10,9 +10,9 @@ struct Options {
     static let usage = """
         Runs clusters from seeds until a property of Raft does not hold, or until stopped.
 
-        simulate [--from SEED] [--seeds COUNT] [--minutes COUNT] [--long] [--paper]
-                 [--mutation NAME]
-        simulate --seed SEED [--trace] [--long] [--paper] [--mutation NAME]
+        simulate [--from SEED] [--seeds COUNT] [--minutes COUNT] [--long] [--members]
+                 [--paper] [--mutation NAME]
+        simulate --seed SEED [--trace] [--long] [--members] [--paper] [--mutation NAME]
 
           --from SEED      the first seed; without it one by chance
           --seeds COUNT    stop after so many seeds
@@ -20,6 +20,7 @@ struct Options {
           --seed SEED      run this seed alone
           --trace          print each event
           --long           faults of minutes rather than seconds of simulated time
+          --members        put changes of members first
           --paper          check what the thesis promises and clients see, nothing else
           --mutation NAME  put in a defect:
                            \(Mutation.allCases.map(\.rawValue).joined(separator: ", "))
@@ -33,6 +34,7 @@ struct Options {
     var length = RunLength.short
     var properties = Set(Property.allCases)
     var mutation: Mutation?
+    var isConcentrated = false
 
     /// Reads the arguments.
     init(_ arguments: [String]) throws(UsageError) {
@@ -41,6 +43,7 @@ struct Options {
             switch name {
             case "--trace": isTraced = true
             case "--long": length = .long
+            case "--members": isConcentrated = true
             case "--paper": properties = Property.paper
             case "--seed": seed = try Self.number(name, rest.popFirst())
             case "--from": first = try Self.number(name, rest.popFirst())

@@ -16,6 +16,7 @@ struct Simulate {
 
     private static func scenario(_ seed: UInt64, _ options: Options) -> Scenario {
         var scenario = Scenario(seed: seed, length: options.length)
+        if options.isConcentrated { scenario.concentrateOnMembers() }
         scenario.apply(options.mutation)
         scenario.properties.formIntersection(options.properties)
         return scenario

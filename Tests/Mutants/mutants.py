@@ -35,6 +35,7 @@ class Mutant:
     def __init__(self, name):
         self.name = name
         self.seeds = 0
+        self.options = []
         self.file = ""
         self.old = []
         self.new = []
@@ -49,6 +50,8 @@ def read_mutants(path):
             continue
         elif line.startswith("seeds "):
             mutants[-1].seeds = int(line[6:])
+        elif line.startswith("options "):
+            mutants[-1].options = line[8:].split()
         elif line.startswith("file "):
             mutants[-1].file = line[5:]
         elif line.startswith("- "):
@@ -66,10 +69,10 @@ def build(folder):
         cwd=folder, capture_output=True, text=True)
 
 
-def run(folder, seeds):
+def run(folder, seeds, options):
     """The line that says what was found; None if nothing was."""
     done = subprocess.run(
-        [folder / ".build/release/simulate", "--from", "1", "--seeds", str(seeds)],
+        [folder / ".build/release/simulate", "--from", "1", "--seeds", str(seeds), *options],
         capture_output=True, text=True)
     if done.returncode == 0:
         return None
@@ -89,7 +92,7 @@ def judge(folder, mutant):
         built = build(folder)
         if built.returncode != 0:
             return False, "does not build: " + built.stdout[-400:]
-        found = run(folder, mutant.seeds)
+        found = run(folder, mutant.seeds, mutant.options)
         return found is not None, found or f"NOT FOUND in {mutant.seeds} seeds"
     finally:
         path.write_text(text)
