@@ -50,7 +50,7 @@ class OMRows:
     def fill(self, cluster, keys):
         """Stops the cluster, adds rows of keys to OM's tables, and starts it."""
         cluster.stop()
-        database = sqlite3.connect(f"{cluster.dir}/om/metadata.db", isolation_level=None)
+        database = sqlite3.connect(f"{cluster.dir}/om1/metadata.db", isolation_level=None)
         database.execute("PRAGMA synchronous = OFF")
         key, value = database.execute(
             "SELECT k, v FROM t5 WHERE instr(k, ?) ORDER BY k LIMIT 1",

@@ -166,6 +166,11 @@ extension RaftCore {
         case .pending: return
         case .lost: becomeFollower(term: term, leader: .none)
         case .won where role == .preCandidate: campaign(.election)
+        case .won where !tracker.hasVoted(id):
+            // With asynchronous writes a quorum may answer before this member's own term and vote
+            // are durable. If it led now and crashed, it could win the same term again and fill it
+            // with other entries. Its own vote, which comes once they are durable, decides.
+            return
         case .won:
             becomeLeader()
             broadcastAppend()

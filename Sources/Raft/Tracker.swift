@@ -99,6 +99,9 @@ struct Tracker: Equatable, Sendable {
         if !votes.contains(where: { $0.peer == peer }) { votes.append((peer, granted)) }
     }
 
+    /// Whether a peer's vote is noted.
+    func hasVoted(_ peer: PeerID) -> Bool { votes.contains { $0.peer == peer } }
+
     /// What the votes noted decide.
     var voteResult: VoteResult {
         config.voters.voteResult { peer in votes.first { $0.peer == peer }?.granted }

@@ -104,6 +104,25 @@ struct FoundBySimulationTests {
         #expect(candidate.basicStatus.softState.role == .follower)
     }
 
+    @Test("with asynchronous writes a candidate leads once its own vote is durable, not before")
+    func ownVoteFirst() throws {
+        let storage = MemoryStorage(confState: ConfState(voters: [1, 2, 3]))
+        var configuration = Configuration(id: 1)
+        configuration.asyncStorageWrites = true
+        let node = try RawNode(
+            configuration: configuration, storage: storage, randomTimeout: { $0.lowerBound })
+        node.campaign()
+        let write = try #require(
+            node.ready().messages.first { $0.kind == .storageAppend })
+        #expect(write.hardState == HardState(term: 1, vote: 1))
+        for voter in [2, 3] as [PeerID] {
+            try node.step(Message(.voteResponse, to: 1, from: voter, term: 1))
+        }
+        #expect(node.basicStatus.softState.role == .candidate)
+        for response in write.responses { try node.step(response) }
+        #expect(node.basicStatus.softState.role == .leader)
+    }
+
     @Test("a learner in a later term tells the leader, and a voter among strangers does")
     func laterTermSpreads() throws {
         for members in [ConfState(voters: [1], learners: [2]), ConfState(voters: [2, 3])] {
