@@ -35,12 +35,13 @@ extension RaftMember {
         var responses: [Message] = []
         var bytes = 0
 
+        var isEmpty: Bool {
+            entries.isEmpty && hardState == nil && snapshot == nil && responses.isEmpty
+        }
+
         /// Adds what the core wanted later: it replaces what it overlaps (Raft thesis, 3.5).
         mutating func add(_ message: Message) {
-            if let snapshot = message.snapshot {
-                self.snapshot = snapshot.metadata
-                entries = []
-            }
+            if let snapshot = message.snapshot { self.snapshot = snapshot.metadata }
             if let first = message.entries.first?.index {
                 while let last = entries.last, last.index >= first { entries.removeLast() }
                 if entries.isEmpty {
@@ -59,10 +60,13 @@ extension RaftMember {
         while !isClosed {
             if !appends.isEmpty {
                 var batch = AppendBatch()
-                // A snapshot is installed before anything that builds on it is written.
-                while let next = appends.first, batch.snapshot == nil {
+                // A snapshot stands alone: what came before it is durable before it is answered,
+                // and it is installed before anything that builds on it is written.
+                while let next = appends.first {
+                    if next.snapshot != nil, !batch.isEmpty { break }
                     batch.add(next)
                     appends.removeFirst()
+                    if batch.snapshot != nil { break }
                 }
                 return batch
             }
