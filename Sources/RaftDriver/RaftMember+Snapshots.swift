@@ -65,6 +65,13 @@ struct SnapshotStore {
     }
 }
 
+extension ConfState {
+    /// Whether a peer is a member.
+    fileprivate func names(_ peer: PeerID) -> Bool {
+        voters.contains(peer) || learners.contains(peer) || votersOutgoing.contains(peer)
+    }
+}
+
 extension RaftMember {
     // MARK: Sending
 
@@ -137,8 +144,10 @@ extension RaftMember {
     }
 
     private func deliver(_ message: Message) async -> Bool {
-        guard let sender = snapshots.offered,
-            sender.header.index == message.snapshot?.metadata.index
+        // A member that was added after the snapshot was made would refuse it for ever: it is
+        // given a new one when this one is withdrawn.
+        guard let sender = snapshots.offered, let metadata = message.snapshot?.metadata,
+            sender.header.index == metadata.index, metadata.confState.names(message.to)
         else { return false }
         do throws(StoreError) {
             var offset = try await transport.deliver(
