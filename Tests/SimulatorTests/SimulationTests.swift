@@ -33,6 +33,15 @@ struct SimulationTests {
         #expect(simulation.statistics.time > 60_000_000)
     }
 
+    @Test("all properties hold in 120 clusters whose members change hastily", arguments: 0..<6)
+    func members(lot: UInt64) {
+        for seed in lot * 20 + 1...lot * 20 + 20 {
+            var scenario = Scenario(seed: seed)
+            scenario.concentrateOnMembers()
+            if let failure = Simulation(scenario).run() { Issue.record(failure) }
+        }
+    }
+
     @Test("a seed gives the same run twice, and another seed another run")
     func repetition() {
         var digests = Set<UInt64>()
