@@ -14,8 +14,15 @@ extension RaftMember {
     /// Writes what the core wants durable, all that has gathered with one call, and steps the
     /// answers that wait for it.
     func appendForever() async {
-        while let batch = await nextAppends() {
-            guard await write(batch) else { return }
+        while var batch = await nextAppends() {
+            if mustWrite(batch) {
+                batch.hardState = batch.hardState ?? unwrittenState
+                guard await write(batch) else { return }
+                writtenState = batch.hardState ?? writtenState
+                unwrittenState = nil
+            } else {
+                unwrittenState = batch.hardState ?? unwrittenState
+            }
             for response in batch.responses {
                 if response.to == options.id {
                     attempt { node throws(RaftError) in try node.step(response) }
@@ -25,6 +32,15 @@ extension RaftMember {
             }
             carryOut()
         }
+    }
+
+    /// Whether anything must be on the medium before it is answered. A commit index alone need not
+    /// be: it goes along with what is written next, and a restart learns of it in any case. So a
+    /// command costs one sync, not a second one for the news that it is committed.
+    private func mustWrite(_ batch: AppendBatch) -> Bool {
+        guard batch.entries.isEmpty, batch.snapshot == nil else { return true }
+        guard let state = batch.hardState else { return false }
+        return state.term != writtenState.term || state.vote != writtenState.vote
     }
 
     /// Several writes of the core as one.

@@ -67,6 +67,9 @@ public actor RaftMember {
     var proposed: Deque<Proposed> = []
     var appends: Deque<Message> = []
     var applies: Deque<Message> = []
+    /// Term and vote as they are on the medium, and what is to be written with the next entries.
+    var writtenState: HardState
+    var unwrittenState: HardState?
     var idleAppender: UnsafeContinuation<Void, Never>?
     var idleApplier: UnsafeContinuation<Void, Never>?
     var reads = WaitingReads()
@@ -95,6 +98,7 @@ public actor RaftMember {
         self.snapshots = snapshots
         self.options = options
         self.reactor = reactor
+        writtenState = (try? log.initialState().0) ?? HardState()
     }
 
     /// Starts a member on its part of a log that was opened, and what its entries were applied
