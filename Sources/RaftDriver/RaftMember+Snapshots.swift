@@ -212,8 +212,10 @@ extension RaftMember {
     /// Puts a snapshot, of which the log knows, in place of the state. Whether that went well; if
     /// not, the member has stopped.
     func install(_ snapshot: SnapshotMetadata) async -> Bool {
-        while isApplying {
-            // What was committed before is applied first; then nothing is until this is done.
+        // What was committed before is applied first, also what only waits for its turn: the state
+        // must not be changed by both at once. The core hands out nothing more until this is done.
+        while isApplying || !applies.isEmpty {
+            if isClosed { return false }
             try? await reactor.sleep(for: .milliseconds(1))
         }
         do throws(StoreError) {

@@ -211,7 +211,8 @@ extension RaftMember {
 
     /// Waits until what is in the log is applied, if it can be without others.
     func drain() async {
-        while !isClosed, !proposed.isEmpty || !appends.isEmpty || !applies.isEmpty,
+        while !isClosed,
+            !proposed.isEmpty || !appends.isEmpty || !applies.isEmpty || isApplying,
             isAlone.load(ordering: .relaxed)
         {
             try? await reactor.sleep(for: .milliseconds(1))
