@@ -18,3 +18,14 @@ void apus_uring_fill(struct io_uring_sqe *sqe, uint8_t opcode, uint8_t sqe_flags
 }
 
 void apus_uring_advance(struct io_uring *ring, uint32_t count) { io_uring_cq_advance(ring, count); }
+
+int apus_uring_has_work(const struct io_uring *ring) {
+    return io_uring_cq_ready(ring) > 0 ||
+           (__atomic_load_n(ring->sq.kflags, __ATOMIC_RELAXED) &
+            (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+void apus_uring_tell(struct io_uring *ring, int wanted) {
+    io_uring_cq_eventfd_toggle(ring, wanted);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}

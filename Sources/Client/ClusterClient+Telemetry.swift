@@ -12,7 +12,7 @@ extension ClusterClient {
     }
 
     /// `HOST:PORT` of OM, as calls to it are noted.
-    public var omAddress: String { names.caller.channel.address }
+    public var omAddress: String { names.caller.address }
     /// `HOST:PORT` of SCM, as calls to it are noted.
     public var scmAddress: String { scm.address }
 

@@ -8,7 +8,8 @@ import Wire
 
 /// A client of one cluster: names from OM, bytes from and to datanodes.
 ///
-/// Thread-safe. Writers and readers are spread over the reactors.
+/// Thread-safe. Calls, writers and readers use the reactor that they are begun on, or else go
+/// round the reactors.
 public final class ClusterClient: Sendable {
     public struct Address: Sendable {
         public var host: String
@@ -28,10 +29,13 @@ public final class ClusterClient: Sendable {
     /// - Parameter channels: shared with other clients of the process, if there are any.
     public init(om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup) {
         self.reactors = reactors
-        let reactor = reactors.next()
         names = OMClient(
-            OMChannel(channel: channels.channel(host: om.host, port: om.port, on: reactor)))
-        self.scm = channels.channel(host: scm.host, port: scm.port, on: reactor)
+            OMChannel(
+                reactors: reactors,
+                channels: reactors.reactors.map {
+                    channels.channel(host: om.host, port: om.port, on: $0)
+                }))
+        self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
         datanodes = DatanodeClient(channels: channels, health: NodeHealth())
     }
 
@@ -83,7 +87,7 @@ public final class ClusterClient: Sendable {
     }
 
     private func makeWriter(_ open: OpenKey, length: Int?) -> KeyWriter {
-        let reactor = reactors.next()
+        let reactor = reactors.here()
         let writer = ECWriter(
             replication: open.replication, codec: codec(open.replication), prepared: open.groups,
             source: OpenKeyGroups(names: names, open: open), client: datanodes, on: reactor)
@@ -93,12 +97,17 @@ public final class ClusterClient: Sendable {
     }
 }
 
-/// OM over a channel of the native RPC.
+/// OM over channels of the native RPC, one for each reactor.
 struct OMChannel: OMCaller {
     enum Limits {
         static let timeout = Duration.seconds(30)
     }
-    let channel: RPCChannel
+    let reactors: ReactorGroup
+    /// In the order of the reactors.
+    let channels: [RPCChannel]
+
+    var channel: RPCChannel { channels[reactors.hereIndex()] }
+    var address: String { channels[0].address }
 
     func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
         try await channel.call(method.rawValue, message, timeout: Limits.timeout).message
@@ -197,7 +206,7 @@ extension ClusterClient: ObjectStore {
     }
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
         ECReader(
-            info.blockGroups, codec: codec, client: datanodes, on: reactors.next(),
+            info.blockGroups, codec: codec, client: datanodes, on: reactors.here(),
             reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
     }
 

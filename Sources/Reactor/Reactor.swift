@@ -51,17 +51,25 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
     }
 
     var local = Local()
+    /// The thread of somebody else that it lives on; nil: it has one of its own.
+    let host: (any ReactorHost)?
+    /// On a host's thread, and touched there alone: the ring; whether a turn is under way; whether
+    /// one was asked for; and for when.
+    var hostedRing: HostedRing?
+    var isTurning = false
+    var isTurnWanted = false
+    var hostedAlarm: MonotonicTime?
     let inbox = Mutex(Inbox())
     let diskNumbers = Mutex(DiskNumbers())
-    private let thread = Atomic<UInt>(0)
-    private let wakeDescriptor = Atomic<Int32>(-1)
+    let thread = Atomic<UInt>(0)
+    let wakeDescriptor = Atomic<Int32>(-1)
     private let nextTimerID = Atomic<UInt64>(1)
-    private let stopped = Gate()
+    let stopped = Gate()
     private let started = Gate()
     /// The pool that `File` and `Socket` operations take their buffers from.
     public let pool: BufferPool
-    private let options: Options
-    private let chosenBackend = Mutex("")
+    let options: Options
+    let chosenBackend = Mutex("")
 
     public struct Options: Sendable {
         public enum Backend: Sendable {
@@ -93,8 +101,9 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         }
     }
 
-    private init(options: Options) {
+    init(options: Options, host: (any ReactorHost)? = nil) {
         self.options = options
+        self.host = host
         pool = options.pool
     }
 
@@ -149,6 +158,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         let job = UnownedJob(job)
         if isCurrent {
             local.jobs.append(job)
+            if host != nil { wantTurn() }
         } else {
             post { $0.jobs.append(job) }
         }
@@ -188,6 +198,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
             request.userData = unsafeBitCast(continuation, to: UInt64.self)
             if isCurrent {
                 admit(request)
+                if host != nil { wantTurn() }
             } else {
                 post { $0.requests.append(request) }
             }
@@ -253,15 +264,25 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         let name = backend.name
         chosenBackend.withLock { $0 = name }
         started.open()
-        while turn(&backend) {}
+        while turn(&backend, waits: true) != .stopped {}
         // They refer to the reactor in turn.
         local.disks = []
         wakeDescriptor.store(-1, ordering: .releasing)
     }
 
-    /// One turn: run jobs, take what others sent, hand operations over, wait, resume. False when
-    /// the reactor was told to stop.
-    private func turn<Backend: IOBackend & ~Copyable>(_ backend: inout Backend) -> Bool {
+    /// How a turn has ended.
+    enum TurnEnd {
+        case worked
+        /// There was nothing to do, and nothing is there to be done before a wake-up or a timer.
+        case idle
+        case stopped
+    }
+
+    /// One turn: run jobs, take what others sent, hand operations over, wait if there was nothing
+    /// to do and it may, resume.
+    func turn<Backend: IOBackend & ~Copyable>(
+        _ backend: inout Backend, waits: Bool
+    ) -> TurnEnd {
         var budget = Limits.jobsPerTurn
         while budget > 0, local.requests.count < options.requestsPerTurn,
             let job = local.jobs.popFirst()
@@ -272,9 +293,10 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         }
         let mayWait = local.jobs.isEmpty
         let (taken, isStopping) = takeInbox(mayWait: mayWait)
-        if isStopping { return false }
+        if isStopping { return .stopped }
         let timeout = fireTimers()
-        if !local.requests.isEmpty {
+        let submits = !local.requests.isEmpty
+        if submits {
             let requests = local.requests
             local.requests.removeAll(keepingCapacity: true)
             requests.withUnsafeBufferPointer { batch in
@@ -282,10 +304,14 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
             }
         }
         let isIdle = mayWait && !taken && local.completed.isEmpty && local.jobs.isEmpty
-        backend.reap(waiting: isIdle ? timeout : 0, completed: &local.completed)
-        inbox.withLock { $0.isWaiting = false }
+        backend.reap(waiting: isIdle && waits ? timeout : 0, completed: &local.completed)
+        if waits {
+            inbox.withLock { $0.isWaiting = false }
+        } else if isIdle, !submits, local.completed.isEmpty {
+            return .idle
+        }
         resumeCompleted()
-        return true
+        return .worked
     }
 
     private func resumeCompleted() {

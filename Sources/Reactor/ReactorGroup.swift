@@ -1,5 +1,6 @@
 import Bytes
 import CLinux
+import Glibc
 import Synchronization
 
 /// The reactors of a process: one per core.
@@ -22,6 +23,25 @@ public final class ReactorGroup: Sendable {
                         registersArena: registersArena)))
         }
         self.reactors = reactors
+    }
+
+    /// Of reactors that run already.
+    public init(_ reactors: [Reactor]) {
+        precondition(!reactors.isEmpty, "a group has a reactor")
+        self.reactors = reactors
+    }
+
+    /// The reactor that the calling thread is, or the next: work that is begun there needs no
+    /// change of thread.
+    public func here() -> Reactor { reactors[hereIndex()] }
+
+    /// The index of `here()` in `reactors`.
+    public func hereIndex() -> Int {
+        let own = UInt(pthread_self())
+        for index in reactors.indices where reactors[index].thread.load(ordering: .relaxed) == own {
+            return index
+        }
+        return counter.wrappingAdd(1, ordering: .relaxed).oldValue % reactors.count
     }
 
     /// The reactors in turn, for work that belongs to none.

@@ -19,6 +19,7 @@ struct UringBackend: IOBackend, ~Copyable {
     private let wakeValue: UnsafeMutablePointer<UInt64>
     private let cqes: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
     private let hasFixedBuffer: Bool
+    private let isHosted: Bool
     private var freeSlots: [Int32]
     private var unsubmitted = 0
     private var isWakeArmed = false
@@ -26,27 +27,42 @@ struct UringBackend: IOBackend, ~Copyable {
     var name: String { "io_uring" }
 
     /// A ring, or nil with the reason if the kernel refuses one.
-    static func make(arena: UnsafeMutableRawBufferPointer?) throws(IOError) -> UringBackend {
+    ///
+    /// `isHosted`: its thread waits elsewhere, for `wakeDescriptor`, which then tells of
+    /// completions too; `reap` never waits.
+    static func make(
+        arena: UnsafeMutableRawBufferPointer?, isHosted: Bool = false
+    ) throws(IOError) -> UringBackend {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
         var parameters = io_uring_params()
         parameters.flags = UInt32(APUS_SETUP_OWNED) | UInt32(APUS_SETUP_CQSIZE)
+        if isHosted { parameters.flags |= UInt32(APUS_SETUP_TASKRUN_FLAG) }
         parameters.cq_entries = Limits.completionEntries
         let result = io_uring_queue_init_params(Limits.submissionEntries, ring, &parameters)
         guard result == 0 else {
             ring.deallocate()
             throw IOError(code: -result, operation: "io_uring_setup", path: "")
         }
-        let descriptor = eventfd(0, Int32(EFD_CLOEXEC))
+        let descriptor = eventfd(0, Int32(isHosted ? EFD_CLOEXEC | EFD_NONBLOCK : EFD_CLOEXEC))
         precondition(descriptor >= 0, "eventfd: no descriptors left")
-        return UringBackend(ring: ring, wakeDescriptor: descriptor, arena: arena)
+        let told = isHosted ? io_uring_register_eventfd(ring, descriptor) : 0
+        guard told == 0 else {
+            io_uring_queue_exit(ring)
+            ring.deallocate()
+            Glibc.close(descriptor)
+            throw IOError(code: -told, operation: "io_uring_register", path: "eventfd")
+        }
+        return UringBackend(
+            ring: ring, wakeDescriptor: descriptor, arena: arena, isHosted: isHosted)
     }
 
     private init(
         ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32,
-        arena: UnsafeMutableRawBufferPointer?
+        arena: UnsafeMutableRawBufferPointer?, isHosted: Bool
     ) {
         self.ring = ring
+        self.isHosted = isHosted
         self.wakeDescriptor = wakeDescriptor
         wakeValue = .allocate(capacity: 1)
         wakeValue.initialize(to: 0)
@@ -165,7 +181,9 @@ struct UringBackend: IOBackend, ~Copyable {
     }
 
     mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
-        if !isWakeArmed {
+        if isHosted {
+            guard unsubmitted > 0 || hasWork else { return }
+        } else if !isWakeArmed {
             let sqe = nextEntry()
             apus_uring_fill(
                 sqe, UInt8(IORING_OP_READ.rawValue), 0, wakeDescriptor,
@@ -196,5 +214,16 @@ struct UringBackend: IOBackend, ~Copyable {
             }
         }
         apus_uring_advance(ring, count)
+    }
+
+    /// Whether completions lie in the ring, or the kernel has some that it will hand over when
+    /// asked. Costs no system call.
+    private var hasWork: Bool { apus_uring_has_work(ring) != 0 }
+
+    /// Hosted: completions tell the descriptor, or no longer do. Returns whether some came before
+    /// they were told.
+    func tellCompletions(_ isWanted: Bool) -> Bool {
+        apus_uring_tell(ring, isWanted ? 1 : 0)
+        return isWanted && hasWork
     }
 }

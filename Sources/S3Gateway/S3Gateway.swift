@@ -15,25 +15,29 @@ import Telemetry
 ///     async let serving: Void = gateway.run()
 ///     let port = try await gateway.boundPort()
 ///
-/// Requests run on Swift's global executor; the store does its own hopping.
+/// Requests run on the threads of NIO's event loops; with `EventLoopReactors`, which the store
+/// should then work on as well, all that they wait for does too.
 public struct S3Gateway<Store: ObjectStore>: Sendable {
     private let service: S3Service<Store>
     private let configuration: S3Configuration
     private let logger: Logger
+    private let reactors: EventLoopReactors?
     private let listening = Listening()
 
     /// - Parameters:
+    ///   - reactors: those that the store works on; nil: it does not work on event loops.
     ///   - telemetry: where requests are counted and noted; nil: nowhere.
     ///   - clock: the time of day; for tests of skewed clocks.
     public init(
         store: Store, configuration: S3Configuration, logger: Logger,
-        telemetry: RoleTelemetry? = nil,
+        reactors: EventLoopReactors? = nil, telemetry: RoleTelemetry? = nil,
         clock: @escaping @Sendable () -> Timestamp = {
             Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
         }
     ) {
         self.configuration = configuration
         self.logger = logger
+        self.reactors = reactors
         service = S3Service(
             store: store, configuration: configuration, clock: clock, logger: logger,
             telemetry: telemetry)
@@ -43,7 +47,8 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
     /// under way end within `Limits.shutdownSeconds`, and returns. Throws if it cannot listen. To be called once.
     public func run() async throws {
         let connection = S3Connection(
-            service: service, idleSeconds: configuration.limits.idleSeconds)
+            service: service, reactors: reactors,
+            idleSeconds: configuration.limits.idleSeconds)
         let server = connection.server(
             configuration: ServerConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), backlog: 1024),

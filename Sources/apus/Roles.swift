@@ -192,11 +192,14 @@ enum Roles {
             period: .seconds(hours * 3600), bytesPerSecond: rate == 0 ? nil : rate)
     }
 
-    static func client(_ settings: Settings, _ runtime: Runtime) throws -> ClusterClient {
+    /// - Parameter reactors: where its connections and tasks live; nil: on the runtime's.
+    static func client(
+        _ settings: Settings, _ runtime: Runtime, on reactors: ReactorGroup? = nil
+    ) throws -> ClusterClient {
         ClusterClient(
             om: .init(host: settings.text("om.host"), port: try settings.number("om.port")),
             scm: .init(host: settings.text("scm.host"), port: try settings.number("scm.port")),
-            channels: runtime.channels, reactors: runtime.reactors)
+            channels: runtime.channels, reactors: reactors ?? runtime.reactors)
     }
 
     static func startS3Gateway(
@@ -204,12 +207,14 @@ enum Roles {
     ) async throws -> RunningRole {
         let logger = makeLogger("s3gateway", level: settings.text("log.level"))
         let telemetry = telemetry("s3gateway", settings)
+        // Where there is no ring, requests change threads on their way to the store.
+        let reactors = try? await EventLoopReactors.start()
         let gateway = S3Gateway(
-            store: try client(settings, runtime),
+            store: try client(settings, runtime, on: reactors?.group),
             configuration: S3Configuration(
                 host: settings.text("s3.host"), port: try settings.number("s3.port"),
                 region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains")),
-            logger: logger, telemetry: telemetry)
+            logger: logger, reactors: reactors, telemetry: telemetry)
         let serving = Task { try await gateway.run() }
         let port = try await gateway.boundPort()
         let metrics = try await serve(telemetry, "s3", settings, logger)

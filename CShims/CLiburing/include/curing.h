@@ -19,6 +19,7 @@ enum {
     APUS_SETUP_OWNED = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
     APUS_SETUP_CQSIZE = IORING_SETUP_CQSIZE,
+    APUS_SETUP_TASKRUN_FLAG = IORING_SETUP_TASKRUN_FLAG,
 };
 
 /// The next free submission entry, or NULL when the queue is full.
@@ -29,5 +30,9 @@ void apus_uring_fill(struct io_uring_sqe *sqe, uint8_t opcode, uint8_t sqe_flags
                      uint16_t buffer_index, uint64_t user_data);
 /// Marks `count` completions as seen.
 void apus_uring_advance(struct io_uring *ring, uint32_t count);
+/// Whether completions lie in the ring or, with `APUS_SETUP_TASKRUN_FLAG`, wait in the kernel.
+int apus_uring_has_work(const struct io_uring *ring);
+/// Whether completions are told to the ring's eventfd from now on. A full barrier.
+void apus_uring_tell(struct io_uring *ring, int wanted);
 
 #endif

@@ -4,6 +4,7 @@ import HummingbirdCore
 import Logging
 import NIOCore
 import NIOHTTPTypes
+import Reactor
 
 /// A connection of Hummingbird's server: its HTTP/1 pipeline, with the loop over requests our own.
 ///
@@ -15,9 +16,11 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
 
     private let pipeline: HTTP1Channel
     private let service: S3Service<Store>
+    private let reactors: EventLoopReactors?
 
-    init(service: S3Service<Store>, idleSeconds: Int) {
+    init(service: S3Service<Store>, reactors: EventLoopReactors?, idleSeconds: Int) {
         self.service = service
+        self.reactors = reactors
         // Only the pipeline of this is used; `handle` below takes the place of its responder.
         pipeline = HTTP1Channel(
             responder: { _, _, _ in preconditionFailure("the connection serves its requests") },
@@ -39,8 +42,11 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     }
 
     func handle(value: Value, logger: Logger) async {
-        await withTaskExecutorPreference(EventLoopExecutor(value.channel.eventLoop)) {
-            await run(value, logger)
+        let loop = value.channel.eventLoop
+        if let reactor = reactors?.reactor(of: loop) {
+            await withTaskExecutorPreference(reactor) { await run(value, logger) }
+        } else {
+            await withTaskExecutorPreference(EventLoopExecutor(loop)) { await run(value, logger) }
         }
     }
 
