@@ -22,6 +22,7 @@ public final class ClusterClient: Sendable {
 
     let names: OMClient<OMChannel>
     let datanodes: DatanodeClient
+    private let reservations: KeyReservations
     let reactors: ReactorGroup
     let scm: RPCChannel
     private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
@@ -29,14 +30,20 @@ public final class ClusterClient: Sendable {
     /// - Parameter channels: shared with other clients of the process, if there are any.
     public init(om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup) {
         self.reactors = reactors
-        names = OMClient(
+        let names = OMClient(
             OMChannel(
                 reactors: reactors,
                 channels: reactors.reactors.map {
                     channels.channel(host: om.host, port: om.port, on: $0)
                 }))
+        self.names = names
+        reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try await names.reserve(bucket, count: count, user: user)
+        }
         self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
-        datanodes = DatanodeClient(channels: channels, health: NodeHealth())
+        datanodes = DatanodeClient(
+            channels: channels,
+            health: NodeHealth { [reservations] in reservations.forget($0) })
     }
 
     func codec(_ replication: ReplicationConfig) -> Codec {
@@ -200,6 +207,12 @@ extension ClusterClient: ObjectStore {
     public func openWriter(
         _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
     ) async throws(StoreError) -> KeyWriter {
+        if let length, replication == nil,
+            let open = reservations.take(
+                for: key, length: length, user: user, on: reactors.here())
+        {
+            return makeWriter(open, length: length)
+        }
         let open = try await names.openKey(
             key, length: length, replication: replication, user: user)
         return makeWriter(open, length: length)

@@ -3,6 +3,10 @@ import Reactor
 
 /// Sends the stripes of one block group to its datanodes, several in flight.
 ///
+/// A datanode that no byte of a group falls to hears nothing of it: of a key of one cell, the cell
+/// and the parity are all that is written. Whoever looks for the others knows by the group's length
+/// that they are empty.
+///
 /// Isolated to its reactor. Cells of one replica leave in the order of their stripes; there is no
 /// barrier between stripes. After the first failure no more are sent, and `settled` tells how far
 /// all replicas have come.
@@ -61,8 +65,9 @@ actor GroupWriter {
         sent += 1
         sentBytes += stripe.length
         let isEnd = isLast || sent == stripesPerGroup
+        let isWhole = index > 0 || !isLast
         let targets = group.nodes.enumerated().compactMap { place, node in
-            node.map { (place, $0) }
+            isWhole || stripe.cellLength(place) > 0 ? node.map { (place, $0) } : nil
         }
         flights.append(Flight(stripe: stripe, waiting: targets.count))
         let groupLength = sentBytes

@@ -23,8 +23,13 @@ final class NodeHealth: Sendable {
     }
 
     private let nodes = Mutex<[DatanodeID: Node]>([:])
+    private let onFailure: (@Sendable (DatanodeID) -> Void)?
+
+    /// - Parameter onFailure: told of each node that did not answer.
+    init(onFailure: (@Sendable (DatanodeID) -> Void)? = nil) { self.onFailure = onFailure }
 
     func failed(_ id: DatanodeID, at now: MonotonicTime) {
+        onFailure?(id)
         nodes.withLock { $0[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance) }
     }
 

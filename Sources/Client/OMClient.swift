@@ -186,6 +186,30 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         return try OpenKey(response, key: key, part: (upload, number), user: user)
     }
 
+    /// Opens `count` keys of a bucket whose names are told when they are committed, each with one
+    /// block group.
+    func reserve(
+        _ bucket: BucketPath, count: Int, user: String
+    ) async throws(StoreError) -> [KeyReservations.Reserved] {
+        var request = OMReserveRequest()
+        request.bucket = bucket.message
+        request.count = UInt32(clamping: count)
+        request.user = user
+        let response = try OMReserveResponse(
+            parsing: try await caller.call(.reserve, request.encoded))
+        guard response.openIds.count == response.groups.count else {
+            throw StoreError(
+                .badRequest,
+                "the Ozone Manager reserved \(response.openIds.count) keys with "
+                    + "\(response.groups.count) groups")
+        }
+        var reserved: [KeyReservations.Reserved] = []
+        for (id, group) in zip(response.openIds, response.groups) {
+            reserved.append(.init(id: id, group: try BlockGroup(group)))
+        }
+        return reserved
+    }
+
     /// One more block group for an open key, on none of the nodes in `excluding`.
     public func allocateGroup(
         _ open: OpenKey, excluding: [DatanodeID] = []

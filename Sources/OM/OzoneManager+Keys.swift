@@ -17,6 +17,8 @@ extension OzoneManager {
             return try await openKey(OMOpenKeyRequest(parsing: message))
         case .openPart:
             return try await openPart(OMOpenPartRequest(parsing: message))
+        case .reserve:
+            return try await reserve(OMReserveRequest(parsing: message))
         case .allocateGroup:
             return try await allocateGroup(OMAllocateGroupRequest(parsing: message)).encoded
         case .commit:
@@ -121,6 +123,33 @@ extension OzoneManager {
         command.blocks = groups.map(\.group.blockID.message)
         guard case .open(let response) = try await answer(.open(command)) else {
             throw StoreError(.internal, "an opened key was answered as something else")
+        }
+        return response.encoded(with: groups.map(\.encoded))
+    }
+
+    /// Opens short keys of a bucket before they are known, each with a group.
+    private func reserve(_ request: OMReserveRequest) async throws(StoreError) -> [UInt8] {
+        guard (1...UInt32(OMLimits.reservedKeys)).contains(request.count) else {
+            throw StoreError(
+                .invalidArgument,
+                "1 to \(OMLimits.reservedKeys) keys are reserved at once, not \(request.count)")
+        }
+        var command = OMReserveCommand()
+        command.bucket = request.bucket
+        command.user = request.user
+        var bucket = OMBucketRequest()
+        bucket.bucket = request.bucket
+        bucket.user = request.user
+        let asked = bucket
+        command.replication = try await read { reads throws(StoreError) in
+            try reads.bucket(asked).replication
+        }
+        let groups = try await leases.take(
+            ReplicationConfig(command.replication), count: Int(request.count))
+        places.learn(groups.map(\.group))
+        command.blocks = groups.map(\.group.blockID.message)
+        guard case .reserved(let response) = try await answer(.reserve(command)) else {
+            throw StoreError(.internal, "reserved keys were answered as something else")
         }
         return response.encoded(with: groups.map(\.encoded))
     }

@@ -139,7 +139,7 @@ public final class OzoneManager: Sendable {
         case .createVolume, .listVolumes, .deleteVolume, .createBucket, .bucket, .listBuckets,
             .deleteBucket:
             try await handleBucket(method, message)
-        case .listKeys, .lookupKey, .openKey, .openPart, .allocateGroup, .commit, .abortOpen,
+        case .listKeys, .lookupKey, .openKey, .openPart, .reserve, .allocateGroup, .commit, .abortOpen,
             .deleteKey:
             try await handleKey(method, message)
         case .createUpload, .upload, .listParts, .completeUpload, .abortUpload, .listUploads:

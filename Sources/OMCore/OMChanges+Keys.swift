@@ -22,10 +22,11 @@ extension OMChanges {
         record.blocks = command.blocks
         if command.hasUpload { record.upload = command.upload }
         record.part = command.part
-        add(OMTable.opens, OMTableKey.open(index), record)
+        let id = OMTableKey.openID(of: index, place: 0)
+        add(OMTable.opens, OMTableKey.open(id), record)
 
         var response = OMOpenResponse()
-        response.openID = index
+        response.openID = id
         response.replication = command.replication
         return response
     }
@@ -43,10 +44,11 @@ extension OMChanges {
     /// Makes an open key or part visible in place of an older one.
     func commit(_ request: OMCommitRequest) throws(StoreError) -> OMKeyResponse {
         let openKey = OMTableKey.open(request.openID)
-        guard let open: OMOpenRecord = try reads.record(OMTable.opens, openKey) else {
+        guard let found: OMOpenRecord = try reads.record(OMTable.opens, openKey) else {
             return try repeatedCommit(request)
         }
-        try reads.checkOwner(of: open, id: request.openID, user: request.user)
+        try reads.checkOwner(of: found, id: request.openID, user: request.user)
+        let open = try named(found, by: request)
         let bucket = try reads.bucket(open.key.bucket, user: open.user)
         guard bucket.number == open.bucketNumber else {
             throw StoreError(

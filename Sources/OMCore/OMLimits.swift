@@ -12,6 +12,8 @@ public enum OMLimits {
     public static let keySize = 50 << 40
     /// Blocks that one open key may be given.
     public static let blocksPerKey = 100_000
+    /// Keys that one command opens in advance.
+    public static let reservedKeys = 64
     /// Bytes of user metadata and headers with one key.
     public static let attributesSize = 16 << 10
     /// Open keys or uploads that one command expires.

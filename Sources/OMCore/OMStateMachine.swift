@@ -58,6 +58,7 @@ public enum OMAnswer: Sendable, Equatable {
     /// Done; there is nothing more to say.
     case done
     case open(OMOpenResponse)
+    case reserved(OMReserveResponse)
     case key(OMKeyResponse)
     case deletedKey(OMDeleteKeyResponse)
     case upload(OMCreateUploadResponse)
@@ -68,6 +69,7 @@ public enum OMAnswer: Sendable, Equatable {
         switch self {
         case .done: []
         case .open(let response): response.encoded
+        case .reserved(let response): response.encoded
         case .key(let response): response.encoded
         case .deletedKey(let response): response.encoded
         case .upload(let response): response.encoded
@@ -122,6 +124,7 @@ struct OMChanges<Transaction: MetadataTransaction> {
         case .expireOpens(let request): try expireOpens(request)
         case .expireUploads(let request): try expireUploads(request)
         case .purgeDeleted(let request): purgeDeleted(request)
+        case .reserve(let request): return .reserved(try reserve(request))
         case nil:
             throw StoreError(
                 .versionMismatch, "the command at \(index) is of a kind not known to this version")

@@ -45,6 +45,8 @@ public struct SCMState: Sendable {
         public var nodes: [DatanodeID?]
         public var state: SCMContainerState
         public var corrupt: Set<Int> = []
+        /// Replica indexes (from 1) that no byte of any block fell to when it was closed.
+        public var empty: Set<Int> = []
 
         public var isDegraded: Bool { nodes.contains { $0 == nil } }
     }
@@ -98,7 +100,8 @@ public struct SCMState: Sendable {
         let container = Container(
             id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
             replication: replication,
-            nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state)
+            nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state,
+            empty: Set(record.emptyIndexes.map { Int($0) }))
         containers[container.id] = container
         nextContainerID = max(nextContainerID, record.id + 1)
         if record.state == .containerOpen {
@@ -131,6 +134,9 @@ public struct SCMState: Sendable {
             let id = ContainerID(change.id)
             guard let container = containers[id] else { return }
             containers[id]?.state = change.state
+            if change.state == .containerClosed {
+                containers[id]?.empty = Set(change.emptyIndexes.map { Int($0) })
+            }
             if change.state != .containerOpen {
                 openByReplication[container.replication]?.removeAll { $0 == id }
             }
@@ -220,17 +226,23 @@ public struct SCMState: Sendable {
         guard heard >= options.minimumDatanodes else {
             return "\(heard) of at least \(options.minimumDatanodes) datanodes have registered"
         }
-        var reported: [ContainerID: Int] = [:]
-        for node in nodes.values where node.lastHeartbeat != nil {
-            for id in node.replicas.keys { reported[id, default: 0] += 1 }
-        }
         // Others may never have held a block, and so have no replica.
         let expected = containers.values.filter { $0.state == .containerClosed }
-        let complete = expected.count { (reported[$0.id] ?? 0) >= $0.replication.data }
+        let complete = expected.count { knownReplicas($0) >= $0.replication.data }
         guard complete * 100 >= expected.count * 99 else {
             return "\(complete) of \(expected.count) containers have enough replicas reported"
         }
         return nil
+    }
+
+    /// Replicas that were reported, or are known to be empty.
+    private func knownReplicas(_ container: Container) -> Int {
+        container.nodes.indices.count { place in
+            guard let id = container.nodes[place], let node = nodes[id],
+                node.lastHeartbeat != nil, node.replicas[container.id] != nil
+            else { return container.empty.contains(place + 1) }
+            return true
+        }
     }
 
     public mutating func updateSafeMode(at now: UInt64) {
@@ -245,10 +257,11 @@ public struct SCMState: Sendable {
     public func dueStateChanges(at now: UInt64) -> [SCMCommand] {
         guard !isInSafeMode else { return [] }
         var commands: [SCMCommand] = []
-        func change(_ id: ContainerID, to state: SCMContainerState) {
+        func change(_ id: ContainerID, to state: SCMContainerState, empty: [UInt32] = []) {
             var command = SCMCommand()
             command.containerState.id = id.rawValue
             command.containerState.state = state
+            command.containerState.emptyIndexes = empty
             commands.append(command)
         }
         for container in containers.values {
@@ -258,7 +271,9 @@ public struct SCMState: Sendable {
             case .containerClosing:
                 guard isClosedEverywhere(container, at: now) else { continue }
                 if replicaCount(container) > 0 {
-                    change(container.id, to: .containerClosed)
+                    change(
+                        container.id, to: .containerClosed,
+                        empty: emptyIndexes(container, at: now))
                 } else if isWhollyHeard(container, at: now) {
                     change(container.id, to: .containerDeleted)
                 }
@@ -269,6 +284,16 @@ public struct SCMState: Sendable {
             }
         }
         return commands
+    }
+
+    /// Indexes whose nodes are there and report no replica.
+    private func emptyIndexes(_ container: Container, at now: UInt64) -> [UInt32] {
+        container.nodes.enumerated().compactMap { place, id in
+            guard let id, state(of: id, at: now) == .healthy,
+                nodes[id]?.replicas[container.id] == nil
+            else { return nil }
+            return UInt32(place + 1)
+        }
     }
 
     private func replicaCount(_ container: Container) -> Int {

@@ -73,6 +73,7 @@ public struct SCMStateMachine: StateMachine {
                 var record = try? SCMContainerRecord(parsing: row)
             else { return nil }
             record.state = change.state
+            if change.state == .containerClosed { record.emptyIndexes = change.emptyIndexes }
             transaction.put(SCMTable.containers, key, record.encoded)
         case .reserveNumbers(let change):
             transaction.put(

@@ -24,6 +24,7 @@ public enum OMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case commit = 0x0135
     case abortOpen = 0x0136
     case deleteKey = 0x0137
+    case reserve = 0x0138
 
     case createUpload = 0x0141
     case openPart = 0x0142

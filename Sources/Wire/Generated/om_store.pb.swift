@@ -176,6 +176,7 @@ public nonisolated struct OMOpenRecord: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// Neither this nor the number of a bucket in one that was reserved.
   public var key: OMKeyPath {
     get {_key ?? OMKeyPath()}
     set {_key = newValue}
@@ -338,6 +339,42 @@ public nonisolated struct OMOpenCommand: Sendable {
   fileprivate var _key: OMKeyPath? = nil
   fileprivate var _replication: WireReplication? = nil
   fileprivate var _upload: WireIdentity? = nil
+}
+
+/// Opens keys without names, one for each block.
+public nonisolated struct OMReserveCommand: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var bucket: OMBucketPath {
+    get {_bucket ?? OMBucketPath()}
+    set {_bucket = newValue}
+  }
+  /// Returns true if `bucket` has been explicitly set.
+  public var hasBucket: Bool {self._bucket != nil}
+  /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
+  public mutating func clearBucket() {self._bucket = nil}
+
+  public var replication: WireReplication {
+    get {_replication ?? WireReplication()}
+    set {_replication = newValue}
+  }
+  /// Returns true if `replication` has been explicitly set.
+  public var hasReplication: Bool {self._replication != nil}
+  /// Clears the value of `replication`. Subsequent reads from it will return its default value.
+  public mutating func clearReplication() {self._replication = nil}
+
+  public var user: String = String()
+
+  public var blocks: [WireBlock] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _bucket: OMBucketPath? = nil
+  fileprivate var _replication: WireReplication? = nil
 }
 
 public nonisolated struct OMAddBlockCommand: Sendable {
@@ -618,6 +655,14 @@ public nonisolated struct OMCommand: Sendable {
     set {body = .purgeDeleted(newValue)}
   }
 
+  public var reserve: OMReserveCommand {
+    get {
+      if case .reserve(let v)? = body {return v}
+      return OMReserveCommand()
+    }
+    set {body = .reserve(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -638,6 +683,7 @@ public nonisolated struct OMCommand: Sendable {
     case expireOpens(OMExpireOpensCommand)
     case expireUploads(OMExpireUploadsCommand)
     case purgeDeleted(OMPurgeDeletedCommand)
+    case reserve(OMReserveCommand)
 
   }
 
@@ -1144,6 +1190,55 @@ nonisolated extension OMOpenCommand: SwiftProtobuf.Message, SwiftProtobuf._Messa
   }
 }
 
+nonisolated extension OMReserveCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReserveCommand"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}replication\0\u{1}user\0\u{1}blocks\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.blocks) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._bucket {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._replication {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if !self.user.isEmpty {
+      try visitor.visitSingularStringField(value: self.user, fieldNumber: 3)
+    }
+    if !self.blocks.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.blocks, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMReserveCommand, rhs: OMReserveCommand) -> Bool {
+    if lhs._bucket != rhs._bucket {return false}
+    if lhs._replication != rhs._replication {return false}
+    if lhs.user != rhs.user {return false}
+    if lhs.blocks != rhs.blocks {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension OMAddBlockCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AddBlockCommand"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}user\0\u{1}block\0")
@@ -1373,7 +1468,7 @@ nonisolated extension OMPurgeDeletedCommand: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0\u{1}reserve\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1598,6 +1693,19 @@ nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
           self.body = .purgeDeleted(v)
         }
       }()
+      case 19: try {
+        var v: OMReserveCommand?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .reserve(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .reserve(v)
+        }
+      }()
       default: break
       }
     }
@@ -1679,6 +1787,10 @@ nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     case .purgeDeleted?: try {
       guard case .purgeDeleted(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
+    }()
+    case .reserve?: try {
+      guard case .reserve(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 19)
     }()
     case nil: break
     }

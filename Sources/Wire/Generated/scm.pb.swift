@@ -743,6 +743,10 @@ public nonisolated struct SCMCommand: Sendable {
 
     public var state: SCMContainerState = .containerOpen
 
+    /// When it is closed: indexes whose datanodes are there and hold no replica, because no byte
+    /// of any block fell to them.
+    public var emptyIndexes: [UInt32] = []
+
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
     public init() {}
@@ -842,6 +846,9 @@ public nonisolated struct SCMContainerRecord: Sendable {
   public var nodes: [WireAddress] = []
 
   public var state: SCMContainerState = .containerOpen
+
+  /// Indexes without a replica: no byte of any block fell to them.
+  public var emptyIndexes: [UInt32] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2007,7 +2014,7 @@ nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.protoMessageName + ".ContainerStateChange"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{3}empty_indexes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2017,6 +2024,7 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.id) }()
       case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 3: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
       default: break
       }
     }
@@ -2029,12 +2037,16 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
     if self.state != .containerOpen {
       try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
     }
+    if !self.emptyIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMCommand.ContainerStateChange, rhs: SCMCommand.ContainerStateChange) -> Bool {
     if lhs.id != rhs.id {return false}
     if lhs.state != rhs.state {return false}
+    if lhs.emptyIndexes != rhs.emptyIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2175,7 +2187,7 @@ nonisolated extension SCMCommand.Node: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0\u{3}empty_indexes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2188,6 +2200,7 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
       case 3: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
       case 5: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
       default: break
       }
     }
@@ -2213,6 +2226,9 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if self.state != .containerOpen {
       try visitor.visitSingularEnumField(value: self.state, fieldNumber: 5)
     }
+    if !self.emptyIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2222,6 +2238,7 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs._replication != rhs._replication {return false}
     if lhs.nodes != rhs.nodes {return false}
     if lhs.state != rhs.state {return false}
+    if lhs.emptyIndexes != rhs.emptyIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
