@@ -197,6 +197,7 @@ let package = Package(
         tests(
             "OMTests",
             ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
+        tests("ClientTests", ["Client", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(

@@ -331,6 +331,73 @@ struct KeysTests {
         #expect(try bench.reads.key(path, user: "ann").etag == "f")
     }
 
+    @Test("a reserved key gets its name with its commit, once, by who reserved it")
+    func reserved() throws {
+        let bench = try bench()
+        try bench.createUser("bob")
+        var command = OMReserveCommand()
+        command.bucket = Bench.path("b-1", "k").bucket
+        command.user = "ann"
+        command.replication = Bench.replication
+        command.blocks = [bench.newBlock(), bench.newBlock(), bench.newBlock()]
+        let answer = try OMReserveResponse(parsing: bench.run(.reserve(command)))
+        let ids = answer.openIds
+        #expect(Set(ids).count == 3 && ids == ids.sorted())
+        let other = try bench.open(Bench.path("b-1", "other"), user: "ann")
+        #expect(other.id > ids[2], "numbers grow with time")
+
+        func commit(
+            _ place: Int, _ name: String?, user: String = "ann", block: Int? = nil,
+            bucket: String = "b-1"
+        ) throws(StoreError) -> OMKey {
+            let block = command.blocks[block ?? place]
+            return try bench.commit(
+                ids[place], [(block, 5)], etag: "e\(place)", user: user, condition: .ifAbsent,
+                retry: name.map { (Bench.path(bucket, $0), nil, 0) })
+        }
+        #expect(code { () throws(StoreError) in try commit(0, nil) } == .badRequest)
+        #expect(code { () throws(StoreError) in try commit(0, "x", user: "bob") } == .accessDenied)
+        #expect(code { () throws(StoreError) in try commit(0, "x", block: 1) } == .badRequest)
+        #expect(code { () throws(StoreError) in try commit(0, "") } == .invalidArgument)
+        #expect(
+            code { () throws(StoreError) in try commit(0, "x", bucket: "b-2") } == .noSuchBucket)
+        let key = try commit(0, "x")
+        #expect(try bench.reads.key(Bench.path("b-1", "x"), user: "ann") == key)
+        #expect(try commit(0, "x") == key, "a lost answer is given again")
+        #expect(code { () throws(StoreError) in try commit(1, "x") } == .preconditionFailed)
+        #expect(try commit(1, "y").groups.map(\.block) == [command.blocks[1]])
+        // The third is given up: its block goes.
+        try bench.abort(ids[2], user: "ann")
+        #expect(code { () throws(StoreError) in try commit(2, "z") } == .conflict)
+        #expect(
+            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks
+                == [BlockID(command.blocks[2])])
+    }
+
+    @Test("reserved keys expire with their blocks, and too many are refused")
+    func reservedExpire() throws {
+        let bench = try bench()
+        var command = OMReserveCommand()
+        command.bucket = Bench.path("b-1", "k").bucket
+        command.user = "ann"
+        command.replication = Bench.replication
+        command.blocks = [bench.newBlock(), bench.newBlock()]
+        _ = try bench.run(.reserve(command))
+        let old = try bench.reads.oldOpens(before: .max, limit: 10)
+        #expect(old.count == 2)
+        var expire = OMExpireOpensCommand()
+        expire.openIds = old
+        expire.before = .max
+        _ = try bench.run(.expireOpens(expire))
+        #expect(
+            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks
+                == command.blocks.map { BlockID($0) })
+        command.blocks = (0...OMLimits.reservedKeys).map { _ in bench.newBlock() }
+        #expect(
+            code { () throws(StoreError) in _ = try bench.run(.reserve(command)) }
+                == .invalidArgument)
+    }
+
     @Test("a key opened in a bucket that was deleted meanwhile is not committed")
     func bucketGone() throws {
         let bench = try bench()

@@ -21,7 +21,7 @@ struct DiskTests {
         "operations through a disk do what they do without, and are measured by class",
         arguments: TestBackend.allCases)
     func measured(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let disk = Disk(name: "d", on: reactor)
         try await withTemporaryDirectory { directory in

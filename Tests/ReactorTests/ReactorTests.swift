@@ -1,5 +1,7 @@
 import Bytes
+import CLiburing
 import Foundation
+import Synchronization
 import Testing
 
 @testable import Reactor
@@ -7,13 +9,72 @@ import Testing
 /// The backends that every test of this file runs on.
 enum TestBackend: String, CaseIterable, Sendable {
     case uring, poll, faultyWithoutFaults
+    /// On a thread of somebody else.
+    case hosted
 
-    func start() throws -> Reactor {
+    func start() async throws -> Reactor {
         switch self {
         case .uring: try Reactor.start(.init(backend: .uring, registersArena: true))
         case .poll: try Reactor.start(.init(backend: .poll))
         case .faultyWithoutFaults:
             try Reactor.start(.init(backend: .faulty(FaultInjector(seed: 1))))
+        case .hosted: try await Reactor.start(on: PollingHost())
+        }
+    }
+}
+
+/// A loop of somebody else: waits in `poll`, runs what it was given.
+final class PollingHost: ReactorHost {
+    private struct State {
+        var jobs: [@Sendable () -> Void] = []
+        var timers: [(at: UInt64, body: @Sendable () -> Void)] = []
+        var watched: (descriptor: Int32, body: @Sendable () -> Void)?
+    }
+    private let state = Mutex(State())
+    private let signal = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+
+    init() {
+        // Ends with the process, like the loop of a gateway.
+        Thread.detachNewThread { [self] in while true { turn() } }
+    }
+
+    func run(_ body: @escaping @Sendable () -> Void) {
+        state.withLock { $0.jobs.append(body) }
+        var one: UInt64 = 1
+        _ = write(signal, &one, 8)
+    }
+
+    func run(after nanoseconds: UInt64, _ body: @escaping @Sendable () -> Void) {
+        let at = MonotonicTime.now().nanoseconds + nanoseconds
+        state.withLock { $0.timers.append((at, body)) }
+    }
+
+    func watch(_ descriptor: Int32, _ body: @escaping @Sendable () -> Void) async throws {
+        state.withLock { $0.watched = (descriptor, body) }
+        run {}
+    }
+
+    private func turn() {
+        let now = MonotonicTime.now().nanoseconds
+        let (jobs, watched, next) = state.withLock { state in
+            let due = state.timers.filter { $0.at <= now }.map(\.body)
+            state.timers.removeAll { $0.at <= now }
+            defer { state.jobs = [] }
+            return (state.jobs + due, state.watched, state.timers.map(\.at).min())
+        }
+        for job in jobs { job() }
+        var polled = [pollfd(fd: signal, events: Int16(POLLIN), revents: 0)]
+        if let watched {
+            polled.append(pollfd(fd: watched.descriptor, events: Int16(POLLIN), revents: 0))
+        }
+        // A job may have set a timer: looked at in the next turn.
+        let limit = jobs.isEmpty ? next.map { Int32(($0 - min($0, now)) / 1_000_000) + 1 } ?? -1 : 0
+        guard poll(&polled, nfds_t(polled.count), limit) > 0 else { return }
+        var value: UInt64 = 0
+        if polled[0].revents != 0 { _ = read(signal, &value, 8) }
+        if let watched, polled[1].revents != 0 {
+            _ = read(watched.descriptor, &value, 8)
+            watched.body()
         }
     }
 }
@@ -31,7 +92,7 @@ struct ReactorTests {
         "a task with the executor preference runs on the reactor's thread",
         arguments: TestBackend.allCases)
     func executor(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let isCurrent = await Task(executorPreference: reactor) {
             await Task.yield()
@@ -42,11 +103,11 @@ struct ReactorTests {
     }
 
     @Test("the ring is used where it is asked for by name")
-    func names() throws {
-        let uring = try TestBackend.uring.start()
+    func names() async throws {
+        let uring = try await TestBackend.uring.start()
         #expect(uring.backendName == "io_uring")
         uring.stop()
-        let poll = try TestBackend.poll.start()
+        let poll = try await TestBackend.poll.start()
         #expect(poll.backendName == "poll")
         poll.stop()
     }
@@ -55,7 +116,7 @@ struct ReactorTests {
         "files read back what was written, direct and buffered", arguments: TestBackend.allCases,
         [true, false])
     func files(backend: TestBackend, direct: Bool) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         try await withTemporaryDirectory { directory in
             let path = directory + "/file"
@@ -91,7 +152,7 @@ struct ReactorTests {
         "a missing file is an error that names the operation and the path",
         arguments: TestBackend.allCases)
     func missing(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let error = await #expect(throws: IOError.self) {
             _ = try await File.open("/nowhere/at/all", [.read], on: reactor)
@@ -102,7 +163,7 @@ struct ReactorTests {
 
     @Test("timers fire in order and end early when cancelled", arguments: TestBackend.allCases)
     func timers(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let order = await withTaskGroup(of: Int.self) { group in
             for milliseconds in [60, 20, 40] {
@@ -127,7 +188,7 @@ struct ReactorTests {
 
     @Test("bytes cross a connection in both directions", arguments: TestBackend.allCases)
     func sockets(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let listener = try Listener(host: "127.0.0.1", port: 0, on: reactor)
         let size = 3 << 20
@@ -162,7 +223,7 @@ struct ReactorTests {
 
     @Test("many operations from many threads all complete", arguments: TestBackend.allCases)
     func concurrency(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         try await withTemporaryDirectory { directory in
             let file = try await File.open(directory + "/f", [.read, .write, .create], on: reactor)

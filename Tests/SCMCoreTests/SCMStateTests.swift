@@ -250,6 +250,38 @@ struct SCMStateTests {
         #expect(rig.state.places(of: id, at: rig.now)?.compactMap { $0 }.count == 3)
     }
 
+    @Test("replicas that no byte fell to are noted at the close, and do not hold up safe mode")
+    func emptyReplicas() throws {
+        var rig = try Rig(nodes: 9)
+        let group = try rig.allocate("rs-6-3-1024k")[0]
+        let id = group.blockID.containerID
+        rig.now += 6 * second
+        // Keys of one cell: index 1 and the parity have replicas, one node is silent.
+        var replica = SCMReplicaReport()
+        replica.container = id.rawValue
+        replica.state = .closed
+        let holders = Set([1, 7, 8, 9].map { group.nodes[$0 - 1]!.id })
+        let silent = group.nodes[1]!.id
+        for number in 0..<9 where Rig.address(number).id != silent {
+            rig.beat(
+                number, replicas: holders.contains(Rig.address(number).id) ? [replica] : [])
+        }
+        for _ in 0..<2 {
+            for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        }
+        #expect(rig.state.containers[id]?.state == .containerClosed)
+        #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
+        // The same after a restart: four replicas and four empty ones are enough for six.
+        rig.state = SCMState(options: .init(), reading: rig.tables)
+        #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
+        for number in 0..<9 {
+            let node = Rig.address(number).id
+            guard holders.contains(node), node != group.nodes[8]!.id else { continue }
+            rig.beat(number, replicas: [replica])
+        }
+        #expect(rig.state.safeModeReason(at: rig.now) == nil)
+    }
+
     @Test("an unknown datanode is told to register")
     func unknown() throws {
         var rig = try Rig(nodes: 1)

@@ -1,0 +1,155 @@
+import Model
+import Reactor
+import Synchronization
+import Testing
+
+@testable import Client
+
+@Suite("Reserved keys")
+struct KeyReservationsTests {
+    /// The Ozone Manager's part: numbers, groups, and what was asked for.
+    private final class Source: Sendable {
+        struct State {
+            var next: UInt64 = 1
+            var asked: [Int] = []
+            var failure: StoreError?
+        }
+        let state = Mutex(State())
+
+        func reserve(
+            _ bucket: BucketPath, _ count: Int, _ user: String
+        ) throws(StoreError) -> [KeyReservations.Reserved] {
+            let (first, failure) = state.withLock { state in
+                state.asked.append(count)
+                defer { state.next += UInt64(count) }
+                return (state.next, state.failure)
+            }
+            if let failure { throw failure }
+            var reserved: [KeyReservations.Reserved] = []
+            for number in first..<first + UInt64(count) {
+                reserved.append(.init(id: number, group: try group(number)))
+            }
+            return reserved
+        }
+
+        /// A group whose nodes are the number and the four after it.
+        private func group(_ number: UInt64) throws(StoreError) -> BlockGroup {
+            let replication: ReplicationConfig
+            do throws(ReplicationError) {
+                replication = try ReplicationConfig("rs-3-2-1024k")
+            } catch {
+                throw StoreError(.internal, "\(error)")
+            }
+            return BlockGroup(
+                blockID: BlockID(containerID: ContainerID(1), localID: number),
+                replication: replication, length: 0,
+                nodes: (0..<5).map { place in
+                    DatanodeAddress(
+                        id: Identity128(high: 0, low: number + place), host: "localhost", port: 1)
+                })
+        }
+    }
+
+    private static func path(_ name: String, bucket: String = "b") -> KeyPath {
+        KeyPath(
+            bucket: BucketPath(volume: "s3v", bucket: bucket),
+            name: KeyName(unchecked: Array(name.utf8)))
+    }
+
+    /// Waits until a refill has come in: until a take finds something.
+    private func takeEventually(
+        _ reservations: KeyReservations, on reactor: Reactor
+    ) async throws -> OpenKey {
+        while true {
+            if let open = reservations.take(
+                for: Self.path("k"), length: 100, user: "ann", on: reactor)
+            {
+                return open
+            }
+            try await reactor.sleep(for: .milliseconds(1))
+        }
+    }
+
+    @Test("the first keys are opened one by one, then they are reserved in batches")
+    func batches() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        for _ in 1..<KeyReservations.Limits.patience {
+            #expect(
+                reservations.take(for: Self.path("k"), length: 100, user: "ann", on: reactor)
+                    == nil)
+        }
+        #expect(source.state.withLock { $0.asked.isEmpty })
+        var ids: Set<UInt64> = []
+        for _ in 0..<40 {
+            let open = try await takeEventually(reservations, on: reactor)
+            #expect(open.key == Self.path("k") && open.user == "ann" && open.part == nil)
+            #expect(open.groups.map(\.blockID.localID) == [open.id])
+            ids.insert(open.id)
+        }
+        #expect(ids.count == 40, "none is handed out twice")
+        let asked = source.state.withLock { $0.asked }
+        #expect(asked.allSatisfy { (8...64).contains($0) } && asked.count <= 10)
+    }
+
+    @Test("long keys, keys of no length, other users and other buckets get none")
+    func others() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        _ = try await takeEventually(reservations, on: reactor)
+        let other = Self.path("k", bucket: "c")
+        for (key, length, user) in [
+            (Self.path("k"), 0, "ann"), (Self.path("k"), (1 << 20) + 1, "ann"),
+            (Self.path("k"), 1, "bob"), (other, 1, "ann"),
+        ] {
+            #expect(reservations.take(for: key, length: length, user: user, on: reactor) == nil)
+        }
+        #expect(
+            reservations.take(for: Self.path("x"), length: 1 << 20, user: "ann", on: reactor)
+                != nil)
+    }
+
+    @Test("what has a place on a failed node is not handed out")
+    func failed() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        let first = try await takeEventually(reservations, on: reactor)
+        let bad = first.groups[0].nodes[4]!.id
+        reservations.forget(bad)
+        for _ in 0..<20 {
+            let open = try await takeEventually(reservations, on: reactor)
+            // Those that come later may be on it again: that is for the Ozone Manager to know.
+            guard open.id <= 8 else { break }
+            #expect(!open.groups[0].nodes.contains { $0?.id == bad })
+        }
+    }
+
+    @Test("where none can be reserved, keys are opened one by one, and it is not asked each time")
+    func refused() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        source.state.withLock { $0.failure = StoreError(.noSuchBucket, "gone") }
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        for _ in 0..<20 {
+            #expect(
+                reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor) == nil)
+            try await reactor.sleep(for: .milliseconds(1))
+        }
+        #expect(source.state.withLock { $0.asked.count } <= 5)
+    }
+}
