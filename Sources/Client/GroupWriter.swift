@@ -77,12 +77,18 @@ actor GroupWriter {
                 block: group.blockID, replication: group.replication, replicaIndex: place + 1,
                 offset: index * group.replication.cellSize, payload: payload,
                 checksums: checksums, groupLength: groupLength, isEnd: isEnd)
-            Task(executorPreference: reactor) { [client, reactor] in
+            Task(executorPreference: reactor) { @concurrent [client, reactor] in
+                let failure: StoreError?
                 do throws(StoreError) {
                     _ = try await client.write(cell, to: node, on: reactor)
-                    await self.finished(index, node, nil)
+                    failure = nil
                 } catch {
-                    await self.finished(index, node, error)
+                    failure = error
+                }
+                if reactor.isCurrent {
+                    self.inPlace { $0.finished(index, node, failure) }
+                } else {
+                    await self.finished(index, node, failure)
                 }
             }
         }

@@ -46,12 +46,12 @@ final class KeyReservations: Sendable {
     }
 
     private let pools = Mutex<[Owner: Pool]>([:])
-    private let reserve:
-        @Sendable (BucketPath, Int, String) async throws(StoreError) -> [Reserved]
+    private let reserve: @Sendable (BucketPath, Int, String) async throws(StoreError) -> [Reserved]
 
     /// - Parameter reserve: has the Ozone Manager open so many keys of a bucket for a user.
     init(
-        _ reserve: @escaping @Sendable (BucketPath, Int, String) async throws(StoreError)
+        _ reserve:
+            @escaping @Sendable (BucketPath, Int, String) async throws(StoreError)
             -> [Reserved]
     ) {
         self.reserve = reserve

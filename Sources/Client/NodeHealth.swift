@@ -10,6 +10,8 @@ final class NodeHealth: Sendable {
         static let avoidance = Duration.seconds(2)
         /// Latencies remembered for each node.
         static let samples = 64
+        /// Answers after which it is judged anew what is late.
+        static let judged = 8
         /// A read is late beyond this many times the node's 95th percentile…
         static let lateFactor: UInt64 = 3
         /// …and beyond this.
@@ -20,6 +22,8 @@ final class NodeHealth: Sendable {
         var avoidUntil = MonotonicTime(nanoseconds: 0)
         var latencies: [UInt64] = []
         var next = 0
+        /// When a read counts as late, judged anew every `Limits.judged` answers.
+        var lateNanoseconds: UInt64?
     }
 
     private let nodes = Mutex<[DatanodeID: Node]>([:])
@@ -43,6 +47,12 @@ final class NodeHealth: Sendable {
                 node.latencies[node.next] = nanoseconds
                 node.next = (node.next + 1) % Limits.samples
             }
+            if node.latencies.count >= Limits.judged,
+                node.lateNanoseconds == nil || node.next % Limits.judged == 0
+            {
+                let p95 = node.latencies.sorted()[node.latencies.count * 95 / 100]
+                node.lateNanoseconds = max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)
+            }
             nodes[id] = node
         }
     }
@@ -53,9 +63,7 @@ final class NodeHealth: Sendable {
 
     /// When a read from this node counts as late.
     func lateAfter(_ id: DatanodeID) -> Duration {
-        let latencies = nodes.withLock { $0[id]?.latencies ?? [] }
-        guard latencies.count >= 8 else { return .seconds(1) }
-        let p95 = latencies.sorted()[latencies.count * 95 / 100]
-        return .nanoseconds(Int64(max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)))
+        guard let late = nodes.withLock({ $0[id]?.lateNanoseconds }) else { return .seconds(1) }
+        return .nanoseconds(Int64(late))
     }
 }

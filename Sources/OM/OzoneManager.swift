@@ -139,8 +139,8 @@ public final class OzoneManager: Sendable {
         case .createVolume, .listVolumes, .deleteVolume, .createBucket, .bucket, .listBuckets,
             .deleteBucket:
             try await handleBucket(method, message)
-        case .listKeys, .lookupKey, .openKey, .openPart, .reserve, .allocateGroup, .commit, .abortOpen,
-            .deleteKey:
+        case .listKeys, .lookupKey, .openKey, .openPart, .reserve, .allocateGroup, .commit,
+            .abortOpen, .deleteKey:
             try await handleKey(method, message)
         case .createUpload, .upload, .listParts, .completeUpload, .abortUpload, .listUploads:
             try await handleUpload(method, message)

@@ -83,6 +83,10 @@ public actor RPCChannel {
         if case .local(let handler) = target {
             return try await callLocal(handler, request)
         }
+        // Without leaving the task's executor, as nearly always.
+        if reactor.isCurrent, let connection = inPlace({ $0.usableConnection }) {
+            return try await connection.call(request, expecting: expecting)
+        }
         let connection = try await connected()
         return try await connection.call(request, expecting: expecting)
     }
@@ -108,6 +112,12 @@ public actor RPCChannel {
             }
         }
         return try result.get()
+    }
+
+    /// The connection, if it is there and has not failed. Both live on the channel's reactor.
+    private var usableConnection: RPCConnection? {
+        guard let connection, connection.inPlace({ $0.failure == nil }) else { return nil }
+        return connection
     }
 
     private func connected() async throws(StoreError) -> RPCConnection {

@@ -17,9 +17,14 @@ actor RPCConnection {
         var shared: Payload?
     }
 
-    private struct Waiting {
-        var continuation: UnsafeContinuation<Void, Never>
-        var bytes: Int
+    /// A call on its way to the server: of those that wait for credit too.
+    private struct Call {
+        var id: UInt64
+        var request: RPCRequest
+        var expecting: Int
+        var continuation: UnsafeContinuation<Result<RPCReply, StoreError>, Never>
+
+        var bytes: Int { (request.payload?.count ?? 0) + expecting }
     }
 
     private let reactor: Reactor
@@ -30,8 +35,8 @@ actor RPCConnection {
     private var pending: [UInt64: Pending] = [:]
     /// Memory of calls that nobody waits for any more, until the server is done with it.
     private var orphans: [UInt64: Payload] = [:]
-    private var waiting: [Waiting] = []
-    private var nextID: UInt64 = 1
+    private var waiting: [Call] = []
+    private nonisolated let lastID = Atomic<UInt64>(0)
     private var inFlight = 0
     private var credit: Int
     private var isWatching = false
@@ -124,12 +129,15 @@ actor RPCConnection {
 
     private func start(_ receiver: consuming FrameReceiver) {
         let box = ReceiverBox(receiver)
-        Task(executorPreference: reactor) { await self.receiveAll(box) }
+        Task(executorPreference: reactor) { @concurrent in await self.receiveAll(box) }
     }
 
-    private func receiveAll(_ box: ReceiverBox) async {
+    /// In a task on the reactor that is not isolated to the connection: receiving would have to
+    /// leave it and come back for each frame.
+    private nonisolated func receiveAll(_ box: ReceiverBox) async {
         var receiver = box.take()
-        fail(await receiveFrames(&receiver))
+        let end = await receiveFrames(&receiver)
+        inPlace { $0.fail(end) }
         guard sharesMemory else { return }
         // Until the server has ended its side it may still use the memory of calls in flight.
         let scratch = reactor.pool.allocate(1)
@@ -138,17 +146,19 @@ actor RPCConnection {
         } catch {
             // Reset by the server: its side is gone as well.
         }
-        orphans = [:]
+        inPlace { $0.orphans = [:] }
         socket.close()
     }
 
     /// Why no more frames come.
-    private func receiveFrames(_ receiver: inout FrameReceiver) async -> StoreError {
+    private nonisolated func receiveFrames(
+        _ receiver: inout FrameReceiver
+    ) async -> StoreError {
         while true {
             do throws(StreamError) {
                 let frame = try await receiver.next()
                 switch frame.header.kind {
-                case .response: finish(frame)
+                case .response: inPlace { $0.finish(frame) }
                 case .goodbye: return Self.goodbye(frame)!
                 case .hello, .request, .cancel:
                     return FrameError.unexpected(frame.header.kind).storeError
@@ -194,8 +204,9 @@ actor RPCConnection {
             if let shared = call.shared { orphans[id] = shared }
             call.continuation.resume(returning: .failure(error))
         }
-        for entry in waiting { entry.continuation.resume() }
+        let refused = waiting
         waiting = []
+        for call in refused { call.continuation.resume(returning: .failure(error)) }
         if sharesMemory {
             // The receiving task waits for the server's end.
             socket.shutdownSending()
@@ -205,43 +216,62 @@ actor RPCConnection {
         }
     }
 
-    func call(
+    /// Calls and waits for the answer. From a task on the connection's reactor nothing changes
+    /// its executor on the way.
+    nonisolated func call(
         _ request: RPCRequest, expecting: Int
     ) async throws(StoreError) -> RPCReply {
-        let bytes = (request.payload?.count ?? 0) + expecting
-        await acquire(bytes)
-        if let failure { throw failure }
-        let id = nextID
-        nextID += 1
-        var header = FrameHeader(kind: .request, requestID: id, method: request.method)
-        header.traceID = request.traceID
-        if let deadline = request.deadline {
-            let left = reactor.now().duration(to: deadline).components
-            let milliseconds = left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000
-            header.deadlineMilliseconds = UInt32(clamping: max(1, milliseconds))
-        }
-        let shared = share(request.payload, expecting: expecting, &header)
-        let frame = Frame(
-            header, token: request.token, message: request.message, payload: request.payload)
+        let id = lastID.wrappingAdd(1, ordering: .relaxed).newValue
         let result: Result<RPCReply, StoreError> = await withTaskCancellationHandler {
             await withUnsafeContinuation {
                 (continuation: UnsafeContinuation<Result<RPCReply, StoreError>, Never>) in
                 // Cancelled before: the handler below may have run, and found nothing to end.
                 if Task.isCancelled {
-                    release(bytes)
                     return continuation.resume(
                         returning: .failure(StoreError(.cancelled, "the call was cancelled")))
                 }
-                pending[id] = Pending(
-                    continuation: continuation, bytes: bytes, deadline: request.deadline,
-                    shared: shared)
-                sender.add(frame)
-                if request.deadline != nil { watchDeadlines() }
+                let call = Call(
+                    id: id, request: request, expecting: expecting, continuation: continuation)
+                if reactor.isCurrent { return inPlace { $0.begin(call) } }
+                Task(executorPreference: reactor) { await self.begin(call) }
+                // Cancelled since: the handler may have been quicker than the call.
+                if Task.isCancelled {
+                    Task(executorPreference: reactor) { await self.cancel(id) }
+                }
             }
         } onCancel: {
             Task(executorPreference: reactor) { await self.cancel(id) }
         }
         return try result.get()
+    }
+
+    /// Sends the call, or has it wait for credit.
+    private func begin(_ call: Call) {
+        if let failure { return call.continuation.resume(returning: .failure(failure)) }
+        let bytes = call.bytes
+        guard bytes == 0 || (waiting.isEmpty && (inFlight == 0 || inFlight + bytes <= credit))
+        else { return waiting.append(call) }
+        inFlight += bytes
+        send(call)
+    }
+
+    private func send(_ call: Call) {
+        let request = call.request
+        var header = FrameHeader(kind: .request, requestID: call.id, method: request.method)
+        header.traceID = request.traceID
+        if let deadline = request.deadline {
+            let now = reactor.now().nanoseconds
+            let left = deadline.nanoseconds - min(now, deadline.nanoseconds)
+            header.deadlineMilliseconds = UInt32(clamping: max(1, left / 1_000_000))
+        }
+        let shared = share(request.payload, expecting: call.expecting, &header)
+        pending[call.id] = Pending(
+            continuation: call.continuation, bytes: call.bytes, deadline: request.deadline,
+            shared: shared)
+        sender.add(
+            Frame(
+                header, token: request.token, message: request.message, payload: request.payload))
+        if request.deadline != nil { watchDeadlines() }
     }
 
     /// Notes in `header` where the payload lies, or where the answer's may go, in memory that the
@@ -266,7 +296,11 @@ actor RPCConnection {
     }
 
     private func cancel(_ id: UInt64) {
-        abandon(id, StoreError(.cancelled, "the call was cancelled"))
+        let error = StoreError(.cancelled, "the call was cancelled")
+        guard let place = waiting.firstIndex(where: { $0.id == id }) else {
+            return abandon(id, error)
+        }
+        waiting.remove(at: place).continuation.resume(returning: .failure(error))
     }
 
     private func abandon(_ id: UInt64, _ error: StoreError) {
@@ -279,23 +313,12 @@ actor RPCConnection {
 
     // MARK: Credit
 
-    private func acquire(_ bytes: Int) async {
-        guard bytes > 0, failure == nil else { return }
-        if waiting.isEmpty, inFlight == 0 || inFlight + bytes <= credit {
-            inFlight += bytes
-            return
-        }
-        await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
-            waiting.append(Waiting(continuation: continuation, bytes: bytes))
-        }
-    }
-
     private func release(_ bytes: Int) {
         inFlight -= bytes
         while let first = waiting.first, inFlight == 0 || inFlight + first.bytes <= credit {
             waiting.removeFirst()
             inFlight += first.bytes
-            first.continuation.resume()
+            send(first)
         }
     }
 

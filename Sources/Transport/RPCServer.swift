@@ -97,7 +97,7 @@ public final class RPCServer: Sendable {
     private func serve(_ socket: Socket, _ memory: SharedMap?) {
         let connection = ServerConnection(socket, name: name, handler: handler, memory: memory)
         connections.withLock { $0[ObjectIdentifier(connection)] = connection }
-        Task(executorPreference: socket.reactor) {
+        Task(executorPreference: socket.reactor) { @concurrent in
             await connection.run()
             _ = self.connections.withLock { $0.removeValue(forKey: ObjectIdentifier(connection)) }
         }
@@ -144,8 +144,9 @@ actor ServerConnection {
         await withUnsafeContinuation { quiet.append($0) }
     }
 
-    /// Serves until the connection ends.
-    func run() async {
+    /// Serves until the connection ends. To be called in a task on the reactor that is not isolated
+    /// to the connection: receiving would have to leave it and come back for each frame.
+    nonisolated func run() async {
         var receiver = FrameReceiver(socket)
         var peer = PeerIdentity(name: "", address: socket.peer)
         do throws(StreamError) {
@@ -161,8 +162,8 @@ actor ServerConnection {
             while true {
                 let frame = try await receiver.next()
                 switch frame.header.kind {
-                case .request: try await begin(frame, from: peer)
-                case .cancel: running[frame.header.requestID]?.cancel()
+                case .request: try await take(frame, from: peer)
+                case .cancel: inPlace { $0.running[frame.header.requestID]?.cancel() }
                 case .hello, .response, .goodbye:
                     throw .frame(.unexpected(frame.header.kind))
                 }
@@ -184,18 +185,29 @@ actor ServerConnection {
         sender.close()
     }
 
-    private func begin(
+    private nonisolated func take(
         _ frame: Frame, from peer: PeerIdentity
     ) async throws(StreamError) {
         let shared = try sharedBuffer(frame.header)
         let bytes = frame.header.payloadPlace == .landing ? 0 : frame.header.payloadBytes
-        while running.count >= TransportLimits.requestsPerConnection
-            || (payloadBytes > 0 && payloadBytes + bytes > TransportLimits.credit)
-        {
-            // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to
-            // its credit never comes here.
-            await withUnsafeContinuation { resume = $0 }
-        }
+        // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to its
+        // credit never waits.
+        if !inPlace({ $0.hasRoom(for: bytes) }) { await waitForRoom(for: bytes) }
+        inPlace { $0.begin(frame, from: peer, shared, bytes: bytes) }
+    }
+
+    private func hasRoom(for bytes: Int) -> Bool {
+        running.count < TransportLimits.requestsPerConnection
+            && (payloadBytes == 0 || payloadBytes + bytes <= TransportLimits.credit)
+    }
+
+    private func waitForRoom(for bytes: Int) async {
+        while !hasRoom(for: bytes) { await withUnsafeContinuation { resume = $0 } }
+    }
+
+    private func begin(
+        _ frame: Frame, from peer: PeerIdentity, _ shared: AlignedBuffer?, bytes: Int
+    ) {
         payloadBytes += bytes
         let header = frame.header
         var request = RPCRequest(
@@ -211,7 +223,8 @@ actor ServerConnection {
                 by: .milliseconds(Int(header.deadlineMilliseconds)))
         }
         let id = header.requestID
-        running[id] = Task(executorPreference: reactor) { [request, handler, memory] in
+        running[id] = Task(executorPreference: reactor) {
+            @concurrent [request, handler, memory, reactor] in
             let response: Frame
             do throws(StoreError) {
                 let reply = try await handler.handle(request)
@@ -227,12 +240,17 @@ actor ServerConnection {
                     traceID: header.traceID)
                 response = Frame(header, message: Array(error.message.utf8))
             }
-            await self.finish(id, response, payload: bytes)
+            // A handler that was left on another thread comes back by a job.
+            if reactor.isCurrent {
+                self.inPlace { $0.finish(id, response, payload: bytes) }
+            } else {
+                await self.finish(id, response, payload: bytes)
+            }
         }
     }
 
     /// The memory that a request names.
-    private func sharedBuffer(_ header: FrameHeader) throws(StreamError) -> AlignedBuffer? {
+    private nonisolated func sharedBuffer(_ header: FrameHeader) throws(StreamError) -> AlignedBuffer? {
         do throws(FrameError) {
             guard let range = try header.sharedRange(of: memory), let memory else { return nil }
             return AlignedBuffer(range, of: memory)
