@@ -8,14 +8,16 @@ import Synchronization
 /// A core's event loop: one pinned thread that lives as long as the process, owning one I/O
 /// backend and running Swift tasks as their executor.
 ///
-/// As a `TaskExecutor` it runs tasks made with `Task(executorPreference:)`; as a `SerialExecutor`
-/// it isolates actors that name it as their `unownedExecutor`. Files and sockets belong to one
+/// As a `TaskExecutor` it runs tasks made with `Task(executorPreference:)`; actors that name
+/// `asUnownedSerialExecutor()` as their `unownedExecutor` are isolated to its thread. These two are
+/// different executors to Swift: a task of the first kind runs as nobody's, so that what is not
+/// isolated to an actor is called and returns without a job of its own. Files and sockets belong to one
 /// reactor; their operations may be awaited from anywhere and are cheapest from tasks that run
 /// on it: then an operation costs an entry in the ring, a continuation, and no lock.
 ///
 /// `@unchecked Sendable`: `local` is touched by the reactor's thread alone (each function that
 /// does so is either called by the loop or checks `isCurrent` first); `inbox` lies behind a lock.
-public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
+public final class Reactor: TaskExecutor, @unchecked Sendable {
     public enum Limits {
         /// Jobs run before the ring is looked at again.
         public static let jobsPerTurn = 256
@@ -25,7 +27,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
 
     /// What the reactor's thread alone may touch.
     struct Local {
-        var jobs = Deque<UnownedJob>()
+        var jobs = Deque<ReactorJob>()
         var requests: [IORequest] = []
         var completed: [IOCompletion] = []
         /// By number; see `Reactor.admit`.
@@ -35,7 +37,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
     }
 
     struct Inbox {
-        var jobs: [UnownedJob] = []
+        var jobs: [ReactorJob] = []
         var requests: [IORequest] = []
         var timers: [TimerEntry] = []
         var cancelledTimers: [UInt64] = []
@@ -51,6 +53,8 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
     }
 
     var local = Local()
+    /// What its actors are isolated to.
+    private let isolation = ReactorIsolation()
     /// The thread of somebody else that it lives on; nil: it has one of its own.
     let host: (any ReactorHost)?
     /// On a host's thread, and touched there alone: the ring; whether a turn is under way; whether
@@ -105,6 +109,7 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         self.options = options
         self.host = host
         pool = options.pool
+        isolation.belong(to: self)
     }
 
     /// Starts a reactor; returns when its thread serves. Throws if the backend was asked for by
@@ -155,7 +160,10 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
     // MARK: Executor
 
     public func enqueue(_ job: consuming ExecutorJob) {
-        let job = UnownedJob(job)
+        add(ReactorJob(job: UnownedJob(job), isIsolated: false))
+    }
+
+    func add(_ job: ReactorJob) {
         if isCurrent {
             local.jobs.append(job)
             if host != nil { wantTurn() }
@@ -165,14 +173,8 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
     }
 
     public func asUnownedSerialExecutor() -> UnownedSerialExecutor {
-        UnownedSerialExecutor(ordinary: self)
+        UnownedSerialExecutor(ordinary: isolation)
     }
-
-    public func checkIsolated() {
-        precondition(isCurrent, "not on the reactor's thread")
-    }
-
-    public func isIsolatingCurrentContext() -> Bool? { isCurrent }
 
     // MARK: Work from elsewhere
 
@@ -287,8 +289,12 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         while budget > 0, local.requests.count < options.requestsPerTurn,
             let job = local.jobs.popFirst()
         {
-            job.runSynchronously(
-                isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
+            if job.isIsolated {
+                job.job.runSynchronously(
+                    isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
+            } else {
+                job.job.runSynchronously(on: asUnownedTaskExecutor())
+            }
             budget -= 1
         }
         let mayWait = local.jobs.isEmpty
@@ -397,6 +403,43 @@ public final class Reactor: TaskExecutor, SerialExecutor, @unchecked Sendable {
         }
         return nil
     }
+}
+
+/// A job, and whether it runs isolated to an actor of the reactor.
+struct ReactorJob: Sendable {
+    var job: UnownedJob
+    var isIsolated: Bool
+}
+
+/// The executor of a reactor's actors. Owned by the reactor, which its actors keep.
+final class ReactorIsolation: SerialExecutor {
+    private let address = Atomic<UInt>(0)
+
+    private var reactor: Reactor {
+        guard
+            let address = UnsafeRawPointer(bitPattern: address.load(ordering: .relaxed))
+        else { preconditionFailure("a reactor's isolation belongs to it from its start") }
+        return Unmanaged<Reactor>.fromOpaque(address).takeUnretainedValue()
+    }
+
+    func belong(to reactor: Reactor) {
+        address.store(
+            UInt(bitPattern: Unmanaged.passUnretained(reactor).toOpaque()), ordering: .relaxed)
+    }
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        reactor.add(ReactorJob(job: UnownedJob(job), isIsolated: true))
+    }
+
+    func asUnownedSerialExecutor() -> UnownedSerialExecutor {
+        UnownedSerialExecutor(ordinary: self)
+    }
+
+    func checkIsolated() {
+        precondition(reactor.isCurrent, "not on the reactor's thread")
+    }
+
+    func isIsolatingCurrentContext() -> Bool? { reactor.isCurrent }
 }
 
 struct TimerEntry: Comparable {
