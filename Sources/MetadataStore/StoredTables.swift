@@ -13,8 +13,9 @@ import Model
 public final class StoredTables: MetadataTransaction {
     private let database: Database?
     private let cache: RecordCache
-    /// When the snapshot was made, at the earliest, by the cache's steps.
-    private let began: UInt64
+    /// When the snapshot was made, at the earliest, by the cache's steps; nil: no snapshot, each
+    /// read finds what is newest.
+    private let began: UInt64?
     private let overlay: OverlaySource
     /// What this transaction has changed.
     private(set) var changes: [RecordKey: RecordChange] = [:]
@@ -24,8 +25,8 @@ public final class StoredTables: MetadataTransaction {
     private var scanned: [MetadataTable] = []
     /// The first error that the database gave.
     private(set) var failure: (any Error)?
-    /// Bytes of keys and values written.
-    private(set) var bytesWritten = 0
+    /// What the step under way has changed: the records as they were before it, oldest first.
+    private var undo: [(key: RecordKey, before: RecordChange?)] = []
 
     /// Where changes are that the database does not have yet.
     enum OverlaySource {
@@ -44,7 +45,7 @@ public final class StoredTables: MetadataTransaction {
 
     /// - Parameter database: nil to read from memory alone.
     init(
-        _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64,
+        _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64?,
         overlay: OverlaySource
     ) {
         self.database = database
@@ -54,10 +55,33 @@ public final class StoredTables: MetadataTransaction {
         self.began = began
     }
 
+    /// Tables that commands change: `changes` over the overlay over the database.
+    ///
+    /// - Parameter database: nil to go on as long as all that is read is in memory.
+    convenience init(
+        applyingOver overlay: Overlay, _ cache: RecordCache, database: Database? = nil,
+        changes: [RecordKey: RecordChange] = [:]
+    ) {
+        self.init(
+            database, isReadOnly: false, cache: cache, began: nil, overlay: .live(overlay))
+        self.changes = changes
+    }
+
+    /// What is changed from here on can be undone.
+    func beginStep() { undo.removeAll(keepingCapacity: true) }
+
+    /// Takes back all changes since `beginStep`.
+    func undoStep() {
+        for entry in undo.reversed() { changes[entry.key] = entry.before }
+        undo = []
+    }
+
     public func get(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
         let recordKey = RecordKey(table: table, bytes: key)
         if !changes.isEmpty, let own = changes[recordKey] { return own.value }
         if isIncomplete { return nil }
+        // Before the overlay: what leaves it from here on is in the database by then.
+        let began = began ?? cache.clock
         if let change = overlay.change(table, key) { return change.value }
         guard cache.holds(table) else { return read(table, key) }
         if isReadOnly {
@@ -123,9 +147,16 @@ public final class StoredTables: MetadataTransaction {
         }
     }
 
-    /// What is newer than the database in `table`, by key.
+    /// What is newer than the database in `table`, by key. Taken before the database is read:
+    /// what a flush moves there meanwhile is the same in both.
     private func newer(_ table: MetadataTable) -> [(key: RecordBytes, value: [UInt8]?)] {
-        guard case .captured(let view) = overlay else { return [] }
+        let view: OverlayView
+        switch overlay {
+        case .captured(let captured): view = captured
+        case .live(let overlay):
+            guard database != nil else { return [] }
+            view = OverlayView(overlay.capture())
+        }
         let own = changes.filter { $0.key.table == table }
             .map { (key: RecordBytes($0.key.bytes), value: $0.value.value) }
             .sorted { $0.key < $1.key }
@@ -164,16 +195,12 @@ public final class StoredTables: MetadataTransaction {
         precondition(!isReadOnly, "a read does not change \(table)")
         precondition(!scanned.contains(table), "a table is changed while it is scanned")
         let recordKey = RecordKey(table: table, bytes: key)
-        var change = change
-        if changes[recordKey]?.isNew == true {
-            if change.value == nil {
-                changes[recordKey] = nil
-                return
-            }
-            change.isNew = true
-        }
-        changes[recordKey] = change
-        bytesWritten += key.count + (change.value?.count ?? 0)
+        let before = changes.updateValue(change, forKey: recordKey)
+        if database == nil { undo.append((recordKey, before)) }
+        guard before?.isNew == true else { return }
+        // Nothing older lies below: a record that came and went leaves nothing.
+        changes[recordKey] =
+            change.value == nil ? nil : RecordChange(value: change.value, isNew: true)
     }
 
     private func guarded<R>(_ body: (Database) throws -> R?) -> R? {
