@@ -217,7 +217,7 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("WireTests", ["Wire", "Model"]),
+        tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
             "S3GatewayTests",

@@ -26,8 +26,9 @@ public final class MetadataStore: Sendable {
         public static let cacheKibibytes = 16 << 10
         /// Bytes that the file of the write-ahead log keeps when it starts over.
         public static let idleLogBytes = 64 << 20
-        /// Bytes of changes, about, that begin a flush to the database.
-        public static let flushBytes = 8 << 20
+        /// Bytes of changes, about, that begin a flush to the database. A restart replays at least
+        /// so much; larger flushes would gain where neighbours in a table are changed together.
+        public static let flushBytes = 2 << 20
         /// Bytes of changes that `apply` waits at for the flush before it goes on.
         public static let overlayBytes = 32 << 20
         /// How long a checkpoint waits for readers of older snapshots.

@@ -17,6 +17,9 @@ public final class StoredTables: MetadataTransaction {
     /// read finds what is newest.
     private let began: UInt64?
     private let overlay: OverlaySource
+    /// The overlay as the outermost scan found it, while it runs. The database then shows all
+    /// reads the state of that moment, so no later overlay fits it.
+    private var pinned: OverlayView?
     /// What this transaction has changed.
     private(set) var changes: [RecordKey: RecordChange] = [:]
     /// Something that was to be read is not in the cache.
@@ -82,7 +85,8 @@ public final class StoredTables: MetadataTransaction {
         if isIncomplete { return nil }
         // Before the overlay: what leaves it from here on is in the database by then.
         let began = began ?? cache.clock
-        if let change = overlay.change(table, key) { return change.value }
+        let newer = pinned.map { $0.capture.change(table, key) } ?? overlay.change(table, key)
+        if let newer { return newer.value }
         guard cache.holds(table) else { return read(table, key) }
         if isReadOnly {
             // Beside a snapshot the cache may be ahead of it.
@@ -117,7 +121,10 @@ public final class StoredTables: MetadataTransaction {
         // table gets one of its own.
         let isNested = scanned.contains(table)
         scanned.append(table)
-        defer { scanned.removeLast() }
+        defer {
+            scanned.removeLast()
+            if scanned.isEmpty { pinned = nil }
+        }
         let newer = newer(table)
         var next = Self.lowerBound(newer, start)
         _ = guarded { database -> Void? in
@@ -155,7 +162,8 @@ public final class StoredTables: MetadataTransaction {
         case .captured(let captured): view = captured
         case .live(let overlay):
             guard database != nil else { return [] }
-            view = OverlayView(overlay.capture())
+            view = pinned ?? OverlayView(overlay.capture())
+            pinned = view
         }
         let own = changes.filter { $0.key.table == table }
             .map { (key: RecordBytes($0.key.bytes), value: $0.value.value) }

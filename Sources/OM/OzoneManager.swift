@@ -90,6 +90,7 @@ public final class OzoneManager: Sendable {
         let group = try await MetadataGroup.open(
             directory: directory, role: "om", reactor: reactor, stateMachine: machine,
             options: settings)
+        logger.info("\(group.start)")
         return OzoneManager(
             group: group, blocks: blocks, options: options, users: users, clock: clock,
             generator: generator, logger: logger)

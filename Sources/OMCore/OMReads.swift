@@ -11,9 +11,7 @@ import Wire
 public struct OMReads {
     let reader: any MetadataReader
 
-    public init(_ reader: some MetadataReader) { self.reader = reader }
-
-    init(_ reader: any MetadataTransaction) { self.reader = reader }
+    public init(_ reader: any MetadataReader) { self.reader = reader }
 
     /// The record at `key`, nil if there is none; `corrupt` if it cannot be parsed.
     func record<M: StoredRecord>(

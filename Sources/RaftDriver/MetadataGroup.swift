@@ -82,6 +82,9 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
         return try await engine.store.read(body)
     }
 
+    /// What opening it took.
+    public var start: MetadataStart { engine.start }
+
     /// Index of the last command whose changes can be read.
     public var appliedIndex: UInt64 { engine.store.appliedIndex }
 
@@ -131,21 +134,22 @@ struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
     var tables: [MetadataTable] { machine.tables }
 
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands {
-        var foreign: [Int: Machine.Command] = [:]
-        for (number, command) in commands.enumerated()
-        where command.pending == nil && !command.bytes.isEmpty {
-            foreign[number] = try machine.decode(command.bytes)
-        }
         let machine = machine
-        guard !foreign.isEmpty else {
+        guard commands.contains(where: { $0.pending == nil && !$0.bytes.isEmpty }) else {
             return PreparedCommands(
                 run: { number, tables in
                     let command = commands[number]
                     command.pending?.apply(at: command.index, in: tables)
                 }, applied: {})
         }
+        var foreign: [Machine.Command?] = []
+        foreign.reserveCapacity(commands.count)
+        for command in commands {
+            let isHere = command.pending != nil || command.bytes.isEmpty
+            foreign.append(isHere ? nil : try machine.decode(command.bytes))
+        }
         let decoded = foreign
-        let answers = Shared<[Int: Machine.Answer]>([:])
+        let answers = Shared<[Machine.Answer?]>(Array(repeating: nil, count: commands.count))
         return PreparedCommands(
             run: { number, tables in
                 let command = commands[number]
