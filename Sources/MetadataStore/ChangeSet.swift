@@ -69,7 +69,8 @@ struct ChangeSet: Sendable {
     func sorted(_ table: MetadataTable) -> [(key: RecordBytes, value: [UInt8]?)] {
         let number = Int(table.rawValue)
         guard number < tables.count else { return [] }
-        return tables[number].map { (key: $0.key, value: $0.value.value) }.sorted { $0.key < $1.key }
+        return tables[number].map { (key: $0.key, value: $0.value.value) }
+            .sorted { $0.key < $1.key }
     }
 
     private static func cost(_ key: [UInt8], _ change: RecordChange) -> Int {
