@@ -62,17 +62,16 @@ extension MetadataStore {
         try checkOpen()
         guard let (changes, index) = overlay.freeze() else { return }
         var cached: [RecordKey: [UInt8]?] = [:]
-        for (table, records) in changes.tables where cache.holds(table) {
-            for (key, change) in records {
-                cached.updateValue(
-                    change.value, forKey: RecordKey(table: table, bytes: key.bytes))
+        for table in changes.changedTables where cache.holds(table) {
+            changes.forEach(in: table) { key, value in
+                cached.updateValue(value, forKey: RecordKey(table: table, bytes: key.bytes))
             }
         }
         // Before the commit, so that nobody reads from the cache what it replaces.
         cache.invalidate(Array(cached.keys))
         try db.inTransaction(.immediate) {
             // In the order of the keys: neighbours share pages.
-            for table in changes.tables.keys.sorted(by: { $0.rawValue < $1.rawValue }) {
+            for table in changes.changedTables {
                 try Self.write(changes.sorted(table), to: table, db)
             }
             try db.cachedStatement(sql: "UPDATE apus SET value = ? WHERE name = 'applied'")

@@ -26,8 +26,9 @@ public final class MetadataStore: Sendable {
         public static let cacheKibibytes = 16 << 10
         /// Bytes that the file of the write-ahead log keeps when it starts over.
         public static let idleLogBytes = 64 << 20
-        /// Bytes of changes, about, that begin a flush to the database.
-        public static let flushBytes = 8 << 20
+        /// Bytes of changes, about, that begin a flush to the database. A restart replays at least
+        /// so much; larger flushes would gain where neighbours in a table are changed together.
+        public static let flushBytes = 2 << 20
         /// Bytes of changes that `apply` waits at for the flush before it goes on.
         public static let overlayBytes = 32 << 20
         /// How long a checkpoint waits for readers of older snapshots.
@@ -61,7 +62,7 @@ public final class MetadataStore: Sendable {
     private let reads = Mutex(Reads())
     let pool: DatabasePool
     /// Where commands are applied: reads beside the writer of flushes.
-    private let applier: DatabaseQueue
+    let applier: DatabaseQueue
     let checkpointer: DatabaseQueue
     let overlay: Overlay
     let unsynced = Atomic<Int>(0)
@@ -192,41 +193,10 @@ public final class MetadataStore: Sendable {
     /// Bytes of keys and values changed since the last checkpoint (or since opening).
     public var unsyncedBytes: Int { unsynced.load(ordering: .relaxed) }
 
-    /// Runs `body`, whose changes become visible together with `index` as the applied index. If
-    /// the database fails, nothing is changed and its error is thrown.
-    ///
-    /// Waits while more than `Limits.overlayBytes` are still to be written to the database.
-    /// Precondition: `index` is not below `appliedIndex`. One call at a time.
-    public func apply<R: Sendable>(
-        through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
-    ) async throws(StoreError) -> R {
-        precondition(index >= appliedIndex, "commands are applied in order")
-        let (result, bytes) = try await mapped { () async throws in
-            try await self.applier.writeWithoutTransaction { db in
-                try self.checkOpen()
-                return try self.onSnapshot(db, isReadOnly: false) { make in
-                    let tables = make()
-                    let result = body(tables)
-                    if let failure = tables.failure { throw failure }
-                    self.overlay.publish(tables.changes, through: index)
-                    return (result, tables.bytesWritten)
-                }
-            }
-        }
-        unsynced.wrappingAdd(bytes, ordering: .relaxed)
-        let size = overlay.activeSize
-        if size >= Limits.overlayBytes {
-            try await flush()
-        } else if size >= Limits.flushBytes {
-            beginFlush()
-        }
-        return result
-    }
-
     /// Runs `body` once, within a transaction of `db` that only reads. `make` gives tables on its
     /// snapshot together with all that is applied and not yet in it.
     private func onSnapshot<R>(
-        _ db: Database, isReadOnly: Bool = true, _ body: (_ make: () -> StoredTables) throws -> R
+        _ db: Database, _ body: (_ make: () -> StoredTables) throws -> R
     ) throws -> R {
         while true {
             var result: R?
@@ -245,7 +215,7 @@ public final class MetadataStore: Sendable {
                 let view = OverlayView(capture)
                 result = try body {
                     StoredTables(
-                        db, isReadOnly: isReadOnly, cache: cache, began: began,
+                        db, isReadOnly: true, cache: cache, began: began,
                         overlay: .captured(view))
                 }
                 return .commit

@@ -13,9 +13,13 @@ import Model
 public final class StoredTables: MetadataTransaction {
     private let database: Database?
     private let cache: RecordCache
-    /// When the snapshot was made, at the earliest, by the cache's steps.
-    private let began: UInt64
+    /// When the snapshot was made, at the earliest, by the cache's steps; nil: no snapshot, each
+    /// read finds what is newest.
+    private let began: UInt64?
     private let overlay: OverlaySource
+    /// The overlay as the outermost scan found it, while it runs. The database then shows all
+    /// reads the state of that moment, so no later overlay fits it.
+    private var pinned: OverlayView?
     /// What this transaction has changed.
     private(set) var changes: [RecordKey: RecordChange] = [:]
     /// Something that was to be read is not in the cache.
@@ -24,8 +28,8 @@ public final class StoredTables: MetadataTransaction {
     private var scanned: [MetadataTable] = []
     /// The first error that the database gave.
     private(set) var failure: (any Error)?
-    /// Bytes of keys and values written.
-    private(set) var bytesWritten = 0
+    /// What the step under way has changed: the records as they were before it, oldest first.
+    private var undo: [(key: RecordKey, before: RecordChange?)] = []
 
     /// Where changes are that the database does not have yet.
     enum OverlaySource {
@@ -44,7 +48,7 @@ public final class StoredTables: MetadataTransaction {
 
     /// - Parameter database: nil to read from memory alone.
     init(
-        _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64,
+        _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64?,
         overlay: OverlaySource
     ) {
         self.database = database
@@ -54,11 +58,35 @@ public final class StoredTables: MetadataTransaction {
         self.began = began
     }
 
+    /// Tables that commands change: `changes` over the overlay over the database.
+    ///
+    /// - Parameter database: nil to go on as long as all that is read is in memory.
+    convenience init(
+        applyingOver overlay: Overlay, _ cache: RecordCache, database: Database? = nil,
+        changes: [RecordKey: RecordChange] = [:]
+    ) {
+        self.init(
+            database, isReadOnly: false, cache: cache, began: nil, overlay: .live(overlay))
+        self.changes = changes
+    }
+
+    /// What is changed from here on can be undone.
+    func beginStep() { undo.removeAll(keepingCapacity: true) }
+
+    /// Takes back all changes since `beginStep`.
+    func undoStep() {
+        for entry in undo.reversed() { changes[entry.key] = entry.before }
+        undo = []
+    }
+
     public func get(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
         let recordKey = RecordKey(table: table, bytes: key)
         if !changes.isEmpty, let own = changes[recordKey] { return own.value }
         if isIncomplete { return nil }
-        if let change = overlay.change(table, key) { return change.value }
+        // Before the overlay: what leaves it from here on is in the database by then.
+        let began = began ?? cache.clock
+        let newer = pinned.map { $0.capture.change(table, key) } ?? overlay.change(table, key)
+        if let newer { return newer.value }
         guard cache.holds(table) else { return read(table, key) }
         if isReadOnly {
             // Beside a snapshot the cache may be ahead of it.
@@ -93,7 +121,10 @@ public final class StoredTables: MetadataTransaction {
         // table gets one of its own.
         let isNested = scanned.contains(table)
         scanned.append(table)
-        defer { scanned.removeLast() }
+        defer {
+            scanned.removeLast()
+            if scanned.isEmpty { pinned = nil }
+        }
         let newer = newer(table)
         var next = Self.lowerBound(newer, start)
         _ = guarded { database -> Void? in
@@ -123,9 +154,17 @@ public final class StoredTables: MetadataTransaction {
         }
     }
 
-    /// What is newer than the database in `table`, by key.
+    /// What is newer than the database in `table`, by key. Taken before the database is read:
+    /// what a flush moves there meanwhile is the same in both.
     private func newer(_ table: MetadataTable) -> [(key: RecordBytes, value: [UInt8]?)] {
-        guard case .captured(let view) = overlay else { return [] }
+        let view: OverlayView
+        switch overlay {
+        case .captured(let captured): view = captured
+        case .live(let overlay):
+            guard database != nil else { return [] }
+            view = pinned ?? OverlayView(overlay.capture())
+            pinned = view
+        }
         let own = changes.filter { $0.key.table == table }
             .map { (key: RecordBytes($0.key.bytes), value: $0.value.value) }
             .sorted { $0.key < $1.key }
@@ -164,16 +203,12 @@ public final class StoredTables: MetadataTransaction {
         precondition(!isReadOnly, "a read does not change \(table)")
         precondition(!scanned.contains(table), "a table is changed while it is scanned")
         let recordKey = RecordKey(table: table, bytes: key)
-        var change = change
-        if changes[recordKey]?.isNew == true {
-            if change.value == nil {
-                changes[recordKey] = nil
-                return
-            }
-            change.isNew = true
-        }
-        changes[recordKey] = change
-        bytesWritten += key.count + (change.value?.count ?? 0)
+        let before = changes.updateValue(change, forKey: recordKey)
+        if database == nil { undo.append((recordKey, before)) }
+        guard before?.isNew == true else { return }
+        // Nothing older lies below: a record that came and went leaves nothing.
+        changes[recordKey] =
+            change.value == nil ? nil : RecordChange(value: change.value, isNew: true)
     }
 
     private func guarded<R>(_ body: (Database) throws -> R?) -> R? {

@@ -84,6 +84,7 @@ extension MetadataReader {
 /// what they stand for.
 extension [UInt8] {
     /// Appends `value` with its most significant byte first.
+    @inlinable
     public mutating func appendBigEndian<T: FixedWidthInteger & UnsignedInteger>(_ value: T) {
         var shift = T.bitWidth - 8
         while shift >= 0 {
@@ -93,6 +94,7 @@ extension [UInt8] {
     }
 
     /// The number written at `offset` by `appendBigEndian`. Precondition: it lies within.
+    @inlinable
     public func bigEndian<T: FixedWidthInteger & UnsignedInteger>(
         at offset: Int, as type: T.Type = T.self
     ) -> T {

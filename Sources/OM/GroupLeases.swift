@@ -1,6 +1,7 @@
 import DequeModule
 import Model
 import Reactor
+import Synchronization
 import Wire
 
 /// Block groups taken from SCM ahead of their use, so that opening a key need not wait for it.
@@ -9,8 +10,8 @@ import Wire
 /// the background. A group is handed out once, and never after `Limits.age`, since its nodes may
 /// have gone. Groups that are dropped were never written: nothing has to be done about them.
 ///
-/// Isolated to its reactor.
-actor GroupLeases {
+/// Thread-safe; its lock is held for a few instructions.
+final class GroupLeases: Sendable {
     enum Limits {
         /// How old a group may be when it is handed out.
         static let age = Duration.seconds(60)
@@ -38,58 +39,41 @@ actor GroupLeases {
         var taken: MonotonicTime
     }
 
+    private typealias Refill = Task<Result<[Lease], StoreError>, Never>
+
     private struct Pool {
         /// Oldest first.
         var leases: Deque<Lease> = []
         var lastUse: MonotonicTime
         /// Groups to fetch at once: doubles when they are gone before they are old.
         var batch = Limits.leastKept
-        var refill: Task<Result<[Lease], StoreError>, Never>?
+        var refill: Refill?
+    }
+
+    private struct State {
+        var pools: [ReplicationConfig: Pool] = [:]
+        /// Counts invalidations: groups asked for before one are not kept.
+        var generation = 0
     }
 
     private let blocks: any BlockAllocator  // called once for many groups
     private let reactor: Reactor
-    private var pools: [ReplicationConfig: Pool] = [:]
-    /// Counts invalidations: groups asked for before one are not kept.
-    private var generation = 0
-
-    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+    private let state = Mutex(State())
 
     init(blocks: any BlockAllocator, reactor: Reactor) {
         self.blocks = blocks
         self.reactor = reactor
     }
 
-    /// `count` groups of `replication`.
+    /// `count` groups of `replication`. Suspends only where they have to be fetched.
     func take(
         _ replication: ReplicationConfig, count: Int
     ) async throws(StoreError) -> [Leased] {
         var groups: [Leased] = []
         var rounds = 0
-        while groups.count < count {
-            let now = reactor.now()
-            // Out of the dictionary while it is changed: a copy would cost a look at each lease.
-            var pool = pools.removeValue(forKey: replication) ?? makePool(at: now)
-            pool.lastUse = now
-            while let oldest = pool.leases.first, oldest.taken.duration(to: now) > Limits.age {
-                pool.leases.removeFirst()
-            }
-            while groups.count < count, let lease = pool.leases.popFirst() {
-                groups.append(lease.leased)
-            }
-            if groups.count == count {
-                if pool.leases.count < pool.batch / 2, pool.refill == nil {
-                    startRefill(&pool, replication)
-                }
-                pools[replication] = pool
-                break
-            }
-            // All are gone: more than expected are being opened.
-            pool.batch = min(pool.batch * 2, Limits.mostKept)
-            if pool.refill == nil { startRefill(&pool, replication) }
-            let refill = pool.refill
-            pools[replication] = pool
-            if case .failure(let error)? = await refill?.value { throw error }
+        while true {
+            guard let refill = takeKept(replication, count, into: &groups) else { return groups }
+            if case .failure(let error) = await refill.value { throw error }
             rounds += 1
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
@@ -98,46 +82,87 @@ actor GroupLeases {
                 ).map(Leased.init)
             }
         }
-        return groups
+    }
+
+    /// Moves groups that are here into `groups` until these are `count`; if there are too few,
+    /// the task that fetches more.
+    private func takeKept(
+        _ replication: ReplicationConfig, _ count: Int, into groups: inout [Leased]
+    ) -> Refill? {
+        guard groups.count < count else { return nil }
+        let now = reactor.now()
+        let (taken, refill) = state.withLock { [wanted = count - groups.count] state in
+            // Out of the dictionary while it is changed: a copy would cost a look at each lease.
+            var pool = state.pools.removeValue(forKey: replication) ?? makePool(&state, at: now)
+            defer { state.pools[replication] = pool }
+            pool.lastUse = now
+            while let oldest = pool.leases.first, oldest.taken.duration(to: now) > Limits.age {
+                pool.leases.removeFirst()
+            }
+            var taken: [Leased] = []
+            while taken.count < wanted, let lease = pool.leases.popFirst() {
+                taken.append(lease.leased)
+            }
+            if taken.count == wanted {
+                if pool.leases.count < pool.batch / 2, pool.refill == nil {
+                    startRefill(&pool, replication, state.generation)
+                }
+                return (taken, Refill?.none)
+            }
+            // All are gone: more than expected are being opened.
+            pool.batch = min(pool.batch * 2, Limits.mostKept)
+            if pool.refill == nil { startRefill(&pool, replication, state.generation) }
+            return (taken, pool.refill)
+        }
+        groups += taken
+        return refill
     }
 
     /// Makes sure that a group of `replication` can be had, without taking it.
     func peek(_ replication: ReplicationConfig) async throws(StoreError) {
         let now = reactor.now()
-        var pool = pools[replication] ?? makePool(at: now)
-        pool.lastUse = now
-        if pool.leases.isEmpty, pool.refill == nil { startRefill(&pool, replication) }
-        let refill = pool.leases.isEmpty ? pool.refill : nil
-        pools[replication] = pool
+        let refill = state.withLock { state in
+            var pool = state.pools[replication] ?? makePool(&state, at: now)
+            pool.lastUse = now
+            if pool.leases.isEmpty, pool.refill == nil {
+                startRefill(&pool, replication, state.generation)
+            }
+            state.pools[replication] = pool
+            return pool.leases.isEmpty ? pool.refill : nil
+        }
         if case .failure(let error)? = await refill?.value { throw error }
     }
 
     /// Forgets groups with a place on one of `nodes`; all of them if it is nil.
     func invalidate(_ nodes: Set<DatanodeID>?) {
-        generation += 1
-        for replication in pools.keys {
-            pools[replication]?.leases.removeAll { lease in
-                guard let nodes else { return true }
-                return lease.leased.group.nodes.contains {
-                    $0.map { nodes.contains($0.id) } ?? false
+        state.withLock { state in
+            state.generation += 1
+            for replication in state.pools.keys {
+                state.pools[replication]?.leases.removeAll { lease in
+                    guard let nodes else { return true }
+                    return lease.leased.group.nodes.contains {
+                        $0.map { nodes.contains($0.id) } ?? false
+                    }
                 }
+                // What is on its way may have been chosen before the nodes went.
+                state.pools[replication]?.refill = nil
             }
-            // What is on its way may have been chosen before the nodes went.
-            pools[replication]?.refill = nil
         }
     }
 
-    private func makePool(at now: MonotonicTime) -> Pool {
-        if pools.count >= Limits.replications,
-            let oldest = pools.min(by: { $0.value.lastUse < $1.value.lastUse })
+    private func makePool(_ state: inout State, at now: MonotonicTime) -> Pool {
+        if state.pools.count >= Limits.replications,
+            let oldest = state.pools.min(by: { $0.value.lastUse < $1.value.lastUse })
         {
-            pools[oldest.key] = nil
+            state.pools[oldest.key] = nil
         }
         return Pool(lastUse: now)
     }
 
-    private func startRefill(_ pool: inout Pool, _ replication: ReplicationConfig) {
-        let (blocks, reactor, count, started) = (blocks, reactor, pool.batch, generation)
+    private func startRefill(
+        _ pool: inout Pool, _ replication: ReplicationConfig, _ generation: Int
+    ) {
+        let (blocks, reactor, count) = (blocks, reactor, pool.batch)
         pool.refill = Task(executorPreference: reactor) {
             let result: Result<[Lease], StoreError>
             do throws(StoreError) {
@@ -147,7 +172,7 @@ actor GroupLeases {
             } catch {
                 result = .failure(error)
             }
-            await self.finishRefill(replication, result, started: started)
+            self.finishRefill(replication, result, started: generation)
             return result
         }
     }
@@ -155,10 +180,12 @@ actor GroupLeases {
     private func finishRefill(
         _ replication: ReplicationConfig, _ result: Result<[Lease], StoreError>, started: Int
     ) {
-        // A refill that an invalidation overtook has been forgotten, and its groups are too.
-        guard started == generation else { return }
-        pools[replication]?.refill = nil
-        guard case .success(let leases) = result else { return }
-        pools[replication]?.leases += leases
+        state.withLock { state in
+            // A refill that an invalidation overtook has been forgotten, and its groups are too.
+            guard started == state.generation else { return }
+            state.pools[replication]?.refill = nil
+            guard case .success(let leases) = result else { return }
+            state.pools[replication]?.leases += leases
+        }
     }
 }

@@ -174,7 +174,7 @@ extension OzoneManager {
             groups = try await leases.take(replication, count: 1).map(\.group)
         } else {
             // What one writer found to fail will fail the next one too.
-            await leases.invalidate(Set(excluding))
+            leases.invalidate(Set(excluding))
             groups = try await blocks.allocate(replication, count: 1, excluding: excluding)
         }
         guard let group = groups.first else {

@@ -90,6 +90,7 @@ public final class OzoneManager: Sendable {
         let group = try await MetadataGroup.open(
             directory: directory, role: "om", reactor: reactor, stateMachine: machine,
             options: settings)
+        logger.info("\(group.start)")
         return OzoneManager(
             group: group, blocks: blocks, options: options, users: users, clock: clock,
             generator: generator, logger: logger)
@@ -124,7 +125,7 @@ public final class OzoneManager: Sendable {
     /// Drops block groups held in advance that have a place on one of `nodes`, or all of them if
     /// it is nil. To be called when SCM tells that nodes are gone, or have come back.
     public func invalidateLeases(excluding nodes: Set<DatanodeID>?) async {
-        await leases.invalidate(nodes)
+        leases.invalidate(nodes)
     }
 
     // MARK: Requests
@@ -259,7 +260,7 @@ public final class OzoneManager: Sendable {
 
     /// Answers from a snapshot of the tables.
     func read<R: Sendable>(
-        _ body: @Sendable @escaping (OMReads<StoredTables>) throws(StoreError) -> R
+        _ body: @Sendable @escaping (OMReads) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
         try await group.read { tables throws(StoreError) in try body(OMReads(tables)) }
     }

@@ -6,8 +6,8 @@ import Wire
 ///
 /// A group is never scanned: its first entry tells its prefix, and the walk goes on with a seek
 /// beyond all that begin with it. O((keys + groups) · log n), whatever the groups hold.
-struct GroupingWalk<Reader: MetadataReader> {
-    let reader: Reader
+struct GroupingWalk {
+    let reader: any MetadataReader
     let table: MetadataTable
     /// What the keys of the table begin with before the name.
     let scope: [UInt8]
@@ -164,7 +164,7 @@ extension OMReads {
     }
 
     private func uploadsStart(
-        _ request: OMListUploadsRequest, scope: [UInt8], walk: GroupingWalk<Reader>
+        _ request: OMListUploadsRequest, scope: [UInt8], walk: GroupingWalk
     ) -> [UInt8] {
         let marker = request.keyMarker.octets
         guard !marker.isEmpty else { return scope }

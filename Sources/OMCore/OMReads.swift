@@ -5,13 +5,16 @@ import Wire
 /// What the Ozone Manager answers from its tables without changing them.
 ///
 /// Block groups in its answers have no nodes: where containers are is SCM's knowledge.
-public struct OMReads<Reader: MetadataReader> {
-    let reader: Reader
+///
+/// Not generic over its tables: those of OM's database are of a module that this one does not
+/// know, so that generic code would look up its types again and again.
+public struct OMReads {
+    let reader: any MetadataReader
 
-    public init(_ reader: Reader) { self.reader = reader }
+    public init(_ reader: any MetadataReader) { self.reader = reader }
 
     /// The record at `key`, nil if there is none; `corrupt` if it cannot be parsed.
-    func record<M: SwiftProtobuf.Message>(
+    func record<M: StoredRecord>(
         _ table: MetadataTable, _ key: [UInt8], as type: M.Type = M.self
     ) throws(StoreError) -> M? {
         guard let bytes = reader.get(table, key) else { return nil }
@@ -30,11 +33,11 @@ public struct OMReads<Reader: MetadataReader> {
         }
     }
 
-    func parse<M: SwiftProtobuf.Message>(
+    func parse<M: StoredRecord>(
         _ bytes: [UInt8], in table: MetadataTable
     ) throws(StoreError) -> M {
         do {
-            return try M(parsing: bytes)
+            return try M(stored: bytes)
         } catch {
             throw StoreError(.corrupt, "a record of \(table) is damaged: \(error.message)")
         }
@@ -253,7 +256,7 @@ public struct OMReads<Reader: MetadataReader> {
         return (keys, blocks)
     }
 
-    private func all<M: SwiftProtobuf.Message>(
+    private func all<M: StoredRecord>(
         _ table: MetadataTable, prefix: [UInt8], as type: M.Type
     ) throws(StoreError) -> [M] {
         var records: [M] = []
@@ -296,3 +299,26 @@ extension OMKeyRecord {
         return key
     }
 }
+
+/// A record of a table, made from its bytes: by hand where the message can be, by the generated
+/// parser otherwise.
+protocol StoredRecord: SwiftProtobuf.Message {
+    init(stored bytes: [UInt8]) throws(StoreError)
+}
+
+extension StoredRecord {
+    init(stored bytes: [UInt8]) throws(StoreError) { try self.init(parsing: bytes) }
+}
+
+extension StoredRecord where Self: FieldReadable {
+    init(stored bytes: [UInt8]) throws(StoreError) { try self.init(parsing: bytes) }
+}
+
+extension OMUserRecord: StoredRecord {}
+extension OMVolume: StoredRecord {}
+extension OMBucketRecord: StoredRecord {}
+extension OMKeyRecord: StoredRecord {}
+extension OMOpenRecord: StoredRecord {}
+extension OMUploadRecord: StoredRecord {}
+extension OMPartRecord: StoredRecord {}
+extension OMDeletedRecord: StoredRecord {}

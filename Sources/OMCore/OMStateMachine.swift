@@ -81,26 +81,36 @@ public enum OMAnswer: Sendable, Equatable {
 /// One command at work on the tables.
 ///
 /// Its methods throw `StoreError` before their first change or not at all.
-struct OMChanges<Transaction: MetadataTransaction> {
-    let transaction: Transaction
+struct OMChanges {
+    let transaction: any MetadataTransaction
     /// The command's place in the log: the source of numbers that are never given twice.
     let index: UInt64
     /// The leader's clock when it prepared the command, in milliseconds since 1970.
     let time: Int64
 
-    init(_ transaction: Transaction, index: UInt64, time: Int64) {
+    init(_ transaction: any MetadataTransaction, index: UInt64, time: Int64) {
         self.transaction = transaction
         self.index = index
         self.time = time
     }
 
-    var reads: OMReads<Transaction> { OMReads(transaction) }
+    var reads: OMReads { OMReads(transaction) }
 
     func put(_ table: MetadataTable, _ key: [UInt8], _ record: some SwiftProtobuf.Message) {
         transaction.put(table, key, record.encoded)
     }
 
+    /// The same for records that are written by hand.
+    func put(_ table: MetadataTable, _ key: [UInt8], _ record: some FieldWritable) {
+        transaction.put(table, key, record.encoded)
+    }
+
     /// Numbers are never given twice, so neither are these keys.
+    func add(_ table: MetadataTable, _ key: [UInt8], _ record: some FieldWritable) {
+        transaction.add(table, key, record.encoded)
+    }
+
+    /// The same for other records.
     func add(_ table: MetadataTable, _ key: [UInt8], _ record: some SwiftProtobuf.Message) {
         transaction.add(table, key, record.encoded)
     }

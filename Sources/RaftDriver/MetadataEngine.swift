@@ -16,9 +16,14 @@ public final class MetadataEngine: Sendable {
     public let directory: String
     private let isClosed = Atomic(false)
 
+    /// What opening it took.
+    let start: MetadataStart
+
     private init(
-        member: RaftMember, tables: TablesApplier, log: SharedLog, directory: String
+        member: RaftMember, tables: TablesApplier, log: SharedLog, directory: String,
+        start: MetadataStart
     ) {
+        self.start = start
         self.member = member
         self.tables = tables
         self.log = log
@@ -34,6 +39,7 @@ public final class MetadataEngine: Sendable {
         options: MetadataGroupOptions, transport: some RaftTransport,
         generator: sending some RandomNumberGenerator & Sendable
     ) async throws(StoreError) -> MetadataEngine {
+        let began = reactor.now()
         do throws(IOError) {
             try await reactor.makeDirectory(directory)
         } catch {
@@ -42,6 +48,7 @@ public final class MetadataEngine: Sendable {
         let store = try await MetadataStore.open(
             path: "\(directory)/metadata.db", role: role, tables: replay.tables,
             cache: options.cache)
+        let tablesOpened = reactor.now()
         var opened: SharedLog?
         var started: RaftMember?
         do throws(StoreError) {
@@ -54,6 +61,8 @@ public final class MetadataEngine: Sendable {
             } catch {
                 throw StoreError(error)
             }
+            let logOpened = reactor.now()
+            let flushed = store.appliedIndex
             let tables = TablesApplier(
                 store: store, replay: replay, log: group, options: options, on: reactor)
             let member = try await RaftMember.start(
@@ -63,7 +72,12 @@ public final class MetadataEngine: Sendable {
             started = member
             try await member.untilReplayed()
             return MetadataEngine(
-                member: member, tables: tables, log: log, directory: directory)
+                member: member, tables: tables, log: log, directory: directory,
+                start: MetadataStart(
+                    tables: began.duration(to: tablesOpened),
+                    log: tablesOpened.duration(to: logOpened),
+                    replay: logOpened.duration(to: reactor.now()),
+                    entries: Int(store.appliedIndex - flushed)))
         } catch {
             // Its loops may be at work on log and tables.
             await started?.close()
@@ -106,6 +120,26 @@ public final class MetadataEngine: Sendable {
         }
         try await store.close()
         if let failure { throw failure }
+    }
+}
+
+/// What opening a group took, for whoever waits for a restart.
+public struct MetadataStart: Sendable, CustomStringConvertible {
+    /// Until the tables were open.
+    public var tables: Duration
+    /// From then until the log was read.
+    public var log: Duration
+    /// From then until the member had applied what the tables did not have.
+    public var replay: Duration
+    /// How many entries that was; those of a group of several are not waited for.
+    public var entries: Int
+
+    public var description: String {
+        func milliseconds(_ time: Duration) -> Int64 {
+            time.components.seconds * 1000 + time.components.attoseconds / 1_000_000_000_000_000
+        }
+        return "tables opened in \(milliseconds(tables)) ms, log in \(milliseconds(log)) ms, "
+            + "\(entries) entries applied again in \(milliseconds(replay)) ms"
     }
 }
 

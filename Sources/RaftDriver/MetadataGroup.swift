@@ -82,6 +82,9 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
         return try await engine.store.read(body)
     }
 
+    /// What opening it took.
+    public var start: MetadataStart { engine.start }
+
     /// Index of the last command whose changes can be read.
     public var appliedIndex: UInt64 { engine.store.appliedIndex }
 
@@ -117,7 +120,8 @@ protocol CommandReplay: Sendable {
 
 /// What a batch does to the tables; its answers are left with those who proposed here.
 struct PreparedCommands: Sendable {
-    var run: @Sendable (StoredTables) -> Void
+    /// Applies the command of a number of the batch. May be called again with the same.
+    var run: @Sendable (_ number: Int, _ tables: StoredTables) -> Void
     /// To be called when the changes can be read: for commands of other members.
     var applied: @Sendable () -> Void
 }
@@ -130,39 +134,39 @@ struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
     var tables: [MetadataTable] { machine.tables }
 
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands {
-        var foreign: [(index: LogIndex, command: Machine.Command)] = []
-        for command in commands where command.pending == nil && !command.bytes.isEmpty {
-            foreign.append((command.index, try machine.decode(command.bytes)))
-        }
         let machine = machine
-        guard !foreign.isEmpty else {
+        guard commands.contains(where: { $0.pending == nil && !$0.bytes.isEmpty }) else {
             return PreparedCommands(
-                run: { tables in
-                    for command in commands {
-                        command.pending?.apply(at: command.index, in: tables)
-                    }
+                run: { number, tables in
+                    let command = commands[number]
+                    command.pending?.apply(at: command.index, in: tables)
                 }, applied: {})
         }
+        var foreign: [Machine.Command?] = []
+        foreign.reserveCapacity(commands.count)
+        for command in commands {
+            let isHere = command.pending != nil || command.bytes.isEmpty
+            foreign.append(isHere ? nil : try machine.decode(command.bytes))
+        }
         let decoded = foreign
-        let answers = Shared<[Machine.Answer]>([])
+        let answers = Shared<[Machine.Answer?]>(Array(repeating: nil, count: commands.count))
         return PreparedCommands(
-            run: { tables in
-                var next = 0
-                var given: [Machine.Answer] = []
-                for command in commands {
-                    if let pending = command.pending {
-                        pending.apply(at: command.index, in: tables)
-                    } else if next < decoded.count, decoded[next].index == command.index {
-                        given.append(
-                            machine.apply(decoded[next].command, at: command.index, in: tables))
-                        next += 1
-                    }
+            run: { number, tables in
+                let command = commands[number]
+                if let pending = command.pending {
+                    pending.apply(at: command.index, in: tables)
+                } else if let foreign = decoded[number] {
+                    let answer = machine.apply(foreign, at: command.index, in: tables)
+                    answers.change { $0[number] = answer }
                 }
-                answers.set(given)
             },
             applied: {
-                for (command, answer) in zip(decoded, answers.value) {
-                    machine.applied(command.command, answer: answer, at: command.index)
+                let answers = answers.value
+                for (number, command) in commands.enumerated() {
+                    guard let foreign = decoded[number], let answer = answers[number] else {
+                        continue
+                    }
+                    machine.applied(foreign, answer: answer, at: command.index)
                 }
             })
     }
@@ -173,5 +177,5 @@ private final class Shared<Value: Sendable>: Sendable {
     private let mutex: Mutex<Value>
     init(_ value: Value) { mutex = Mutex(value) }
     var value: Value { mutex.withLock { $0 } }
-    func set(_ value: Value) { mutex.withLock { $0 = value } }
+    func change(_ body: (inout sending Value) -> Void) { mutex.withLock { body(&$0) } }
 }

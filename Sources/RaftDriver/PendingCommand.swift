@@ -23,7 +23,7 @@ public final class Pending<Machine: StateMachine>: PendingCommand {
     @usableFromInline let machine: Machine
     @usableFromInline let command: Machine.Command
     public let bytes: [UInt8]
-    @usableFromInline let answer = Mutex<Machine.Answer?>(nil)
+    @usableFromInline let answer: Mutex<Machine.Answer?>
     @usableFromInline
     let proposer: UnsafeContinuation<Result<Machine.Answer, StoreError>, Never>
 
@@ -35,6 +35,8 @@ public final class Pending<Machine: StateMachine>: PendingCommand {
         self.machine = machine
         self.command = command
         self.bytes = bytes
+        // Here and not where it is declared, so that it is compiled for the machine too.
+        answer = Mutex(nil)
         self.proposer = proposer
     }
 

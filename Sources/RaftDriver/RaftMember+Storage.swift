@@ -160,13 +160,16 @@ extension RaftMember {
     /// before and after them. Whether that went well; if not, the member has stopped.
     private func apply(_ entries: [Entry]) async -> Bool {
         var batch: [CommittedCommand] = []
-        batch.reserveCapacity(entries.count)
+        batch.reserveCapacity(min(entries.count, Limits.appliedAtOnce))
         for entry in entries where entry.index > applier.appliedIndex {
             let pending = takeProposed(entry)
             switch entry.kind {
             case .normal:
                 batch.append(
                     CommittedCommand(index: entry.index, bytes: entry.data, pending: pending))
+                guard batch.count >= Limits.appliedAtOnce else { continue }
+                guard await apply(batch) else { return false }
+                batch.removeAll(keepingCapacity: true)
             case .confChange, .confChangeV2:
                 guard await apply(batch), await change(entry) else { return false }
                 batch = [CommittedCommand(index: entry.index, bytes: [], pending: nil)]

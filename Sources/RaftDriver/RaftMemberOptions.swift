@@ -6,6 +6,8 @@ public enum RaftMemberLimits {
     public static let waitingCommands = 16_384
     /// Bytes of these commands.
     public static let waitingBytes = 64 << 20
+    /// Commands applied with one call: a start replays a long log in steps of this size.
+    public static let appliedAtOnce = 1024
     /// Messages of other members that wait to be taken; more are dropped, as a network would.
     public static let waitingMessages = 16_384
     /// Reads that wait for their index.

@@ -38,7 +38,7 @@ final class TablesApplier: CommandApplier {
     func apply(_ commands: [CommittedCommand]) async throws(StoreError) {
         guard let last = commands.last else { return }
         let prepared = try replay.prepare(commands)
-        try await store.apply(through: last.index) { tables in prepared.run(tables) }
+        try await store.apply(commands.count, through: last.index, prepared.run)
         prepared.applied()
         var bytes = 0
         for command in commands { bytes += command.bytes.count }

@@ -8,18 +8,20 @@ public final class ReactorGroup: Sendable {
     public let reactors: [Reactor]
     private let counter = Atomic<Int>(0)
 
-    /// Starts `count` reactors (nil: one per core the process may use), each pinned to a core.
+    /// Starts `count` reactors (nil: one per core the process may use). Each is pinned to a core,
+    /// unless they are fewer than the cores: then the kernel knows better which are idle.
     public init(
         count: Int? = nil, backend: Reactor.Options.Backend = .automatic,
         pool: BufferPool = .process, registersArena: Bool = false
     ) throws(IOError) {
         let cores = Int(apus_available_cores())
         var reactors: [Reactor] = []
-        for index in 0..<max(1, count ?? cores) {
+        let count = max(1, count ?? cores)
+        for index in 0..<count {
             reactors.append(
                 try Reactor.start(
                     .init(
-                        backend: backend, core: index % cores, pool: pool,
+                        backend: backend, core: count < cores ? nil : index % cores, pool: pool,
                         registersArena: registersArena)))
         }
         self.reactors = reactors

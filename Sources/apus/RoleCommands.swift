@@ -42,10 +42,11 @@ func waitForStop(withParent: Bool = false) async {
 
 private func runRole(
     _ options: RoleOptions, _ name: String, memory: Runtime.Memory,
+    reactors: (Settings) throws -> Int? = { _ in nil },
     _ start: (Settings, Runtime) async throws -> RunningRole
 ) async throws {
     let settings = try await options.settings()
-    let runtime = try Runtime(name: name, memory: memory)
+    let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
     let role = try await start(settings, runtime)
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
@@ -59,7 +60,8 @@ struct OMCommand: AsyncParsableCommand {
         commandName: "om", abstract: "Run an Ozone Manager: volumes, buckets, keys.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "om", memory: .none, Roles.startOM)
+        try await runRole(
+            options, "om", memory: .none, reactors: Roles.reactorsOfOM, Roles.startOM)
     }
 }
 

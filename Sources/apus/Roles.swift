@@ -93,10 +93,23 @@ enum Roles {
         }
     }
 
+    /// How many reactors the Ozone Manager runs on: the first has its log, the others the
+    /// connections; one alone has both.
+    static func reactorsOfOM(_ settings: Settings) throws -> Int {
+        let wanted = try settings.number("om.reactors")
+        guard (0...256).contains(wanted) else {
+            throw StoreError(.invalidArgument, "om.reactors is 0 to 256, not \(wanted)")
+        }
+        return wanted > 0 ? wanted : max(1, ProcessInfo.processInfo.activeProcessorCount / 4)
+    }
+
     static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("om", level: settings.text("log.level"))
         let lock = try DirectoryLock(settings.required("om.directory"))
         let reactor = runtime.reactors.next()
+        // One alone serves connections as well: no request changes threads on its way.
+        let count = try reactorsOfOM(settings)
+        let serving = count == 1 ? [reactor] : (1..<count).map { _ in runtime.reactors.next() }
         let scm = runtime.channels.channel(
             host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
         var options = try OzoneManager.Options(defaultReplication: settings.replication())
@@ -114,7 +127,7 @@ enum Roles {
             OMService(manager), methods: OMMethod.allCases.map(\.rawValue), telemetry: telemetry)
         let server = try RPCServer(
             host: host, port: settings.number("om.port"), name: "om",
-            reactors: [runtime.reactors.next()], handler: service)
+            reactors: serving, handler: service)
         server.start()
         runtime.channels.register(service, host: host, port: server.port)
         let metrics = try await serve(telemetry, "om", settings, logger)

@@ -22,6 +22,9 @@ struct Setting: Sendable {
             key: "om.cache-bytes", kind: .number, fallback: "67108864",
             help: "memory for records that are looked up often, beside the database's pages"),
         Setting(
+            key: "om.reactors", kind: .number, fallback: "0",
+            help: "threads that OM's connections and its log run on; 0: one for each four cores"),
+        Setting(
             key: "om.metrics", kind: .text, fallback: "",
             help: "HOST:PORT of OM's metrics over HTTP; empty: none. Nobody is asked who they are"),
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),

@@ -36,7 +36,7 @@ final class Bench {
         return message
     }()
 
-    var reads: OMReads<InMemoryTables> { OMReads(tables) }
+    var reads: OMReads { OMReads(tables) }
 
     @discardableResult
     func run(_ body: OMCommand.OneOf_Body) throws(StoreError) -> [UInt8] {

@@ -1,0 +1,153 @@
+import SwiftProtobuf
+
+// Messages of om_store.proto by hand: the records of a key, and the commands that make it.
+
+extension OMStoredBlock: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: container = fields.varint()
+            case 0x10: local = fields.varint()
+            case 0x18: length = fields.varint()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, container)
+        fields.number(2, local)
+        fields.number(3, length)
+    }
+}
+
+/// Those without parts.
+extension OMKeyLayout: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x0A: blocks.append(fields.message())
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        for block in blocks { fields.message(1, block) }
+        if !parts.isEmpty { fields.refuse() }
+    }
+}
+
+extension OMKeyRecord: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: length = fields.varint()
+            case 0x12: etag = fields.text()
+            case 0x18: modified = Int64(bitPattern: fields.varint())
+            case 0x22: fields.message(into: &replication)
+            case 0x2A: fields.message(into: &attributes)
+            case 0x32: fields.message(into: &checksum)
+            case 0x3A: layout = fields.octets()
+            case 0x40: openID = fields.varint()
+            case 0x4A: fields.message(into: &upload)
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, length)
+        fields.text(2, etag)
+        fields.number(3, UInt64(bitPattern: modified))
+        if hasReplication { fields.message(4, replication) }
+        if hasAttributes { fields.message(5, attributes) }
+        if hasChecksum { fields.message(6, checksum) }
+        fields.octets(7, layout)
+        fields.number(8, openID)
+        if hasUpload { fields.message(9, upload) }
+    }
+}
+
+extension OMOpenRecord: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x0A: fields.message(into: &key)
+            case 0x10: bucketNumber = fields.varint()
+            case 0x1A: user = fields.text()
+            case 0x20: created = Int64(bitPattern: fields.varint())
+            case 0x2A: fields.message(into: &replication)
+            case 0x32: blocks.append(fields.message())
+            case 0x3A: fields.message(into: &upload)
+            case 0x40: part = fields.number32()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        if hasKey { fields.message(1, key) }
+        fields.number(2, bucketNumber)
+        fields.text(3, user)
+        fields.number(4, UInt64(bitPattern: created))
+        if hasReplication { fields.message(5, replication) }
+        for block in blocks { fields.message(6, block) }
+        if hasUpload { fields.message(7, upload) }
+        fields.number(8, UInt64(part))
+    }
+}
+
+extension OMOpenCommand: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x0A: fields.message(into: &key)
+            case 0x12: fields.message(into: &replication)
+            case 0x1A: user = fields.text()
+            case 0x22: blocks.append(fields.message())
+            case 0x2A: fields.message(into: &upload)
+            case 0x30: part = fields.number32()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        if hasKey { fields.message(1, key) }
+        if hasReplication { fields.message(2, replication) }
+        fields.text(3, user)
+        for block in blocks { fields.message(4, block) }
+        if hasUpload { fields.message(5, upload) }
+        fields.number(6, UInt64(part))
+    }
+}
+
+/// Those that open and commit; others are left to the generated code.
+extension OMCommand: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: time = Int64(bitPattern: fields.varint())
+            case 0x42 where body == nil: body = .open(fields.message())
+            case 0x52 where body == nil: body = .commit(fields.message())
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, UInt64(bitPattern: time))
+        switch body {
+        case .open(let command): fields.message(8, command)
+        case .commit(let request): fields.message(10, request)
+        default: fields.refuse()
+        }
+    }
+}
