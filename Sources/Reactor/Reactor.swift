@@ -57,6 +57,8 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     private let isolation = ReactorIsolation()
     /// The thread of somebody else that it lives on; nil: it has one of its own.
     let host: (any ReactorHost)?
+    /// Whether there is one: asked for each job.
+    let isHosted: Bool
     /// On a host's thread, and touched there alone: the ring; whether a turn is under way; whether
     /// one was asked for; and for when.
     var hostedRing: HostedRing?
@@ -108,6 +110,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     init(options: Options, host: (any ReactorHost)? = nil) {
         self.options = options
         self.host = host
+        isHosted = host != nil
         pool = options.pool
         isolation.belong(to: self)
     }
@@ -166,7 +169,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     func add(_ job: ReactorJob) {
         if isCurrent {
             local.jobs.append(job)
-            if host != nil { wantTurn() }
+            if isHosted { wantTurn() }
         } else {
             post { $0.jobs.append(job) }
         }
@@ -200,7 +203,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
             request.userData = unsafeBitCast(continuation, to: UInt64.self)
             if isCurrent {
                 admit(request)
-                if host != nil { wantTurn() }
+                if isHosted { wantTurn() }
             } else {
                 post { $0.requests.append(request) }
             }

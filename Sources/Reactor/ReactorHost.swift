@@ -67,9 +67,9 @@ extension Reactor {
 
     /// Has turns run soon, unless they run or are about to.
     func wantTurn() {
-        guard !isTurning, !isTurnWanted, let host else { return }
+        guard !isTurning, !isTurnWanted else { return }
         isTurnWanted = true
-        host.run { self.hostedTurns() }
+        host?.run { self.hostedTurns() }
     }
 
     /// Turns until there is nothing to do, or others of the loop should have theirs.

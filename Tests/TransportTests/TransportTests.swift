@@ -11,6 +11,7 @@ import Wire
 /// Method 1 echoes, 2 fails, 3 sleeps until cancelled, 4 answers with a payload of the size asked
 /// for, 5 tells the order in which requests arrived.
 private final class EchoHandler: RPCHandler {
+    let sleeping = Mutex(0)
     let cancelled = Mutex(0)
     let order = Mutex<[UInt64]>([])
     let reactor: Reactor
@@ -22,6 +23,7 @@ private final class EchoHandler: RPCHandler {
         case 1: return RPCReply(request.message, payload: request.payload)
         case 2: throw StoreError(.noSuchKey, "no key named \(request.message.count)")
         case 3:
+            sleeping.withLock { $0 += 1 }
             do {
                 try await reactor.sleep(for: .seconds(60))
             } catch {
@@ -158,12 +160,16 @@ struct TransportTests {
         let early = Task { try await rig.channel.call(3, []) }
         early.cancel()
         await #expect(throws: StoreError.self) { try await early.value }
+        let before = rig.handler.sleeping.withLock { $0 }
         let call = Task { try await rig.channel.call(3, [7]) }
-        try await Task.sleep(for: .milliseconds(300))
+        // Not before it is there, however long the machine takes.
+        while rig.handler.sleeping.withLock({ $0 }) == before {
+            try await Task.sleep(for: .milliseconds(5))
+        }
         call.cancel()
         let error = await #expect(throws: StoreError.self) { try await call.value }
         #expect(error == StoreError(.cancelled, "the call was cancelled"))
-        for _ in 0..<100 where rig.handler.cancelled.withLock({ $0 }) == 0 {
+        for _ in 0..<1000 where rig.handler.cancelled.withLock({ $0 }) == 0 {
             try await Task.sleep(for: .milliseconds(20))
         }
         #expect(rig.handler.cancelled.withLock { $0 } >= 1)
