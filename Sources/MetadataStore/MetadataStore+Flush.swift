@@ -1,5 +1,6 @@
 import FoundationEssentials
 import GRDB
+import Glibc
 import HashTreeCollections
 import Model
 import Synchronization
@@ -80,6 +81,14 @@ extension MetadataStore {
         }
         cache.publish(cached)
         overlay.dropFrozen()
+        noteLogSize()
+    }
+
+    /// Looks how long the write-ahead log has become.
+    func noteLogSize() {
+        var status = stat()
+        guard stat("\(path)-wal", &status) == 0 else { return }
+        logSize.store(Int(status.st_size), ordering: .relaxed)
     }
 
     private static func write(

@@ -26,6 +26,9 @@ public final class MetadataStore: Sendable {
         public static let cacheKibibytes = 16 << 10
         /// Bytes that the file of the write-ahead log keeps when it starts over.
         public static let idleLogBytes = 64 << 20
+        /// Bytes of the write-ahead log that want a checkpoint: a start after a crash reads it
+        /// all.
+        public static let longLogBytes = 256 << 20
         /// Bytes of changes, about, that begin a flush to the database. A restart replays at least
         /// so much; larger flushes would gain where neighbours in a table are changed together.
         public static let flushBytes = 2 << 20
@@ -66,6 +69,8 @@ public final class MetadataStore: Sendable {
     let checkpointer: DatabaseQueue
     let overlay: Overlay
     let unsynced = Atomic<Int>(0)
+    /// Size of the file of the write-ahead log when it was last looked at.
+    let logSize = Atomic<Int>(0)
     let cache: RecordCache
     let flushes = Mutex(Flushes())
     private let isClosed = Atomic(false)
@@ -84,6 +89,7 @@ public final class MetadataStore: Sendable {
         self.applier = applier
         self.checkpointer = checkpointer
         overlay = Overlay(appliedIndex: applied)
+        noteLogSize()
     }
 
     /// Opens the file at `path`, making it if absent; its folder must be there.
@@ -189,6 +195,10 @@ public final class MetadataStore: Sendable {
 
     /// Index of the last command whose changes can be read; 0 if none.
     public var appliedIndex: UInt64 { overlay.appliedIndex }
+
+    /// Bytes of the file of SQLite's write-ahead log, after the last flush. A flush that follows
+    /// a whole checkpoint makes it short again.
+    public var logBytes: Int { logSize.load(ordering: .relaxed) }
 
     /// Bytes of keys and values changed since the last checkpoint (or since opening).
     public var unsyncedBytes: Int { unsynced.load(ordering: .relaxed) }

@@ -18,6 +18,8 @@ public struct MetadataGroupOptions: Sendable {
     public var log: SharedLog.Options
     /// Bytes of log between checkpoints of the tables.
     public var checkpointBytes: Int
+    /// Bytes by which the database's own log grows before it wants a checkpoint as well.
+    public var tablesLogBytes = MetadataStore.Limits.longLogBytes
     /// Entries that the log of a group of several keeps behind a checkpoint.
     public var trailingEntries = MetadataGroupLimits.trailingEntries
     /// Records kept in memory.

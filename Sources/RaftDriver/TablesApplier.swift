@@ -10,6 +10,9 @@ import Synchronization
 final class TablesApplier: CommandApplier {
     private struct State {
         var bytesSinceCheckpoint = 0
+        /// How long the database's own log was when the last checkpoint began: where that did not
+        /// help, the next waits until it has grown.
+        var longLog = 0
         var checkpoint: Task<Void, Never>?
         var lastCheckpointError: StoreError?
         var isEnding = false
@@ -62,10 +65,14 @@ final class TablesApplier: CommandApplier {
     private func checkpointIfDue(adding bytes: Int) {
         state.withLock { state in
             state.bytesSinceCheckpoint += bytes
-            guard state.bytesSinceCheckpoint >= options.checkpointBytes, state.checkpoint == nil,
-                !state.isEnding
+            let long = store.logBytes
+            state.longLog = min(state.longLog, long)
+            let isLong = long >= state.longLog + options.tablesLogBytes
+            guard isLong || state.bytesSinceCheckpoint >= options.checkpointBytes,
+                state.checkpoint == nil, !state.isEnding
             else { return }
             state.bytesSinceCheckpoint = 0
+            state.longLog = long
             state.checkpoint = Task(executorPreference: reactor) {
                 let failure: StoreError?
                 do throws(StoreError) {

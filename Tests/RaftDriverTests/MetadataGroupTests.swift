@@ -154,6 +154,30 @@ struct MetadataGroupTests {
         }
     }
 
+    @Test("a long log of the database asks for a checkpoint too, however few the commands")
+    func longTablesLog() async throws {
+        try await withTemporaryDirectory { directory in
+            let reactor = try Reactor.start()
+            defer { reactor.stop() }
+            var options = MetadataGroupOptions(checkpointBytes: 1 << 30)
+            options.tablesLogBytes = 1
+            var group = try await MetadataGroup.open(
+                directory: directory + "/g", role: "test", reactor: reactor,
+                stateMachine: Counting(), options: options)
+            var rounds: UInt64 = 0
+            while await group.engine.member.log.firstIndex == 1, rounds < 10_000 {
+                _ = try await group.propose([UInt8(rounds % 50), 1])
+                rounds += 1
+            }
+            #expect(await group.engine.member.log.firstIndex > 1, "the log was dropped behind it")
+            #expect(group.checkpointError == nil)
+            try await group.close()
+            group = try await open(directory + "/g", on: reactor)
+            #expect(try await runs(group) == rounds)
+            try await group.close()
+        }
+    }
+
     @Test("a closed group refuses, and a command that is too large is told so")
     func refusals() async throws {
         try await withTemporaryDirectory { directory in
