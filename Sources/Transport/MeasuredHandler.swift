@@ -5,15 +5,18 @@ import Telemetry
 import Wire
 
 /// A role's handler, measured: how long each method took, how it ended, what is in flight, bytes
-/// in and out; and a span for each request that is followed. Answers `CommonMethod.trace` itself.
+/// in and out; and the spans of the requests that are followed and worth keeping, among them those
+/// slow for their method. Answers `CommonMethod.trace` itself.
 ///
 /// Wrapped around a handler where it is served, so that calls over sockets and within the process
-/// count alike. What a request costs here: two readings of the clock and some relaxed atomics.
+/// count alike. What a request costs here: a reading of the clock or two, some relaxed atomics, and
+/// an object where it is followed. Where telemetry is not enabled it only passes on.
 public struct MeasuredHandler: RPCHandler {
     /// What is measured of one method.
     private final class Measures: Sendable {
         let name: String
         let latency = LatencyHistogram()
+        let slow = SlowBound()
         let inFlight = Gauge()
         let bytesIn = Counter()
         let bytesOut = Counter()
@@ -31,17 +34,19 @@ public struct MeasuredHandler: RPCHandler {
 
     private let handler: any RPCHandler
     private let telemetry: RoleTelemetry
-    private let measures: [UInt16: Measures]
+    /// By the method's number.
+    private let measures: [Measures?]
     private let unknown = Measures("unknown")
 
     /// - Parameter methods: those of the role; what else is asked for counts as `unknown`.
     public init(_ handler: any RPCHandler, methods: [UInt16], telemetry: RoleTelemetry) {
         self.handler = handler
         self.telemetry = telemetry
-        var measures: [UInt16: Measures] = [:]
-        for method in methods { measures[method] = Measures(MethodNames.name(of: method)) }
+        var measures = [Measures?](repeating: nil, count: Int(methods.max() ?? 0) + 1)
+        for method in methods { measures[Int(method)] = Measures(MethodNames.name(of: method)) }
         self.measures = measures
-        let all = measures.sorted { $0.key < $1.key }.map(\.value) + [unknown]
+        guard telemetry.isEnabled else { return }
+        let all = measures.compactMap(\.self) + [unknown]
         telemetry.metrics.collect { page in
             for measures in all { Self.add(measures, to: &page) }
         }
@@ -73,21 +78,25 @@ public struct MeasuredHandler: RPCHandler {
     /// Has the handler answer, and measures it.
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         if request.method == CommonMethod.trace.rawValue { return try trace(request) }
-        let measures = measures[request.method] ?? unknown
+        guard telemetry.isEnabled else { return try await handler.handle(request) }
+        let number = Int(request.method)
+        let measures = (number < measures.count ? measures[number] : nil) ?? unknown
         measures.inFlight.add(1)
         let bytesIn = request.message.count + (request.payload?.count ?? 0)
         measures.bytesIn.add(UInt64(bytesIn))
-        let start = MonotonicTime.now().nanoseconds
+        let start = (request.takenUp ?? .now()).nanoseconds
         let result: Result<RPCReply, StoreError>
+        var context: TraceContext?
         if request.traceID == 0 {
             result = await answer(request)
         } else {
-            let context = TraceContext(
-                traceID: request.traceID, since: start, ring: telemetry.traces)
-            result = await TraceContext.$current.withValue(context) { await answer(request) }
+            let new = TraceContext(traceID: request.traceID, since: start, ring: telemetry.traces)
+            context = new
+            result = await TraceContext.$current.withValue(new) { await answer(request) }
         }
         let end = MonotonicTime.now().nanoseconds
-        measures.latency.record(nanoseconds: end &- start)
+        let nanoseconds = end &- start
+        measures.latency.record(nanoseconds: nanoseconds)
         measures.inFlight.add(-1)
         var bytes = bytesIn
         var outcome: UInt16 = 0
@@ -100,13 +109,10 @@ public struct MeasuredHandler: RPCHandler {
             measures.count(error)
             outcome = error.code.rawValue
         }
-        if request.traceID != 0 {
-            TraceContext(
-                traceID: request.traceID, since: start, ring: telemetry.traces
-            ).record(
-                .serve, measures.name, detail: request.peer.name, from: start, to: end,
-                outcome: outcome, bytes: bytes)
-        }
+        let isSlow = measures.slow.isSlow(nanoseconds)
+        context?.finish(
+            .serve, measures.name, detail: request.peer.name, at: end, isSlow: isSlow,
+            outcome: outcome, bytes: bytes)
         return try result.get()
     }
 

@@ -209,14 +209,15 @@ actor RPCConnection {
         _ request: RPCRequest, expecting: Int
     ) async throws(StoreError) -> RPCReply {
         let bytes = (request.payload?.count ?? 0) + expecting
-        await acquire(bytes)
+        let hasWaited = await acquire(bytes)
         if let failure { throw failure }
         let id = nextID
         nextID += 1
         var header = FrameHeader(kind: .request, requestID: id, method: request.method)
         header.traceID = request.traceID
         if let deadline = request.deadline {
-            let left = reactor.now().duration(to: deadline).components
+            let now = (hasWaited ? nil : request.takenUp) ?? reactor.now()
+            let left = now.duration(to: deadline).components
             let milliseconds = left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000
             header.deadlineMilliseconds = UInt32(clamping: max(1, milliseconds))
         }
@@ -279,15 +280,17 @@ actor RPCConnection {
 
     // MARK: Credit
 
-    private func acquire(_ bytes: Int) async {
-        guard bytes > 0, failure == nil else { return }
+    /// Takes `bytes` of the credit. Whether it had to wait for them.
+    private func acquire(_ bytes: Int) async -> Bool {
+        guard bytes > 0, failure == nil else { return false }
         if waiting.isEmpty, inFlight == 0 || inFlight + bytes <= credit {
             inFlight += bytes
-            return
+            return false
         }
         await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
             waiting.append(Waiting(continuation: continuation, bytes: bytes))
         }
+        return true
     }
 
     private func release(_ bytes: Int) {
