@@ -8,8 +8,9 @@
 /// classes of this disk, another process on the same device, or want of processor time. How clients
 /// slow each other is not held against anybody, as bounds are kept by how many there are.
 ///
-/// A bound falls as fast as quicker operations show, and rises by 1 % a second at most: a load
-/// that stays for minutes is what the disk is like from then on. (The idea of a base delay is
+/// A bound falls as fast as quicker operations show, and rises slowly, quickest while the part is at
+/// its least and nobody can be slow for its sake: a load that stays for minutes is what the disk is
+/// like from then on. (The idea of a base delay is
 /// LEDBAT's, RFC 6817; that of windows blk-wbt's and blk-iolatency's.)
 struct DiskPace {
     enum Limits {
@@ -18,21 +19,22 @@ struct DiskPace {
         /// What a window without complaint adds to the part.
         static let step = 1.0 / 16
         /// Operations of a window, and how long it is at the least.
-        static let windowOperations = 32
+        static let windowOperations = 64
         static let windowNanoseconds: UInt64 = 10_000_000
         /// A window that has not filled so long after it began is begun anew.
         static let windowAge: UInt64 = 2_000_000_000
-        /// Above the first share of a window's operations beyond their bound the part is halved,
-        /// below the second it grows.
-        static let manySlow = 0.28
-        static let fewSlow = 0.22
+        /// Above the first share of a window's operations beyond their bound, by an eighth of it,
+        /// the part is halved, below the second it grows.
+        static let manySlow = 0.22
+        static let fewSlow = 0.16
         /// Undisturbed operations after which a bound is looked at, and the share of them that may
         /// exceed it without its being moved.
         static let boundOperations = 64
         static let boundSlow = 0.06...0.16
-        /// What moves a bound: by 1/16, upwards by 1 % a second at most.
-        static let boundShift: UInt64 = 4
-        static let risePerSecond = 0.01
+        /// A bound falls by 1/64 at a time, and rises by so much a second at most: at the least part
+        /// and above it.
+        static let boundShift: UInt64 = 6
+        static let risePerSecond = (atLeast: 0.01, above: 0.003)
         /// Operations before a bound is set at all, at three times their mean.
         static let firstOperations = 16
     }
@@ -78,7 +80,9 @@ struct DiskPace {
         guard kinds[index].bound > 0 else { return }
         if windowCount == 0 || now &- windowBegan > Limits.windowAge { beginWindow(now) }
         windowCount += 1
-        if operation.nanoseconds > kinds[index].bound { windowSlow += 1 }
+        // The eighth: where all take equally long, the bound lies right at that.
+        let bound = kinds[index].bound
+        if operation.nanoseconds > bound + bound >> 3 { windowSlow += 1 }
         if windowCount >= Limits.windowOperations,
             now &- windowBegan >= Limits.windowNanoseconds
         {
@@ -144,8 +148,9 @@ struct DiskPace {
         if share < Limits.boundSlow.lowerBound {
             kinds[index].bound = max(1, bound - bound >> Limits.boundShift)
         } else if share > Limits.boundSlow.upperBound {
-            let most = Double(bound) * Limits.risePerSecond * min(seconds, 60)
-            kinds[index].bound = bound + min(bound >> Limits.boundShift, UInt64(most))
+            let rise = Limits.risePerSecond
+            let rate = part > Limits.leastPart ? rise.above : rise.atLeast
+            kinds[index].bound = bound + UInt64(Double(bound) * rate * min(seconds, 10))
         }
         kinds[index].count = 0
         kinds[index].slow = 0

@@ -111,8 +111,7 @@ struct DiskQueue {
         let index = Int(request.disk & 3)
         if index == 0, lanes[0].inFlight == 0 {
             let gap = min(now &- min(now, clientSeenAt), Limits.clientGrace.upperBound / 4)
-            clientGap = gap < clientGap ? clientGap - (clientGap - gap) / 8
-                : clientGap + (gap - clientGap) / 8
+            clientGap = (clientGap * 7 + gap) / 8
         }
         // What a client waits for and moves no bytes neither waits nor is refused: a sync
         // covers what has completed, so it has nothing to wait for.

@@ -77,7 +77,7 @@ public final class TraceRing: Sendable {
     }
 
     private func isAmongFirst(at end: UInt64) -> Bool {
-        let tick = end >> Limits.tickBits << 16
+        let tick = (end >> Limits.tickBits) << 16
         let held = allowance.load(ordering: .relaxed)
         if held & ~0xFFFF != tick {
             // Of several that see the new tick at once one may go uncounted.

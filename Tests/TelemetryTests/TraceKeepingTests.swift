@@ -6,13 +6,15 @@ import Testing
 struct TraceKeepingTests {
     private static let tick: UInt64 = 1 << TraceRing.Limits.tickBits
     /// No request of these is chosen by its identity.
-    private static let unsampled = (1 as UInt64...2000).filter { !TraceRing.isSampled($0) }
+    private static let unsampled = (1...2000 as ClosedRange<UInt64>).filter {
+        !TraceRing.isSampled($0)
+    }
 
     /// A ring that has kept as many requests of the tick that begins at `start` as it may.
     private func filled(_ start: UInt64) -> TraceRing {
         let ring = TraceRing()
         for _ in 0..<TraceRing.Limits.requestsPerTick {
-            #expect(ring.keeps(1 << 40, nanoseconds: 1, endedAt: start, isSlow: false))
+            #expect(ring.keeps(Self.unsampled[500], nanoseconds: 1, endedAt: start, isSlow: false))
         }
         return ring
     }
@@ -58,7 +60,7 @@ struct TraceKeepingTests {
 
     @Test("one in so many is kept by its identity, the same ones by every role")
     func sampled() {
-        let ids = 1 as UInt64...64_000
+        let ids = 1...64_000 as ClosedRange<UInt64>
         let rings = [filled(Self.tick), filled(5 * Self.tick)]
         for id in ids {
             _ = request(id, on: rings[0], at: Self.tick, took: 500)
