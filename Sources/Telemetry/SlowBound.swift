@@ -6,7 +6,7 @@ import Synchronization
 /// A running quantile: a longer one moves the bound up by 1/16, a shorter one down by 1/512, so
 /// that it stands still where 1 of 33 is longer. Ten times as slow as before is learned from 40
 /// operations, ten times as quick from 1200.
-public final class SlowBound: Sendable {
+public struct SlowBound: ~Copyable, Sendable {
     private let bound = Atomic<UInt64>(0)
 
     /// A bound that knows nothing yet: the first operation is slow.

@@ -66,8 +66,8 @@ public final class TraceContext: Sendable {
     ///
     /// - Parameter isSlow: it took long for its kind, or is to be kept for another reason.
     public func finish(
-        _ kind: TraceSpan.Kind, _ operation: String, detail: String, at end: UInt64,
-        isSlow: Bool, outcome: UInt16 = 0, bytes: Int = 0
+        _ kind: TraceSpan.Kind, _ operation: String, detail: @autoclosure () -> String,
+        at end: UInt64, isSlow: Bool, outcome: UInt16 = 0, bytes: Int = 0
     ) {
         let nanoseconds = end &- min(end, startNanoseconds)
         notes.withLock { notes in
@@ -81,7 +81,7 @@ public final class TraceContext: Sendable {
             keep(&notes)
             ring.record(
                 TraceSpan(
-                    traceID: traceID, kind: kind, operation: operation, detail: detail,
+                    traceID: traceID, kind: kind, operation: operation, detail: detail(),
                     startNanoseconds: startNanoseconds, durationNanoseconds: nanoseconds,
                     outcome: outcome, bytes: UInt64(clamping: bytes)))
         }

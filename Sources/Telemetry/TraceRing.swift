@@ -16,7 +16,7 @@ public final class TraceRing: Sendable {
         /// Requests that `slowest` tells of at most.
         public static let slowest = 1000
         /// Requests kept in each tick of `tickBits`, however quick they were.
-        public static let requestsPerTick = 128
+        public static let requestsPerTick = 32
         /// A tick is 2 to this power nanoseconds: 1.07 s.
         static let tickBits: UInt64 = 30
         /// One of so many requests is kept however quick it was, by its identity: the same ones in

@@ -1,6 +1,7 @@
 import Bytes
 import Model
 import Reactor
+import Synchronization
 import Telemetry
 import Wire
 
@@ -12,14 +13,14 @@ import Wire
 /// count alike. What a request costs here: a reading of the clock or two, some relaxed atomics, and
 /// an object where it is followed. Where telemetry is not enabled it only passes on.
 public struct MeasuredHandler: RPCHandler {
-    /// What is measured of one method.
+    /// What is measured of one method. What each call touches lies side by side.
     private final class Measures: Sendable {
         let name: String
         let latency = LatencyHistogram()
         let slow = SlowBound()
-        let inFlight = Gauge()
-        let bytesIn = Counter()
-        let bytesOut = Counter()
+        let inFlight = Atomic<Int>(0)
+        let bytesIn = Atomic<UInt64>(0)
+        let bytesOut = Atomic<UInt64>(0)
         /// By `StoreError.Code`.
         let errors = (0..<Measures.codes).map { _ in Counter() }
 
@@ -59,13 +60,13 @@ public struct MeasuredHandler: RPCHandler {
             measures.latency.snapshot())
         page.gauge(
             "apus_rpc_in_flight", "Requests that are not answered yet.", labels,
-            Double(measures.inFlight.value))
+            Double(measures.inFlight.load(ordering: .relaxed)))
         page.counter(
             "apus_rpc_received_bytes_total", "Bytes of messages and payloads of requests.", labels,
-            Double(measures.bytesIn.value))
+            Double(measures.bytesIn.load(ordering: .relaxed)))
         page.counter(
             "apus_rpc_sent_bytes_total", "Bytes of messages and payloads of answers.", labels,
-            Double(measures.bytesOut.value))
+            Double(measures.bytesOut.load(ordering: .relaxed)))
         for code in StoreError.Code.allCases {
             let count = measures.errors[min(Int(code.rawValue), Measures.codes - 1)].value
             guard count > 0 else { continue }
@@ -81,9 +82,9 @@ public struct MeasuredHandler: RPCHandler {
         guard telemetry.isEnabled else { return try await handler.handle(request) }
         let number = Int(request.method)
         let measures = (number < measures.count ? measures[number] : nil) ?? unknown
-        measures.inFlight.add(1)
+        measures.inFlight.wrappingAdd(1, ordering: .relaxed)
         let bytesIn = request.message.count + (request.payload?.count ?? 0)
-        measures.bytesIn.add(UInt64(bytesIn))
+        measures.bytesIn.wrappingAdd(UInt64(bytesIn), ordering: .relaxed)
         let start = (request.takenUp ?? .now()).nanoseconds
         let result: Result<RPCReply, StoreError>
         var context: TraceContext?
@@ -92,18 +93,25 @@ public struct MeasuredHandler: RPCHandler {
         } else {
             let new = TraceContext(traceID: request.traceID, since: start, ring: telemetry.traces)
             context = new
-            result = await TraceContext.$current.withValue(new) { await answer(request) }
+            // Not `answer`, which would be one more asynchronous frame for each call.
+            result = await TraceContext.$current.withValue(new) {
+                do throws(StoreError) {
+                    return .success(try await handler.handle(request))
+                } catch {
+                    return .failure(error)
+                }
+            }
         }
         let end = MonotonicTime.now().nanoseconds
         let nanoseconds = end &- start
         measures.latency.record(nanoseconds: nanoseconds)
-        measures.inFlight.add(-1)
+        measures.inFlight.wrappingSubtract(1, ordering: .relaxed)
         var bytes = bytesIn
         var outcome: UInt16 = 0
         switch result {
         case .success(let reply):
             let bytesOut = reply.message.count + (reply.payload?.count ?? 0)
-            measures.bytesOut.add(UInt64(bytesOut))
+            measures.bytesOut.wrappingAdd(UInt64(bytesOut), ordering: .relaxed)
             bytes += bytesOut
         case .failure(let error):
             measures.count(error)
