@@ -177,7 +177,9 @@ class Recording:
 class MetricsRow:
     """Row 16: share of the samples of all roles under a mix of small and large PUTs and GETs.
 
-    What is recorded, and every reading of a clock, as most of them are made to record."""
+    What is recorded, and every reading of a clock, as most of them are made to record. Beside it
+    the CPU seconds of the same load on a second cluster that measures nothing, in turns: that has
+    all of the cost, but also the noise of whole seconds."""
 
     numbers = {16}
     title = "the recording of metrics, in samples of all roles under S3 load, rs-3-2-1024k"
@@ -194,10 +196,12 @@ class MetricsRow:
         Profile([])  # Says what is missing before anything is stored.
         self.recording = Recording(os.environ["APUS_BINARY"])
         self.apus = Apus()
-        for plan in self.plans("PUT"):
-            PreparedLoad(plan, self.apus.target, 8).run()
-        for plan in self.plans("GET"):
-            PreparedLoad(plan, self.apus.target, 8, verify=True).run()
+        self.without = Apus(options=["--set", "telemetry.enabled=false"])
+        for apus in [self.apus, self.without]:
+            for plan in self.plans("PUT"):
+                PreparedLoad(plan, apus.target, 8).run()
+            for plan in self.plans("GET"):
+                PreparedLoad(plan, apus.target, 8, verify=True).run()
         settle()
 
     def plans(self, method):
@@ -217,16 +221,25 @@ class MetricsRow:
             samples=len(profile.samples), cpu=meter.cpu,
             requests_s=result["requests"] / result["seconds"])
         settle()
+        seconds = {}
+        for apus in [self.apus, self.without][::1 if number % 2 else -1]:
+            _, meter = apus.measure(PreparedLoad(mix, apus.target, 16))
+            seconds[apus] = meter.cpu
+            settle()
+        self.series.add(
+            cpu_with=seconds[self.apus], cpu_without=seconds[self.without],
+            more_percent=(seconds[self.apus] / seconds[self.without] - 1) * 100)
 
     def rows(self):
         detail = {key: self.series.median(key) for key in self.series if key != "product"}
         return [make_row(
             16, "cost of metrics, mixed S3 load", "% CPU", self.series["product"],
             "all samples of all roles under the same load; "
-            f"{detail['clock_percent']:.2f} % of them read a clock, for whatever reason",
+            f"{detail['clock_percent']:.2f} % of them read a clock, for whatever reason; "
+            f"{detail['more_percent']:+.1f} % CPU against a cluster that measures nothing",
             [100.0] * len(self.series["product"]), at_most=1, judged="product", durability=SYNC,
             cache="O_DIRECT, no cache", detail=detail)]
 
     def close(self):
-        if getattr(self, "apus", None):
-            self.apus.destroy()
+        for apus in filter(None, [getattr(self, "apus", None), getattr(self, "without", None)]):
+            apus.destroy()

@@ -16,15 +16,24 @@ struct DiskStretch {
         queued = disk.load
     }
 
-    /// Notes it as ended now.
+    private init(_ context: TraceContext, since start: UInt64) {
+        self.context = context
+        self.start = start
+        queued = 0
+    }
+
+    /// Notes it as ended now. Returns one that begins in this moment, of what is waited for next.
     ///
     /// - Parameter outcome: 0, or the number of a `StoreError.Code`.
+    @discardableResult
     func end(
         _ kind: TraceSpan.Kind, _ operation: String, on disk: Disk, bytes: Int = 0,
         outcome: UInt16 = 0
-    ) {
+    ) -> DiskStretch {
+        let now = MonotonicTime.now().nanoseconds
         context.record(
-            kind, operation, detail: disk.name, from: start, to: MonotonicTime.now().nanoseconds,
-            outcome: outcome, bytes: bytes, queued: queued)
+            kind, operation, detail: disk.name, from: start, to: now, outcome: outcome,
+            bytes: bytes, queued: queued)
+        return DiskStretch(context, since: now)
     }
 }

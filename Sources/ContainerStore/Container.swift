@@ -37,7 +37,9 @@ final class Container: Sendable {
             let reservation = try reserve(cell)
             switch reservation {
             case .done(let length): return length
-            case .commit(let ticket): return try await commit(ticket, cell.block.localID)
+            case .commit(let ticket):
+                let stretch = DiskStretch(on: volume.disk)
+                return try await commit(ticket, cell.block.localID, since: stretch)
             case .write(let ticket, let fileOffset):
                 return try await write(cell, ticket: ticket, at: fileOffset)
             case .wait(let ticket):
@@ -127,7 +129,7 @@ final class Container: Sendable {
                 ? StoreError(.overloaded, "\(name): \(error.description)")
                 : volume.failure(of: error)
         }
-        stretch?.end(
+        let next = stretch?.end(
             .disk, "write", on: volume.disk, bytes: cell.payload.count,
             outcome: failure?.code.rawValue ?? 0)
         if let failure {
@@ -142,16 +144,17 @@ final class Container: Sendable {
         }
         state.withLock { $0.writing -= 1 }
         defer { wakeIdle() }
-        let length = try await commit(ticket, localID)
+        let length = try await commit(ticket, localID, since: next)
         volume.committer.count { $0.bytesAppended += cell.payload.count }
         return length
     }
 
-    /// Waits until the append under `ticket` is durable.
+    /// Waits until the append under `ticket` is durable; `stretch` has begun with that.
     nonisolated(nonsending)
-        private func commit(_ ticket: UInt64, _ localID: UInt64) async throws(StoreError) -> Int
+        private func commit(
+            _ ticket: UInt64, _ localID: UInt64, since stretch: DiskStretch?
+        ) async throws(StoreError) -> Int
     {
-        let stretch = DiskStretch(on: volume.disk)
         let result = await withUnsafeContinuation { (waiter: Waiter) in
             let answer = state.withLock { $0.written(ticket: ticket, of: localID, waiter) }
             if let answer {

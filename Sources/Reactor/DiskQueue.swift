@@ -6,8 +6,9 @@ import DequeModule
 /// its class's queue, first come, first served. A free place goes to the waiting class that has had
 /// least of the disk for its weight (start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM
 /// 1996; cost is bytes plus `operationBytes`). While clients work, each other class has at most
-/// its share of the depth in flight (one operation at the least), and is paced to its share of what
-/// the disk moves: then a single large operation after another cannot take more.
+/// its share of the depth in flight (one operation at the least), is cut into pieces, and is paced
+/// to its share of what the disk moves, or less where clients suffer (`DiskPace`): then a single
+/// large operation after another cannot take more.
 struct DiskQueue {
     /// An operation in flight.
     struct Slot {
@@ -17,6 +18,10 @@ struct DiskQueue {
         var length = 0
         var opcode = IORequest.Opcode.read
         var ioClass = IOClass.client
+        /// Clients' operations in flight once this one was; and how many of other classes had been
+        /// started before it, `UInt64.max` if one of them was in flight.
+        var depth = 0
+        var othersBefore: UInt64 = 0
     }
 
     struct Waiting {
@@ -50,9 +55,14 @@ struct DiskQueue {
         var pacedUntil: UInt64 = 0
     }
 
-    /// A client that was here less than so long ago is taken to come back: in between the other
-    /// classes do not fill the disk.
-    static let clientGraceNanoseconds: UInt64 = 2_000_000
+    enum Limits {
+        /// A client that was here less than four times the usual gap ago is taken to come back, but
+        /// at least and at most so long ago: in between the other classes do not fill the disk.
+        static let clientGrace: ClosedRange<UInt64> = 2_000_000...20_000_000
+        /// What another class reads or writes at a time while clients work: a client's operation
+        /// waits behind no more. The rest is asked for again, as after any short operation.
+        static let pieceBytes = 128 << 10
+    }
 
     /// Bits of the disk's number in `userData`; see `Reactor.admit`.
     let tag: UInt64
@@ -66,6 +76,11 @@ struct DiskQueue {
     /// Where the class that was served last stood.
     private var virtualTime: UInt64 = 0
     private var clientSeenAt: UInt64 = 0
+    /// Running mean of the time from one client's end to the next one's start, where that was idle.
+    private var clientGap: UInt64 = 0
+    private(set) var pace = DiskPace()
+    /// Operations of other classes than `client` that were started.
+    private var othersStarted: UInt64 = 0
 
     init(settings: DiskSettings, tag: UInt64) {
         self.tag = tag
@@ -94,6 +109,10 @@ struct DiskQueue {
     /// Takes an operation: it is to be started as returned, or waits, or is refused.
     mutating func submit(_ request: IORequest, now: UInt64) -> Admission {
         let index = Int(request.disk & 3)
+        if index == 0, lanes[0].inFlight == 0 {
+            let gap = min(now &- min(now, clientSeenAt), Limits.clientGrace.upperBound / 4)
+            clientGap = (clientGap * 7 + gap) / 8
+        }
         // What a client waits for and moves no bytes neither waits nor is refused: a sync
         // covers what has completed, so it has nothing to wait for.
         let isUrgent = index == 0 && request.opcode != .read && request.opcode != .write
@@ -121,8 +140,21 @@ struct DiskQueue {
         inFlight -= 1
         bytesInFlight -= done.length
         precondition(lanes[index].inFlight >= 0, "more operations completed than were started")
-        if index == 0 { clientSeenAt = now }
+        if index == 0 {
+            clientSeenAt = now
+            learn(done, now: now)
+        }
         return done
+    }
+
+    private mutating func learn(_ done: Slot, now: UInt64) {
+        guard done.opcode == .read || done.opcode == .write else { return }
+        pace.note(
+            DiskPace.Operation(
+                nanoseconds: now &- min(now, done.startedAt), length: done.length,
+                isWrite: done.opcode == .write, depth: done.depth,
+                isUndisturbed: done.othersBefore == othersStarted),
+            now: now)
     }
 
     /// The next waiting operation that may start now, and since when it waited.
@@ -152,7 +184,7 @@ struct DiskQueue {
     /// its pace, or for clients to be gone, and nothing is in flight. nil if there is no need.
     func wakeUp(now: UInt64) -> UInt64? {
         guard queued > 0, inFlight == 0 else { return nil }
-        var time = clientSeenAt + Self.clientGraceNanoseconds
+        var time = clientSeenAt + clientGrace
         for index in 1..<4 where !lanes[index].waiting.isEmpty {
             time = min(time, lanes[index].pacedUntil)
         }
@@ -161,26 +193,36 @@ struct DiskQueue {
 
     private func isClientWorking(now: UInt64) -> Bool {
         lanes[0].inFlight > 0 || !lanes[0].waiting.isEmpty
-            || now &- clientSeenAt < Self.clientGraceNanoseconds
+            || now &- clientSeenAt < clientGrace
+    }
+
+    private var clientGrace: UInt64 {
+        min(max(clientGap * 4, Limits.clientGrace.lowerBound), Limits.clientGrace.upperBound)
     }
 
     private mutating func start(_ request: IORequest, _ index: Int, now: UInt64) -> IORequest {
-        let length = request.opcode == .read || request.opcode == .write ? request.length : 0
+        var started = request
+        let isYielding = index > 0 && isClientWorking(now: now)
+        let hasBytes = request.opcode == .read || request.opcode == .write
+        if isYielding, hasBytes { started.length = min(request.length, Limits.pieceBytes) }
+        let length = hasBytes ? started.length : 0
         let began = lanes[index].virtualTime
         virtualTime = max(virtualTime, began)
         let cost = UInt64(length + settings.operationBytes)
         lanes[index].virtualTime = began &+ (cost &* lanes[index].inverseWeight) &>> 8
-        if index > 0, isClientWorking(now: now) {
-            let pace = UInt64(Double(cost) * lanes[index].nanosecondsPerByte)
-            lanes[index].pacedUntil = max(lanes[index].pacedUntil, now) &+ pace
+        if isYielding {
+            let pause = UInt64(Double(cost) * lanes[index].nanosecondsPerByte / pace.part)
+            lanes[index].pacedUntil = max(lanes[index].pacedUntil, now) &+ pause
         }
+        if index > 0 { othersStarted &+= 1 }
         lanes[index].inFlight += 1
         lanes[index].bytesInFlight += length
         inFlight += 1
         bytesInFlight += length
         let slot = Slot(
             userData: request.userData, startedAt: now, length: length, opcode: request.opcode,
-            ioClass: IOClass(rawValue: UInt8(index))!)
+            ioClass: IOClass(rawValue: UInt8(index))!, depth: lanes[0].inFlight,
+            othersBefore: inFlight > lanes[0].inFlight ? .max : othersStarted)
         let number: Int
         if let free = freeSlots.popLast() {
             number = free
@@ -189,7 +231,6 @@ struct DiskQueue {
             number = slots.count
             slots.append(slot)
         }
-        var started = request
         started.userData = UInt64(number) << 16 | tag
         return started
     }

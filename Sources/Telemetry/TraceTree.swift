@@ -20,7 +20,8 @@ public struct TraceSource: Sendable {
 ///
 /// Within a role a span tells what it was done for. Between roles it is found: frames carry the
 /// identity of the request alone, not that of the call, so the n-th service of a method at an
-/// address is taken for that of the n-th call of it. Clocks of several machines need not agree.
+/// address is taken for that of the n-th call of it; where fewer were kept than calls were made,
+/// for that of a call that it fits into. Clocks of several machines need not agree.
 public struct TraceTree: Sendable {
     public struct Entry: Sendable {
         public var span: TraceSpan
@@ -71,20 +72,44 @@ public struct TraceTree: Sendable {
         sources.firstIndex { !$0.address.isEmpty && $0.address == address }
     }
 
-    /// Gives each service the earliest call of its method to its address that has none yet.
+    /// Gives each service a call of its method to its address.
     private mutating func matchCalls() {
         var calls: [String: [Int]] = [:]
-        for index in entries.indices where entries[index].span.kind == .call {
-            let span = entries[index].span
-            calls["\(span.operation) \(span.detail)", default: []].append(index)
+        var services: [String: [Int]] = [:]
+        for (index, entry) in entries.enumerated() {
+            switch entry.span.kind {
+            case .call:
+                calls["\(entry.span.operation) \(entry.span.detail)", default: []].append(index)
+            case .serve:
+                let address = sources[entry.source].address
+                services["\(entry.span.operation) \(address)", default: []].append(index)
+            default: break
+            }
         }
-        for index in entries.indices where entries[index].span.kind == .serve {
-            let span = entries[index].span
-            let key = "\(span.operation) \(sources[entries[index].source].address)"
-            guard let call = calls[key]?.first else { continue }
-            calls[key]?.removeFirst()
-            entries[index].parent = call
+        for (key, serving) in services {
+            guard var free = calls[key] else { continue }
+            let isWhole = serving.count >= free.count
+            for service in serving {
+                guard !free.isEmpty else { break }
+                let place = isWhole ? 0 : fitting(service, among: free)
+                entries[service].parent = free.remove(at: place)
+            }
         }
+    }
+
+    /// Which of `calls` the service `index` is of: the first that it lies within, else the first
+    /// that took as long as it.
+    private func fitting(_ index: Int, among calls: [Int]) -> Int {
+        let service = entries[index].span
+        func isLongEnough(_ call: TraceSpan) -> Bool {
+            call.durationNanoseconds &+ Self.slack >= service.durationNanoseconds
+        }
+        let around = calls.firstIndex {
+            let call = entries[$0].span
+            return call.startNanoseconds <= service.startNanoseconds &+ Self.slack
+                && service.endNanoseconds <= call.endNanoseconds &+ Self.slack
+        }
+        return around ?? calls.firstIndex { isLongEnough(entries[$0].span) } ?? 0
     }
 
     /// Puts calls and what was asked of disks below the request or service they were made for.

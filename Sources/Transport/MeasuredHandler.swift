@@ -1,22 +1,26 @@
 import Bytes
 import Model
 import Reactor
+import Synchronization
 import Telemetry
 import Wire
 
 /// A role's handler, measured: how long each method took, how it ended, what is in flight, bytes
-/// in and out; and a span for each request that is followed. Answers `CommonMethod.trace` itself.
+/// in and out; and the spans of the requests that are followed and worth keeping, among them those
+/// slow for their method. Answers `CommonMethod.trace` itself.
 ///
 /// Wrapped around a handler where it is served, so that calls over sockets and within the process
-/// count alike. What a request costs here: two readings of the clock and some relaxed atomics.
+/// count alike. What a request costs here: a reading of the clock or two, some relaxed atomics, and
+/// an object where it is followed. Where telemetry is not enabled it only passes on.
 public struct MeasuredHandler: RPCHandler {
-    /// What is measured of one method.
+    /// What is measured of one method. What each call touches lies side by side.
     private final class Measures: Sendable {
         let name: String
         let latency = LatencyHistogram()
-        let inFlight = Gauge()
-        let bytesIn = Counter()
-        let bytesOut = Counter()
+        let slow = SlowBound()
+        let inFlight = Atomic<Int>(0)
+        let bytesIn = Atomic<UInt64>(0)
+        let bytesOut = Atomic<UInt64>(0)
         /// By `StoreError.Code`.
         let errors = (0..<Measures.codes).map { _ in Counter() }
 
@@ -31,17 +35,19 @@ public struct MeasuredHandler: RPCHandler {
 
     private let handler: any RPCHandler
     private let telemetry: RoleTelemetry
-    private let measures: [UInt16: Measures]
+    /// By the method's number.
+    private let measures: [Measures?]
     private let unknown = Measures("unknown")
 
     /// - Parameter methods: those of the role; what else is asked for counts as `unknown`.
     public init(_ handler: any RPCHandler, methods: [UInt16], telemetry: RoleTelemetry) {
         self.handler = handler
         self.telemetry = telemetry
-        var measures: [UInt16: Measures] = [:]
-        for method in methods { measures[method] = Measures(MethodNames.name(of: method)) }
+        var measures = [Measures?](repeating: nil, count: Int(methods.max() ?? 0) + 1)
+        for method in methods { measures[Int(method)] = Measures(MethodNames.name(of: method)) }
         self.measures = measures
-        let all = measures.sorted { $0.key < $1.key }.map(\.value) + [unknown]
+        guard telemetry.isEnabled else { return }
+        let all = measures.compactMap(\.self) + [unknown]
         telemetry.metrics.collect { page in
             for measures in all { Self.add(measures, to: &page) }
         }
@@ -54,13 +60,13 @@ public struct MeasuredHandler: RPCHandler {
             measures.latency.snapshot())
         page.gauge(
             "apus_rpc_in_flight", "Requests that are not answered yet.", labels,
-            Double(measures.inFlight.value))
+            Double(measures.inFlight.load(ordering: .relaxed)))
         page.counter(
             "apus_rpc_received_bytes_total", "Bytes of messages and payloads of requests.", labels,
-            Double(measures.bytesIn.value))
+            Double(measures.bytesIn.load(ordering: .relaxed)))
         page.counter(
             "apus_rpc_sent_bytes_total", "Bytes of messages and payloads of answers.", labels,
-            Double(measures.bytesOut.value))
+            Double(measures.bytesOut.load(ordering: .relaxed)))
         for code in StoreError.Code.allCases {
             let count = measures.errors[min(Int(code.rawValue), Measures.codes - 1)].value
             guard count > 0 else { continue }
@@ -73,40 +79,48 @@ public struct MeasuredHandler: RPCHandler {
     /// Has the handler answer, and measures it.
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         if request.method == CommonMethod.trace.rawValue { return try trace(request) }
-        let measures = measures[request.method] ?? unknown
-        measures.inFlight.add(1)
+        guard telemetry.isEnabled else { return try await handler.handle(request) }
+        let number = Int(request.method)
+        let measures = (number < measures.count ? measures[number] : nil) ?? unknown
+        measures.inFlight.wrappingAdd(1, ordering: .relaxed)
         let bytesIn = request.message.count + (request.payload?.count ?? 0)
-        measures.bytesIn.add(UInt64(bytesIn))
-        let start = MonotonicTime.now().nanoseconds
+        measures.bytesIn.wrappingAdd(UInt64(bytesIn), ordering: .relaxed)
+        let start = (request.takenUp ?? .now()).nanoseconds
         let result: Result<RPCReply, StoreError>
+        var context: TraceContext?
         if request.traceID == 0 {
             result = await answer(request)
         } else {
-            let context = TraceContext(
-                traceID: request.traceID, since: start, ring: telemetry.traces)
-            result = await TraceContext.$current.withValue(context) { await answer(request) }
+            let new = TraceContext(traceID: request.traceID, since: start, ring: telemetry.traces)
+            context = new
+            // Not `answer`, which would be one more asynchronous frame for each call.
+            result = await TraceContext.$current.withValue(new) {
+                do throws(StoreError) {
+                    return .success(try await handler.handle(request))
+                } catch {
+                    return .failure(error)
+                }
+            }
         }
         let end = MonotonicTime.now().nanoseconds
-        measures.latency.record(nanoseconds: end &- start)
-        measures.inFlight.add(-1)
+        let nanoseconds = end &- start
+        measures.latency.record(nanoseconds: nanoseconds)
+        measures.inFlight.wrappingSubtract(1, ordering: .relaxed)
         var bytes = bytesIn
         var outcome: UInt16 = 0
         switch result {
         case .success(let reply):
             let bytesOut = reply.message.count + (reply.payload?.count ?? 0)
-            measures.bytesOut.add(UInt64(bytesOut))
+            measures.bytesOut.wrappingAdd(UInt64(bytesOut), ordering: .relaxed)
             bytes += bytesOut
         case .failure(let error):
             measures.count(error)
             outcome = error.code.rawValue
         }
-        if request.traceID != 0 {
-            TraceContext(
-                traceID: request.traceID, since: start, ring: telemetry.traces
-            ).record(
-                .serve, measures.name, detail: request.peer.name, from: start, to: end,
-                outcome: outcome, bytes: bytes)
-        }
+        let isSlow = measures.slow.isSlow(nanoseconds)
+        context?.finish(
+            .serve, measures.name, detail: request.peer.name, at: end, isSlow: isSlow,
+            outcome: outcome, bytes: bytes)
         return try result.get()
     }
 

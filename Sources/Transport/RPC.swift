@@ -19,6 +19,8 @@ public struct RPCRequest: Sendable {
     public var deadline: MonotonicTime?
     /// Follows one request of a user through all roles.
     public var traceID: UInt64
+    /// When this process took it up, if the clock was read then: what need not read it again.
+    public var takenUp: MonotonicTime?
 
     public init(
         method: UInt16, message: [UInt8], payload: Payload? = nil, token: [UInt8] = [],
@@ -32,6 +34,7 @@ public struct RPCRequest: Sendable {
         self.peer = peer
         self.deadline = deadline
         self.traceID = traceID
+        takenUp = nil
     }
 }
 

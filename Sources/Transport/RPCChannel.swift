@@ -61,12 +61,17 @@ public actor RPCChannel {
         timeout: Duration? = nil, token: [UInt8] = [], traceID: UInt64 = 0
     ) async throws(StoreError) -> RPCReply {
         let context = TraceContext.current
-        let request = RPCRequest(
+        // One reading for the deadline, for what is left of it when the frame is made, and for the
+        // span.
+        let now = timeout == nil && context == nil ? nil : reactor.now()
+        var request = RPCRequest(
             method: method, message: message, payload: payload, token: token, peer: .local,
-            deadline: timeout.map { reactor.now().advanced(by: $0) },
+            deadline: timeout.flatMap { now?.advanced(by: $0) },
             traceID: traceID == 0 ? context?.traceID ?? 0 : traceID)
-        guard let context else { return try await send(request, expecting: expecting) }
-        let start = reactor.now().nanoseconds
+        request.takenUp = now
+        guard let context, let start = now?.nanoseconds else {
+            return try await send(request, expecting: expecting)
+        }
         do throws(StoreError) {
             let reply = try await send(request, expecting: expecting)
             note(request, context, since: start, reply: reply, outcome: 0)

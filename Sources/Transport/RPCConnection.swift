@@ -252,15 +252,16 @@ actor RPCConnection {
         guard bytes == 0 || (waiting.isEmpty && (inFlight == 0 || inFlight + bytes <= credit))
         else { return waiting.append(call) }
         inFlight += bytes
-        send(call)
+        send(call, at: call.request.takenUp)
     }
 
-    private func send(_ call: Call) {
+    /// - Parameter now: a reading of the clock just taken; nil: there is none.
+    private func send(_ call: Call, at now: MonotonicTime?) {
         let request = call.request
         var header = FrameHeader(kind: .request, requestID: call.id, method: request.method)
         header.traceID = request.traceID
         if let deadline = request.deadline {
-            let now = reactor.now().nanoseconds
+            let now = (now ?? reactor.now()).nanoseconds
             let left = deadline.nanoseconds - min(now, deadline.nanoseconds)
             header.deadlineMilliseconds = UInt32(clamping: max(1, left / 1_000_000))
         }
@@ -318,7 +319,7 @@ actor RPCConnection {
         while let first = waiting.first, inFlight == 0 || inFlight + first.bytes <= credit {
             waiting.removeFirst()
             inFlight += first.bytes
-            send(first)
+            send(first, at: nil)
         }
     }
 

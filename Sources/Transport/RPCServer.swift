@@ -219,7 +219,9 @@ actor ServerConnection {
         case .landing: request.landing = shared
         }
         if header.deadlineMilliseconds > 0 {
-            request.deadline = reactor.now().advanced(
+            let now = reactor.now()
+            request.takenUp = now
+            request.deadline = now.advanced(
                 by: .milliseconds(Int(header.deadlineMilliseconds)))
         }
         let id = header.requestID

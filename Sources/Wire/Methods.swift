@@ -48,6 +48,15 @@ public enum MethodNames {
         return names
     }()
 
+    /// The same, found by the number.
+    private static let table: [String] = {
+        var table = [String](repeating: "unknown", count: Int(all.keys.max() ?? 0) + 1)
+        for (method, name) in all { table[Int(method)] = name }
+        return table
+    }()
+
     /// The name of a method; `unknown` if there is none.
-    public static func name(of method: UInt16) -> String { all[method] ?? "unknown" }
+    public static func name(of method: UInt16) -> String {
+        Int(method) < table.count ? table[Int(method)] : "unknown"
+    }
 }

@@ -21,9 +21,15 @@ struct MetricsEndpoint: Sendable {
 
 extension Roles {
     /// What the role `role` with these settings tells of itself.
-    static func telemetry(_ role: String, _ settings: Settings) -> RoleTelemetry {
+    static func telemetry(_ role: String, _ settings: Settings) throws -> RoleTelemetry {
         let name = settings.text("node.name")
-        let telemetry = RoleTelemetry(role: role, name: name.isEmpty ? role : name)
+        let isEnabled = settings.text("telemetry.enabled")
+        guard isEnabled == "true" || isEnabled == "false" else {
+            throw StoreError(
+                .invalidArgument, "telemetry.enabled is true or false, not '\(isEnabled)'")
+        }
+        let telemetry = RoleTelemetry(
+            role: role, name: name.isEmpty ? role : name, isEnabled: isEnabled == "true")
         ProcessMetrics.add(to: telemetry.metrics, version: Apus.configuration.version)
         return telemetry
     }

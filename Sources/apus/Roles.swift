@@ -75,7 +75,7 @@ enum Roles {
             options: options, random: SystemRandomNumberGenerator(), logger: logger)
         await manager.start()
         let host = settings.text("scm.host")
-        let telemetry = telemetry("scm", settings)
+        let telemetry = try telemetry("scm", settings)
         manager.addMetrics(to: telemetry.metrics)
         let handler = MeasuredHandler(
             manager, methods: SCMMethod.allCases.map(\.rawValue), telemetry: telemetry)
@@ -121,7 +121,7 @@ enum Roles {
             generator: SystemRandomNumberGenerator(), logger: logger)
         manager.start()
         let host = settings.text("om.host")
-        let telemetry = telemetry("om", settings)
+        let telemetry = try telemetry("om", settings)
         manager.addMetrics(to: telemetry.metrics)
         let service = MeasuredHandler(
             OMService(manager), methods: OMMethod.allCases.map(\.rawValue), telemetry: telemetry)
@@ -173,7 +173,7 @@ enum Roles {
                 Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))
             }
         }
-        let telemetry = telemetry("datanode", settings)
+        let telemetry = try telemetry("datanode", settings)
         datanode.addMetrics(to: telemetry.metrics)
         let handler = MeasuredHandler(
             datanode, methods: DatanodeMethod.allCases.map(\.rawValue), telemetry: telemetry)
@@ -219,7 +219,7 @@ enum Roles {
         _ settings: Settings, _ runtime: Runtime
     ) async throws -> RunningRole {
         let logger = makeLogger("s3gateway", level: settings.text("log.level"))
-        let telemetry = telemetry("s3gateway", settings)
+        let telemetry = try telemetry("s3gateway", settings)
         // Where there is no ring, requests change threads on their way to the store.
         let reactors = try? await EventLoopReactors.start()
         let gateway = S3Gateway(
@@ -227,7 +227,7 @@ enum Roles {
             configuration: S3Configuration(
                 host: settings.text("s3.host"), port: try settings.number("s3.port"),
                 region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains")),
-            logger: logger, reactors: reactors, telemetry: telemetry)
+            logger: logger, reactors: reactors, telemetry: telemetry.isEnabled ? telemetry : nil)
         let serving = Task { try await gateway.run() }
         let port = try await gateway.boundPort()
         let metrics = try await serve(telemetry, "s3", settings, logger)

@@ -95,6 +95,10 @@ struct Setting: Sendable {
             key: "node.run", kind: .text, fallback: "",
             help: "folder where the role writes NAME.metrics, the address of its metrics"),
         Setting(
+            key: "telemetry.enabled", kind: .text, fallback: "true",
+            help: "true: requests are measured and followed; false: neither, to see what that costs"
+        ),
+        Setting(
             key: "log.level", kind: .text, fallback: "info",
             help: "trace debug info notice warning error critical"),
     ]

@@ -14,7 +14,11 @@ struct TraceCommand: AsyncParsableCommand {
         commandName: "trace", abstract: "Where the time of one request went.",
         discussion: """
             REQUEST-ID is the x-amz-request-id of an S3 answer. All roles are asked what they \
-            still know of it. Lines marked > are the longest chain: what the request waited for. \
+            still know of it: of those that took \
+            \(TraceRing.Limits.slowNanoseconds / 1_000_000) ms or were slow for their kind, of \
+            \(TraceRing.Limits.requestsPerTick) others a second and one in \
+            \(TraceRing.Limits.sampled). Lines marked > are the longest chain: what the request \
+            waited for. \
             With --slow the slowest requests that gateways remember are listed (10, or as many as \
             the argument says).
             """)
@@ -50,9 +54,9 @@ struct TraceCommand: AsyncParsableCommand {
         guard found.contains(where: { !$0.spans.isEmpty }) else {
             throw StoreError(
                 .unavailable,
-                "no role knows request \(TraceReport.text(id)): it was never made, or so many "
-                    + "came after it that it is forgotten (a role keeps \(TraceRing.Limits.spans) "
-                    + "spans)")
+                "no role knows request \(TraceReport.text(id)): it was never made, or was quick and "
+                    + "not kept, or so many came after it that it is forgotten (a role keeps "
+                    + "\(TraceRing.Limits.spans) spans)")
         }
         let tree = TraceTree(found)
         if cluster.json { return try printJSON(TraceOutput(id, tree)) }

@@ -95,7 +95,8 @@ struct TracePrinter {
             if let served {
                 text += ", served in \(Self.duration(served.span.durationNanoseconds))"
             } else {
-                text += ", not served"
+                // A role keeps what was slow for it: what it answered without a word was quick.
+                text += span.outcome == 0 ? ", nothing kept there" : ", not served"
             }
         case .serve: text = "\(tree.sources[entry.source].node) \(span.operation)"
         case .disk: text = "\(Self.disk(span.detail)) \(span.operation)"
@@ -146,8 +147,9 @@ struct TracePrinter {
         case .request: return "\(node) itself"
         case .call:
             let isServed = entry.children.contains { tree.entries[$0].span.kind == .serve }
-            let isAnswered = isServed && entry.span.outcome == 0
-            let what = isAnswered ? "on the way to" : "waiting in vain for"
+            let what =
+                entry.span.outcome != 0
+                ? "waiting in vain for" : isServed ? "on the way to" : "asking"
             return "\(what) \(name(entry.span.detail))"
         case .serve: return "\(node) \(entry.span.operation)"
         case .disk: return "\(node), disk \(Self.disk(entry.span.detail)) \(entry.span.operation)"

@@ -122,6 +122,35 @@ struct DiskTests {
         #expect(scrub > 0)
     }
 
+    @Test(
+        "what is read and written in pieces beside clients is whole",
+        arguments: TestBackend.allCases)
+    func pieces(backend: TestBackend) async throws {
+        let reactor = try backend.start()
+        defer { reactor.stop() }
+        let disk = Disk(name: "d", on: reactor)
+        try await withTemporaryDirectory { directory in
+            let file = try await File.open(
+                directory + "/f", [.read, .write, .create, .direct], on: reactor, disk: disk)
+            try await Self.fill(file, blocks: 256)
+            let count = 1 << 20
+            let buffer = reactor.pool.allocate(count)
+            // A client's operation right before each: the other class yields.
+            try await file.synchronize()
+            #expect(try await file.read(into: buffer, 0..<count, at: 0, class: .scrub) == count)
+            #expect((0..<256).allSatisfy { buffer.bytes[$0 * 4096 + 7] == UInt8($0 % 251) })
+            try await file.synchronize()
+            try await file.write(Payload(buffer, 0..<count), at: count, class: .background)
+            let copy = reactor.pool.allocate(count)
+            #expect(try await file.read(into: copy, 0..<count, at: count) == count)
+            #expect((0..<256).allSatisfy { copy.bytes[$0 * 4096 + 9] == UInt8($0 % 251) })
+            try await file.close()
+        }
+        #expect(disk.statistics()[.scrub].bytesRead == 1 << 20)
+        #expect(disk.statistics()[.scrub].reads.count > 1)
+        #expect(disk.statistics()[.background].writes.count > 1)
+    }
+
     @Test("new settings hold at once for what waits")
     func settings() async throws {
         let reactor = try Reactor.start(.init(backend: .poll))

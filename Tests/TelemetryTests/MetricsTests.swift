@@ -152,14 +152,16 @@ struct TraceTests {
     @Test("what is bound for a task is seen by the tasks made in it, and not outside")
     func inheritance() async {
         let ring = TraceRing(spans: 64)
-        await TraceContext.$current.withValue(TraceContext(traceID: 3, since: 4, ring: ring)) {
+        let context = TraceContext(traceID: 3, since: 4, ring: ring)
+        await TraceContext.$current.withValue(context) {
             TraceContext.current?.record(.call, "a", detail: "", from: 5, to: 9)
             await Task { TraceContext.current?.record(.call, "b", detail: "", from: 6, to: 9) }
                 .value
         }
         #expect(TraceContext.current == nil)
+        context.finish(.serve, "s", detail: "", at: 10, isSlow: true)
         let spans = ring.spans(of: 3, clockOffset: 10)
-        #expect(spans.map(\.operation) == ["a", "b"])
-        #expect(spans.map(\.parentNanoseconds) == [14, 14])
+        #expect(spans.map(\.operation) == ["s", "a", "b"])
+        #expect(spans.map(\.parentNanoseconds) == [14, 14, 14])
     }
 }

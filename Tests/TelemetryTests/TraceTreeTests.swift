@@ -95,4 +95,24 @@ struct TraceTreeTests {
         ])
         #expect(tree.roots.count == 2 && !tree.entries.contains(where: \.isCritical))
     }
+
+    @Test("a service that alone was kept of several lies below the call that it fits into")
+    func keptInPart() {
+        let tree = TraceTree([
+            TraceSource(
+                role: "s3gateway", node: "s3g1", address: "",
+                spans: [
+                    span(.request, "PutObject", "admin", 100, 400, outcome: 200),
+                    span(.call, "writeCell", "h:2", 101, 110, for: 100),
+                    span(.call, "writeCell", "h:2", 111, 350, for: 100),
+                    span(.call, "writeCell", "h:2", 351, 390, for: 100),
+                ]),
+            // Its clock is five seconds ahead of the other one's.
+            TraceSource(
+                role: "datanode", node: "dn1", address: "h:2",
+                spans: [span(.serve, "writeCell", "s3gateway", 5112, 5340)]),
+        ])
+        let served = tree.entries.first { $0.span.kind == .serve }
+        #expect(served?.parent.map { tree.entries[$0].span.startNanoseconds } == 111_000_000)
+    }
 }

@@ -6,6 +6,7 @@ struct S3Metrics: Sendable {
     private final class Measures: Sendable {
         let name: String
         let latency = LatencyHistogram()
+        let slow = SlowBound()
         /// By class of the status: 1xx to 5xx, at 0 what is none.
         let statuses = (0..<6).map { _ in Counter() }
         let received = Counter()
@@ -56,19 +57,22 @@ struct S3Metrics: Sendable {
         TraceContext(traceID: traceID, since: start, ring: telemetry.traces)
     }
 
-    /// Counts and notes a request that has been answered, between two times of the monotonic
-    /// clock.
+    /// Counts a request that has been answered, between two times of the monotonic clock, and ends
+    /// what was noted of it, which the task carries. Kept are those that were slow for their
+    /// operation and those that failed here.
     func record(
-        _ traceID: UInt64, _ operation: Operation?, user: String, status: Int,
-        _ exchange: Exchange, from start: UInt64, to end: UInt64
+        _ operation: Operation?, user: String, status: Int, _ exchange: Exchange,
+        from start: UInt64, to end: UInt64
     ) {
         let measures = operation.flatMap { self.measures[$0] } ?? refused
-        measures.latency.record(nanoseconds: end &- min(start, end))
+        let nanoseconds = end &- min(start, end)
+        measures.latency.record(nanoseconds: nanoseconds)
         measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
         measures.received.add(UInt64(exchange.bytesReceived))
         measures.sent.add(UInt64(exchange.bytesSent))
-        context(traceID, since: start).record(
-            .request, measures.name, detail: user, from: start, to: end,
+        let isSlow = measures.slow.isSlow(nanoseconds)
+        TraceContext.current?.finish(
+            .request, measures.name, detail: user, at: end, isSlow: isSlow || status >= 500,
             outcome: UInt16(clamping: status), bytes: exchange.bytesReceived + exchange.bytesSent)
     }
 }

@@ -157,7 +157,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
         let ended = MonotonicTime.now()
         let status = outcome.error?.code.status ?? exchange.status
         metrics?.record(
-            id.traceID, outcome.operation, user: outcome.user, status: status, exchange,
+            outcome.operation, user: outcome.user, status: status, exchange,
             from: started.nanoseconds, to: ended.nanoseconds)
         guard configuration.observer != nil || logger.logLevel <= .debug else { return }
         let duration = started.duration(to: ended)
