@@ -52,7 +52,8 @@ import Testing
     func impossible() throws {
         var body = try sampleHeader().body
         body[8] = 9  // replica index
-        let block = SealedBlock.seal(magic: "APUSDATA", version: ContainerHeader.version, body: body)
+        let block = SealedBlock.seal(
+            magic: "APUSDATA", version: ContainerHeader.version, body: body)
         #expect(
             throws: FormatError.invalid(
                 "the container data file has replica index 9 of rs-3-2-1024k")
@@ -104,7 +105,8 @@ import Testing
     @Test("cells must follow one another and carry one checksum per unit")
     func append() throws {
         var entry = BlockEntry(localID: 1)
-        try entry.append(.init(offset: 0, length: 16_384, fileOffset: 4096), checksums: [1, 2, 3, 4])
+        try entry.append(
+            .init(offset: 0, length: 16_384, fileOffset: 4096), checksums: [1, 2, 3, 4])
         try entry.append(.init(offset: 16_384, length: 100, fileOffset: 20_480), checksums: [5])
         #expect(entry.length == 16_484)
         #expect(entry.extents == [4096..<24_576])
@@ -113,7 +115,8 @@ import Testing
         }
         #expect(throws: FormatError.self) {
             var other = BlockEntry(localID: 2)
-            try other.append(.init(offset: 0, length: 16_385, fileOffset: 4096), checksums: [1, 2, 3, 4])
+            try other.append(
+                .init(offset: 0, length: 16_385, fileOffset: 4096), checksums: [1, 2, 3, 4])
         }
     }
 
