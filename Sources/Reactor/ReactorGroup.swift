@@ -14,11 +14,13 @@ public final class ReactorGroup: Sendable {
     ) throws(IOError) {
         let cores = Int(apus_available_cores())
         var reactors: [Reactor] = []
-        for index in 0..<max(1, count ?? cores) {
+        let count = max(1, count ?? cores)
+        for index in 0..<count {
+            // Fewer than there are cores are not pinned: each process would choose the same ones.
             reactors.append(
                 try Reactor.start(
                     .init(
-                        backend: backend, core: index % cores, pool: pool,
+                        backend: backend, core: count < cores ? nil : index % cores, pool: pool,
                         registersArena: registersArena)))
         }
         self.reactors = reactors

@@ -42,10 +42,11 @@ func waitForStop(withParent: Bool = false) async {
 
 private func runRole(
     _ options: RoleOptions, _ name: String, memory: Runtime.Memory,
+    reactors: (Settings) throws -> Int? = { _ in nil },
     _ start: (Settings, Runtime) async throws -> RunningRole
 ) async throws {
     let settings = try await options.settings()
-    let runtime = try Runtime(name: name, memory: memory)
+    let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
     let role = try await start(settings, runtime)
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
@@ -78,7 +79,9 @@ struct DatanodeCommand: AsyncParsableCommand {
         commandName: "datanode", abstract: "Run a datanode: container replicas on local disks.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "datanode", memory: .disks, Roles.startDatanode)
+        try await runRole(
+            options, "datanode", memory: .disks, reactors: Roles.reactorsOfDatanode,
+            Roles.startDatanode)
     }
 }
 
