@@ -7,7 +7,8 @@ public final class ReactorGroup: Sendable {
     public let reactors: [Reactor]
     private let counter = Atomic<Int>(0)
 
-    /// Starts `count` reactors (nil: one per core the process may use), each pinned to a core.
+    /// Starts `count` reactors (nil: one per core the process may use), each pinned to a core unless
+    /// they are fewer than the cores.
     public init(
         count: Int? = nil, backend: Reactor.Options.Backend = .automatic,
         pool: BufferPool = .process, registersArena: Bool = false
