@@ -7,8 +7,8 @@ public final class ReactorGroup: Sendable {
     public let reactors: [Reactor]
     private let counter = Atomic<Int>(0)
 
-    /// Starts `count` reactors (nil: one per core the process may use), each pinned to a core unless
-    /// they are fewer than the cores.
+    /// Starts `count` reactors (nil: one per core the process may use). Each is pinned to a core,
+    /// unless they are fewer than the cores: then the kernel knows better which are idle.
     public init(
         count: Int? = nil, backend: Reactor.Options.Backend = .automatic,
         pool: BufferPool = .process, registersArena: Bool = false
@@ -17,7 +17,6 @@ public final class ReactorGroup: Sendable {
         var reactors: [Reactor] = []
         let count = max(1, count ?? cores)
         for index in 0..<count {
-            // Fewer than there are cores are not pinned: each process would choose the same ones.
             reactors.append(
                 try Reactor.start(
                     .init(
