@@ -22,7 +22,7 @@ public enum UnitMismatch: Error, Hashable, Sendable, CustomStringConvertible {
 
 extension CRC32C {
     /// Bytes covered by one checksum of the store.
-    public static let unit = 16 * 1024
+    public static let unit = 4 * 1024
 
     /// How many units `count` bytes have: the last may be short. Precondition: `unit` > 0.
     @inlinable
@@ -42,21 +42,34 @@ extension CRC32C {
 
     /// Checks `bytes` against the checksums of their units, naming the first that is wrong.
     public static func verifyUnits(
-        _ bytes: UnsafeRawBufferPointer, against checksums: some RandomAccessCollection<UInt32>,
-        unit: Int = unit
+        _ bytes: UnsafeRawBufferPointer, against checksums: [UInt32], unit: Int = unit
     ) throws(UnitMismatch) {
+        let wrong = checksums.withUnsafeBufferPointer { mismatch(bytes, $0, unit: unit) }
+        if let wrong { throw wrong }
+    }
+
+    /// The same, against a part of a list.
+    public static func verifyUnits(
+        _ bytes: UnsafeRawBufferPointer, against checksums: ArraySlice<UInt32>, unit: Int = unit
+    ) throws(UnitMismatch) {
+        let wrong = checksums.withUnsafeBufferPointer { mismatch(bytes, $0, unit: unit) }
+        if let wrong { throw wrong }
+    }
+
+    private static func mismatch(
+        _ bytes: UnsafeRawBufferPointer, _ checksums: UnsafeBufferPointer<UInt32>, unit: Int
+    ) -> UnitMismatch? {
         let count = unitCount(bytes.count, unit: unit)
         guard checksums.count == count else {
-            throw .count(expected: count, found: checksums.count)
+            return .count(expected: count, found: checksums.count)
         }
-        var index = 0
-        for expected in checksums {
+        for index in 0..<count {
             let found = ofUnit(index, of: bytes, unit: unit)
-            guard found == expected else {
-                throw .unit(index: index, expected: expected, found: found)
+            guard found == checksums[index] else {
+                return .unit(index: index, expected: checksums[index], found: found)
             }
-            index += 1
         }
+        return nil
     }
 
     private static func ofUnit(

@@ -1,7 +1,7 @@
 import CChecksum
 import CISAL
 
-/// CRC-32C (Castagnoli): the checksum of every 16 KiB that the store holds. By carry-less
+/// CRC-32C (Castagnoli): the checksum of every 4 KiB that the store holds. By carry-less
 /// multiplication of 64-byte vectors where the processor has it, by ISA-L elsewhere.
 ///
 /// The check value of "123456789" is 0xE3069283.

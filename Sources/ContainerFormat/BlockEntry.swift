@@ -1,11 +1,11 @@
 import Model
 
 /// What a container knows of one block replica: its lengths, where its cells lie, and the CRC32C
-/// of each 16 KiB of it.
+/// of each 4 KiB of it.
 public struct BlockEntry: Hashable, Sendable {
     /// A run of the block's bytes in the data file.
     public struct Cell: Hashable, Sendable {
-        /// Where it begins in the block replica. A multiple of 16 KiB.
+        /// Where it begins in the block replica. A multiple of 4 KiB.
         public var offset: Int
         public var length: Int
         /// Where it begins in the data file. A multiple of 4 KiB.
@@ -29,7 +29,7 @@ public struct BlockEntry: Hashable, Sendable {
     public var isEnded: Bool
     /// In order of offset, without gaps. Only the last may end within a unit.
     public private(set) var cells: [Cell]
-    /// One for each started 16 KiB of the block replica.
+    /// One for each started 4 KiB of the block replica.
     public private(set) var checksums: [UInt32]
 
     /// A block without cells, as an empty data replica stays.

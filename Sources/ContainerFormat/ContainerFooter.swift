@@ -13,7 +13,7 @@ public struct ContainerFooter: Hashable, Sendable {
 
     public static let size = SealedBlock.size
     /// The version of index and footer written, and the only one read.
-    public static let version: UInt32 = 1
+    public static let version: UInt32 = 2
     private static let magic = "APUSFOOT"
     private static let what = "container footer"
 

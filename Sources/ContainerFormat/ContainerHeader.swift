@@ -22,8 +22,8 @@ public struct ContainerHeader: Hashable, Sendable {
 
     /// Bytes of the header in the file.
     public static let size = SealedBlock.size
-    /// The format version written, and the only one read.
-    public static let version: UInt32 = 1
+    /// The format version written, and the only one read. Version 1 had a checksum for each 16 KiB.
+    public static let version: UInt32 = 2
 
     /// Precondition: the replica index is one of the replication's.
     public init(containerID: ContainerID, replication: ReplicationConfig, replicaIndex: Int) {

@@ -15,7 +15,7 @@ import Checksum
 public struct Journal: Sendable {
     public enum Limits {
         /// The longest body: a deleted block of as many extents as it can have cells.
-        public static let body = 1 << 20
+        public static let body = 2 << 20
     }
 
     static let frame = 12

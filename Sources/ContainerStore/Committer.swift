@@ -87,8 +87,10 @@ final class Committer: Sendable {
         await inParallel(work) { item in
             guard isSynced else { return await item.container.writeJournal(item.batch) }
             async let data: Void = item.batch.hasCells ? item.container.syncData() : ()
-            await item.container.writeJournal(item.batch)
-            await item.container.syncJournal()
+            // One operation instead of two; the zeros ahead are too long to be written so.
+            let isShort = item.batch.ahead == nil
+            await item.container.writeJournal(item.batch, isDurable: isShort)
+            if !isShort { await item.container.syncJournal() }
             await data
         }
         state.withLock { state in

@@ -111,7 +111,7 @@ extension Container {
         guard read >= count else { return "the data file ends at \(offset + read), within it" }
         do throws(UnitMismatch) {
             try CRC32C.verifyUnits(
-                UnsafeRawBufferPointer(buffer.bytes(in: 0..<count)), against: Array(checksums))
+                UnsafeRawBufferPointer(buffer.bytes(in: 0..<count)), against: checksums)
             return nil
         } catch { return "the bytes read do not match their checksum (\(error.description))" }
     }

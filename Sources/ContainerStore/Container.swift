@@ -268,11 +268,13 @@ final class Container: Sendable {
         await inRound { (_, journal) async throws(IOError) in try await journal.synchronize() }
     }
 
-    func writeJournal(_ batch: ContainerState.Batch) async {
+    /// Writes the records of `batch`.
+    /// - Parameter isDurable: they are on stable media when it returns.
+    func writeJournal(_ batch: ContainerState.Batch, isDurable: Bool = false) async {
         await inRound { (_, journal) async throws(IOError) in
             try await journal.write(
                 Payload(copying: batch.write.bytes, pool: volume.reactor.pool),
-                at: batch.write.offset)
+                at: batch.write.offset, isDurable: isDurable)
             if let ahead = batch.ahead {
                 try await writeZeros(ahead, to: journal)
                 charge(ahead.count)

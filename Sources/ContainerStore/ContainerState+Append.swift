@@ -52,7 +52,7 @@ extension ContainerState {
             throw StoreError(
                 .badRequest,
                 "block \(cell.block) ends with a cut unit at \(reserved) bytes: only its last cell "
-                    + "may have a length that is no multiple of 16 KiB")
+                    + "may have a length that is no multiple of 4 KiB")
         }
         let ticket = nextTicket
         nextTicket += 1

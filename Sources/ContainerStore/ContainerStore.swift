@@ -72,7 +72,7 @@ public final class ContainerStore: Sendable {
         try await container(cell.block.containerID).append(cell)
     }
 
-    /// Reads `range` of a block replica, rounded out to units of 16 KiB, and verifies it.
+    /// Reads `range` of a block replica, rounded out to units of 4 KiB, and verifies it.
     ///
     /// Throws `corrupt`, naming container, block, offset and volume; `badRequest` if the range
     /// goes past the replica's durable length or is longer than `Limits.readBytes`;

@@ -8,7 +8,7 @@ public struct CellAppend: Sendable {
     public var offset: Int
     /// May be empty: then only group length and end are noted.
     public var payload: Payload
-    /// CRC32C of each 16 KiB of the cell, the last of which may be short.
+    /// CRC32C of each 4 KiB of the cell, the last of which may be short.
     public var checksums: [UInt32]
     /// User bytes of the block group that this cell's stripe completes.
     public var groupLength: Int
@@ -32,7 +32,7 @@ public struct CellAppend: Sendable {
 public struct BlockRead: Sendable {
     /// The bytes of `range`, contiguous.
     public var payload: Payload
-    /// What was asked for, rounded out to 16 KiB units and cut at the block's end.
+    /// What was asked for, rounded out to 4 KiB units and cut at the block's end.
     public var range: Range<Int>
     /// CRC32C of each unit of `range`.
     public var checksums: [UInt32]

@@ -3,12 +3,12 @@ import Model
 
 /// Parity and checksums together, while the bytes are in cache.
 ///
-/// Checksums are CRC32C of every 16 KiB unit of a cell, the last of which may be short.
+/// Checksums are CRC32C of every 4 KiB unit of a cell, the last of which may be short.
 extension Codec {
-    /// Bytes of each cell between coding and checksums: one unit. Those of nine cells are 144 KiB,
-    /// a share of the second-level cache; measured against 32 and 64 KiB in
+    /// Bytes of each cell between coding and checksums: whole units. Those of nine cells are
+    /// 144 KiB, a share of the second-level cache; measured against 32 and 64 KiB in
     /// docs/internals/erasure-coding.md.
-    private static var checksumTile: Int { CRC32C.unit }
+    private static var checksumTile: Int { 4 * CRC32C.unit }
 
     /// Writes the parity cells of `data` and returns the checksums of every cell: d + p lists,
     /// data first. Preconditions as for `encode`.
@@ -21,9 +21,10 @@ extension Codec {
             encoding.apply(data, parity, in: tile)
             for index in data.indices where data[index].count > tile.lowerBound {
                 let end = min(tile.upperBound, data[index].count)
-                checksums[index].append(
-                    CRC32C.ofCached(
-                        UnsafeRawBufferPointer(rebasing: data[index][tile.lowerBound..<end])))
+                forEachUnit(tile.lowerBound..<end) { unit in
+                    checksums[index].append(
+                        CRC32C.ofCached(UnsafeRawBufferPointer(rebasing: data[index][unit])))
+                }
             }
             appendParityChecksums(parity, in: tile, to: &checksums, from: data.count)
         }
@@ -73,11 +74,13 @@ extension Codec {
         forEachTile(length) { tile in
             for index in data.indices where data[index].count > tile.lowerBound {
                 let part = tile.lowerBound..<min(tile.upperBound, data[index].count)
-                checksums[index].append(
-                    CRC32C.copy(
-                        UnsafeRawBufferPointer(rebasing: sources[index][part]),
-                        to: UnsafeMutableRawBufferPointer(rebasing: data[index][part]),
-                        streaming: true))
+                forEachUnit(part) { unit in
+                    checksums[index].append(
+                        CRC32C.copy(
+                            UnsafeRawBufferPointer(rebasing: sources[index][unit]),
+                            to: UnsafeMutableRawBufferPointer(rebasing: data[index][unit]),
+                            streaming: true))
+                }
             }
             // From the source, which is in cache now; the copies are not.
             encoding.apply(sources, parity, in: tile)
@@ -89,6 +92,13 @@ extension Codec {
     private func forEachTile(_ length: Int, _ body: (Range<Int>) -> Void) {
         for start in stride(from: 0, to: length, by: Self.checksumTile) {
             body(start..<min(start + Self.checksumTile, length))
+        }
+    }
+
+    /// The checksum units of `range`, which begins at one.
+    private func forEachUnit(_ range: Range<Int>, _ body: (Range<Int>) -> Void) {
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: CRC32C.unit) {
+            body(start..<min(start + CRC32C.unit, range.upperBound))
         }
     }
 
@@ -105,8 +115,11 @@ extension Codec {
         to checksums: inout [[UInt32]], from first: Int
     ) {
         for (index, cell) in parity.enumerated() {
-            let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(cell)[tile])
-            checksums[first + index].append(CRC32C.ofCached(bytes))
+            let cell = UnsafeRawBufferPointer(cell)
+            forEachUnit(tile) { unit in
+                checksums[first + index].append(
+                    CRC32C.ofCached(UnsafeRawBufferPointer(rebasing: cell[unit])))
+            }
         }
     }
 }

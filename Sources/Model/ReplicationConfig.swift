@@ -15,7 +15,7 @@ public struct ReplicationConfig: Hashable, Sendable, CustomStringConvertible {
     public let data: Int
     /// Number of parity cells in a stripe, p.
     public let parity: Int
-    /// Bytes of a full cell. A multiple of `checksumUnit`.
+    /// Bytes of a full cell. A multiple of `cellStep`.
     public let cellSize: Int
 
     /// Cells of a stripe, and replicas of a container: d + p.
@@ -24,7 +24,9 @@ public struct ReplicationConfig: Hashable, Sendable, CustomStringConvertible {
     public var stripeSize: Int { data * cellSize }
 
     /// Bytes covered by one CRC32C.
-    public static let checksumUnit = 16 * 1024
+    public static let checksumUnit = 4 * 1024
+    /// A full cell is a multiple of this.
+    public static let cellStep = 16 * 1024
     /// Bytes of one full block replica; a block group holds d times as many user bytes.
     public static let blockSize = 256 * 1024 * 1024
     /// The most cells a stripe may have.
@@ -45,7 +47,7 @@ public struct ReplicationConfig: Hashable, Sendable, CustomStringConvertible {
         guard codec != .xor || parity == 1 else {
             throw ReplicationError("xor has one parity cell, not \(parity); use rs for more")
         }
-        guard cellSize > 0, cellSize % Self.checksumUnit == 0, cellSize <= Self.maximumCellSize
+        guard cellSize > 0, cellSize % Self.cellStep == 0, cellSize <= Self.maximumCellSize
         else {
             throw ReplicationError(
                 "a cell must be a multiple of 16 KiB and at most 16 MiB, not \(cellSize) bytes")

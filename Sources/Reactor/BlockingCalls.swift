@@ -15,7 +15,9 @@ func performBlocking(_ request: IORequest) -> Int32 {
         case .read:
             result = pread(request.descriptor, pointer, request.length, Int(request.offset))
         case .write:
-            result = pwrite(request.descriptor, pointer, request.length, Int(request.offset))
+            let count = pwrite(request.descriptor, pointer, request.length, Int(request.offset))
+            let isLost = request.isDurable && count >= 0 && fdatasync(request.descriptor) != 0
+            result = isLost ? -1 : count
         case .synchronize: result = Int(fdatasync(request.descriptor))
         case .allocate:
             result = Int(

@@ -69,6 +69,8 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
             case .open, .synchronizeDirectory:
                 watched[request.userData] = Watched(request: request, path: request.pathArgument)
             case .synchronize: watched[request.userData] = Watched(request: request, path: nil)
+            case .write where request.isDurable:
+                watched[request.userData] = Watched(request: request, path: nil)
             default: break
             }
         }

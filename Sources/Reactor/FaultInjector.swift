@@ -31,7 +31,8 @@ public final class FaultInjector: Sendable {
     struct Undo {
         enum Change {
             /// Bytes that were at `offset` before; shorter than `length` past the old end.
-            case write(offset: Int, length: Int, before: [UInt8], sizeBefore: Int)
+            case write(
+                offset: Int, length: Int, before: [UInt8], sizeBefore: Int, isDurable: Bool = false)
             case create
             case rename(from: String, replaced: String?)
             case remove(kept: String)
@@ -50,6 +51,22 @@ public final class FaultInjector: Sendable {
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
+
+        /// The write stays; what was written before it to its sectors is of no account any more.
+        mutating func noteDurable(_ request: IORequest) {
+            guard let path = paths[request.descriptor] else { return }
+            for index in undo.indices.reversed() where undo[index].path == path {
+                guard
+                    case .write(let offset, let length, let before, let size, _) =
+                        undo[index].change,
+                    offset == Int(request.offset), length == request.length
+                else { continue }
+                undo[index].change = .write(
+                    offset: offset, length: length, before: before, sizeBefore: size,
+                    isDurable: true)
+                return
+            }
+        }
     }
 
     private let state: Mutex<State>
@@ -143,10 +160,13 @@ public final class FaultInjector: Sendable {
         state.withLock { $0.paths[descriptor] = path }
     }
 
-    /// A sync has truly completed: what it covers cannot be lost any more.
+    /// A sync or a durable write has truly completed: what it covers cannot be lost any more.
     func didSynchronize(_ request: IORequest) {
         state.withLock { state in
-            if request.opcode == .synchronize {
+            if request.opcode == .write {
+                guard !state.random.chance(state.rates.lostSync) else { return }
+                state.noteDurable(request)
+            } else if request.opcode == .synchronize {
                 guard let path = state.paths[request.descriptor] else { return }
                 state.undo.removeAll { entry in
                     guard entry.path == path, case .write = entry.change else { return false }
@@ -214,13 +234,19 @@ public final class FaultInjector: Sendable {
         undoNames(undo, &generator)
         var settled: [String: Set<Int>] = [:]
         for entry in undo.reversed() {
-            guard case .write(let offset, let length, let before, let sizeBefore) = entry.change
+            guard
+                case .write(let offset, let length, let before, let sizeBefore, let isDurable) =
+                    entry.change
             else { continue }
             var kept = settled[entry.path] ?? []
+            defer { settled[entry.path] = kept }
+            if isDurable {
+                kept.formUnion(offset / 512...(offset + length - 1) / 512)
+                continue
+            }
             revert(
                 entry.path, offset: offset, length: length, before: before,
                 sizeBefore: sizeBefore, kept: &kept, &generator)
-            settled[entry.path] = kept
         }
         state.withLock {
             $0.undo = []
@@ -284,7 +310,7 @@ public final class FaultInjector: Sendable {
                 _ = pwrite(descriptor, bytes.baseAddress! + (start - offset), end - start, start)
             }
         }
-        if mode == 1, sizeBefore < offset + length, kept.isDisjoint(with: Set(sectors)) {
+        if mode == 1, sizeBefore < offset + length, kept.allSatisfy({ $0 * 512 < sizeBefore }) {
             ftruncate(descriptor, max(sizeBefore, 0))
         }
     }

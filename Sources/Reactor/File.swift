@@ -157,8 +157,12 @@ public final class File: Sendable {
     }
 
     /// Writes all of `payload` at `offset`.
+    /// - Parameter isDurable: the bytes, and what it takes to find them, are on stable media when it
+    ///   returns: a write and a `synchronize` of it alone in one operation, without the kernel's
+    ///   worker threads that a sync takes.
     public func write(
-        _ payload: Payload, at offset: Int, class ioClass: IOClass = .client
+        _ payload: Payload, at offset: Int, class ioClass: IOClass = .client,
+        isDurable: Bool = false
     ) async throws(IOError) {
         let start = UInt(bitPattern: payload.buffer.base) + UInt(payload.offset)
         var done = 0
@@ -166,6 +170,7 @@ public final class File: Sendable {
             var request = request(
                 .write, ioClass, offset: offset + done, length: payload.count - done)
             request.address = start + UInt(done)
+            request.isDurable = isDurable
             request.isFixedBuffer =
                 payload.buffer.isRegistered && payload.buffer.pool === reactor.pool
             let result = await reactor.perform(request)

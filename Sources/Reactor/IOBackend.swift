@@ -41,6 +41,8 @@ struct IORequest: Sendable {
     var opcode: Opcode
     /// Memory lies in the arena that the backend registered.
     var isFixedBuffer = false
+    /// Of a write: it has completed when its bytes are on stable media.
+    var isDurable = false
     /// The disk's number on its reactor, times 4, plus the I/O class; 0: of no disk.
     var disk: UInt16 = 0
     var flags: UInt32 = 0

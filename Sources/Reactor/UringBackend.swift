@@ -14,6 +14,9 @@ struct UringBackend: IOBackend, ~Copyable {
         static let files: UInt32 = 4096
     }
 
+    /// RWF_DSYNC, a macro.
+    private static let durableWrite: UInt32 = 2
+
     private let ring: UnsafeMutablePointer<io_uring>
     let wakeDescriptor: Int32
     private let wakeValue: UnsafeMutablePointer<UInt64>
@@ -106,7 +109,8 @@ struct UringBackend: IOBackend, ~Copyable {
             push(
                 request,
                 request.isFixedBuffer && hasFixedBuffer
-                    ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE)
+                    ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE,
+                flags: request.isDurable ? Self.durableWrite : 0)
         // IORING_FSYNC_DATASYNC, a macro.
         case .synchronize: push(request, IORING_OP_FSYNC, flags: 1)
         case .accept:

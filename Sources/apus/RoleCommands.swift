@@ -80,7 +80,9 @@ struct DatanodeCommand: AsyncParsableCommand {
         commandName: "datanode", abstract: "Run a datanode: container replicas on local disks.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "datanode", memory: .disks, Roles.startDatanode)
+        try await runRole(
+            options, "datanode", memory: .disks, reactors: Roles.reactorsOfDatanode,
+            Roles.startDatanode)
     }
 }
 

@@ -139,6 +139,18 @@ enum Roles {
         }
     }
 
+    /// How many reactors a datanode runs on. With no more than it has volumes each connection is
+    /// served where a disk's work is done: with one volume no request ever changes threads.
+    static func reactorsOfDatanode(_ settings: Settings) throws -> Int {
+        let wanted = try settings.number("datanode.reactors")
+        guard (0...256).contains(wanted) else {
+            throw StoreError(.invalidArgument, "datanode.reactors is 0 to 256, not \(wanted)")
+        }
+        let cores = ProcessInfo.processInfo.activeProcessorCount
+        let volumes = settings.list("datanode.volumes").count
+        return wanted > 0 ? wanted : max(1, min(cores, volumes))
+    }
+
     static func startDatanode(
         _ settings: Settings, _ runtime: Runtime
     ) async throws -> RunningRole {

@@ -57,6 +57,9 @@ struct Setting: Sendable {
             key: "datanode.volumes", kind: .list, fallback: "",
             help: "one directory for each disk"),
         Setting(
+            key: "datanode.reactors", kind: .number, fallback: "0",
+            help: "threads that serve connections and disks; 0: one a volume, at most one a core"),
+        Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
         Setting(

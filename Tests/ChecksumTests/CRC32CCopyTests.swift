@@ -3,10 +3,13 @@ import Testing
 @testable import Checksum
 
 @Suite struct CRC32CKernels {
-    /// Lengths around every bound of the kernels: words, runs of 256 bytes, blocks of 16 KiB.
+    /// Lengths around every bound of the kernels: words, runs of 256 bytes, blocks of 4 KiB.
     private static let lengths =
         Array(0...80) + [127, 128, 129, 255, 256, 257, 511, 512, 513, 767, 768, 1000, 4096, 5000]
-        + [16_383, 16_384, 16_385, 16_640, 20_000, 32_767, 32_768, 33_333, 49_153]
+        + [
+            4095, 4097, 4352, 8192, 12_289, 16_383, 16_384, 16_385, 16_640, 20_000, 32_767, 32_768,
+            33_333, 49_153,
+        ]
 
     @Test("every kernel equals the scalar reference at changing alignments and starts")
     func kernels() {

@@ -136,20 +136,20 @@ func noise(_ count: Int, seed: UInt64) -> [UInt8] {
 @Suite struct Units {
     @Test("each unit has its own checksum and the last may be short")
     func units() {
-        let bytes = noise(3 * 16384 + 5, seed: 5)
+        let bytes = noise(3 * 4096 + 5, seed: 5)
         let sums = bytes.withUnsafeBytes { CRC32C.ofUnits($0) }
         #expect(sums.count == 4)
-        #expect(sums[1] == CRC32C.of(Array(bytes[16384..<32768])))
-        #expect(sums[3] == CRC32C.of(Array(bytes[49152...])))
+        #expect(sums[1] == CRC32C.of(Array(bytes[4096..<8192])))
+        #expect(sums[3] == CRC32C.of(Array(bytes[12288...])))
         #expect(CRC32C.ofUnits(UnsafeRawBufferPointer(start: nil, count: 0)).isEmpty)
     }
 
     @Test("verifying names the unit that was damaged", arguments: [0, 1, 2, 3])
     func damaged(unit: Int) throws {
-        var bytes = noise(3 * 16384 + 5, seed: 6)
+        var bytes = noise(3 * 4096 + 5, seed: 6)
         let sums = bytes.withUnsafeBytes { CRC32C.ofUnits($0) }
         try bytes.withUnsafeBytes { try CRC32C.verifyUnits($0, against: sums) }
-        bytes[unit * 16384 + 3] ^= 0x10
+        bytes[unit * 4096 + 3] ^= 0x10
         let found = bytes.withUnsafeBytes { CRC32C.ofUnits($0)[unit] }
         #expect(throws: UnitMismatch.unit(index: unit, expected: sums[unit], found: found)) {
             try bytes.withUnsafeBytes { try CRC32C.verifyUnits($0, against: sums) }
@@ -158,7 +158,7 @@ func noise(_ count: Int, seed: UInt64) -> [UInt8] {
 
     @Test("a wrong number of checksums is refused, not read past")
     func count() {
-        let bytes = noise(16385, seed: 7)
+        let bytes = noise(4097, seed: 7)
         #expect(throws: UnitMismatch.count(expected: 2, found: 1)) {
             try bytes.withUnsafeBytes { try CRC32C.verifyUnits($0, against: [0]) }
         }

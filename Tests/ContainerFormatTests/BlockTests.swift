@@ -29,7 +29,7 @@ import Testing
     func version() throws {
         let block = SealedBlock.seal(magic: "APUSDATA", version: 9, body: try sampleHeader().body)
         #expect(
-            throws: FormatError.unknownVersion(of: "container data file", found: 9, known: 1)
+            throws: FormatError.unknownVersion(of: "container data file", found: 9, known: 2)
         ) {
             _ = try parse(block, of: .data)
         }
@@ -52,7 +52,8 @@ import Testing
     func impossible() throws {
         var body = try sampleHeader().body
         body[8] = 9  // replica index
-        let block = SealedBlock.seal(magic: "APUSDATA", version: 1, body: body)
+        let block = SealedBlock.seal(
+            magic: "APUSDATA", version: ContainerHeader.version, body: body)
         #expect(
             throws: FormatError.invalid(
                 "the container data file has replica index 9 of rs-3-2-1024k")
@@ -104,16 +105,18 @@ import Testing
     @Test("cells must follow one another and carry one checksum per unit")
     func append() throws {
         var entry = BlockEntry(localID: 1)
-        try entry.append(.init(offset: 0, length: 16_384, fileOffset: 4096), checksums: [1])
-        try entry.append(.init(offset: 16_384, length: 100, fileOffset: 20_480), checksums: [2])
+        try entry.append(
+            .init(offset: 0, length: 16_384, fileOffset: 4096), checksums: [1, 2, 3, 4])
+        try entry.append(.init(offset: 16_384, length: 100, fileOffset: 20_480), checksums: [5])
         #expect(entry.length == 16_484)
         #expect(entry.extents == [4096..<24_576])
         #expect(throws: FormatError.self) {
-            try entry.append(.init(offset: 16_484, length: 1, fileOffset: 40_960), checksums: [3])
+            try entry.append(.init(offset: 16_484, length: 1, fileOffset: 40_960), checksums: [6])
         }
         #expect(throws: FormatError.self) {
             var other = BlockEntry(localID: 2)
-            try other.append(.init(offset: 0, length: 16_385, fileOffset: 4096), checksums: [1])
+            try other.append(
+                .init(offset: 0, length: 16_385, fileOffset: 4096), checksums: [1, 2, 3, 4])
         }
     }
 

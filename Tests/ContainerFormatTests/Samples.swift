@@ -69,7 +69,7 @@ func randomEntry(_ localID: UInt64, _ noise: inout Noise) -> BlockEntry {
     for number in 0..<count {
         let length =
             number + 1 < count
-            ? 16_384 * Int.random(in: 1...64, using: &noise)
+            ? 4096 * Int.random(in: 1...256, using: &noise)
             : Int.random(in: 1...1 << 20, using: &noise)
         let sums = (0..<CRC32C.unitCount(length)).map { _ in
             UInt32(truncatingIfNeeded: noise.next())

@@ -243,10 +243,10 @@ import Testing
                 let start = Int.random(in: 0..<bytes.count, using: &random)
                 let end = Int.random(in: start + 1...bytes.count, using: &random)
                 let read = try await store.read(blockID(1), start..<end)
-                #expect(read.range.lowerBound == start / 16_384 * 16_384)
+                #expect(read.range.lowerBound == start / 4096 * 4096)
                 #expect(
                     read.range.upperBound
-                        == min(bytes.count, (end + 16_383) / 16_384 * 16_384))
+                        == min(bytes.count, (end + 4095) / 4096 * 4096))
                 #expect(read.payload.withBytes { Array($0) } == Array(bytes[read.range]))
                 #expect(read.payload.withBytes { CRC32C.ofUnits($0) } == read.checksums)
             }

@@ -62,9 +62,9 @@ import Testing
             try await withReactor { directory, reactor in
                 let expected = try await make(directory, reactor, closing: closing)
                 let path = "\(directory)/v1/containers/container-1.data"
-                // Block 3 begins after the header and blocks 1 and 2; damage its second unit.
+                // Block 3 begins after the header and blocks 1 and 2; damage its fifth unit.
                 let start = DataFile.start + DataFile.aligned(13_000) + DataFile.aligned(26_000)
-                try flipBit((start + 20_000) * 8 + 3, of: path)
+                try flipBit((start + 18_000) * 8 + 3, of: path)
                 let store = try await openStore(directory, on: reactor)
                 #expect(await store.report()[0].state == (closing ? .closed : .open))
                 let error = await refusal { try await store.bytes(of: blockID(3)) }
@@ -186,15 +186,15 @@ import Testing
             _ = try await make(directory, reactor, closing: false)
             let path = "\(directory)/v1/containers/container-1.journal"
             var bytes = try contents(of: path)
-            // Version 2 with a right checksum, as a newer program would write it.
-            bytes[8] = 2
+            // Version 3 with a right checksum, as a newer program would write it.
+            bytes[8] = 3
             let length = Int(bytes[12]) | Int(bytes[13]) << 8
             let sum = crc(Array(bytes[..<16]) + bytes[20..<20 + length])
             for index in 0..<4 { bytes[16 + index] = UInt8(truncatingIfNeeded: sum >> (8 * index)) }
             try replaceContents(of: path, with: bytes)
             let store = try await openStore(directory, on: reactor)
             let problems = await store.volumes()[0].problems
-            #expect(problems.count == 1 && problems[0].contains("version 2"))
+            #expect(problems.count == 1 && problems[0].contains("version 3"))
             #expect(try contents(of: path) == bytes)
         }
     }

@@ -62,11 +62,11 @@ import Testing
     func aligned() throws {
         let replication = try ReplicationConfig("rs-3-2-64k")
         let geometry = StripeGeometry(replication, groupLength: 3 * 65_536 + 65_536 + 30_000)
-        let part = geometry.cells(in: 4 * 65_536 + 20_000..<4 * 65_536 + 20_010)[0]
-        #expect(part == .init(stripe: 1, cell: 1, range: 20_000..<20_010, replicaOffset: 85_536))
+        let part = geometry.cells(in: 4 * 65_536 + 29_000..<4 * 65_536 + 29_010)[0]
+        #expect(part == .init(stripe: 1, cell: 1, range: 29_000..<29_010, replicaOffset: 94_536))
         let whole = geometry.unitAligned(part)
-        // The cell is 30,000 bytes long: its second unit is short.
-        #expect(whole == .init(stripe: 1, cell: 1, range: 16_384..<30_000, replicaOffset: 81_920))
+        // The cell is 30,000 bytes long: its last unit is short.
+        #expect(whole == .init(stripe: 1, cell: 1, range: 28_672..<30_000, replicaOffset: 94_208))
         let nothing = geometry.cellRange(stripe: 1, cell: 2, 0..<65_536)
         #expect(nothing.range.isEmpty)
         #expect(geometry.unitAligned(nothing) == nothing)

@@ -39,6 +39,38 @@ struct FaultTests {
         #expect(outcomes == ["kept", "lost", "torn"])
     }
 
+    @Test("a durable write is there after a power cut; others of its file need not be")
+    func durableWrite() async throws {
+        var outcomes: Set<String> = []
+        for seed in 0..<40 as Range<UInt64> {
+            try await withTemporaryDirectory { directory in
+                let faults = FaultInjector(seed: seed)
+                let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+                let file = try await File.open(
+                    directory + "/f", [.read, .write, .create, .direct], on: reactor)
+                try await reactor.synchronizeDirectory(directory)
+                func bytes(_ value: UInt8) -> Payload {
+                    Payload(
+                        copying: [UInt8](repeating: value, count: 4096), pool: reactor.pool)
+                }
+                try await file.write(bytes(1), at: 0)
+                try await file.write(bytes(2), at: 0, isDurable: true)
+                try await file.write(bytes(3), at: 4096)
+                faults.crash(atOperation: faults.operationCount)
+                await #expect(throws: IOError.self) {
+                    try await file.write(bytes(4), at: 0, isDurable: true)
+                }
+                reactor.stop()
+                faults.applyCrash()
+                let found = try Data(contentsOf: URL(fileURLWithPath: directory + "/f"))
+                #expect(found.prefix(4096).allSatisfy { $0 == 2 } && found.count >= 4096)
+                let threes = found.dropFirst(4096).filter { $0 == 3 }.count
+                outcomes.insert(threes == 4096 ? "kept" : threes == 0 ? "lost" : "torn")
+            }
+        }
+        #expect(outcomes == ["kept", "lost", "torn"])
+    }
+
     @Test("a file whose directory was not synced may vanish, and a lost rename is undone")
     func names() async throws {
         var outcomes: Set<[String]> = []

@@ -52,7 +52,7 @@ public nonisolated struct DNWriteCellRequest: Sendable {
   /// Bytes of this block replica before the cell.
   public var offset: UInt64 = 0
 
-  /// CRC32C of each 16 KiB of the cell.
+  /// CRC32C of each 4 KiB of the cell.
   public var checksums: [UInt32] = []
 
   /// User bytes of the group up to and with this stripe.
