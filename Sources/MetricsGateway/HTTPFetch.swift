@@ -39,9 +39,12 @@ public enum HTTPFetch {
         return String(answer[end.upperBound...])
     }
 
-    /// Sends `request` and returns everything until the other end closes.
-    static func exchange(host: String, port: Int, request: String) throws(StoreError) -> String {
-        let descriptor = try connected(host: host, port: port)
+    /// Sends `request` and returns everything until the other end closes, or fails when it is
+    /// silent for `seconds`. Blocks its thread.
+    static func exchange(
+        host: String, port: Int, request: String, patience seconds: Int = Limits.seconds
+    ) throws(StoreError) -> String {
+        let descriptor = try connected(host: host, port: port, patience: seconds)
         defer { close(descriptor) }
         func failed(_ what: String) -> StoreError {
             StoreError(
@@ -64,7 +67,9 @@ public enum HTTPFetch {
         return String(decoding: answer, as: UTF8.self)
     }
 
-    private static func connected(host: String, port: Int) throws(StoreError) -> Int32 {
+    private static func connected(
+        host: String, port: Int, patience seconds: Int
+    ) throws(StoreError) -> Int32 {
         var hints = addrinfo()
         hints.ai_family = AF_INET
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -75,7 +80,7 @@ public enum HTTPFetch {
         defer { freeaddrinfo(found) }
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         guard descriptor >= 0 else { throw StoreError(.io, "no socket can be made") }
-        var time = timeval(tv_sec: Limits.seconds, tv_usec: 0)
+        var time = timeval(tv_sec: seconds, tv_usec: 0)
         let size = socklen_t(MemoryLayout<timeval>.size)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &time, size)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &time, size)

@@ -75,12 +75,13 @@ struct TelemetryPageTests {
 
     /// Sends `request` and returns what comes until the other end closes.
     private func get(_ port: Int, _ request: String) async throws -> String {
-        // On a thread of its own: it blocks, and the threads of tasks are as few as cores.
+        // On a thread of its own: it blocks, and the threads of tasks are as few as cores. With
+        // patience: other tests may have them for a while.
         try await withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread {
                 continuation.resume(
                     with: Result {
-                        try HTTPFetch.exchange(host: "127.0.0.1", port: port, request: request)
+                        try HTTPFetch.exchange(host: "127.0.0.1", port: port, request: request, patience: 300)
                     })
             }
         }

@@ -126,7 +126,7 @@ struct DiskTests {
         "what is read and written in pieces beside clients is whole",
         arguments: TestBackend.allCases)
     func pieces(backend: TestBackend) async throws {
-        let reactor = try backend.start()
+        let reactor = try await backend.start()
         defer { reactor.stop() }
         let disk = Disk(name: "d", on: reactor)
         try await withTemporaryDirectory { directory in

@@ -179,11 +179,11 @@ struct ReactorTests {
         #expect(order == [20, 40, 60])
         let start = reactor.now()
         let sleeper = Task(executorPreference: reactor) {
-            try await reactor.sleep(for: .seconds(60))
+            try await reactor.sleep(for: .seconds(3600))
         }
         sleeper.cancel()
         await #expect(throws: CancellationError.self) { try await sleeper.value }
-        #expect(start.duration(to: reactor.now()) < .seconds(10))
+        #expect(start.duration(to: reactor.now()) < .seconds(1800))
     }
 
     @Test("bytes cross a connection in both directions", arguments: TestBackend.allCases)
