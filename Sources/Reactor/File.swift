@@ -146,8 +146,8 @@ public final class File: Sendable {
             done += Int(result)
             if isDirect && done % AlignedBuffer.alignment != 0 {
                 // The end of the file, or a short read: go on from the last aligned place, and
-                // believe in the end when the second read stops there too.
-                if done == lastEnd { break }
+                // look where the end is when the second read stops there too.
+                if done == lastEnd, try await size() <= offset + done { break }
                 lastEnd = done
                 done &= ~(AlignedBuffer.alignment - 1)
             }
