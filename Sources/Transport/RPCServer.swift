@@ -252,7 +252,9 @@ actor ServerConnection {
     }
 
     /// The memory that a request names.
-    private nonisolated func sharedBuffer(_ header: FrameHeader) throws(StreamError) -> AlignedBuffer? {
+    private nonisolated func sharedBuffer(
+        _ header: FrameHeader
+    ) throws(StreamError) -> AlignedBuffer? {
         do throws(FrameError) {
             guard let range = try header.sharedRange(of: memory), let memory else { return nil }
             return AlignedBuffer(range, of: memory)

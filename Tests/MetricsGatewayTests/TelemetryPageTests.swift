@@ -81,7 +81,8 @@ struct TelemetryPageTests {
             Thread.detachNewThread {
                 continuation.resume(
                     with: Result {
-                        try HTTPFetch.exchange(host: "127.0.0.1", port: port, request: request, patience: 300)
+                        try HTTPFetch.exchange(
+                            host: "127.0.0.1", port: port, request: request, patience: 300)
                     })
             }
         }
