@@ -117,15 +117,20 @@ extension S3Service {
         // answered with an error and not with a broken connection.
         let outbound = call.exchange.outbound
         let sent = SentBytes()
+        let count = answer.range.count
         do {
             try await reader.read(answer.range) { piece in
                 let body = HTTPResponsePart.body(LentBytes.lend(piece))
                 let isFirst = sent.isEmpty
                 sent.add(piece.count)
-                if isFirst {
-                    try await outbound.write(contentsOf: [.head(head.http), body])
-                } else {
-                    try await outbound.write(body)
+                // The end goes with the last piece: one write less for the kernel.
+                let isLast = sent.count == count
+                switch (isFirst, isLast) {
+                case (true, true):
+                    try await outbound.write(contentsOf: [.head(head.http), body, .end(nil)])
+                case (true, false): try await outbound.write(contentsOf: [.head(head.http), body])
+                case (false, true): try await outbound.write(contentsOf: [body, .end(nil)])
+                case (false, false): try await outbound.write(body)
                 }
             }
         } catch {
@@ -137,7 +142,6 @@ extension S3Service {
             throw StoreError(
                 .internal, "\(call.key): the reader gave \(sent.count) bytes of \(answer.range)")
         }
-        try await call.exchange.end()
     }
 
     private func locate(_ call: Call) async throws -> (KeyInfo, ObjectAnswer) {

@@ -59,6 +59,6 @@ struct Call {
 func decorate(_ head: inout ResponseHead, _ id: RequestID, _ now: Timestamp) {
     head.set("x-amz-request-id", id.description)
     head.set("x-amz-id-2", id.extended)
-    head.set("Date", DateText.http(now))
+    head.set("Date", CurrentDate.text(now))
     head.set("Server", "Apus")
 }

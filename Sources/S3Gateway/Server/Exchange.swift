@@ -90,9 +90,6 @@ final class Exchange {
         bytesSent += bytes
     }
 
-    /// Ends a response that was written to `outbound` directly.
-    func end() async throws { try await outbound.write(.end(nil)) }
-
     /// The connection's inbound side, for the next request.
     var remaining: Inbound { inbound }
 }

@@ -25,6 +25,19 @@ struct ResponseHead: Sendable {
     }
 }
 
+/// The text of the `Date` header, which is the same for all responses of a second.
+enum CurrentDate {
+    private static let last = Mutex<(second: Int64, text: String)>((.min, ""))
+
+    static func text(_ now: Timestamp) -> String {
+        let second = now.milliseconds / 1000
+        return last.withLock { last in
+            if last.second != second { last = (second, DateText.http(now)) }
+            return last.text
+        }
+    }
+}
+
 /// Numbers for the identities of requests: unlike those of any other process, and no secret. A
 /// system call for each would cost more than all else that is done for them.
 struct RequestNumbers: RandomNumberGenerator {

@@ -111,6 +111,12 @@ extension RequestSignature {
         header: String, _ request: S3Request
     ) throws(S3Error) -> RequestSignature {
         guard header.hasPrefix(algorithm) else { throw unsupportedMechanism }
+        let malformed = S3Error.Code.authorizationHeaderMalformed
+        let head = AuthorizationHeads.head(of: header)
+        if let head, let known = AuthorizationHeads.process.find(head.text) {
+            return try signature(
+                known, try signature(String(head.signature), malformed), request)
+        }
         var fields: [String: String] = [:]
         // By bytes: finding the borders of characters took a tenth of a small request's time.
         let parameters = header.utf8.dropFirst(algorithm.utf8.count)
@@ -128,9 +134,18 @@ extension RequestSignature {
             }
             return value
         }
-        let malformed = S3Error.Code.authorizationHeaderMalformed
-        let credential = try credential(try field("Credential"), malformed)
+        let parsed = AuthorizationHeads.Parsed(
+            credential: try credential(try field("Credential"), malformed),
+            signedHeaders: signedHeaders(try field("SignedHeaders")))
         let signature = try signature(try field("Signature"), malformed)
+        if let head { AuthorizationHeads.process.insert(head.text, parsed) }
+        return try Self.signature(parsed, signature, request)
+    }
+
+    /// The signature of `request`, whose `Authorization` header has been taken apart.
+    private static func signature(
+        _ parsed: AuthorizationHeads.Parsed, _ signature: [UInt8], _ request: S3Request
+    ) throws(S3Error) -> RequestSignature {
         let (dateText, date) = try headerDate(request)
         guard let contentHash = request.header("x-amz-content-sha256") else {
             throw S3Error(
@@ -138,10 +153,9 @@ extension RequestSignature {
                 details: [("MissingHeaderName", "x-amz-content-sha256")])
         }
         return RequestSignature(
-            placement: .header, credential: credential,
-            signedHeaders: signedHeaders(try field("SignedHeaders")), signature: signature,
-            dateText: dateText, date: date,
-            payload: try PayloadSigning(headerValue: contentHash))
+            placement: .header, credential: parsed.credential,
+            signedHeaders: parsed.signedHeaders, signature: signature, dateText: dateText,
+            date: date, payload: try PayloadSigning(headerValue: contentHash))
     }
 
     private static func parse(query request: S3Request) throws(S3Error) -> RequestSignature {
