@@ -16,9 +16,21 @@ struct ResponseHead: Sendable {
     /// Sets a header. A value that HTTP has no place for (a line break) is made harmless by the
     /// type of the field.
     mutating func set(_ name: String, _ value: String) {
-        guard let name = HTTPField.Name(name) else { return }
+        guard let name = Self.known[name] ?? HTTPField.Name(name) else { return }
         http.headerFields[name] = value
     }
+
+    /// Names that most responses have: a name costs more to check than to find.
+    private static let known: [String: HTTPField.Name] = {
+        let names = [
+            "x-amz-request-id", "x-amz-id-2", "Date", "Server", "Content-Length", "Content-Type",
+            "ETag", "Last-Modified", "Accept-Ranges", "Content-Range", "x-amz-mp-parts-count",
+        ]
+        return Dictionary(
+            uniqueKeysWithValues: names.compactMap { name in
+                HTTPField.Name(name).map { (name, $0) }
+            })
+    }()
 
     mutating func set(_ name: String, ifPresent value: String?) {
         if let value { set(name, value) }
