@@ -160,6 +160,40 @@ import Testing
                 if coin() { $0.parts = [.with { $0.number = 3 }] }
             }
         }
+        mutating func checksums() -> [UInt32] {
+            several { UInt32(truncatingIfNeeded: $0.number()) }
+        }
+        mutating func write() -> DNWriteCellRequest {
+            .with {
+                if coin() { $0.block = block() }
+                if coin() { $0.replication = replication() }
+                $0.replicaIndex = UInt32(truncatingIfNeeded: number())
+                $0.offset = number()
+                $0.checksums = checksums()
+                $0.groupLength = number()
+                $0.endOfBlock = coin()
+            }
+        }
+        mutating func readRequest() -> DNReadBlockRequest {
+            .with {
+                if coin() { $0.block = block() }
+                $0.offset = number()
+                $0.length = number()
+            }
+        }
+        mutating func readResponse() -> DNReadBlockResponse {
+            .with {
+                $0.offset = number()
+                $0.checksums = checksums()
+            }
+        }
+        mutating func lookup() -> OMLookupKeyRequest {
+            .with {
+                if coin() { $0.key = path() }
+                $0.user = text()
+                $0.refresh = coin()
+            }
+        }
         mutating func command() -> OMCommand {
             .with {
                 $0.time = Int64(bitPattern: number())
@@ -193,6 +227,18 @@ import Testing
     @Test func byHandAndGeneratedGiveTheSame() throws {
         var source = Source()
         for _ in 0..<400 {
+            expectSameBytes(source.write())
+            expectSameBytes(source.readRequest())
+            expectSameBytes(source.readResponse())
+            expectSameBytes(source.lookup())
+            expectSameBytes(DNWriteCellResponse.with { $0.durableLength = source.number() })
+            try expectSame(source.write())
+            try expectSame(source.readRequest())
+            try expectSame(source.readResponse())
+            try expectSame(source.lookup())
+            try expectSame(source.key())
+            try expectSame(OMKeyResponse.with { $0.key = source.key() })
+            try expectSame(DNWriteCellResponse.with { $0.durableLength = source.number() })
             expectSameBytes(source.group())
             expectSameBytes(source.commit())
             expectSameBytes(source.openRecord())

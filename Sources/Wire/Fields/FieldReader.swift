@@ -87,6 +87,17 @@ public struct FieldReader {
         return UnsafeRawBufferPointer(rebasing: bytes[start..<position])
     }
 
+    mutating func packed32(into values: inout [UInt32]) {
+        let bytes = counted()
+        guard bytes.count % 4 == 0 else { return refuse() }
+        values.reserveCapacity(values.count + bytes.count / 4)
+        for place in stride(from: 0, to: bytes.count, by: 4) {
+            values.append(
+                UInt32(
+                    littleEndian: bytes.loadUnaligned(fromByteOffset: place, as: UInt32.self)))
+        }
+    }
+
     mutating func text() -> String {
         let bytes = counted()
         guard let text = String(validating: bytes, as: UTF8.self) else {

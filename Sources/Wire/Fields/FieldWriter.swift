@@ -48,6 +48,15 @@ public struct FieldWriter {
         withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
     }
 
+    /// Fixed numbers of 32 bits, one behind the other.
+    mutating func packed32(_ field: UInt32, _ values: [UInt32]) {
+        guard !values.isEmpty else { return }
+        counted(field, values.count * 4)
+        for value in values {
+            withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
+        }
+    }
+
     mutating func text(_ field: UInt32, _ value: String) {
         if !value.isEmpty { presentText(field, value) }
     }

@@ -114,7 +114,14 @@ extension OMOpenKeyRequest: FieldReadable {
     }
 }
 
-extension OMLookupKeyRequest: FieldReadable {
+extension OMLookupKeyRequest: FieldReadable, FieldWritable {
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        if hasKey { fields.message(1, key) }
+        fields.text(2, user)
+        fields.number(3, refresh ? 1 : 0)
+    }
+
     public mutating func read(_ fields: inout FieldReader) {
         while let tag = fields.next() {
             switch tag {
@@ -170,7 +177,24 @@ extension OMCommitRequest: FieldReadable, FieldWritable {
     }
 }
 
-extension OMKey: FieldWritable {
+extension OMKey: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x0A: name = fields.octets()
+            case 0x10: length = fields.varint()
+            case 0x1A: etag = fields.text()
+            case 0x20: modified = Int64(bitPattern: fields.varint())
+            case 0x2A: fields.message(into: &replication)
+            case 0x32: fields.message(into: &attributes)
+            case 0x3A: fields.message(into: &checksum)
+            case 0x42: groups.append(fields.message())
+            // Parts of an upload: rare, and left to the generated code.
+            default: fields.refuse()
+            }
+        }
+    }
+
     public func write(_ fields: inout FieldWriter) {
         fields.check(unknownFields)
         fields.octets(1, name)
@@ -186,7 +210,16 @@ extension OMKey: FieldWritable {
     }
 }
 
-extension OMKeyResponse: FieldWritable {
+extension OMKeyResponse: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x0A: fields.message(into: &key)
+            default: fields.refuse()
+            }
+        }
+    }
+
     public func write(_ fields: inout FieldWriter) {
         fields.check(unknownFields)
         if hasKey { fields.message(1, key) }
