@@ -16,6 +16,8 @@ struct History: StateMachine {
     static let counts = MetadataTable(2)
     /// Bytes behind each command, so that a snapshot has many pages.
     var padding = 0
+    /// How many of the latest entries are kept, so that the tables do not grow.
+    var kept = UInt64.max
 
     var tables: [MetadataTable] { [Self.commands, Self.counts] }
     func encode(_ command: [UInt8]) -> [UInt8] { command }
@@ -28,6 +30,11 @@ struct History: StateMachine {
         key.appendBigEndian(index)
         transaction.put(
             Self.commands, key, command + Array(repeating: command[0], count: padding))
+        if index > kept {
+            var old: [UInt8] = []
+            old.appendBigEndian(index - kept)
+            transaction.delete(Self.commands, old)
+        }
         // Of all, and of the client: what it reads is of its own making.
         for counter in [[0xFF], [command[0]]] as [[UInt8]] {
             var count: [UInt8] = []
@@ -221,7 +228,14 @@ final class PowerCutGroup: Sendable {
             if applied.allSatisfy({ $0 == applied[0] && $0 >= index }) { return }
             try await Task.sleep(for: .milliseconds(5))
         }
-        let states = nodes.map { "\($0.id): \($0.group?.appliedIndex ?? 0)" }
+        var states: [String] = []
+        for node in nodes {
+            guard let member = node.group?.engine.member else { continue }
+            let error =
+                member.inbox.withLock { $0.refusal?.message }
+                ?? member.snapshotError.withLock { $0?.message }
+            states.append("member \(node.id): \(await member.state), \(error ?? "no error")")
+        }
         throw StoreError(.deadlineExceeded, "the members do not come together: \(states)")
     }
 
