@@ -34,6 +34,7 @@ public final class FaultInjector: Sendable {
             case write(
                 offset: Int, length: Int, before: [UInt8], sizeBefore: Int, isDurable: Bool = false)
             case create
+            case makeDirectory
             case rename(from: String, replaced: String?)
             case remove(kept: String)
         }
@@ -72,8 +73,15 @@ public final class FaultInjector: Sendable {
     private let state: Mutex<State>
     /// Use io_uring below the faults where it can be had.
     public let prefersUring: Bool
+    /// Whether a power cut also takes folders, with all that is in them, whose own folder was not
+    /// synced since they were made.
+    public let losesFolders: Bool
 
-    public init(seed: UInt64, rates: Rates = Rates(), prefersUring: Bool = true) {
+    public init(
+        seed: UInt64, rates: Rates = Rates(), prefersUring: Bool = true,
+        losesFolders: Bool = false
+    ) {
+        self.losesFolders = losesFolders
         state = Mutex(State(random: SplitMix64(state: seed), rates: rates))
         self.prefersUring = prefersUring
     }
@@ -140,6 +148,11 @@ public final class FaultInjector: Sendable {
                 access(path, F_OK) != 0
             else { return }
             state.withLock { $0.undo.append(Undo(path: path, change: .create)) }
+        case .makeDirectory:
+            guard losesFolders, let path = request.pathArgument, access(path, F_OK) != 0 else {
+                return
+            }
+            state.withLock { $0.undo.append(Undo(path: path, change: .makeDirectory)) }
         case .rename:
             guard let from = request.pathArgument,
                 let target = UnsafePointer<CChar>(bitPattern: UInt(request.offset))
@@ -270,6 +283,11 @@ public final class FaultInjector: Sendable {
                 let isLost = index >= lostFrom[directory]!
                 switch entry.change {
                 case .create: if isLost { unlink(entry.path) }
+                case .makeDirectory:
+                    // Out of the way, under a name that nobody looks for.
+                    if isLost {
+                        Glibc.rename(entry.path, "\(entry.path).lost-\(random.next())")
+                    }
                 case .rename(let from, let replaced):
                     if isLost { Glibc.rename(entry.path, from) }
                     if let replaced {

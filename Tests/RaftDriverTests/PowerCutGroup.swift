@@ -80,7 +80,7 @@ final class PowerCutGroup: Sendable {
         }
 
         init(_ directory: String, seed: UInt64) throws {
-            faults = FaultInjector(seed: seed)
+            faults = FaultInjector(seed: seed, losesFolders: true)
             reactor = try Reactor.start(.init(backend: .faulty(faults)))
             disk = TablesDisk(directory, seed: ~seed, faults: faults)
         }

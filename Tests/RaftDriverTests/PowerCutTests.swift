@@ -123,7 +123,9 @@ struct PowerCutTests {
             let ledger = Ledger()
             var failure: (any Error)?
             do {
-                for node in group.nodes { try await group.start(node, seed: seed + node.id.rawValue) }
+                for node in group.nodes {
+                    try await group.start(node, seed: seed + node.id.rawValue)
+                }
                 try await rounds(of: group, seed, ledger)
             } catch {
                 failure = error

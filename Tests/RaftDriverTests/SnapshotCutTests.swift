@@ -185,6 +185,44 @@ struct SnapshotCutTests {
         }
     }
 
+    @Test("a new member keeps the snapshot that it began with, its folders too", arguments: 0..<4)
+    func newMember(seed: UInt64) async throws {
+        try await withTemporaryDirectory { directory in
+            var options = MetadataGroupOptions(log: .init(segmentSize: 64 << 10))
+            options.trailingEntries = 2
+            let group = try PowerCutGroup(directory, options: options)
+            do {
+                for node in group.nodes.dropLast() {
+                    try await group.start(node, seed: node.id.rawValue)
+                }
+                let last = try await proposeSome(0, 20, to: group)
+                for node in group.nodes { try await node.group?.checkpoint() }
+                // The log has taken the snapshot, the tables have not.
+                let new = group.nodes[2]
+                let folder = new.directory + "/snapshots"
+                try await group.start(new, seed: seed) { running in
+                    running.disk.crash(when: {
+                        let found = try? FileManager.default.contentsOfDirectory(atPath: folder)
+                        return found?.contains { $0.hasSuffix("-\(last)") } == true
+                    })
+                }
+                for _ in 0..<3000 where new.running?.disk.isDown != true {
+                    try await Task.sleep(for: .milliseconds(1))
+                }
+                try await group.cutPower(new)
+                #expect(try await hasGap(new))
+                try await group.start(new, seed: seed)
+                try await group.converge(last)
+                let contents = try await group.contents(new)
+                #expect(contents?.commands.count == 20)
+            } catch {
+                await group.end()
+                throw error
+            }
+            await group.end()
+        }
+    }
+
     private var isVerbose: Bool {
         ProcessInfo.processInfo.environment["APUS_RAFT_CUTS"] != nil
     }

@@ -25,6 +25,7 @@ final class TablesDisk: Sendable {
         var undo: [Write] = []
         var count = 0
         var crashAt: Int?
+        var crashWhen: @Sendable () -> Bool = { false }
         var isDown = false
     }
 
@@ -48,6 +49,11 @@ final class TablesDisk: Sendable {
     /// From the `count`th operation on (0: the next) everything fails, here and in the reactor.
     func crash(atOperation count: Int) { state.withLock { $0.crashAt = count } }
 
+    /// The first operation that finds `condition` true fails, with everything after it.
+    func crash(when condition: @escaping @Sendable () -> Bool) {
+        state.withLock { $0.crashWhen = condition }
+    }
+
     /// Everything fails from now on.
     func cut() {
         state.withLock { $0.isDown = true }
@@ -57,6 +63,8 @@ final class TablesDisk: Sendable {
     /// Whether another operation may be done.
     fileprivate func mayGoOn() -> Bool {
         if faults.hasCrashed { return false }
+        let condition = state.withLock { $0.crashWhen }
+        if condition() { crash(atOperation: 0) }
         let (goesOn, falls) = state.withLock { state -> (Bool, Bool) in
             if state.isDown { return (false, false) }
             if let crashAt = state.crashAt, state.count >= crashAt {
@@ -182,8 +190,9 @@ private enum SQLiteCalls {
     }
 
     private static var system: UnsafeMutablePointer<sqlite3_vfs> {
-        guard let found = UnsafeMutablePointer<sqlite3_vfs>(
-            bitPattern: known.withLock { $0.system })
+        guard
+            let found = UnsafeMutablePointer<sqlite3_vfs>(
+                bitPattern: known.withLock { $0.system })
         else { preconditionFailure("SQLite has a way to files") }
         return found
     }
@@ -202,7 +211,8 @@ private enum SQLiteCalls {
         let name = "watched"
         ours.pointee.zName = UnsafePointer(strdup(name))
         ours.pointee.xOpen = { _, path, handle, flags, outFlags in
-            let result = SQLiteCalls.system.pointee.xOpen(SQLiteCalls.system, path, handle, flags, outFlags)
+            let system = SQLiteCalls.system
+            let result = system.pointee.xOpen(system, path, handle, flags, outFlags)
             guard result == SQLITE_OK, let path, let handle else { return result }
             let name = String(cString: path)
             if let disk = SQLiteCalls.disk(of: name) { SQLiteCalls.take(handle, disk, name) }
