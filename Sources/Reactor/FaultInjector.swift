@@ -159,8 +159,20 @@ public final class FaultInjector: Sendable {
             else { return }
             let to = String(cString: target)
             let kept = shadow(of: to)
-            state.withLock {
-                $0.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
+            state.withLock { state in
+                // What was written goes along with its file.
+                for index in state.undo.indices {
+                    guard case .write = state.undo[index].change else { continue }
+                    switch state.undo[index].path {
+                    case to: state.undo[index].path = kept ?? "\(to) replaced"
+                    case from: state.undo[index].path = to
+                    default: break
+                    }
+                }
+                for (descriptor, path) in state.paths where path == from {
+                    state.paths[descriptor] = to
+                }
+                state.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
             }
         case .remove:
             guard let path = request.pathArgument, let kept = shadow(of: path) else { return }
@@ -242,9 +254,8 @@ public final class FaultInjector: Sendable {
     /// and removals in a directory the later ones are undone from a random point on. Call when
     /// the reactors have stopped.
     public func applyCrash() {
-        let (undo, random) = state.withLock { ($0.undo, $0.random) }
-        var generator = random
-        undoNames(undo, &generator)
+        var (undo, generator) = state.withLock { ($0.undo, $0.random) }
+        undoNames(&undo, &generator)
         var settled: [String: Set<Int>] = [:]
         for entry in undo.reversed() {
             guard
@@ -267,7 +278,7 @@ public final class FaultInjector: Sendable {
         }
     }
 
-    private func undoNames(_ undo: [Undo], _ random: inout SplitMix64) {
+    private func undoNames(_ undo: inout [Undo], _ random: inout SplitMix64) {
         let names = undo.filter { entry in
             if case .write = entry.change { false } else { true }
         }
@@ -289,7 +300,11 @@ public final class FaultInjector: Sendable {
                         Glibc.rename(entry.path, "\(entry.path).lost-\(random.next())")
                     }
                 case .rename(let from, let replaced):
-                    if isLost { Glibc.rename(entry.path, from) }
+                    if isLost {
+                        Glibc.rename(entry.path, from)
+                        Self.rename(entry.path, to: from, in: &undo)
+                        if let replaced { Self.rename(replaced, to: entry.path, in: &undo) }
+                    }
                     if let replaced {
                         if isLost { Glibc.rename(replaced, entry.path) } else { unlink(replaced) }
                     }
@@ -298,6 +313,13 @@ public final class FaultInjector: Sendable {
                 case .write: break
                 }
             }
+        }
+    }
+
+    /// What was written to a file is found under its new name.
+    private static func rename(_ from: String, to: String, in undo: inout [Undo]) {
+        for index in undo.indices where undo[index].path == from {
+            if case .write = undo[index].change { undo[index].path = to }
         }
     }
 
