@@ -42,6 +42,7 @@ extension Target.Dependency {
     static let heap: Self = .product(name: "HeapModule", package: "swift-collections")
     static let log: Self = .product(name: "Logging", package: "swift-log")
     static let grdb: Self = .product(name: "GRDB", package: "GRDB.swift")
+    static let sqlite: Self = .product(name: "GRDBSQLite", package: "GRDB.swift")
     static let crypto: Self = .product(name: "Crypto", package: "swift-crypto")
     static let hummingbird: Self = .product(name: "HummingbirdCore", package: "hummingbird")
     static let nio: Self = .product(name: "NIOCore", package: "swift-nio")
@@ -197,7 +198,7 @@ let package = Package(
             "RaftDriverTests",
             [
                 "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Reactor",
-                "Model",
+                "Model", .sqlite,
             ]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
         tests(

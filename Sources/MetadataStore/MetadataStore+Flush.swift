@@ -151,7 +151,8 @@ extension MetadataStore {
 
     /// Takes all tables from the database at `path`, a copy of another member's whose applied
     /// index is `index`, in place of what is there. In one transaction: a crash leaves the old
-    /// tables or the new ones, and the same can be done again.
+    /// tables or the new ones, and the same can be done again. Durable when it returns, unlike
+    /// other changes: the log no longer has what the old tables lack.
     ///
     /// Throws `versionMismatch`, `badRequest` or `corrupt` if the copy cannot be taken.
     /// Precondition: nothing is applied meanwhile.
@@ -160,6 +161,9 @@ extension MetadataStore {
         try await mapped { () async throws in
             try await self.pool.writeWithoutTransaction { db in
                 try self.checkOpen()
+                // The commit syncs the write-ahead log.
+                try db.execute(sql: "PRAGMA main.synchronous = FULL")
+                defer { try? db.execute(sql: "PRAGMA main.synchronous = NORMAL") }
                 try db.execute(sql: "ATTACH DATABASE ? AS snapshot", arguments: [path])
                 defer { try? db.execute(sql: "DETACH DATABASE snapshot") }
                 try self.check(snapshotIn: db, path: path, index: index)

@@ -33,6 +33,11 @@ struct SnapshotStore {
         self.reactor = reactor
     }
 
+    private var folderAbove: String {
+        guard let slash = directory.lastIndex(of: "/") else { return "." }
+        return slash == directory.startIndex ? "/" : String(directory[..<slash])
+    }
+
     var outgoingPath: String { "\(directory)/outgoing-\(group)" }
 
     func path(_ index: LogIndex) -> String {
@@ -45,6 +50,8 @@ struct SnapshotStore {
     mutating func prepare() async throws(StoreError) {
         do throws(IOError) {
             try await reactor.makeDirectory(directory)
+            // A file in it is only as durable as the folder.
+            try await reactor.synchronizeDirectory(folderAbove)
             let prefix = "snapshot-\(group)-"
             for name in try await reactor.list(directory) {
                 if name.hasPrefix(prefix), let index = LogIndex(name.dropFirst(prefix.count)) {

@@ -353,14 +353,15 @@ public actor RaftMember {
         for command in waiting { fail(command, error) }
     }
 
-    /// The member cannot go on: everything that waits is failed.
-    func stop(_ error: StoreError) {
+    /// The member cannot go on: everything that waits is failed, what is in the log already with
+    /// `underWay` if the error would say that it was not made.
+    func stop(_ error: StoreError, underWay: StoreError? = nil) {
         refuse(error)
         isClosed = true
         let lost = proposed
         proposed = []
-        for entry in lost { fail(entry.command, error) }
-        failChanges(error)
+        for entry in lost { fail(entry.command, underWay ?? error) }
+        failChanges(underWay ?? error)
         abandonReads(error)
         wakeLoops()
     }
@@ -378,13 +379,18 @@ public actor RaftMember {
     }
 
     /// Lets no more commands in, waits for what is being written and applied, and ends. Commands
-    /// that are in the log and not applied are failed; they take effect with the next start.
+    /// that are in the log and not applied are failed with `connection`: they may take effect
+    /// with the next start, or where the others have them.
     public func close() async {
         refuse(StoreError(.notReady, "the group is closed"))
         ticker?.cancel()
         await drain()
         inbox.withLock { $0.isClosing = true }
-        stop(StoreError(.notReady, "the group is closed"))
+        stop(
+            StoreError(.notReady, "the group is closed"),
+            underWay: StoreError(
+                .connection,
+                "the group was closed while the change was under way: it may have been made"))
         for loop in loops { await loop.value }
         loops = []
         await ticker?.value

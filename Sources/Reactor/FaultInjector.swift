@@ -34,6 +34,7 @@ public final class FaultInjector: Sendable {
             case write(
                 offset: Int, length: Int, before: [UInt8], sizeBefore: Int, isDurable: Bool = false)
             case create
+            case makeDirectory
             case rename(from: String, replaced: String?)
             case remove(kept: String)
         }
@@ -72,8 +73,15 @@ public final class FaultInjector: Sendable {
     private let state: Mutex<State>
     /// Use io_uring below the faults where it can be had.
     public let prefersUring: Bool
+    /// Whether a power cut also takes folders, with all that is in them, whose own folder was not
+    /// synced since they were made.
+    public let losesFolders: Bool
 
-    public init(seed: UInt64, rates: Rates = Rates(), prefersUring: Bool = true) {
+    public init(
+        seed: UInt64, rates: Rates = Rates(), prefersUring: Bool = true,
+        losesFolders: Bool = false
+    ) {
+        self.losesFolders = losesFolders
         state = Mutex(State(random: SplitMix64(state: seed), rates: rates))
         self.prefersUring = prefersUring
     }
@@ -140,14 +148,31 @@ public final class FaultInjector: Sendable {
                 access(path, F_OK) != 0
             else { return }
             state.withLock { $0.undo.append(Undo(path: path, change: .create)) }
+        case .makeDirectory:
+            guard losesFolders, let path = request.pathArgument, access(path, F_OK) != 0 else {
+                return
+            }
+            state.withLock { $0.undo.append(Undo(path: path, change: .makeDirectory)) }
         case .rename:
             guard let from = request.pathArgument,
                 let target = UnsafePointer<CChar>(bitPattern: UInt(request.offset))
             else { return }
             let to = String(cString: target)
             let kept = shadow(of: to)
-            state.withLock {
-                $0.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
+            state.withLock { state in
+                // What was written goes along with its file.
+                for index in state.undo.indices {
+                    guard case .write = state.undo[index].change else { continue }
+                    switch state.undo[index].path {
+                    case to: state.undo[index].path = kept ?? "\(to) replaced"
+                    case from: state.undo[index].path = to
+                    default: break
+                    }
+                }
+                for (descriptor, path) in state.paths where path == from {
+                    state.paths[descriptor] = to
+                }
+                state.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
             }
         case .remove:
             guard let path = request.pathArgument, let kept = shadow(of: path) else { return }
@@ -229,9 +254,8 @@ public final class FaultInjector: Sendable {
     /// and removals in a directory the later ones are undone from a random point on. Call when
     /// the reactors have stopped.
     public func applyCrash() {
-        let (undo, random) = state.withLock { ($0.undo, $0.random) }
-        var generator = random
-        undoNames(undo, &generator)
+        var (undo, generator) = state.withLock { ($0.undo, $0.random) }
+        undoNames(&undo, &generator)
         var settled: [String: Set<Int>] = [:]
         for entry in undo.reversed() {
             guard
@@ -254,7 +278,7 @@ public final class FaultInjector: Sendable {
         }
     }
 
-    private func undoNames(_ undo: [Undo], _ random: inout SplitMix64) {
+    private func undoNames(_ undo: inout [Undo], _ random: inout SplitMix64) {
         let names = undo.filter { entry in
             if case .write = entry.change { false } else { true }
         }
@@ -270,8 +294,17 @@ public final class FaultInjector: Sendable {
                 let isLost = index >= lostFrom[directory]!
                 switch entry.change {
                 case .create: if isLost { unlink(entry.path) }
+                case .makeDirectory:
+                    // Out of the way, under a name that nobody looks for.
+                    if isLost {
+                        Glibc.rename(entry.path, "\(entry.path).lost-\(random.next())")
+                    }
                 case .rename(let from, let replaced):
-                    if isLost { Glibc.rename(entry.path, from) }
+                    if isLost {
+                        Glibc.rename(entry.path, from)
+                        Self.rename(entry.path, to: from, in: &undo)
+                        if let replaced { Self.rename(replaced, to: entry.path, in: &undo) }
+                    }
                     if let replaced {
                         if isLost { Glibc.rename(replaced, entry.path) } else { unlink(replaced) }
                     }
@@ -280,6 +313,13 @@ public final class FaultInjector: Sendable {
                 case .write: break
                 }
             }
+        }
+    }
+
+    /// What was written to a file is found under its new name.
+    private static func rename(_ from: String, to: String, in undo: inout [Undo]) {
+        for index in undo.indices where undo[index].path == from {
+            if case .write = undo[index].change { undo[index].path = to }
         }
     }
 

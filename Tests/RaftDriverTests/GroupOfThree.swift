@@ -36,7 +36,7 @@ final class Cut: Sendable {
     }
 }
 
-private struct CuttableService: RPCHandler {
+struct CuttableService: RPCHandler {
     let service: RaftService
     let cut: Cut
 
@@ -46,7 +46,7 @@ private struct CuttableService: RPCHandler {
     }
 }
 
-private struct CuttableTransport: RaftTransport {
+struct CuttableTransport: RaftTransport {
     let peers: RaftPeers
     let cut: Cut
 

@@ -105,6 +105,31 @@ struct GroupOfThreeTests {
         }
     }
 
+    @Test("a leader that is closed does not say of a command in its log that it was not made")
+    func closedUnderWay() async throws {
+        try await withGroup { group in
+            _ = try await group.propose([1, 1])
+            let leader = try await group.leader()
+            let member = try #require(leader.group)
+            // What it sent may be committed by the others.
+            leader.cut.isCut = true
+            let before = await member.engine.member.log.lastIndex
+            let outcome = Task { () -> StoreError.Code? in
+                do throws(StoreError) {
+                    _ = try await member.propose([1, 2])
+                    return nil
+                } catch {
+                    return error.code
+                }
+            }
+            while await member.engine.member.log.lastIndex == before {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            try await group.stop(leader)
+            #expect(await outcome.value == .connection)
+        }
+    }
+
     @Test("members come and go one by one and through a joint configuration")
     func membership() async throws {
         try await withGroup { group in
