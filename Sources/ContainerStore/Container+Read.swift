@@ -53,7 +53,7 @@ extension Container {
     nonisolated(nonsending)
         func read(
             _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer?,
-            cache: ClosedCache
+            cache: ClosedCache, trace: TraceContext?
         ) async throws(StoreError) -> BlockRead
     {
         try volume.check()
@@ -73,7 +73,7 @@ extension Container {
             if let target, target.capacity >= needed { target } else {
                 volume.reactor.pool.allocate(needed)
             }
-        try await readSegments(plan, of: file, into: buffer, block)
+        try await readSegments(plan, of: file, into: buffer, block, trace)
         try verify(plan, buffer, block)
         volume.committer.count { $0.bytesRead += plan.range.count }
         return BlockRead(
@@ -118,17 +118,19 @@ extension Container {
 
     nonisolated(nonsending)
         private func readSegments(
-            _ plan: ReadPlan, of file: File, into buffer: AlignedBuffer, _ block: BlockID
+            _ plan: ReadPlan, of file: File, into buffer: AlignedBuffer, _ block: BlockID,
+            _ trace: TraceContext?
         ) async throws(StoreError)
     {
         if plan.segments.count == 1 {
-            return try await readSegment(plan.segments[0], of: file, into: buffer, block)
+            return try await readSegment(plan.segments[0], of: file, into: buffer, block, trace)
         }
         let failure = await withTaskGroup(of: StoreError?.self) { group in
             for segment in plan.segments {
                 group.addTask {
                     do throws(StoreError) {
-                        try await self.readSegment(segment, of: file, into: buffer, block)
+                        try await self.readSegment(
+                            segment, of: file, into: buffer, block, trace)
                         return nil
                     } catch { return error }
                 }
@@ -143,11 +145,11 @@ extension Container {
     nonisolated(nonsending)
         private func readSegment(
             _ segment: ReadPlan.Segment, of file: File, into buffer: AlignedBuffer,
-            _ block: BlockID
+            _ block: BlockID, _ trace: TraceContext?
         ) async throws(StoreError)
     {
         let count: Int
-        let stretch = DiskStretch(on: volume.disk)
+        let stretch = DiskStretch(of: trace, on: volume.disk)
         defer { stretch?.end(.disk, "read", on: volume.disk, bytes: segment.length) }
         do throws(IOError) {
             let end = segment.bufferOffset + DataFile.aligned(segment.length)

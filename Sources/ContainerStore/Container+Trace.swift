@@ -8,9 +8,9 @@ struct DiskStretch {
     private let start: UInt64
     private let queued: Int
 
-    /// Begins now; nil if nobody follows the request that the task works for.
-    init?(on disk: Disk) {
-        guard let context = TraceContext.current else { return nil }
+    /// Begins now; nil if nobody follows the request.
+    init?(of context: TraceContext?, on disk: Disk) {
+        guard let context else { return nil }
         self.context = context
         start = MonotonicTime.now().nanoseconds
         queued = disk.load
@@ -30,7 +30,7 @@ struct DiskStretch {
         _ kind: TraceSpan.Kind, _ operation: String, on disk: Disk, bytes: Int = 0,
         outcome: UInt16 = 0
     ) -> DiskStretch {
-        let now = MonotonicTime.now().nanoseconds
+        let now = disk.reactor.turnTime().nanoseconds
         context.record(
             kind, operation, detail: disk.name, from: start, to: now, outcome: outcome,
             bytes: bytes, queued: queued)

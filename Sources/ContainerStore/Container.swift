@@ -30,7 +30,9 @@ final class Container: Sendable {
 
     /// See `ContainerStore.append`. The place is reserved before the first suspension.
     nonisolated(nonsending)
-        func append(_ cell: CellAppend) async throws(StoreError) -> Int
+        func append(
+            _ cell: CellAppend, trace: TraceContext?
+        ) async throws(StoreError) -> Int
     {
         try verify(cell)
         while true {
@@ -38,10 +40,10 @@ final class Container: Sendable {
             switch reservation {
             case .done(let length): return length
             case .commit(let ticket):
-                let stretch = DiskStretch(on: volume.disk)
+                let stretch = DiskStretch(of: trace, on: volume.disk)
                 return try await commit(ticket, cell.block.localID, since: stretch)
             case .write(let ticket, let fileOffset):
-                return try await write(cell, ticket: ticket, at: fileOffset)
+                return try await write(cell, ticket: ticket, at: fileOffset, trace)
             case .wait(let ticket):
                 let result = await withUnsafeContinuation { (waiter: Waiter) in
                     let isThere = state.withLock {
@@ -111,12 +113,12 @@ final class Container: Sendable {
 
     nonisolated(nonsending)
         private func write(
-            _ cell: CellAppend, ticket: UInt64, at fileOffset: Int
+            _ cell: CellAppend, ticket: UInt64, at fileOffset: Int, _ trace: TraceContext?
         ) async throws(StoreError) -> Int
     {
         let localID = cell.block.localID
         var failure: StoreError?
-        let stretch = DiskStretch(on: volume.disk)
+        let stretch = DiskStretch(of: trace, on: volume.disk)
         do throws(IOError) {
             guard let file = state.withLock({ $0.dataFile }) else {
                 preconditionFailure("an open container has its data file open")

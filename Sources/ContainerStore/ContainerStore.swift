@@ -3,6 +3,7 @@ import ContainerFormat
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 
 /// The container replicas of a datanode, on its volumes.
 ///
@@ -65,11 +66,14 @@ public final class ContainerStore: Sendable {
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
+    /// - Parameter trace: what is noted of the request that it is for.
     @discardableResult
     public nonisolated(nonsending)
-        func append(_ cell: CellAppend) async throws(StoreError) -> Int
+        func append(
+            _ cell: CellAppend, trace: TraceContext? = nil
+        ) async throws(StoreError) -> Int
     {
-        try await container(cell.block.containerID).append(cell)
+        try await container(cell.block.containerID).append(cell, trace: trace)
     }
 
     /// Reads `range` of a block replica, rounded out to units of 4 KiB, and verifies it.
@@ -77,14 +81,18 @@ public final class ContainerStore: Sendable {
     /// Throws `corrupt`, naming container, block, offset and volume; `badRequest` if the range
     /// goes past the replica's durable length or is longer than `Limits.readBytes`;
     /// `noSuchContainer`, `noSuchBlock`, `io`.
-    /// - Parameter target: where the bytes go, from its start, if they fit; a buffer of the
-    ///   store's own otherwise.
+    /// - Parameters:
+    ///   - target: where the bytes go, from its start, if they fit; a buffer of the store's own
+    ///     otherwise.
+    ///   - trace: what is noted of the request that it is for.
     public nonisolated(nonsending)
         func read(
-            _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer? = nil
+            _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer? = nil,
+            trace: TraceContext? = nil
         ) async throws(StoreError) -> BlockRead
     {
-        try await container(block.containerID).read(block, range, into: target, cache: cache)
+        try await container(block.containerID).read(
+            block, range, into: target, cache: cache, trace: trace)
     }
 
     /// What is known of a block replica, as far as it is durable.

@@ -4,6 +4,7 @@ import Logging
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 import Transport
 import Wire
 
@@ -187,22 +188,24 @@ public final class Datanode: RPCHandler {
             endOfBlock: message.endOfBlock)
         var response = DNWriteCellResponse()
         response.durableLength = UInt64(
-            try await append(cell, replication: replication, replicaIndex: index))
+            try await append(
+                cell, replication: replication, replicaIndex: index, trace: request.trace))
         return RPCReply(response.encoded)
     }
 
     /// Appends; makes the container replica when its first cell arrives.
     private func append(
-        _ cell: CellAppend, replication: ReplicationConfig, replicaIndex: Int
+        _ cell: CellAppend, replication: ReplicationConfig, replicaIndex: Int,
+        trace: TraceContext?
     ) async throws(StoreError) -> Int {
         do throws(StoreError) {
-            return try await store.append(cell)
+            return try await store.append(cell, trace: trace)
         } catch {
             guard error.code == .noSuchContainer, cell.offset == 0 else { throw error }
         }
         try await store.createContainer(
             cell.block.containerID, replication: replication, replicaIndex: replicaIndex)
-        return try await store.append(cell)
+        return try await store.append(cell, trace: trace)
     }
 
     private func readBlock(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
@@ -218,7 +221,8 @@ public final class Datanode: RPCHandler {
         }
         let start = Int(message.offset)
         let read = try await store.read(
-            BlockID(message.block), start..<start + Int(message.length), into: request.landing)
+            BlockID(message.block), start..<start + Int(message.length), into: request.landing,
+            trace: request.trace)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums

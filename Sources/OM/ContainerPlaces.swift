@@ -1,6 +1,7 @@
 import Model
 import Reactor
 import Synchronization
+import Telemetry
 
 /// Remembers on which nodes the replicas of containers are, so that looking a key up asks SCM
 /// only about containers that nobody asked for lately.
@@ -44,8 +45,9 @@ final class ContainerPlaces: Sendable {
     }
 
     /// The nodes of `containers`, asking SCM about those that are not known.
+    /// - Parameter trace: what is noted of the request, where the task does not carry it.
     func locate(
-        _ containers: Set<ContainerID>, refresh: Bool
+        _ containers: Set<ContainerID>, refresh: Bool, trace: TraceContext? = nil
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
         let now = reactor.now()
         var known: [ContainerID: [DatanodeAddress?]] = [:]
@@ -63,7 +65,15 @@ final class ContainerPlaces: Sendable {
         }
         var unknown = containers.filter { known[$0] == nil }.sorted()[...]
         while !unknown.isEmpty {
-            let found = try await blocks.locate(Array(unknown.prefix(Limits.batch)))
+            let asked = Array(unknown.prefix(Limits.batch))
+            let found =
+                if let trace {
+                    try await trace.follow { () async throws(StoreError) in
+                        try await blocks.locate(asked)
+                    }
+                } else {
+                    try await blocks.locate(asked)
+                }
             unknown = unknown.dropFirst(Limits.batch)
             let learned = reactor.now()
             places.withLock { places in

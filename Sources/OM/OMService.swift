@@ -1,4 +1,5 @@
 import Model
+import Telemetry
 import Transport
 import Wire
 
@@ -13,7 +14,26 @@ public struct OMService: RPCHandler {
             throw StoreError(
                 .unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
         }
-        return RPCReply(try await manager.handle(method: method, message: request.message))
+        if let trace = request.trace, Self.mayAskSCM(method) {
+            return RPCReply(
+                try await trace.follow { () async throws(StoreError) in
+                    try await manager.handle(method: method, message: request.message)
+                })
+        }
+        return RPCReply(
+            try await manager.handle(
+                method: method, message: request.message, trace: request.trace))
+    }
+}
+
+extension OMService {
+    /// Whether answering may ask SCM for groups. Looking a key up may ask it for places, rarely, and
+    /// is handed the trace instead: binding it to the task costs more than a look-up should.
+    private static func mayAskSCM(_ method: OMMethod) -> Bool {
+        switch method {
+        case .openKey, .openPart, .reserve, .allocateGroup, .completeUpload: true
+        default: false
+        }
     }
 }
 

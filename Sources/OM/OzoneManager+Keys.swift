@@ -1,18 +1,21 @@
 import Logging
 import Model
 import OMCore
+import Telemetry
 import Wire
 
 // Keys: looked up, opened with their first blocks, given more, committed, deleted.
 
 extension OzoneManager {
-    func handleKey(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
+    func handleKey(
+        _ method: OMMethod, _ message: [UInt8], _ trace: TraceContext?
+    ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .listKeys:
             let request = try OMListKeysRequest(parsing: message)
             return try await read { reads throws(StoreError) in try reads.list(request) }.encoded
         case .lookupKey:
-            return try await lookupKey(OMLookupKeyRequest(parsing: message)).encoded
+            return try await lookupKey(OMLookupKeyRequest(parsing: message), trace).encoded
         case .openKey:
             return try await openKey(OMOpenKeyRequest(parsing: message))
         case .openPart:
@@ -32,21 +35,24 @@ extension OzoneManager {
     }
 
     private func lookupKey(
-        _ request: OMLookupKeyRequest
+        _ request: OMLookupKeyRequest, _ trace: TraceContext?
     ) async throws(StoreError) -> OMKeyResponse {
         var response = OMKeyResponse()
         response.key = try await read { reads throws(StoreError) in
             try reads.key(request.key, user: request.user)
         }
-        try await fillNodes(&response.key, refresh: request.refresh)
+        try await fillNodes(&response.key, refresh: request.refresh, trace)
         return response
     }
 
     /// Writes into each group of `key` where its replicas are.
-    private func fillNodes(_ key: inout OMKey, refresh: Bool) async throws(StoreError) {
+    private func fillNodes(
+        _ key: inout OMKey, refresh: Bool, _ trace: TraceContext? = nil
+    ) async throws(StoreError) {
         guard !key.groups.isEmpty else { return }
         let containers = Set(key.groups.map { ContainerID($0.block.container) })
-        fillNodes(&key, from: try await places.locate(containers, refresh: refresh))
+        fillNodes(
+            &key, from: try await places.locate(containers, refresh: refresh, trace: trace))
     }
 
     /// Groups in containers that are not in `places` get empty places: not known.

@@ -5,6 +5,7 @@ import OMCore
 import RaftDriver
 import Reactor
 import Synchronization
+import Telemetry
 import Wire
 
 /// The Ozone Manager: answers for names, and hands out the blocks that keys are written to.
@@ -131,8 +132,9 @@ public final class OzoneManager: Sendable {
     // MARK: Requests
 
     /// Answers one request; both are encoded messages of om.proto.
+    /// - Parameter trace: what is noted of the request, where the task does not carry it.
     public func handle(
-        method: OMMethod, message: [UInt8]
+        method: OMMethod, message: [UInt8], trace: TraceContext? = nil
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createUser, .userByAccessKey, .userByName, .listUsers, .deleteUser:
@@ -142,7 +144,7 @@ public final class OzoneManager: Sendable {
             try await handleBucket(method, message)
         case .listKeys, .lookupKey, .openKey, .openPart, .reserve, .allocateGroup, .commit,
             .abortOpen, .deleteKey:
-            try await handleKey(method, message)
+            try await handleKey(method, message, trace)
         case .createUpload, .upload, .listParts, .completeUpload, .abortUpload, .listUploads:
             try await handleUpload(method, message)
         }

@@ -24,9 +24,11 @@ struct DiskNumbers {
     mutating func giveBack(_ number: Int) { free.append(number) }
 }
 
-/// The time of a batch of completions, read when the first of a disk is seen.
-struct DiskClock {
+/// The time at which a reactor looked for completions, read when it is first asked for.
+struct TurnClock {
     private var time: UInt64 = 0
+
+    mutating func reset() { time = 0 }
 
     mutating func now() -> UInt64 {
         if time == 0 { time = apus_monotonic_ns() }
@@ -85,12 +87,12 @@ extension Reactor {
     }
 
     /// Ends an operation of a disk. Returns the continuation that waits. On the reactor's thread.
-    func finish(_ completion: IOCompletion, _ clock: inout DiskClock) -> UInt64 {
+    func finish(_ completion: IOCompletion) -> UInt64 {
         let number = Int(completion.userData >> 1 & 0x7FFF)
         guard number < local.disks.count, let disk = local.disks[number] else {
             preconditionFailure("an operation was in flight on disk \(number) when it was closed")
         }
-        let waiting = disk.complete(completion, now: clock.now(), requests: &local.requests)
+        let waiting = disk.complete(completion, now: local.clock.now(), requests: &local.requests)
         disk.wakeLater()
         return waiting
     }

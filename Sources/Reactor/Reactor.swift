@@ -34,6 +34,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         var disks: [Disk?] = []
         var timers = Heap<TimerEntry>()
         var cancelledTimers: Set<UInt64> = []
+        var clock = TurnClock()
     }
 
     struct Inbox {
@@ -215,6 +216,14 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     /// `CLOCK_MONOTONIC`.
     public func now() -> MonotonicTime { .now() }
 
+    /// When the reactor came upon what it does now, on the same clock: what has just been received
+    /// or completed was so then. Read once for all of it. Elsewhere than in a turn of the reactor
+    /// it is the present time.
+    public func turnTime() -> MonotonicTime {
+        guard isCurrent, host == nil || isTurning else { return .now() }
+        return MonotonicTime(nanoseconds: local.clock.now())
+    }
+
     /// Suspends for at least `duration`; throws at once when the task is cancelled.
     public func sleep(for duration: Duration) async throws(CancellationError) {
         try await sleep(until: now().advanced(by: duration))
@@ -314,6 +323,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         }
         let isIdle = mayWait && !taken && local.completed.isEmpty && local.jobs.isEmpty
         backend.reap(waiting: isIdle && waits ? timeout : 0, completed: &local.completed)
+        local.clock.reset()
         if waits {
             inbox.withLock { $0.isWaiting = false }
         } else if isIdle, !submits, local.completed.isEmpty {
@@ -327,9 +337,8 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         guard !local.completed.isEmpty else { return }
         let completed = local.completed
         local.completed.removeAll(keepingCapacity: true)
-        var clock = DiskClock()
         for completion in completed where completion.userData != IOCompletion.ignored {
-            let waiting = completion.isOfDisk ? finish(completion, &clock) : completion.userData
+            let waiting = completion.isOfDisk ? finish(completion) : completion.userData
             unsafeBitCast(waiting, to: UnsafeContinuation<Int32, Never>.self)
                 .resume(returning: completion.result)
         }

@@ -77,6 +77,7 @@ extension Reactor {
         isTurnWanted = false
         guard let ring = hostedRing, !isTurning else { return }
         isTurning = true
+        local.clock.reset()
         // What it completes itself need not wake it.
         _ = ring.backend.tellCompletions(false)
         var left = HostedLimits.turns

@@ -42,9 +42,10 @@ enum LatencyBuckets {
 /// wants a lock on every operation, and its counts cannot be filled from atomic ones but value by
 /// value.
 public final class LatencyHistogram: Sendable {
-    @usableFromInline let counts: InlineArray<1728, Atomic<UInt64>>
+    // First, beside the object's head: one line of the cache less than behind the buckets.
     @usableFromInline let total = Atomic<UInt64>(0)
     @usableFromInline let longest = Atomic<UInt64>(0)
+    @usableFromInline let counts: InlineArray<1728, Atomic<UInt64>>
 
     /// A histogram without values.
     public init() {

@@ -2,7 +2,8 @@ import Synchronization
 
 /// The request that the present task works for, and what this role did for it so far.
 ///
-/// Bound once where a request enters a role, and inherited by the tasks made for it. A task that
+/// Where a request makes calls to other roles it is bound to the task (`current`), and inherited by
+/// the tasks made for it; elsewhere it is handed on, which costs less. A task that
 /// outlives the request (a connection that it opened, a batch that it began) keeps it, which is
 /// why spans are noted where a request is known to be meant, not wherever there is I/O.
 ///
@@ -20,8 +21,22 @@ public final class TraceContext: Sendable {
     }
 
     private struct Notes {
-        var spans: [TraceSpan] = []
+        /// The first of them. Most requests have no more: then nothing is allocated for them.
+        var spans = InlineArray<2, TraceSpan> { _ in .nothing }
+        var more: [TraceSpan] = []
+        var count = 0
         var fate = Fate.undecided
+
+        @inline(__always)
+        mutating func hold(_ span: consuming TraceSpan) {
+            if count < spans.count { spans[count] = span } else { more.append(span) }
+            count += 1
+        }
+
+        mutating func forget() {
+            more = []
+            count = 0
+        }
     }
 
     public let traceID: UInt64
@@ -38,22 +53,31 @@ public final class TraceContext: Sendable {
         self.ring = ring
     }
 
+    /// Runs `body` with this as what its task works for.
+    public nonisolated(nonsending) func follow<T, E: Error>(
+        _ body: nonisolated(nonsending) () async throws(E) -> T
+    ) async throws(E) -> T {
+        let result: Result<T, E> = await Self.$current.withValue(self) {
+            do throws(E) { return .success(try await body()) } catch { return .failure(error) }
+        }
+        return try result.get()
+    }
+
     /// Notes a span that began at `start` and ended at `end`, of the monotonic clock in ns.
     public func record(
-        _ kind: TraceSpan.Kind, _ operation: String, detail: String, from start: UInt64,
-        to end: UInt64, outcome: UInt16 = 0, bytes: Int = 0, queued: Int = 0
+        _ kind: TraceSpan.Kind, _ operation: consuming String, detail: consuming String,
+        from start: UInt64, to end: UInt64, outcome: UInt16 = 0, bytes: Int = 0, queued: Int = 0
     ) {
+        let span = TraceSpan(
+            traceID: traceID, kind: kind, operation: operation, detail: detail,
+            startNanoseconds: start, durationNanoseconds: end &- min(end, start),
+            parentNanoseconds: startNanoseconds, outcome: outcome,
+            bytes: UInt64(clamping: bytes), queued: UInt32(clamping: queued))
         notes.withLock { notes in
             guard notes.fate != .dropped else { return }
-            let span = TraceSpan(
-                traceID: traceID, kind: kind, operation: operation, detail: detail,
-                startNanoseconds: start, durationNanoseconds: end &- min(end, start),
-                parentNanoseconds: startNanoseconds, outcome: outcome,
-                bytes: UInt64(clamping: bytes), queued: UInt32(clamping: queued))
             if notes.fate == .kept { return ring.record(span) }
-            if notes.spans.isEmpty { notes.spans.reserveCapacity(4) }
-            notes.spans.append(span)
-            if notes.spans.count >= TraceRing.Limits.spansHeldBack
+            notes.hold(span)
+            if notes.count >= TraceRing.Limits.spansHeldBack
                 || end &- min(end, startNanoseconds) >= TraceRing.Limits.slowNanoseconds
             {
                 keep(&notes)
@@ -75,7 +99,7 @@ public final class TraceContext: Sendable {
                 !ring.keeps(traceID, nanoseconds: nanoseconds, endedAt: end, isSlow: isSlow)
             {
                 notes.fate = .dropped
-                notes.spans = []
+                notes.forget()
                 return
             }
             keep(&notes)
@@ -89,7 +113,8 @@ public final class TraceContext: Sendable {
 
     private func keep(_ notes: inout Notes) {
         notes.fate = .kept
-        ring.record(notes.spans)
-        notes.spans = []
+        for index in 0..<min(notes.count, notes.spans.count) { ring.record(notes.spans[index]) }
+        ring.record(notes.more)
+        notes.forget()
     }
 }

@@ -51,6 +51,13 @@ public struct TraceSpan: Hashable, Sendable {
         self.detail = detail
     }
 
+    /// What fills a place where no span is.
+    static var nothing: TraceSpan {
+        TraceSpan(
+            traceID: 0, kind: .request, operation: "", detail: "", startNanoseconds: 0,
+            durationNanoseconds: 0)
+    }
+
     /// The same on another clock, which is `offset` before this one.
     func moved(by offset: UInt64) -> Self {
         var span = self

@@ -18,7 +18,8 @@ public struct MeasuredHandler: RPCHandler {
         let name: String
         let latency = LatencyHistogram()
         let slow = SlowBound()
-        let inFlight = Atomic<Int>(0)
+        /// Requests taken up; what is not in `latency` is in flight.
+        let begun = Atomic<UInt64>(0)
         let bytesIn = Atomic<UInt64>(0)
         let bytesOut = Atomic<UInt64>(0)
         /// By `StoreError.Code`.
@@ -28,8 +29,8 @@ public struct MeasuredHandler: RPCHandler {
 
         init(_ name: String) { self.name = name }
 
-        func count(_ error: StoreError) {
-            errors[min(Int(error.code.rawValue), Self.codes - 1)].add()
+        func count(_ error: StoreError.Code) {
+            errors[min(Int(error.rawValue), Self.codes - 1)].add()
         }
     }
 
@@ -55,12 +56,15 @@ public struct MeasuredHandler: RPCHandler {
 
     private static func add(_ measures: Measures, to page: inout MetricsPage) {
         let labels: MetricLabels = ["method": measures.name]
+        let latency = measures.latency.snapshot()
+        // Read after what is taken from it, so that it is not less.
+        let begun = measures.begun.load(ordering: .sequentiallyConsistent)
         page.histogram(
             "apus_rpc_duration_seconds", "Time from a request's arrival to its answer.", labels,
-            measures.latency.snapshot())
+            latency)
         page.gauge(
             "apus_rpc_in_flight", "Requests that are not answered yet.", labels,
-            Double(measures.inFlight.load(ordering: .relaxed)))
+            Double(begun - min(begun, latency.count)))
         page.counter(
             "apus_rpc_received_bytes_total", "Bytes of messages and payloads of requests.", labels,
             Double(measures.bytesIn.load(ordering: .relaxed)))
@@ -76,60 +80,56 @@ public struct MeasuredHandler: RPCHandler {
         }
     }
 
-    /// Has the handler answer, and measures it.
-    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
-        if request.method == CommonMethod.trace.rawValue { return try trace(request) }
-        guard telemetry.isEnabled else { return try await handler.handle(request) }
-        let number = Int(request.method)
-        let measures = (number < measures.count ? measures[number] : nil) ?? unknown
-        measures.inFlight.wrappingAdd(1, ordering: .relaxed)
-        let bytesIn = request.message.count + (request.payload?.count ?? 0)
-        measures.bytesIn.wrappingAdd(UInt64(bytesIn), ordering: .relaxed)
-        let start = (request.takenUp ?? .now()).nanoseconds
-        let result: Result<RPCReply, StoreError>
-        var context: TraceContext?
-        if request.traceID == 0 {
-            result = await answer(request)
-        } else {
-            let new = TraceContext(traceID: request.traceID, since: start, ring: telemetry.traces)
-            context = new
-            // Not `answer`, which would be one more asynchronous frame for each call.
-            result = await TraceContext.$current.withValue(new) {
-                do throws(StoreError) {
-                    return .success(try await handler.handle(request))
-                } catch {
-                    return .failure(error)
-                }
-            }
+    /// Counts the request, and gives it what is noted of it if it is to be followed.
+    public func prepare(_ request: inout RPCRequest) -> any RPCHandler {
+        if request.method == CommonMethod.trace.rawValue { return self }
+        guard telemetry.isEnabled else { return handler }
+        measures(of: request).begun.wrappingAdd(1, ordering: .relaxed)
+        let start = request.takenUp ?? .now()
+        request.takenUp = start
+        if request.traceID != 0 {
+            request.trace = TraceContext(
+                traceID: request.traceID, since: start.nanoseconds, ring: telemetry.traces)
         }
-        let end = MonotonicTime.now().nanoseconds
-        let nanoseconds = end &- start
-        measures.latency.record(nanoseconds: nanoseconds)
-        measures.inFlight.wrappingSubtract(1, ordering: .relaxed)
-        var bytes = bytesIn
-        var outcome: UInt16 = 0
-        switch result {
-        case .success(let reply):
-            let bytesOut = reply.message.count + (reply.payload?.count ?? 0)
-            measures.bytesOut.wrappingAdd(UInt64(bytesOut), ordering: .relaxed)
-            bytes += bytesOut
-        case .failure(let error):
-            measures.count(error)
-            outcome = error.code.rawValue
-        }
-        let isSlow = measures.slow.isSlow(nanoseconds)
-        context?.finish(
-            .serve, measures.name, detail: request.peer.name, at: end, isSlow: isSlow,
-            outcome: outcome, bytes: bytes)
-        return try result.get()
+        return handler
     }
 
-    private func answer(_ request: RPCRequest) async -> Result<RPCReply, StoreError> {
-        do throws(StoreError) {
-            return .success(try await handler.handle(request))
-        } catch {
-            return .failure(error)
+    /// Measures a request that has ended.
+    public func conclude(_ request: RPCRequest, _ outcome: RPCOutcome) {
+        guard telemetry.isEnabled, request.method != CommonMethod.trace.rawValue,
+            let start = request.takenUp?.nanoseconds
+        else { return }
+        let measures = measures(of: request)
+        let end = MonotonicTime.now().nanoseconds
+        measures.latency.record(nanoseconds: end &- start)
+        let isSlow = measures.slow.isSlow(end &- start)
+        var bytes = request.message.count + (request.payload?.count ?? 0)
+        measures.bytesIn.wrappingAdd(UInt64(bytes), ordering: .relaxed)
+        var code: UInt16 = 0
+        switch outcome {
+        case .answered(let bytesOut):
+            measures.bytesOut.wrappingAdd(UInt64(bytesOut), ordering: .relaxed)
+            bytes += bytesOut
+        case .failed(let error):
+            code = error.rawValue
+            measures.count(error)
         }
+        request.trace?.finish(
+            .serve, measures.name, detail: request.peer.name, at: end, isSlow: isSlow,
+            outcome: code, bytes: bytes)
+    }
+
+    private func measures(of request: RPCRequest) -> Measures {
+        let number = Int(request.method)
+        return (number < measures.count ? measures[number] : nil) ?? unknown
+    }
+
+    /// Tells of the requests that were followed; all others are handled by whom `prepare` names.
+    public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        guard request.method == CommonMethod.trace.rawValue else {
+            return try await handler.handle(request)
+        }
+        return try trace(request)
     }
 
     // MARK: Traces

@@ -1,6 +1,7 @@
 import Bytes
 import Model
 import Reactor
+import Telemetry
 
 /// A request as its handler sees it.
 public struct RPCRequest: Sendable {
@@ -21,6 +22,8 @@ public struct RPCRequest: Sendable {
     public var traceID: UInt64
     /// When this process took it up, if the clock was read then: what need not read it again.
     public var takenUp: MonotonicTime?
+    /// What the role notes of the request while it serves it; nil where it is not followed.
+    public var trace: TraceContext?
 
     public init(
         method: UInt16, message: [UInt8], payload: Payload? = nil, token: [UInt8] = [],
@@ -35,6 +38,7 @@ public struct RPCRequest: Sendable {
         self.deadline = deadline
         self.traceID = traceID
         takenUp = nil
+        trace = nil
     }
 }
 
@@ -66,6 +70,25 @@ public struct PeerIdentity: Hashable, Sendable {
 /// connection arrived: everything before the first suspension happens in that order.
 public protocol RPCHandler: Sendable {
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply
+    /// Called right before a request is handled: may add to it, and names who is to handle it. A
+    /// handler around another one names that, so that there is no function more to suspend.
+    func prepare(_ request: inout RPCRequest) -> any RPCHandler
+    /// Called with what became of a request, once for each `prepare`.
+    func conclude(_ request: RPCRequest, _ outcome: RPCOutcome)
+}
+
+extension RPCHandler {
+    /// Adds nothing; handles itself.
+    public func prepare(_ request: inout RPCRequest) -> any RPCHandler { self }
+    /// Does nothing.
+    public func conclude(_ request: RPCRequest, _ outcome: RPCOutcome) {}
+}
+
+/// How a request ended.
+public enum RPCOutcome: Sendable {
+    /// Answered, with so many bytes of message and payload.
+    case answered(bytes: Int)
+    case failed(StoreError.Code)
 }
 
 public enum TransportLimits {

@@ -109,10 +109,18 @@ public actor RPCChannel {
     private nonisolated func callLocal(
         _ handler: any RPCHandler, _ request: RPCRequest
     ) async throws(StoreError) -> RPCReply {
+        var prepared = request
+        let target = handler.prepare(&prepared)
         let result: Result<RPCReply, StoreError> = await withTaskExecutorPreference(reactor) {
+            [prepared] in
             do throws(StoreError) {
-                return .success(try await handler.handle(request))
+                let reply = try await target.handle(prepared)
+                handler.conclude(
+                    prepared,
+                    .answered(bytes: reply.message.count + (reply.payload?.count ?? 0)))
+                return .success(reply)
             } catch {
+                handler.conclude(prepared, .failed(error.code))
                 return .failure(error)
             }
         }

@@ -219,17 +219,21 @@ actor ServerConnection {
         case .landing: request.landing = shared
         }
         if header.deadlineMilliseconds > 0 {
-            let now = reactor.now()
+            let now = reactor.turnTime()
             request.takenUp = now
             request.deadline = now.advanced(
                 by: .milliseconds(Int(header.deadlineMilliseconds)))
         }
+        let target = handler.prepare(&request)
         let id = header.requestID
         running[id] = Task(executorPreference: reactor) {
-            @concurrent [request, handler, memory, reactor] in
+            @concurrent [request, handler, target, memory, reactor] in
             let response: Frame
             do throws(StoreError) {
-                let reply = try await handler.handle(request)
+                let reply = try await target.handle(request)
+                handler.conclude(
+                    request,
+                    .answered(bytes: reply.message.count + (reply.payload?.count ?? 0)))
                 var head = FrameHeader(kind: .response, requestID: id, traceID: header.traceID)
                 if let payload = reply.payload, let offset = memory?.offset(of: payload) {
                     head.payloadPlace = .shared
@@ -237,6 +241,7 @@ actor ServerConnection {
                 }
                 response = Frame(head, message: reply.message, payload: reply.payload)
             } catch {
+                handler.conclude(request, .failed(error.code))
                 let header = FrameHeader(
                     kind: .response, requestID: id, status: error.code.rawValue,
                     traceID: header.traceID)

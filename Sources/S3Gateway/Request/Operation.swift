@@ -1,26 +1,32 @@
-/// The operations of S3 that are implemented, by S3's names.
-enum Operation: String, CaseIterable, Sendable {
-    case listBuckets = "ListBuckets"
-    case createBucket = "CreateBucket"
-    case headBucket = "HeadBucket"
-    case deleteBucket = "DeleteBucket"
-    case getBucketLocation = "GetBucketLocation"
-    case listObjects = "ListObjects"
-    case listObjectsV2 = "ListObjectsV2"
-    case listObjectVersions = "ListObjectVersions"
-    case listMultipartUploads = "ListMultipartUploads"
-    case deleteObjects = "DeleteObjects"
-    case putObject = "PutObject"
-    case copyObject = "CopyObject"
-    case getObject = "GetObject"
-    case headObject = "HeadObject"
-    case deleteObject = "DeleteObject"
-    case createMultipartUpload = "CreateMultipartUpload"
-    case uploadPart = "UploadPart"
-    case uploadPartCopy = "UploadPartCopy"
-    case completeMultipartUpload = "CompleteMultipartUpload"
-    case abortMultipartUpload = "AbortMultipartUpload"
-    case listParts = "ListParts"
+/// The operations of S3 that are implemented.
+enum Operation: Int, CaseIterable, Sendable {
+    case listBuckets
+    case createBucket
+    case headBucket
+    case deleteBucket
+    case getBucketLocation
+    case listObjects
+    case listObjectsV2
+    case listObjectVersions
+    case listMultipartUploads
+    case deleteObjects
+    case putObject
+    case copyObject
+    case getObject
+    case headObject
+    case deleteObject
+    case createMultipartUpload
+    case uploadPart
+    case uploadPartCopy
+    case completeMultipartUpload
+    case abortMultipartUpload
+    case listParts
+
+    /// What S3 calls it.
+    var name: String {
+        let text = "\(self)"
+        return text.prefix(1).uppercased() + text.dropFirst()
+    }
 
     /// Whether the request's body is the object's bytes, streamed.
     var streamsBody: Bool { self == .putObject || self == .uploadPart }

@@ -16,18 +16,17 @@ struct S3Metrics: Sendable {
     }
 
     private let telemetry: RoleTelemetry
-    private let measures: [Operation: Measures]
+    /// By the number of the operation.
+    private let measures: [Measures]
     /// Of requests that were refused before their operation was known.
     private let refused = Measures("unknown")
 
     /// - Parameter inFlight: how many requests are under way.
     init(_ telemetry: RoleTelemetry, inFlight: @escaping @Sendable () -> Int) {
         self.telemetry = telemetry
-        var measures: [Operation: Measures] = [:]
-        for operation in Operation.allCases { measures[operation] = Measures(operation.rawValue) }
-        self.measures = measures
+        measures = Operation.allCases.map { Measures($0.name) }
         telemetry.metrics.gauge("apus_s3_in_flight", "Requests under way.") { Double(inFlight()) }
-        let all = Operation.allCases.compactMap { measures[$0] } + [refused]
+        let all = measures + [refused]
         telemetry.metrics.collect { page in
             for measures in all { Self.add(measures, to: &page) }
         }
@@ -58,20 +57,20 @@ struct S3Metrics: Sendable {
     }
 
     /// Counts a request that has been answered, between two times of the monotonic clock, and ends
-    /// what was noted of it, which the task carries. Kept are those that were slow for their
-    /// operation and those that failed here.
+    /// what was noted of it, `trace`. Kept are those that were slow for their operation and those
+    /// that failed here.
     func record(
         _ operation: Operation?, user: String, status: Int, _ exchange: Exchange,
-        from start: UInt64, to end: UInt64
+        _ trace: TraceContext?, from start: UInt64, to end: UInt64
     ) {
-        let measures = operation.flatMap { self.measures[$0] } ?? refused
+        let measures = operation.map { self.measures[$0.rawValue] } ?? refused
         let nanoseconds = end &- min(start, end)
         measures.latency.record(nanoseconds: nanoseconds)
         measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
         measures.received.add(UInt64(exchange.bytesReceived))
         measures.sent.add(UInt64(exchange.bytesSent))
         let isSlow = measures.slow.isSlow(nanoseconds)
-        TraceContext.current?.finish(
+        trace?.finish(
             .request, measures.name, detail: user, at: end, isSlow: isSlow || status >= 500,
             outcome: UInt16(clamping: status), bytes: exchange.bytesReceived + exchange.bytesSent)
     }

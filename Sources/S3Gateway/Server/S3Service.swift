@@ -46,15 +46,16 @@ struct S3Service<Store: ObjectStore>: Sendable {
         let id = RequestID(using: &generator)
         // Calls to other roles carry the identity, and are noted for it.
         let started = MonotonicTime.now()
-        guard let metrics else { return await serve(exchange, id, since: started) }
+        guard let metrics else { return await serve(exchange, id, nil, since: started) }
         let context = metrics.context(id.traceID, since: started.nanoseconds)
         return await TraceContext.$current.withValue(context) {
-            await serve(exchange, id, since: started)
+            await serve(exchange, id, context, since: started)
         }
     }
 
     private func serve(
-        _ exchange: Exchange, _ id: RequestID, since started: MonotonicTime
+        _ exchange: Exchange, _ id: RequestID, _ trace: TraceContext?,
+        since started: MonotonicTime
     ) async -> Bool {
         var outcome = Outcome()
         var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
@@ -77,7 +78,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
             }
         }
         if isReusable { isReusable = await drain(exchange) }
-        record(exchange, id, outcome, since: started)
+        record(exchange, id, outcome, trace, since: started)
         return isReusable
     }
 
@@ -151,18 +152,18 @@ struct S3Service<Store: ObjectStore>: Sendable {
     }
 
     private func record(
-        _ exchange: Exchange, _ id: RequestID, _ outcome: Outcome,
+        _ exchange: Exchange, _ id: RequestID, _ outcome: Outcome, _ trace: TraceContext?,
         since started: MonotonicTime
     ) {
         let ended = MonotonicTime.now()
         let status = outcome.error?.code.status ?? exchange.status
         metrics?.record(
-            outcome.operation, user: outcome.user, status: status, exchange,
+            outcome.operation, user: outcome.user, status: status, exchange, trace,
             from: started.nanoseconds, to: ended.nanoseconds)
         guard configuration.observer != nil || logger.logLevel <= .debug else { return }
         let duration = started.duration(to: ended)
         let record = S3Configuration.RequestRecord(
-            requestID: id.description, operation: outcome.operation?.rawValue ?? "",
+            requestID: id.description, operation: outcome.operation?.name ?? "",
             user: outcome.user, status: status, errorCode: outcome.error?.code.rawValue,
             duration: duration, bytesReceived: exchange.bytesReceived,
             bytesSent: exchange.bytesSent)
