@@ -79,7 +79,9 @@ extension Reactor {
             return
         }
         switch disk.submit(request) {
-        case .start(let started): local.requests.append(started)
+        case .start(let started):
+            local.requests.append(started)
+            local.newDiskRequests += 1
         case .wait: break
         case .refuse:
             local.completed.append(IOCompletion(userData: request.userData, result: -ENOBUFS))
@@ -92,15 +94,25 @@ extension Reactor {
         guard number < local.disks.count, let disk = local.disks[number] else {
             preconditionFailure("an operation was in flight on disk \(number) when it was closed")
         }
-        let waiting = disk.complete(completion, now: local.clock.now(), requests: &local.requests)
+        local.diskRequests -= 1
+        precondition(local.diskRequests >= 0, "more operations of disks completed than were begun")
+        let now = local.clock.now()
+        let waiting = addingRequests { disk.complete(completion, now: now, requests: &$0) }
         disk.wakeLater()
         return waiting
+    }
+
+    /// Counts the operations of disks that `body` adds.
+    private func addingRequests<Result>(_ body: (inout [IORequest]) -> Result) -> Result {
+        let before = local.requests.count
+        defer { local.newDiskRequests += local.requests.count - before }
+        return body(&local.requests)
     }
 
     /// Starts what waits on `disk` and may start. On the reactor's thread.
     func startWaiting(of disk: Disk) {
         precondition(isCurrent, "a disk's queue belongs to its reactor's thread")
-        disk.startWaiting(to: &local.requests)
+        addingRequests { disk.startWaiting(to: &$0) }
         disk.wakeLater()
     }
 
@@ -113,7 +125,7 @@ extension Reactor {
                 precondition(local.disks[disk.number] == nil, "a disk's number was given twice")
                 local.disks[disk.number] = disk
             case .set(let disk, let settings):
-                disk.apply(settings, to: &local.requests)
+                addingRequests { disk.apply(settings, to: &$0) }
                 disk.wakeLater()
             case .remove(let disk):
                 // One in use keeps its number: its completions are still to come.

@@ -35,6 +35,9 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         var timers = Heap<TimerEntry>()
         var cancelledTimers: Set<UInt64> = []
         var clock = TurnClock()
+        /// Of disks' operations: handed to the kernel and not completed, and in `requests`.
+        var diskRequests = 0
+        var newDiskRequests = 0
     }
 
     struct Inbox {
@@ -294,11 +297,16 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
 
     /// One turn: run jobs, take what others sent, hand operations over, wait if there was nothing
     /// to do and it may, resume.
+    ///
+    /// Jobs make room for the kernel once as many operations of disks are new as it has: a disk
+    /// that has run dry gets work at once, not when the processor is through with all it brought,
+    /// and a busy one is asked in few calls.
     func turn<Backend: IOBackend & ~Copyable>(
         _ backend: inout Backend, waits: Bool
     ) -> TurnEnd {
         var budget = Limits.jobsPerTurn
         while budget > 0, local.requests.count < options.requestsPerTurn,
+            local.newDiskRequests < max(1, local.diskRequests),
             let job = local.jobs.popFirst()
         {
             if job.isIsolated {
@@ -317,6 +325,8 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         if submits {
             let requests = local.requests
             local.requests.removeAll(keepingCapacity: true)
+            local.diskRequests += local.newDiskRequests
+            local.newDiskRequests = 0
             requests.withUnsafeBufferPointer { batch in
                 backend.submit(batch, completed: &local.completed)
             }

@@ -174,14 +174,15 @@ struct DiskTests {
 
     @Test("new settings hold at once for what waits")
     func settings() async throws {
-        let reactor = try Reactor.start(.init(backend: .poll))
+        // Each operation lasts a turn at least: the first is under way when the others come.
+        let faults = FaultInjector(seed: 1, rates: .init(delay: 1), prefersUring: false)
+        let reactor = try Reactor.start(.init(backend: .faulty(faults)))
         defer { reactor.stop() }
         let disk = Disk(name: "d", on: reactor)
         disk.set(DiskSettings(depth: 1))
         try await withTemporaryDirectory { directory in
             let file = try await File.open(
                 directory + "/f", [.read, .write, .create], on: reactor, disk: disk)
-            // All are asked for in one turn.
             await Task(executorPreference: reactor) {
                 await withDiscardingTaskGroup { group in
                     for block in 0..<32 {
