@@ -147,7 +147,12 @@ public final class Disk: @unchecked Sendable {
         case .write:
             measures[index].write.record(nanoseconds: nanoseconds)
             measures[index].bytesWritten.wrappingAdd(UInt64(result), ordering: .relaxed)
-        case .synchronize: measures[index].synchronize.record(nanoseconds: nanoseconds)
+        case .synchronize:
+            measures[index].synchronize.record(nanoseconds: nanoseconds)
+            // A durable write has bytes as well.
+            if done.length > 0 {
+                measures[index].bytesWritten.wrappingAdd(UInt64(result), ordering: .relaxed)
+            }
         default: break
         }
     }

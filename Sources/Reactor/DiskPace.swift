@@ -18,11 +18,15 @@ struct DiskPace {
         static let leastPart = 1.0 / 8
         /// What a window without complaint adds to the part.
         static let step = 1.0 / 16
-        /// Operations of a window, and how long it is at the least.
+        /// Operations of a window, unless it gets old before, and how long it is at the least.
         static let windowOperations = 64
         static let windowNanoseconds: UInt64 = 10_000_000
-        /// A window that has not filled so long after it began is begun anew.
+        /// So long after it began a window ends that has so many operations: of few clients too it
+        /// is told whether they suffer.
         static let windowAge: UInt64 = 2_000_000_000
+        static let leastOperations = 16
+        /// One that has not filled by then is begun anew.
+        static let windowEnd: UInt64 = 20_000_000_000
         /// Above the first share of a window's operations beyond their bound, by an eighth of it,
         /// the part is halved, below the second it grows.
         static let manySlow = 0.22
@@ -78,13 +82,15 @@ struct DiskPace {
             isShared = true
         }
         guard kinds[index].bound > 0 else { return }
-        if windowCount == 0 || now &- windowBegan > Limits.windowAge { beginWindow(now) }
+        if windowCount == 0 || now &- windowBegan > Limits.windowEnd { beginWindow(now) }
         windowCount += 1
         // The eighth: where all take equally long, the bound lies right at that.
         let bound = kinds[index].bound
         if operation.nanoseconds > bound + bound >> 3 { windowSlow += 1 }
-        if windowCount >= Limits.windowOperations,
-            now &- windowBegan >= Limits.windowNanoseconds
+        let age = now &- windowBegan
+        if windowCount >= Limits.windowOperations
+            ? age >= Limits.windowNanoseconds
+            : windowCount >= Limits.leastOperations && age >= Limits.windowAge
         {
             endWindow(now)
         }
@@ -150,7 +156,12 @@ struct DiskPace {
         } else if share > Limits.boundSlow.upperBound {
             let rise = Limits.risePerSecond
             let rate = part > Limits.leastPart ? rise.above : rise.atLeast
-            kinds[index].bound = bound + UInt64(Double(bound) * rate * min(seconds, 10))
+            let nanoseconds = UInt64(Double(bound) * rate * min(seconds, 10))
+            kinds[index].bound = bound + nanoseconds
+            kinds[index].count = 0
+            kinds[index].slow = 0
+            // Less than a nanosecond is kept for the next time.
+            if nanoseconds == 0 { return }
         }
         kinds[index].count = 0
         kinds[index].slow = 0

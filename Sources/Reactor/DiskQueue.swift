@@ -16,6 +16,7 @@ struct DiskQueue {
         var userData: UInt64 = 0
         var startedAt: UInt64 = 0
         var length = 0
+        /// Of a durable write: `synchronize`, as what it takes is that.
         var opcode = IORequest.Opcode.read
         var ioClass = IOClass.client
         /// Clients' operations in flight once this one was; and how many of other classes had been
@@ -220,7 +221,8 @@ struct DiskQueue {
         inFlight += 1
         bytesInFlight += length
         let slot = Slot(
-            userData: request.userData, startedAt: now, length: length, opcode: request.opcode,
+            userData: request.userData, startedAt: now, length: length,
+            opcode: request.isDurable ? .synchronize : request.opcode,
             ioClass: IOClass(rawValue: UInt8(index))!, depth: lanes[0].inFlight,
             othersBefore: inFlight > lanes[0].inFlight ? .max : othersStarted)
         let number: Int

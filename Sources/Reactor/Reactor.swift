@@ -34,6 +34,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         var disks: [Disk?] = []
         var timers = Heap<TimerEntry>()
         var cancelledTimers: Set<UInt64> = []
+        var cancelledBefore: Set<UInt64> = []
         var clock = TurnClock()
         /// Of disks' operations: handed to the kernel and not completed, and in `requests`.
         var diskRequests = 0
@@ -68,7 +69,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     var hostedRing: HostedRing?
     var isTurning = false
     var isTurnWanted = false
-    var hostedAlarm: MonotonicTime?
+    var hostedAlarms: [MonotonicTime] = []
     let inbox = Mutex(Inbox())
     let diskNumbers = Mutex(DiskNumbers())
     let thread = Atomic<UInt>(0)
@@ -220,8 +221,8 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     public func now() -> MonotonicTime { .now() }
 
     /// When the reactor came upon what it does now, on the same clock: what has just been received
-    /// or completed was so then. Read once for all of it. Elsewhere than in a turn of the reactor
-    /// it is the present time.
+    /// or completed was so then. Read once for all of it, and never the same twice. Elsewhere than
+    /// in a turn of the reactor it is the present time.
     public func turnTime() -> MonotonicTime {
         guard isCurrent, host == nil || isTurning else { return .now() }
         return MonotonicTime(nanoseconds: local.clock.now())
@@ -382,7 +383,10 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     }
 
     private func insert(_ timer: TimerEntry) {
-        if local.cancelledTimers.remove(timer.id) != nil {
+        let isCancelled =
+            local.cancelledTimers.remove(timer.id) != nil
+            || local.cancelledBefore.remove(timer.id) != nil
+        if isCancelled {
             local.completed.append(IOCompletion(userData: timer.userData, result: 1))
         } else {
             local.timers.insert(timer)
@@ -403,18 +407,18 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         // A timer cancelled before it was seen: it is remembered until it arrives.
         let seen = Set(local.timers.unordered.map(\.id))
         local.cancelledTimers.formUnion(ids.subtracting(seen))
+        // Most of these are left over from sleeps that had ended before: forgotten in two steps,
+        // long after the timer of any of them can be on its way.
+        if local.cancelledTimers.count > Limits.rememberedCancellations {
+            local.cancelledBefore = local.cancelledTimers
+            local.cancelledTimers = []
+        }
         local.timers = Heap(kept)
     }
 
     /// Completes due timers. Nanoseconds to the next one, nil if there is none.
     private func fireTimers() -> UInt64? {
-        guard !local.timers.isEmpty else {
-            // Left over from sleeps that had ended before they were cancelled.
-            if local.cancelledTimers.count > Limits.rememberedCancellations {
-                local.cancelledTimers.removeAll()
-            }
-            return nil
-        }
+        guard !local.timers.isEmpty else { return nil }
         let now = now()
         while let next = local.timers.min {
             if next.deadline > now {

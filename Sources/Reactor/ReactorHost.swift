@@ -100,11 +100,13 @@ extension Reactor {
     /// Has the host come back for the next timer, if it would come too late otherwise.
     private func setAlarm() {
         guard let host, let next = local.timers.min?.deadline else { return }
-        if let hostedAlarm, hostedAlarm <= next { return }
-        hostedAlarm = next
+        // Those asked for stay, also behind a nearer one: asked for again after each of these they
+        // would pile up at the host.
+        if let first = hostedAlarms.min(), first <= next { return }
+        hostedAlarms.append(next)
         let now = now()
         host.run(after: next > now ? next.nanoseconds - now.nanoseconds : 0) {
-            if self.hostedAlarm == next { self.hostedAlarm = nil }
+            self.hostedAlarms.removeAll { $0 == next }
             self.hostedTurns()
         }
     }

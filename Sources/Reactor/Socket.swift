@@ -37,19 +37,23 @@ public final class Socket: Sendable {
     }
 
     /// Connects to `host` (name or address) and `port`.
+    /// - Parameter timeout: how long a host that does not answer is tried, in whole milliseconds;
+    ///   then `ETIMEDOUT`. nil: as long as the kernel does, some two minutes.
     public static func connect(
-        host: String, port: Int, on reactor: Reactor
+        host: String, port: Int, timeout: Duration? = nil, on reactor: Reactor
     ) async throws(IOError) -> Socket {
         let address = try resolve(host: host, port: port, isPassive: false)
-        return try await connect(address, name: "\(host):\(port)", on: reactor)
+        return try await connect(
+            address, name: "\(host):\(port)", timeout: timeout, on: reactor)
     }
 
     static func connect(
-        _ address: SocketAddress, name: String, on reactor: Reactor
+        _ address: SocketAddress, name: String, timeout: Duration? = nil, on reactor: Reactor
     ) async throws(IOError) -> Socket {
         let descriptor = socket(
             Int32(address.family), Int32(APUS_SOCK_STREAM), 0)
         guard descriptor >= 0 else { throw IOError(code: errno, operation: "socket", path: name) }
+        if let timeout { setUserTimeout(descriptor, timeout) }
         let copy = UnsafeMutablePointer<SocketAddress>.allocate(capacity: 1)
         copy.initialize(to: address)
         defer { copy.deallocate() }
@@ -61,7 +65,18 @@ public final class Socket: Sendable {
             Glibc.close(descriptor)
             throw IOError(code: -result, operation: "connect", path: name)
         }
+        // A peer that takes nothing for long is slow, not gone.
+        if timeout != nil { setUserTimeout(descriptor, .zero) }
         return await adopt(descriptor, peer: name, on: reactor)
+    }
+
+    /// How long the kernel tries to get something to the other end; zero: as it sees fit.
+    private static func setUserTimeout(_ descriptor: Int32, _ timeout: Duration) {
+        let (seconds, attoseconds) = timeout.components
+        var milliseconds = UInt32(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000)
+        _ = setsockopt(
+            descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, &milliseconds,
+            socklen_t(MemoryLayout<UInt32>.size))
     }
 
     /// Receives into `range` of `buffer`: some bytes, or with `all` the whole range. Fewer with

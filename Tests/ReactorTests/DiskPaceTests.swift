@@ -114,4 +114,37 @@ struct DiskPaceTests {
         }
         #expect(pace.part == DiskPace.Limits.leastPart)
     }
+
+    @Test("of few clients too it is learned whether they suffer", arguments: [10, 25, 40])
+    func few(perSecond: Int) {
+        var pace = DiskPace()
+        var now: UInt64 = 1_000_000_000
+        for number in 0..<perSecond * 120 {
+            now += 1_000_000_000 / UInt64(perSecond)
+            pace.note(
+                DiskPace.Operation(
+                    nanoseconds: 150_000 + UInt64(number * 7919 % 100) * 1000, length: 65536,
+                    isWrite: false, depth: 1, isUndisturbed: number % 4 != 0), now: now)
+        }
+        #expect(pace.part > 0.5, "\(pace.part)")
+    }
+
+    @Test("a bound rises within minutes also where many short operations are told")
+    func quick() {
+        var pace = DiskPace()
+        var now: UInt64 = 1_000_000_000
+        func run(seconds: Int, microseconds: UInt64) {
+            for number in 0..<seconds * 30_000 {
+                now += 33_333
+                pace.note(
+                    DiskPace.Operation(
+                        nanoseconds: microseconds * 1000 + UInt64(number * 7919 % 1000),
+                        length: 4096, isWrite: false, depth: 1, isUndisturbed: number % 4 != 0),
+                    now: now)
+            }
+        }
+        run(seconds: 5, microseconds: 20)
+        run(seconds: 120, microseconds: 33)
+        #expect(pace.part > 0.5, "\(pace.part)")
+    }
 }
