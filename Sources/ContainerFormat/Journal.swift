@@ -76,6 +76,15 @@ public struct Journal: Sendable {
             (positions.firstIndex { $0 >= durableTo } ?? records.count)..<records.count
         }
 
+        /// Whether the file is to be synced before anything is added to it: what is added says that
+        /// all before it is durable, and only its own blocks are written. A mark alone in the last,
+        /// partly filled block is written again with what comes next.
+        public var mustBeSynced: Bool {
+            guard let first = unproven.first else { return false }
+            return records[unproven].contains { $0 != .mark }
+                || positions[first] < end / 4096 * 4096
+        }
+
         /// Takes away the record with index `index` and all behind it, as if the journal had been
         /// torn there. Precondition: it is one of the unproven.
         public mutating func cut(before index: Int) {

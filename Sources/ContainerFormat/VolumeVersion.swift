@@ -3,7 +3,7 @@ import Model
 
 /// The file `VERSION` of a volume: text, so that a person can see whose disk it is.
 ///
-///     apus-volume 1
+///     apus-volume 2
 ///     datanode 01234567-89ab-4def-8123-456789abcdef
 ///     cluster none
 ///     crc32c 89abcdef
@@ -12,8 +12,9 @@ public struct VolumeVersion: Hashable, Sendable {
     /// `nil` until the datanode has registered for the first time.
     public var cluster: ClusterID?
 
-    /// The version of the volume's layout written, and the only one read.
-    public static let version: UInt32 = 1
+    /// The version of the volume's layout written, and the only one read: 2 since checksums in
+    /// containers are of 4 KiB.
+    public static let version: UInt32 = 2
     /// The longest file that is looked at.
     public static let largestSize = 4096
 

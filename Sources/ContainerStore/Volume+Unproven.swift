@@ -11,8 +11,8 @@ import Reactor
 
 extension Volume {
     /// The first of the unproven records of container `id` whose cell is not whole in the data
-    /// file; nil if all are. In that case the cells are durable when it returns, so that later
-    /// records may say so.
+    /// file; nil if all are. In that case the cells and the journal are durable when it returns, so
+    /// that later records may say so.
     func firstLostCell(
         _ journal: Journal.Contents, of id: ContainerID
     ) async throws(StoreError) -> Int? {
@@ -27,17 +27,18 @@ extension Volume {
             }
         }
         cells.removeAll { deleted.contains($0.localID) }
-        guard !cells.isEmpty else { return nil }
         do throws(IOError) {
-            guard try await reactor.status(dataPath(id)) != nil else { return nil }
-            let data = try await File.open(
-                dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
-            for entry in cells where !(await isWhole(entry.cell, entry.checksums, in: data)) {
+            if !cells.isEmpty, try await reactor.status(dataPath(id)) != nil {
+                let data = try await File.open(
+                    dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
+                for entry in cells where !(await isWhole(entry.cell, entry.checksums, in: data)) {
+                    try await data.close()
+                    return entry.index
+                }
+                try await data.synchronize()
                 try await data.close()
-                return entry.index
             }
-            try await data.synchronize()
-            try await data.close()
+            guard journal.mustBeSynced else { return nil }
             let file = try await File.open(
                 journalPath(id), [.read, .write, .direct], on: reactor, disk: disk)
             try await file.synchronize()

@@ -70,7 +70,7 @@ import Testing
         let text = String(decoding: fresh.encoded(), as: UTF8.self)
         #expect(
             text.hasPrefix(
-                "apus-volume 1\ndatanode 01234567-89ab-4def-8123-456789abcdef\ncluster none\ncrc32c "
+                "apus-volume 2\ndatanode 01234567-89ab-4def-8123-456789abcdef\ncluster none\ncrc32c "
             ))
         #expect(try VolumeVersion(parsing: fresh.encoded()) == fresh)
         let adopted = VolumeVersion(datanode: datanode, cluster: DatanodeID(high: 5, low: 6))
@@ -93,10 +93,10 @@ import Testing
         #expect(throws: FormatError.notA("volume's VERSION file")) {
             _ = try VolumeVersion(parsing: Array("layoutVersion=7\n".utf8))
         }
-        let text = "apus-volume 2\ndatanode \(datanode)\ncluster none\n"
+        let text = "apus-volume 3\ndatanode \(datanode)\ncluster none\n"
         let sum = String(CRC32C.of(Array(text.utf8)), radix: 16)
         #expect(
-            throws: FormatError.unknownVersion(of: "volume's VERSION file", found: 2, known: 1)
+            throws: FormatError.unknownVersion(of: "volume's VERSION file", found: 3, known: 2)
         ) { _ = try VolumeVersion(parsing: Array((text + "crc32c \(sum)\n").utf8)) }
     }
 }

@@ -36,6 +36,24 @@ import Testing
         #expect(try Journal.parse(longer).records == everyKind + everyKind + [.mark])
     }
 
+    @Test("a journal is synced before it is added to, unless what is unproven is written again")
+    func mustBeSynced() throws {
+        #expect(!(try Journal.parse(try journalFile([])).mustBeSynced))
+        #expect(try Journal.parse(try journalFile([[cellRecord(1)]])).mustBeSynced)
+        #expect(try Journal.parse(try journalFile([[cellRecord(1)], [cellRecord(2)]])).mustBeSynced)
+        // A mark is written again with what comes next where it lies in the last block alone.
+        var alone = 0
+        for count in 1...120 {
+            let batches = (1...count).map { [cellRecord(UInt64($0))] } + [[.mark]]
+            let contents = try Journal.parse(try journalFile(batches))
+            #expect(contents.unproven.count == 1)
+            let isAlone = contents.end % 4096 >= Journal.frame + JournalRecord.mark.body.count
+            #expect(contents.mustBeSynced == !isAlone)
+            alone += isAlone ? 1 : 0
+        }
+        #expect((1..<120).contains(alone))
+    }
+
     @Test("a last batch torn at any sector is cut, and everything before it stays")
     func torn() throws {
         let before = [everyKind, [cellRecord(50)]]
