@@ -44,7 +44,14 @@ struct DatanodeClient: Sendable {
         let reply = try await channels.channel(to: node, on: reactor).call(
             DatanodeMethod.writeCell.rawValue, request.encoded, payload: cell.payload,
             timeout: Limits.writeTimeout)
-        return Int(try DNWriteCellResponse(parsing: reply.message).durableLength)
+        let durable = try DNWriteCellResponse(parsing: reply.message).durableLength
+        guard durable <= UInt64(ReplicationConfig.blockSize) else {
+            throw StoreError(
+                .badRequest,
+                "\(node) says that \(durable) bytes of \(cell.block) are durable: a block has at "
+                    + "most \(ReplicationConfig.blockSize)")
+        }
+        return Int(durable)
     }
 
     /// Reads `range` of a block replica. The answer is verified against the checksums that came
@@ -86,7 +93,7 @@ struct DatanodeClient: Sendable {
         } catch {
             throw StoreError(.corrupt, "\(block) from \(node): \(error)")
         }
-        let skip = range.lowerBound - Int(response.offset)
+        let skip = range.lowerBound - Int(clamping: response.offset)
         guard skip >= 0, skip + range.count <= payload.count else {
             throw StoreError(
                 .badRequest,

@@ -175,6 +175,16 @@ public final class Datanode: RPCHandler {
                 "a replica index of \(replication) is 1 to \(replication.width), "
                     + "not \(index)")
         }
+        // Bounded before they become Ints: what does not fit one would end the process.
+        guard message.offset <= UInt64(ReplicationConfig.blockSize),
+            message.groupLength <= UInt64(replication.blockGroupSize)
+        else {
+            throw StoreError(
+                .badRequest,
+                "a cell lies within \(ReplicationConfig.blockSize) bytes of a block, in a group of "
+                    + "at most \(replication.blockGroupSize), not at \(message.offset) in "
+                    + "\(message.groupLength)")
+        }
         let payload = request.payload ?? Payload(reactor.pool.allocate(1), 0..<0)
         guard payload.count <= replication.cellSize else {
             throw StoreError(

@@ -34,6 +34,11 @@ struct Frame: Sendable {
         header.tokenBytes == 0 ? body : Array(body[header.tokenBytes...])
     }
     var token: [UInt8] { Array(body[..<header.tokenBytes]) }
+
+    /// Bytes that go over the socket, the head's left out.
+    var bytesToSend: Int {
+        body.count + (header.payloadPlace == .inline ? payload?.count ?? 0 : 0)
+    }
 }
 
 /// Why a stream of frames ended.
@@ -151,6 +156,10 @@ final class FrameSender: Sendable {
         var isClosed = false
         /// The sending task, while it waits for something to send.
         var idle: UnsafeContinuation<Void, Never>?
+        /// Bytes added and not sent.
+        var backlog = 0
+        /// Who waits for the backlog to shrink, one at most.
+        var room: UnsafeContinuation<Void, Never>?
     }
 
     private let socket: Socket
@@ -168,6 +177,7 @@ final class FrameSender: Sendable {
         let (idle, mustStart) = state.withLock { state in
             guard !state.isClosed else { return (UnsafeContinuation<Void, Never>?.none, false) }
             state.queue.append(frame)
+            state.backlog += frame.bytesToSend
             defer {
                 state.isStarted = true
                 state.idle = nil
@@ -186,13 +196,41 @@ final class FrameSender: Sendable {
 
     /// Sends no more; what is queued is dropped.
     func stop() {
-        let idle = state.withLock { state in
+        let waiting = state.withLock { state in
             state.isClosed = true
             state.queue = []
-            defer { state.idle = nil }
-            return state.idle
+            defer {
+                state.idle = nil
+                state.room = nil
+            }
+            return [state.idle, state.room]
         }
-        idle?.resume()
+        for continuation in waiting { continuation?.resume() }
+    }
+
+    /// Whether more than `limit` bytes were added and are not sent: the other end does not take
+    /// what it asked for.
+    func isBehind(limit: Int) -> Bool { state.withLock { $0.backlog > limit && !$0.isClosed } }
+
+    /// Waits until something was sent, or nothing will be any more. By one task at a time.
+    func waitForProgress() async {
+        await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
+            let isDone = state.withLock { state in
+                if state.isClosed || state.backlog == 0 { return true }
+                state.room = continuation
+                return false
+            }
+            if isDone { continuation.resume() }
+        }
+    }
+
+    private func sent(_ bytes: Int) {
+        let room = state.withLock { state in
+            state.backlog -= bytes
+            defer { state.room = nil }
+            return state.room
+        }
+        room?.resume()
     }
 
     private func drain() async {
@@ -217,6 +255,7 @@ final class FrameSender: Sendable {
             }
             do throws(IOError) {
                 try await send(batch, vector, headers, bodies)
+                sent(batch.reduce(0) { $0 + $1.bytesToSend })
             } catch {
                 // The receiving side of the connection sees the end too and tells the callers.
                 close()

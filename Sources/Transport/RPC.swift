@@ -94,6 +94,9 @@ public enum RPCOutcome: Sendable {
 public enum TransportLimits {
     /// Request payload bytes that a server takes in flight on one connection.
     public static let credit = 32 << 20
+    /// Bytes of answers that the client has not taken, beyond which a server reads no further
+    /// requests of the connection.
+    public static let unsentBytes = 32 << 20
     /// Requests in flight on one connection; a server stops reading beyond it.
     public static let requestsPerConnection = 4096
     /// Bytes received at once while headers and messages are expected.

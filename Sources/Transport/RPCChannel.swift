@@ -23,8 +23,23 @@ public actor RPCChannel {
     /// Where it leads, in traces.
     public nonisolated let address: String
     private var connection: RPCConnection?
-    private var opening: Task<Result<RPCConnection, StoreError>, Never>?
+    private var isOpening = false
+    /// Callers that wait for the connection, the first first.
+    private var waiting: [Waiting] = []
+    private var lastID: UInt64 = 0
+    /// Callers that have been handed the connection and have not begun their call: whoever comes
+    /// after them stays behind them.
+    private var arriving = 0
     private var lastFailure: (at: MonotonicTime, error: StoreError)?
+
+    private struct Waiting {
+        var id: UInt64
+        var continuation: UnsafeContinuation<Result<RPCConnection, StoreError>, Never>
+        /// It counts among `arriving` once it has the connection.
+        var arrives: Bool
+        /// Ends the wait at the call's deadline.
+        var alarm: Task<Void, Never>?
+    }
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
         reactor.asUnownedSerialExecutor()
@@ -89,10 +104,15 @@ public actor RPCChannel {
             return try await callLocal(handler, request)
         }
         // Without leaving the task's executor, as nearly always.
-        if reactor.isCurrent, let connection = inPlace({ $0.usableConnection }) {
+        let isHere = reactor.isCurrent
+        if isHere, let connection = inPlace({ $0.usableConnection }) {
             return try await connection.call(request, expecting: expecting)
         }
-        let connection = try await connected()
+        let connection = try await connected(until: request.deadline, arrives: isHere)
+        // Back on the reactor the call begins before anything else does.
+        if isHere {
+            if reactor.isCurrent { inPlace { $0.arrived() } } else { await arrived() }
+        }
         return try await connection.call(request, expecting: expecting)
     }
 
@@ -127,45 +147,97 @@ public actor RPCChannel {
         return try result.get()
     }
 
-    /// The connection, if it is there and has not failed. Both live on the channel's reactor.
+    /// The connection, if it is there, has not failed, and nobody is on the way to it. Both live on
+    /// the channel's reactor.
     private var usableConnection: RPCConnection? {
+        guard arriving == 0, waiting.isEmpty else { return nil }
+        return openConnection
+    }
+
+    private var openConnection: RPCConnection? {
         guard let connection, connection.inPlace({ $0.failure == nil }) else { return nil }
         return connection
     }
 
-    private func connected() async throws(StoreError) -> RPCConnection {
-        if let connection {
-            if await connection.failure == nil { return connection }
-            self.connection = nil
+    private func arrived() { arriving -= 1 }
+
+    /// The connection, opened if it is not there. Callers get it in the order in which they came,
+    /// and wait no longer than for their `deadline` or until they are cancelled.
+    /// - Parameter arrives: the caller tells by `arrived` when it is about to begin its call.
+    private func connected(
+        until deadline: MonotonicTime?, arrives: Bool
+    ) async throws(StoreError) -> RPCConnection {
+        if waiting.isEmpty, let connection = openConnection {
+            if arrives { arriving += 1 }
+            return connection
         }
-        if let opening { return try await opening.value.get() }
-        if let lastFailure,
+        if !isOpening, let lastFailure,
             lastFailure.at.advanced(by: TransportLimits.reconnectDelay) > reactor.now()
         {
             throw lastFailure.error
         }
+        lastID += 1
+        let id = lastID
+        let result = await withTaskCancellationHandler {
+            await withUnsafeContinuation { continuation in
+                wait(
+                    Waiting(id: id, continuation: continuation, arrives: arrives),
+                    until: deadline)
+            }
+        } onCancel: {
+            Task(executorPreference: reactor) {
+                await self.giveUp(id, StoreError(.cancelled, "the call was cancelled"))
+            }
+        }
+        return try result.get()
+    }
+
+    private func wait(_ caller: Waiting, until deadline: MonotonicTime?) {
+        var caller = caller
+        if let deadline {
+            let late = StoreError(.deadlineExceeded, "\(address) was not connected to in time")
+            caller.alarm = Task(executorPreference: reactor) { [reactor, id = caller.id] in
+                // Cancelled: the caller waits no more.
+                guard (try? await reactor.sleep(until: deadline)) != nil else { return }
+                await self.giveUp(id, late)
+            }
+        }
+        waiting.append(caller)
+        guard !isOpening else { return }
+        isOpening = true
+        Task(executorPreference: reactor) { await self.open() }
+    }
+
+    private func giveUp(_ id: UInt64, _ error: StoreError) {
+        guard let place = waiting.firstIndex(where: { $0.id == id }) else { return }
+        let caller = waiting.remove(at: place)
+        caller.alarm?.cancel()
+        caller.continuation.resume(returning: .failure(error))
+    }
+
+    private func open() async {
         guard case .remote(let host, let port) = target else {
             preconditionFailure("a local channel has no connection")
         }
-        let task = Task(executorPreference: reactor) {
-            [name, reactor, mayShareMemory] () -> Result<RPCConnection, StoreError> in
-            do throws(StoreError) {
-                return .success(
-                    try await RPCConnection.open(
-                        host: host, port: port, name: name, on: reactor,
-                        mayShare: mayShareMemory))
-            } catch {
-                return .failure(error)
-            }
+        let result: Result<RPCConnection, StoreError>
+        do throws(StoreError) {
+            let opened = try await RPCConnection.open(
+                host: host, port: port, name: name, on: reactor, mayShare: mayShareMemory)
+            connection = opened
+            result = .success(opened)
+        } catch {
+            connection = nil
+            lastFailure = (reactor.now(), error)
+            result = .failure(error)
         }
-        opening = task
-        let result = await task.value
-        opening = nil
-        switch result {
-        case .success(let opened): connection = opened
-        case .failure(let error): lastFailure = (reactor.now(), error)
+        isOpening = false
+        let callers = waiting
+        waiting = []
+        for caller in callers {
+            caller.alarm?.cancel()
+            if caller.arrives, case .success = result { arriving += 1 }
+            caller.continuation.resume(returning: result)
         }
-        return try result.get()
     }
 
     /// Ends the connection, if there is one.

@@ -65,7 +65,9 @@ actor RPCConnection {
             {
                 return (socket, true)
             }
-            return (try await Socket.connect(host: host, port: port, on: reactor), false)
+            let socket = try await Socket.connect(
+                host: host, port: port, timeout: TransportLimits.connectTimeout, on: reactor)
+            return (socket, false)
         } catch {
             throw StoreError(.connection, error.description)
         }
@@ -249,8 +251,12 @@ actor RPCConnection {
     private func begin(_ call: Call) {
         if let failure { return call.continuation.resume(returning: .failure(failure)) }
         let bytes = call.bytes
-        guard bytes == 0 || (waiting.isEmpty && (inFlight == 0 || inFlight + bytes <= credit))
-        else { return waiting.append(call) }
+        // Calls without bytes keep their place too: they may be about what waits.
+        guard waiting.isEmpty, bytes == 0 || inFlight == 0 || inFlight + bytes <= credit else {
+            waiting.append(call)
+            if call.request.deadline != nil { watchDeadlines() }
+            return
+        }
         inFlight += bytes
         send(call, at: call.request.takenUp)
     }
@@ -316,7 +322,9 @@ actor RPCConnection {
 
     private func release(_ bytes: Int) {
         inFlight -= bytes
-        while let first = waiting.first, inFlight == 0 || inFlight + first.bytes <= credit {
+        while let first = waiting.first,
+            first.bytes == 0 || inFlight == 0 || inFlight + first.bytes <= credit
+        {
             waiting.removeFirst()
             inFlight += first.bytes
             send(first, at: nil)
@@ -332,7 +340,9 @@ actor RPCConnection {
     }
 
     private func watch() async {
-        while pending.values.contains(where: { $0.deadline != nil }) {
+        while pending.values.contains(where: { $0.deadline != nil })
+            || waiting.contains(where: { $0.request.deadline != nil })
+        {
             do {
                 try await reactor.sleep(for: TransportLimits.deadlineTick)
             } catch {
@@ -340,10 +350,15 @@ actor RPCConnection {
             }
             let now = reactor.now()
             let late = pending.filter { $0.value.deadline.map { $0 <= now } ?? false }
-            for id in late.keys {
-                abandon(
-                    id, StoreError(.deadlineExceeded, "\(socket.peer) did not answer in time"))
-            }
+            let error = StoreError(.deadlineExceeded, "\(socket.peer) did not answer in time")
+            for id in late.keys { abandon(id, error) }
+            let unsent = waiting.filter { $0.request.deadline.map { $0 <= now } ?? false }
+            guard !unsent.isEmpty else { continue }
+            let ids = Set(unsent.map(\.id))
+            waiting.removeAll { ids.contains($0.id) }
+            for call in unsent { call.continuation.resume(returning: .failure(error)) }
+            // What stood behind them may fit.
+            release(0)
         }
         isWatching = false
     }

@@ -193,6 +193,11 @@ actor ServerConnection {
         // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to its
         // credit never waits.
         if !inPlace({ $0.hasRoom(for: bytes) }) { await waitForRoom(for: bytes) }
+        while sender.isBehind(limit: TransportLimits.unsentBytes) {
+            await sender.waitForProgress()
+        }
+        let id = frame.header.requestID
+        guard !inPlace({ $0.running.keys.contains(id) }) else { throw .frame(.repeated(id)) }
         inPlace { $0.begin(frame, from: peer, shared, bytes: bytes) }
     }
 

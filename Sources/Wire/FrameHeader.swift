@@ -43,7 +43,8 @@ public struct FrameHeader: Hashable, Sendable {
     }
 
     public static let size = 64
-    public static let version: UInt16 = 1
+    /// Of the protocol: 2 since checksums are of 4 KiB.
+    public static let version: UInt16 = 2
     static let magic: UInt32 = 0x5355_5041
 
     public enum Limits {
@@ -166,6 +167,8 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
     case kind(UInt8)
     case length(String, Int, limit: Int)
     case unexpected(FrameHeader.Kind)
+    /// A request under the identity of one that is not answered.
+    case repeated(UInt64)
     case place(UInt8)
     /// A payload in shared memory that is not there.
     case shared(String)
@@ -184,6 +187,7 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
             "a frame's \(part) of \(length) bytes is over the limit of \(limit)"
         case .place(let place): "payload place \(place) is not known: 0 to 2 are"
         case .shared(let what): "a payload in shared memory that this connection lacks: \(what)"
+        case .repeated(let id): "request \(id) came again before it was answered"
         case .unexpected(let kind): "a frame of kind \(kind) has no place here"
         }
     }

@@ -232,8 +232,14 @@ enum Roles {
     ) async throws -> RunningRole {
         let logger = makeLogger("s3gateway", level: settings.text("log.level"))
         let telemetry = try telemetry("s3gateway", settings)
-        // Where there is no ring, requests change threads on their way to the store.
-        let reactors = try? await EventLoopReactors.start()
+        var reactors: EventLoopReactors?
+        do {
+            reactors = try await EventLoopReactors.start()
+        } catch {
+            logger.warning(
+                "requests change threads on their way to the store, as event loops got no ring",
+                metadata: ["reason": "\(error)"])
+        }
         let gateway = S3Gateway(
             store: try client(settings, runtime, on: reactors?.group),
             configuration: S3Configuration(

@@ -55,7 +55,7 @@ struct FrameHeaderTests {
     @Test("the bytes of a header are pinned")
     func knownBytes() {
         let bytes = bytes(of: FrameHeader(kind: .request, requestID: 0x0102, method: 0x0201))
-        #expect(Array(bytes[0..<8]) == [0x41, 0x50, 0x55, 0x53, 1, 0, 2, 0])
+        #expect(Array(bytes[0..<8]) == [0x41, 0x50, 0x55, 0x53, 2, 0, 2, 0])
         #expect(Array(bytes[8..<18]) == [2, 1, 0, 0, 0, 0, 0, 0, 1, 2])
     }
 

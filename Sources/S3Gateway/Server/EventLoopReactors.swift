@@ -9,12 +9,18 @@ public struct EventLoopReactors: Sendable {
     public let group: ReactorGroup
     private let reactors: [ObjectIdentifier: Reactor]
 
-    /// Starts them. Throws where the kernel refuses io_uring.
+    /// Starts them, on all event loops or none. Throws where the kernel refuses io_uring.
     public static func start() async throws -> EventLoopReactors {
         var group: [Reactor] = []
         var reactors: [ObjectIdentifier: Reactor] = [:]
         for loop in MultiThreadedEventLoopGroup.singleton.makeIterator() {
-            let reactor = try await Reactor.start(on: EventLoopHost(loop))
+            let reactor: Reactor
+            do {
+                reactor = try await Reactor.start(on: EventLoopHost(loop))
+            } catch {
+                for started in group { started.stop() }
+                throw error
+            }
             group.append(reactor)
             reactors[ObjectIdentifier(loop)] = reactor
         }
