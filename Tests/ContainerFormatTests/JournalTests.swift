@@ -36,7 +36,7 @@ import Testing
         #expect(try Journal.parse(longer).records == everyKind + everyKind + [.mark])
     }
 
-    @Test("a journal is synced before it is added to, unless what is unproven is written again")
+    @Test("a journal is synced before more is added, unless what is unproven is written again")
     func mustBeSynced() throws {
         #expect(!(try Journal.parse(try journalFile([])).mustBeSynced))
         #expect(try Journal.parse(try journalFile([[cellRecord(1)]])).mustBeSynced)
