@@ -27,8 +27,17 @@ public final class ClusterClient: Sendable {
     let scm: RPCChannel
     private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
 
-    /// - Parameter channels: shared with other clients of the process, if there are any.
-    public init(om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup) {
+    /// What bytes on their way take of memory, unless something else is asked for.
+    public static let windowBytes = 512 << 20
+
+    /// - Parameters:
+    ///   - channels: shared with other clients of the process, if there are any.
+    ///   - windowBytes: memory for what is on its way to and from datanodes, in bytes; each
+    ///     transfer takes a stripe at least.
+    public init(
+        om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup,
+        windowBytes: Int = ClusterClient.windowBytes
+    ) {
         self.reactors = reactors
         let names = OMClient(
             OMChannel(
@@ -43,7 +52,8 @@ public final class ClusterClient: Sendable {
         self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
         datanodes = DatanodeClient(
             channels: channels,
-            health: NodeHealth { [reservations] in reservations.forget($0) })
+            health: NodeHealth { [reservations] in reservations.forget($0) },
+            window: TransferWindow(bytes: windowBytes))
     }
 
     func codec(_ replication: ReplicationConfig) -> Codec {

@@ -16,6 +16,7 @@ struct DatanodeClient: Sendable {
 
     let channels: ChannelPool
     let health: NodeHealth
+    let window: TransferWindow
 
     /// One cell on its way to a datanode.
     struct Cell: Sendable {

@@ -6,7 +6,8 @@ import Reactor
 /// Reads ranges of a key laid out in erasure-coded block groups, some stripes ahead.
 public struct ECReader: ObjectReader {
     enum Limits {
-        /// User bytes read ahead of the one who takes them; one stripe goes regardless.
+        /// User bytes read ahead of the one who takes them, or the reader's share of the process's
+        /// `TransferWindow`; one stripe goes regardless.
         static let readAhead = 12 << 20
         /// Bytes of the first piece of a long read, which is fetched alone: the first byte waits
         /// neither for a stripe nor for a cell.
@@ -16,6 +17,7 @@ public struct ECReader: ObjectReader {
     private let groups: [(start: Int, reader: GroupReader)]
     private let length: Int
     private let reactor: Reactor
+    private let window: TransferWindow
 
     init(
         _ groups: [BlockGroup], codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
@@ -32,6 +34,7 @@ public struct ECReader: ObjectReader {
         }
         length = start
         self.reactor = reactor
+        window = client.window
     }
 
     /// One stripe's worth of work.
@@ -105,14 +108,20 @@ public struct ECReader: ObjectReader {
             }
             return
         }
+        window.enter()
         var running: [Task<Result<[Payload], StoreError>, Never>] = []
-        defer { for task in running { task.cancel() } }
+        defer {
+            window.leave()
+            for task in running { task.cancel() }
+        }
         var next = 0
         var ahead = 0
         for (index, step) in steps.enumerated() {
             // The first piece goes alone, if more than a stripe follows it.
             while next < steps.count,
-                running.isEmpty || (ahead < Limits.readAhead && (index > 0 || steps.count < 4))
+                running.isEmpty
+                    || (ahead < min(Limits.readAhead, window.share)
+                        && (index > 0 || steps.count < 4))
             {
                 running.append(start(steps[next]))
                 ahead += steps[next].byteCount

@@ -17,7 +17,8 @@ protocol GroupSource: Sendable {
 /// group without that node; the caller sees nothing but time.
 actor ECWriter {
     enum Limits {
-        /// User bytes in flight for one writer; at least one stripe goes regardless.
+        /// User bytes in flight for one writer, or its share of the process's `TransferWindow`;
+        /// at least one stripe goes regardless.
         static let window = 24 << 20
         /// Groups that may fail before the writer gives up.
         static let retries = 10
@@ -48,6 +49,14 @@ actor ECWriter {
         self.source = source
         self.client = client
         self.reactor = reactor
+        client.window.enter()
+    }
+
+    deinit { client.window.leave() }
+
+    /// User bytes that may be in flight now. Parity takes its part of the share.
+    private var window: Int {
+        min(Limits.window, client.window.share / replication.width * replication.data)
     }
 
     /// Sends an encoded stripe, waiting while the window is full.
@@ -55,7 +64,7 @@ actor ECWriter {
         var queue = [stripe]
         while let next = queue.first {
             let writer = try await writer()
-            let limit = max(Limits.window - next.length, 0)
+            let limit = max(window - next.length, 0)
             await writer.waitForRoom(limit: limit)
             if await writer.send(next, isLast: isLast && queue.count == 1) {
                 queue.removeFirst()

@@ -221,10 +221,16 @@ enum Roles {
     static func client(
         _ settings: Settings, _ runtime: Runtime, on reactors: ReactorGroup? = nil
     ) throws -> ClusterClient {
-        ClusterClient(
+        let window = try settings.number("client.window-bytes")
+        guard window >= 0 else {
+            throw StoreError(
+                .invalidArgument, "client.window-bytes is a number of bytes, not \(window)")
+        }
+        return ClusterClient(
             om: .init(host: settings.text("om.host"), port: try settings.number("om.port")),
             scm: .init(host: settings.text("scm.host"), port: try settings.number("scm.port")),
-            channels: runtime.channels, reactors: reactors ?? runtime.reactors)
+            channels: runtime.channels, reactors: reactors ?? runtime.reactors,
+            windowBytes: window)
     }
 
     static func startS3Gateway(
