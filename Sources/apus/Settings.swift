@@ -31,8 +31,8 @@ struct Setting: Sendable {
         Setting(
             key: "client.window-bytes", kind: .number,
             fallback: String(ClusterClient.windowBytes),
-            help: "memory for bytes on their way to and from datanodes, of all requests of a gateway"
-                + " together; each takes a stripe at least"),
+            help: "memory for bytes on their way to and from datanodes, of all requests of a "
+                + "gateway; each takes a stripe at least"),
         Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
         Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
