@@ -105,7 +105,8 @@ public actor RPCChannel {
         }
         // Without leaving the task's executor, as nearly always.
         let isHere = reactor.isCurrent
-        if isHere, let connection = inPlace({ $0.usableConnection }) {
+        if isHere, let connection = inPlace(with: (), { (channel, _) in channel.usableConnection })
+        {
             return try await connection.call(request, expecting: expecting)
         }
         let connection = try await connected(until: request.deadline, arrives: isHere)
@@ -155,7 +156,9 @@ public actor RPCChannel {
     }
 
     private var openConnection: RPCConnection? {
-        guard let connection, connection.inPlace({ $0.failure == nil }) else { return nil }
+        guard let connection,
+            connection.inPlace(with: (), { (connection, _) in connection.failure == nil })
+        else { return nil }
         return connection
     }
 

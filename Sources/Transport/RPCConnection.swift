@@ -160,7 +160,7 @@ actor RPCConnection {
             do throws(StreamError) {
                 let frame = try await receiver.next()
                 switch frame.header.kind {
-                case .response: inPlace { $0.finish(frame) }
+                case .response: inPlace(with: frame) { $0.finish($1) }
                 case .goodbye: return Self.goodbye(frame)!
                 case .hello, .request, .cancel:
                     return FrameError.unexpected(frame.header.kind).storeError
@@ -234,7 +234,7 @@ actor RPCConnection {
                 }
                 let call = Call(
                     id: id, request: request, expecting: expecting, continuation: continuation)
-                if reactor.isCurrent { return inPlace { $0.begin(call) } }
+                if reactor.isCurrent { return inPlace(with: call) { $0.begin($1) } }
                 Task(executorPreference: reactor) { await self.begin(call) }
                 // Cancelled since: the handler may have been quicker than the call.
                 if Task.isCancelled {

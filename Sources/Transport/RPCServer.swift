@@ -192,13 +192,15 @@ actor ServerConnection {
         let bytes = frame.header.payloadPlace == .landing ? 0 : frame.header.payloadBytes
         // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to its
         // credit never waits.
-        if !inPlace({ $0.hasRoom(for: bytes) }) { await waitForRoom(for: bytes) }
+        if !inPlace(with: bytes, { $0.hasRoom(for: $1) }) { await waitForRoom(for: bytes) }
         while sender.isBehind(limit: TransportLimits.unsentBytes) {
             await sender.waitForProgress()
         }
         let id = frame.header.requestID
-        guard !inPlace({ $0.running.keys.contains(id) }) else { throw .frame(.repeated(id)) }
-        inPlace { $0.begin(frame, from: peer, shared, bytes: bytes) }
+        guard !inPlace(with: id, { $0.running[$1] != nil }) else { throw .frame(.repeated(id)) }
+        inPlace(with: (frame, peer, shared, bytes)) {
+            $0.begin($1.0, from: $1.1, $1.2, bytes: $1.3)
+        }
     }
 
     private func hasRoom(for bytes: Int) -> Bool {
@@ -254,7 +256,9 @@ actor ServerConnection {
             }
             // A handler that was left on another thread comes back by a job.
             if reactor.isCurrent {
-                self.inPlace { $0.finish(id, response, payload: bytes) }
+                self.inPlace(with: (id, response, bytes)) {
+                    $0.finish($1.0, $1.1, payload: $1.2)
+                }
             } else {
                 await self.finish(id, response, payload: bytes)
             }
