@@ -16,7 +16,13 @@ enum LentBytes {
         static let pooled = 32 << 10
     }
 
-    private static let lent = Mutex<[UInt: [AlignedBuffer]]>([:])
+    /// What keeps the memory at one address: nearly always one buffer.
+    private struct Loans {
+        var last: AlignedBuffer
+        var others: [AlignedBuffer] = []
+    }
+
+    private static let lent = Mutex<[UInt: Loans]>([:])
 
     /// NIO's way to get memory and to give it back.
     static let allocator = ByteBufferAllocator(
@@ -36,7 +42,13 @@ enum LentBytes {
     }
 
     private static func keep(_ buffer: AlignedBuffer, at base: UnsafeMutableRawPointer) {
-        lent.withLock { $0[UInt(bitPattern: base), default: []].append(buffer) }
+        lent.withLock { lent in
+            let address = UInt(bitPattern: base)
+            guard let before = lent.updateValue(Loans(last: buffer), forKey: address) else {
+                return
+            }
+            lent[address] = Loans(last: buffer, others: before.others + [before.last])
+        }
     }
 
     private static func allocate(_ count: Int) -> UnsafeMutableRawPointer {
@@ -62,9 +74,13 @@ enum LentBytes {
     private static func giveBack(_ base: UnsafeMutableRawPointer) {
         let buffer = lent.withLock { lent in
             let address = UInt(bitPattern: base)
-            let buffer = lent[address]?.popLast()
-            if lent[address]?.isEmpty == true { lent[address] = nil }
-            return buffer
+            guard let loans = lent.removeValue(forKey: address) else {
+                return AlignedBuffer?.none
+            }
+            if let next = loans.others.last {
+                lent[address] = Loans(last: next, others: Array(loans.others.dropLast()))
+            }
+            return loans.last
         }
         // Not the pool's: memory of the system.
         if buffer == nil { base.deallocate() }
