@@ -27,13 +27,34 @@ final class NodeHealth: Sendable {
     }
 
     private let nodes = Mutex<[DatanodeID: Node]>([:])
-    private let onFailure: (@Sendable (DatanodeID) -> Void)?
+    private let onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)?
 
-    /// - Parameter onFailure: told of each node that did not answer.
-    init(onFailure: (@Sendable (DatanodeID) -> Void)? = nil) { self.onFailure = onFailure }
+    /// - Parameter onFailure: told of each node that did not answer, and when. One that is only
+    ///   late is not among them.
+    init(onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)? = nil) {
+        self.onFailure = onFailure
+    }
 
+    /// A node did not answer: it is avoided, and what was planned with it is to be given up.
     func failed(_ id: DatanodeID, at now: MonotonicTime) {
-        onFailure?(id)
+        onFailure?(id, now)
+        avoid(id, at: now)
+    }
+
+    /// A read from a node came to nothing.
+    /// - Parameter isPatient: whether it was waited for as long as any read is. If not, a node
+    ///   that did not answer in time is only late: others are asked for a while.
+    func readFailed(
+        _ id: DatanodeID, _ code: StoreError.Code, isPatient: Bool, at now: MonotonicTime
+    ) {
+        switch code {
+        case .deadlineExceeded where !isPatient: avoid(id, at: now)
+        case .connection, .deadlineExceeded: failed(id, at: now)
+        default: break
+        }
+    }
+
+    private func avoid(_ id: DatanodeID, at now: MonotonicTime) {
         nodes.withLock { $0[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance) }
     }
 
