@@ -27,10 +27,13 @@ final class KeyReservations: Sendable {
         /// Keys opened one by one within `age` before any are reserved.
         static let patience = 4
         static let leastBatch = 8
+        /// Reservations of an owner at most.
         static let mostBatch = 64
-        /// Pairs of bucket and user that reservations are kept for; when there are more all are
-        /// forgotten.
+        /// Pairs of bucket and user that reservations are kept for; of more, keys are opened one
+        /// by one until others have not been used for `age`.
         static let pools = 1024
+        /// How often it is looked for those at most.
+        static let sweepInterval = Duration.seconds(1)
     }
 
     private struct Owner: Hashable {
@@ -51,6 +54,7 @@ final class KeyReservations: Sendable {
         /// Keys that found no reservation, since `missesSince`.
         var misses = 0
         var missesSince = MonotonicTime(nanoseconds: 0)
+        var lastUse = MonotonicTime(nanoseconds: 0)
         /// Before, none are reserved.
         var pausedUntil = MonotonicTime(nanoseconds: 0)
 
@@ -67,6 +71,18 @@ final class KeyReservations: Sendable {
         var pools: [Owner: Pool] = [:]
         /// Nodes that failed within `Limits.age`, and when they did last.
         var failed: [DatanodeID: MonotonicTime] = [:]
+        var lastSweep = MonotonicTime(nanoseconds: 0)
+
+        /// Whether there is a pool for `owner`, or room for one.
+        mutating func hasRoom(for owner: Owner, at now: MonotonicTime) -> Bool {
+            guard pools.count >= Limits.pools, pools[owner] == nil else { return true }
+            guard lastSweep.duration(to: now) >= Limits.sweepInterval else { return false }
+            lastSweep = now
+            pools = pools.filter {
+                $0.value.isRefilling || $0.value.lastUse.duration(to: now) <= Limits.age
+            }
+            return pools.count < Limits.pools
+        }
     }
 
     private let state = Mutex(State())
@@ -89,8 +105,8 @@ final class KeyReservations: Sendable {
         guard length > 0, length <= Limits.length else { return nil }
         let owner = Owner(bucket: key.bucket, user: user)
         let now = reactor.now()
-        let (found, wanted) = state.withLock { state in
-            if state.pools.count >= Limits.pools, state.pools[owner] == nil { state.pools = [:] }
+        let (found, wanted) = state.withLock { state -> (Reserved?, wanted: Int?) in
+            guard state.hasRoom(for: owner, at: now) else { return (nil, nil) }
             return Self.take(from: &state.pools[owner, default: Pool()], at: now)
         }
         if let wanted { refill(owner, wanted, on: reactor) }
@@ -101,6 +117,7 @@ final class KeyReservations: Sendable {
     private static func take(
         from pool: inout Pool, at now: MonotonicTime
     ) -> (Reserved?, wanted: Int?) {
+        pool.lastUse = now
         while let oldest = pool.reserved.first, oldest.since.duration(to: now) > Limits.age {
             pool.reserved.removeFirst()
             // They come more slowly than thought.
@@ -120,7 +137,7 @@ final class KeyReservations: Sendable {
             found != nil || pool.misses >= Limits.patience, now >= pool.pausedUntil
         else { return (found?.key, nil) }
         pool.isRefilling = true
-        return (found?.key, pool.batch)
+        return (found?.key, pool.batch - pool.reserved.count)
     }
 
     private func refill(_ owner: Owner, _ count: Int, on reactor: Reactor) {
