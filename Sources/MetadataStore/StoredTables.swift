@@ -99,9 +99,7 @@ public final class StoredTables: MetadataTransaction {
             // The one that applies: what is newer than the database stands in the overlay.
             return value
         }
-        let value = read(table, key)
-        if let value { cache.offer(recordKey, value, readAt: began) }
-        return value
+        return read(table, key).map { cache.offer(recordKey, $0, readAt: began) }
     }
 
     private func read(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
