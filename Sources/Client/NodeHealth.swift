@@ -21,7 +21,8 @@ final class NodeHealth: Sendable {
     private struct Node {
         var avoidUntil = MonotonicTime(nanoseconds: 0)
         var latencies: [UInt64] = []
-        var next = 0
+        /// Answers so far.
+        var answers = 0
         /// When a read counts as late, judged anew every `Limits.judged` answers.
         var lateNanoseconds: UInt64?
     }
@@ -65,12 +66,10 @@ final class NodeHealth: Sendable {
             if node.latencies.count < Limits.samples {
                 node.latencies.append(nanoseconds)
             } else {
-                node.latencies[node.next] = nanoseconds
-                node.next = (node.next + 1) % Limits.samples
+                node.latencies[node.answers % Limits.samples] = nanoseconds
             }
-            if node.latencies.count >= Limits.judged,
-                node.lateNanoseconds == nil || node.next % Limits.judged == 0
-            {
+            node.answers += 1
+            if node.answers % Limits.judged == 0 {
                 let p95 = node.latencies.sorted()[node.latencies.count * 95 / 100]
                 node.lateNanoseconds = max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)
             }

@@ -39,4 +39,22 @@ struct NodeHealthTests {
         #expect(!health.shouldAvoid(Self.node, at: Self.now))
         #expect(failures.withLock { $0 } == 0)
     }
+
+    @Test("what is late is judged anew after every eighth answer, from the first on")
+    func judged() {
+        let health = NodeHealth()
+        let answer = { (milliseconds: UInt64) in
+            health.answered(Self.node, in: milliseconds * 1_000_000)
+        }
+        for _ in 0..<7 { answer(1) }
+        #expect(health.lateAfter(Self.node) == .seconds(1), "too few to know")
+        answer(1)
+        #expect(health.lateAfter(Self.node) == .milliseconds(100))
+        for _ in 0..<7 {
+            answer(1000)
+            #expect(health.lateAfter(Self.node) == .milliseconds(100))
+        }
+        answer(1000)
+        #expect(health.lateAfter(Self.node) == .seconds(3))
+    }
 }
