@@ -52,7 +52,7 @@ public final class ClusterClient: Sendable {
         self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
         datanodes = DatanodeClient(
             channels: channels,
-            health: NodeHealth { [reservations] in reservations.forget($0) },
+            health: NodeHealth { [reservations] in reservations.forget($0, at: $1) },
             window: TransferWindow(bytes: windowBytes))
     }
 

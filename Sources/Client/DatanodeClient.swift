@@ -77,9 +77,9 @@ struct DatanodeClient: Sendable {
                 DatanodeMethod.readBlock.rawValue, request.encoded, expecting: expecting,
                 timeout: min(patience, Limits.readTimeout))
         } catch {
-            if error.code == .connection || error.code == .deadlineExceeded {
-                health.failed(node.id, at: reactor.now())
-            }
+            health.readFailed(
+                node.id, error.code, isPatient: patience >= Limits.readTimeout,
+                at: reactor.now())
             throw error
         }
         health.answered(node.id, in: reactor.now().nanoseconds - start.nanoseconds)

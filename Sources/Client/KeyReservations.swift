@@ -10,19 +10,30 @@ import Synchronization
 /// bucket and user, and is used within `Limits.age` or not at all, since the nodes of its block
 /// may have gone; what is not used the Ozone Manager expires like any other open key.
 ///
+/// Where a node fails, the Ozone Manager may go on placing blocks on it for some seconds. So what
+/// has a place on one is dropped, and its owner gets no new ones for `Limits.caution`: otherwise
+/// each failed write would drop a batch and fetch the next.
+///
 /// Thread-safe.
 final class KeyReservations: Sendable {
     enum Limits {
         /// Bytes of the longest key that takes one.
         static let length = 1 << 20
+        /// From when it was asked for.
         static let age = Duration.seconds(10)
+        /// How long none are reserved after one was dropped because of a failed node, and how
+        /// long a node that failed is in none that come in.
+        static let caution = NodeHealth.Limits.avoidance
         /// Keys opened one by one within `age` before any are reserved.
         static let patience = 4
         static let leastBatch = 8
+        /// Reservations of an owner at most.
         static let mostBatch = 64
-        /// Pairs of bucket and user that reservations are kept for; when there are more all are
-        /// forgotten.
+        /// Pairs of bucket and user that reservations are kept for; of more, keys are opened one
+        /// by one until others have not been used for `age`.
         static let pools = 1024
+        /// How often it is looked for those at most.
+        static let sweepInterval = Duration.seconds(1)
     }
 
     private struct Owner: Hashable {
@@ -43,9 +54,38 @@ final class KeyReservations: Sendable {
         /// Keys that found no reservation, since `missesSince`.
         var misses = 0
         var missesSince = MonotonicTime(nanoseconds: 0)
+        var lastUse = MonotonicTime(nanoseconds: 0)
+        /// Before, none are reserved.
+        var pausedUntil = MonotonicTime(nanoseconds: 0)
+
+        /// Some had to be dropped because a node failed.
+        mutating func startOver(at now: MonotonicTime) {
+            batch = Limits.leastBatch
+            misses = 0
+            missesSince = now
+            pausedUntil = now.advanced(by: Limits.caution)
+        }
     }
 
-    private let pools = Mutex<[Owner: Pool]>([:])
+    private struct State {
+        var pools: [Owner: Pool] = [:]
+        /// Nodes that failed within `Limits.age`, and when they did last.
+        var failed: [DatanodeID: MonotonicTime] = [:]
+        var lastSweep = MonotonicTime(nanoseconds: 0)
+
+        /// Whether there is a pool for `owner`, or room for one.
+        mutating func hasRoom(for owner: Owner, at now: MonotonicTime) -> Bool {
+            guard pools.count >= Limits.pools, pools[owner] == nil else { return true }
+            guard lastSweep.duration(to: now) >= Limits.sweepInterval else { return false }
+            lastSweep = now
+            pools = pools.filter {
+                $0.value.isRefilling || $0.value.lastUse.duration(to: now) <= Limits.age
+            }
+            return pools.count < Limits.pools
+        }
+    }
+
+    private let state = Mutex(State())
     private let reserve: @Sendable (BucketPath, Int, String) async throws(StoreError) -> [Reserved]
 
     /// - Parameter reserve: has the Ozone Manager open so many keys of a bucket for a user.
@@ -65,9 +105,9 @@ final class KeyReservations: Sendable {
         guard length > 0, length <= Limits.length else { return nil }
         let owner = Owner(bucket: key.bucket, user: user)
         let now = reactor.now()
-        let (found, wanted) = pools.withLock { pools in
-            if pools.count >= Limits.pools, pools[owner] == nil { pools = [:] }
-            return Self.take(from: &pools[owner, default: Pool()], at: now)
+        let (found, wanted) = state.withLock { state -> (Reserved?, wanted: Int?) in
+            guard state.hasRoom(for: owner, at: now) else { return (nil, nil) }
+            return Self.take(from: &state.pools[owner, default: Pool()], at: now)
         }
         if let wanted { refill(owner, wanted, on: reactor) }
         return found.map { OpenKey($0, key: key, user: user) }
@@ -77,6 +117,7 @@ final class KeyReservations: Sendable {
     private static func take(
         from pool: inout Pool, at now: MonotonicTime
     ) -> (Reserved?, wanted: Int?) {
+        pool.lastUse = now
         while let oldest = pool.reserved.first, oldest.since.duration(to: now) > Limits.age {
             pool.reserved.removeFirst()
             // They come more slowly than thought.
@@ -93,14 +134,15 @@ final class KeyReservations: Sendable {
             if pool.isRefilling { pool.batch = min(pool.batch * 2, Limits.mostBatch) }
         }
         guard !pool.isRefilling, pool.reserved.count < pool.batch / 2,
-            found != nil || pool.misses >= Limits.patience
+            found != nil || pool.misses >= Limits.patience, now >= pool.pausedUntil
         else { return (found?.key, nil) }
         pool.isRefilling = true
-        return (found?.key, pool.batch)
+        return (found?.key, pool.batch - pool.reserved.count)
     }
 
     private func refill(_ owner: Owner, _ count: Int, on reactor: Reactor) {
         Task(executorPreference: reactor) {
+            let asked = reactor.now()
             let keys: [Reserved]
             do throws(StoreError) {
                 keys = try await self.reserve(owner.bucket, count, owner.user)
@@ -108,24 +150,54 @@ final class KeyReservations: Sendable {
                 // Whoever opens a key is told what is wrong.
                 keys = []
             }
-            let now = reactor.now()
-            self.pools.withLock { pools in
-                pools[owner]?.isRefilling = false
-                pools[owner]?.reserved.append(contentsOf: keys.map { ($0, now) })
-                if keys.isEmpty { pools[owner]?.misses = 0 }
-            }
+            self.refilled(owner, keys, asked: asked, at: reactor.now())
         }
     }
 
-    /// Forgets what has a place on `node`, which was found not to answer.
-    func forget(_ node: DatanodeID) {
-        pools.withLock { pools in
-            for owner in pools.keys {
-                pools[owner]?.reserved.removeAll { entry in
-                    entry.key.group.nodes.contains { $0?.id == node }
+    /// Keeps `keys`, which were asked for at `asked`, but for those on nodes that have failed since
+    /// or shortly before.
+    private func refilled(
+        _ owner: Owner, _ keys: [Reserved], asked: MonotonicTime, at now: MonotonicTime
+    ) {
+        state.withLock { state in
+            guard var pool = state.pools.removeValue(forKey: owner) else { return }
+            pool.isRefilling = false
+            if keys.isEmpty { pool.misses = 0 }
+            let suspects = state.failed.filter {
+                $0.value >= asked || $0.value.duration(to: now) < Limits.caution
+            }
+            var isDropped = false
+            for key in keys {
+                if key.isOnAny({ suspects[$0] != nil }) {
+                    isDropped = true
+                } else {
+                    pool.reserved.append((key, asked))
                 }
             }
+            if isDropped { pool.startOver(at: now) }
+            state.pools[owner] = pool
         }
+    }
+
+    /// Forgets what has a place on `node`, which was found not to answer at `now`.
+    func forget(_ node: DatanodeID, at now: MonotonicTime) {
+        state.withLock { state in
+            state.failed = state.failed.filter { $0.value.duration(to: now) <= Limits.age }
+            state.failed[node] = now
+            for owner in state.pools.keys {
+                let before = state.pools[owner]?.reserved.count
+                state.pools[owner]?.reserved.removeAll { $0.key.isOnAny { $0 == node } }
+                guard state.pools[owner]?.reserved.count != before else { continue }
+                state.pools[owner]?.startOver(at: now)
+            }
+        }
+    }
+}
+
+extension KeyReservations.Reserved {
+    /// Whether its block has a place on one of the nodes that `isMeant` is true of.
+    fileprivate func isOnAny(_ isMeant: (DatanodeID) -> Bool) -> Bool {
+        group.nodes.contains { node in node.map { isMeant($0.id) } ?? false }
     }
 }
 

@@ -21,19 +21,41 @@ final class NodeHealth: Sendable {
     private struct Node {
         var avoidUntil = MonotonicTime(nanoseconds: 0)
         var latencies: [UInt64] = []
-        var next = 0
+        /// Answers so far.
+        var answers = 0
         /// When a read counts as late, judged anew every `Limits.judged` answers.
         var lateNanoseconds: UInt64?
     }
 
     private let nodes = Mutex<[DatanodeID: Node]>([:])
-    private let onFailure: (@Sendable (DatanodeID) -> Void)?
+    private let onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)?
 
-    /// - Parameter onFailure: told of each node that did not answer.
-    init(onFailure: (@Sendable (DatanodeID) -> Void)? = nil) { self.onFailure = onFailure }
+    /// - Parameter onFailure: told of each node that did not answer, and when. One that is only
+    ///   late is not among them.
+    init(onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)? = nil) {
+        self.onFailure = onFailure
+    }
 
+    /// A node did not answer: it is avoided, and what was planned with it is to be given up.
     func failed(_ id: DatanodeID, at now: MonotonicTime) {
-        onFailure?(id)
+        onFailure?(id, now)
+        avoid(id, at: now)
+    }
+
+    /// A read from a node came to nothing.
+    /// - Parameter isPatient: whether it was waited for as long as any read is. If not, a node
+    ///   that did not answer in time is only late: others are asked for a while.
+    func readFailed(
+        _ id: DatanodeID, _ code: StoreError.Code, isPatient: Bool, at now: MonotonicTime
+    ) {
+        switch code {
+        case .deadlineExceeded where !isPatient: avoid(id, at: now)
+        case .connection, .deadlineExceeded: failed(id, at: now)
+        default: break
+        }
+    }
+
+    private func avoid(_ id: DatanodeID, at now: MonotonicTime) {
         nodes.withLock { $0[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance) }
     }
 
@@ -44,12 +66,10 @@ final class NodeHealth: Sendable {
             if node.latencies.count < Limits.samples {
                 node.latencies.append(nanoseconds)
             } else {
-                node.latencies[node.next] = nanoseconds
-                node.next = (node.next + 1) % Limits.samples
+                node.latencies[node.answers % Limits.samples] = nanoseconds
             }
-            if node.latencies.count >= Limits.judged,
-                node.lateNanoseconds == nil || node.next % Limits.judged == 0
-            {
+            node.answers += 1
+            if node.answers % Limits.judged == 0 {
                 let p95 = node.latencies.sorted()[node.latencies.count * 95 / 100]
                 node.lateNanoseconds = max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)
             }

@@ -12,7 +12,8 @@ extension MetadataStore {
     /// What `body` reads may all be in memory: then it runs at once, in the caller's thread. If
     /// it turns out not to be, `body` runs again on a queue of the database.
     ///
-    /// Waits while more than `Limits.overlayBytes` are still to be written to the database.
+    /// Waits while more than `Limits.overlayBytes` are still to be written to the database; throws
+    /// `noSpace`, before anything is changed, if there is no room for them.
     /// Precondition: `index` is not below `appliedIndex`. One call at a time.
     public func apply<R: Sendable>(
         through index: UInt64, _ body: @Sendable @escaping (StoredTables) -> R
@@ -32,6 +33,8 @@ extension MetadataStore {
     ) async throws(StoreError) {
         precondition(index >= appliedIndex, "commands are applied in order")
         try checkOpen()
+        // Before, not after: what is published has been done, whatever the database says.
+        if overlay.activeSize >= Limits.overlayBytes { try await flush() }
         let tables = StoredTables(applyingOver: overlay, cache)
         var done = 0
         while done < count {
@@ -51,12 +54,7 @@ extension MetadataStore {
         var bytes = 0
         for (key, change) in changes { bytes += key.bytes.count + (change.value?.count ?? 0) }
         unsynced.wrappingAdd(bytes, ordering: .relaxed)
-        let size = overlay.activeSize
-        if size >= Limits.overlayBytes {
-            try await flush()
-        } else if size >= Limits.flushBytes {
-            beginFlush()
-        }
+        if overlay.activeSize >= Limits.flushBytes { beginFlush() }
     }
 
     /// The rest of the steps with the database at hand. Returns the changes of all.

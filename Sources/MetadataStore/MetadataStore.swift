@@ -32,7 +32,7 @@ public final class MetadataStore: Sendable {
         /// Bytes of changes, about, that begin a flush to the database. A restart replays at least
         /// so much; larger flushes would gain where neighbours in a table are changed together.
         public static let flushBytes = 2 << 20
-        /// Bytes of changes that `apply` waits at for the flush before it goes on.
+        /// Bytes of changes that `apply` waits at for the flush before it begins.
         public static let overlayBytes = 32 << 20
         /// How long a checkpoint waits for readers of older snapshots.
         public static let checkpointWaitSeconds = 0.5

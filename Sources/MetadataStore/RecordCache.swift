@@ -60,13 +60,17 @@ final class RecordCache: Sendable {
     }
 
     /// Keeps `value`, read from the tables by a read that began at step `began`, unless the record
-    /// may have changed since.
-    func offer(_ key: RecordKey, _ value: [UInt8], readAt began: UInt64) {
+    /// may have changed since. Returns the same bytes: the array that is here if they are equal,
+    /// so that all readers have one, and what is known of it by its place stays true of it.
+    func offer(_ key: RecordKey, _ value: [UInt8], readAt began: UInt64) -> [UInt8] {
         state.withLock { state in
+            if let kept = state.young[key], kept == value { return kept }
             guard began >= state.floor, !state.pending.contains(key),
                 (state.changed[key] ?? 0) <= began
-            else { return }
-            insert(key, value, &state)
+            else { return value }
+            let kept = state.old.removeValue(forKey: key).flatMap { $0 == value ? $0 : nil }
+            insert(key, kept ?? value, &state)
+            return kept ?? value
         }
     }
 

@@ -17,9 +17,11 @@ public final class StoredTables: MetadataTransaction {
     /// read finds what is newest.
     private let began: UInt64?
     private let overlay: OverlaySource
-    /// The overlay as the outermost scan found it, while it runs. The database then shows all
-    /// reads the state of that moment, so no later overlay fits it.
-    private var pinned: OverlayView?
+    /// The overlay as the first scan found it. Kept for all that is read from then on: while a
+    /// scan runs the database shows the state of its beginning, so no later overlay fits it, and
+    /// afterwards it fits as well, because only who has these tables publishes, and what a flush
+    /// moves to the database meanwhile is the same in both. So its changes are sorted once.
+    private(set) var pinned: OverlayView?
     /// What this transaction has changed.
     private(set) var changes: [RecordKey: RecordChange] = [:]
     /// Something that was to be read is not in the cache.
@@ -99,9 +101,7 @@ public final class StoredTables: MetadataTransaction {
             // The one that applies: what is newer than the database stands in the overlay.
             return value
         }
-        let value = read(table, key)
-        if let value { cache.offer(recordKey, value, readAt: began) }
-        return value
+        return read(table, key).map { cache.offer(recordKey, $0, readAt: began) }
     }
 
     private func read(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
@@ -121,10 +121,7 @@ public final class StoredTables: MetadataTransaction {
         // table gets one of its own.
         let isNested = scanned.contains(table)
         scanned.append(table)
-        defer {
-            scanned.removeLast()
-            if scanned.isEmpty { pinned = nil }
-        }
+        defer { scanned.removeLast() }
         let newer = newer(table)
         var next = Self.lowerBound(newer, start)
         _ = guarded { database -> Void? in

@@ -51,31 +51,48 @@ extension OzoneManager {
 
     /// Drops open keys and aborts uploads that are older than they may be.
     func expire() async throws(StoreError) {
-        let openBefore = time(before: options.openKeyAge)
-        while true {
-            let ids = try await read { reads throws(StoreError) in
-                try reads.oldOpens(before: openBefore, limit: OMLimits.expiryBatch)
-            }
-            guard !ids.isEmpty else { break }
-            var command = OMExpireOpensCommand()
-            command.openIds = ids
-            command.before = openBefore
-            _ = try await propose(.expireOpens(command))
-            logger.info("\(ids.count) open keys have expired")
-        }
+        try await expireOpens()
+        try await expireUploads()
+    }
 
-        let uploadsBefore = time(before: options.uploadAge)
+    private func expireOpens() async throws(StoreError) {
+        let before = time(before: options.openKeyAge)
+        let reservedBefore = time(before: options.reservedKeyAge)
         var next: [UInt8]? = []
         while let start = next {
             let found = try await read { reads throws(StoreError) in
-                try reads.oldUploads(
-                    before: uploadsBefore, from: start, limit: OMLimits.expiryBatch)
+                try reads.oldOpens(
+                    before: before, reservedBefore: reservedBefore, from: start,
+                    limit: OMLimits.expiryBatch)
+            }
+            next = found.next
+            // A reserved key has no name for as long as it is open: it stays among these.
+            try await expire(found.reserved, before: reservedBefore)
+            try await expire(found.named, before: before)
+        }
+    }
+
+    private func expire(_ opens: [UInt64], before: Int64) async throws(StoreError) {
+        guard !opens.isEmpty else { return }
+        var command = OMExpireOpensCommand()
+        command.openIds = opens
+        command.before = before
+        _ = try await propose(.expireOpens(command))
+        logger.info("\(opens.count) open keys have expired")
+    }
+
+    private func expireUploads() async throws(StoreError) {
+        let before = time(before: options.uploadAge)
+        var next: [UInt8]? = []
+        while let start = next {
+            let found = try await read { reads throws(StoreError) in
+                try reads.oldUploads(before: before, from: start, limit: OMLimits.expiryBatch)
             }
             next = found.next
             guard !found.keys.isEmpty else { continue }
             var command = OMExpireUploadsCommand()
             command.keys = found.keys.map { .octets($0) }
-            command.before = uploadsBefore
+            command.before = before
             _ = try await propose(.expireUploads(command))
             logger.info("\(found.keys.count) uploads have expired")
         }

@@ -21,6 +21,10 @@ public final class OzoneManager: Sendable {
         public var defaultReplication: ReplicationConfig
         /// How long an open key may stay open.
         public var openKeyAge = Duration.seconds(24 * 3600)
+        /// The same for a key that was reserved: short, written by who reserved it or not at all,
+        /// and the more of them are left the busier its bucket is. Long enough for 1 MiB that
+        /// comes with 600 bytes a second.
+        public var reservedKeyAge = Duration.seconds(1800)
         /// How long an upload in parts may stay in progress.
         public var uploadAge = Duration.seconds(7 * 24 * 3600)
         /// How long the blocks of a deleted key stay, for readers that have just looked it up.

@@ -220,15 +220,35 @@ public struct OMReads {
         return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] })
     }
 
-    /// Open keys created before `before`, oldest first, at most `limit`.
-    public func oldOpens(before: Int64, limit: Int) throws(StoreError) -> [UInt64] {
-        var found: [UInt64] = []
-        // Open IDs grow with time, so the old ones are at the start.
-        for entry in reader.entries(OMTable.opens, prefix: [], limit: limit) {
+    /// Open keys that have been open for too long.
+    public struct OldOpens: Sendable {
+        /// Opened under a name.
+        public var named: [UInt64] = []
+        /// Reserved, and not committed.
+        public var reserved: [UInt64] = []
+        /// Where to go on; nil if there are no more.
+        public var next: [UInt8]?
+    }
+
+    /// Open keys created before `before`, and those only reserved before `reservedBefore`, by
+    /// looking at `limit` open keys from `start` on, oldest first.
+    public func oldOpens(
+        before: Int64, reservedBefore: Int64, from start: [UInt8], limit: Int
+    ) throws(StoreError) -> OldOpens {
+        var found = OldOpens()
+        let entries = reader.entries(OMTable.opens, prefix: [], from: start, limit: limit)
+        for entry in entries {
             let record: OMOpenRecord = try parse(entry.value, in: OMTable.opens)
-            guard record.created < before else { break }
-            found.append(entry.key.bigEndian(at: 0))
+            // Open IDs grow with time, so all others are younger.
+            guard record.created < max(before, reservedBefore) else { return found }
+            let id: UInt64 = entry.key.bigEndian(at: 0)
+            if record.hasKey {
+                if record.created < before { found.named.append(id) }
+            } else if record.created < reservedBefore {
+                found.reserved.append(id)
+            }
         }
+        if entries.count == limit { found.next = entries.last.map { $0.key + [0] } }
         return found
     }
 

@@ -55,8 +55,9 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     /// course.
     /// - Throws: `overloaded` if too many wait already, `invalidArgument` if the command is too
     ///   large, `notReady` once the group is closed or where its member does not lead,
-    ///   `connection` if leadership was lost on the way, `io` or `noSpace` if the log or the
-    ///   tables fail; after `io` every further proposal fails until the group is opened again.
+    ///   `connection` if leadership was lost or the group was closed on the way, `noSpace` while
+    ///   log or tables have no room for what is under way already, `io` if they fail; after `io`
+    ///   every further proposal fails until the group is opened again.
     @inlinable
     public func propose(_ command: Machine.Command) async throws(StoreError) -> Machine.Answer {
         let bytes = machine.encode(command)

@@ -80,7 +80,8 @@ public protocol CommandApplier: Sendable {
     /// Applies entries that follow on `appliedIndex`, all of them or none. Does not answer their
     /// proposers.
     ///
-    /// Throws if they cannot be applied: the member then stops.
+    /// Throws if they cannot be applied: `noSpace` if they could be later, by the same call; after
+    /// anything else the member stops.
     func apply(_ commands: [CommittedCommand]) async throws(StoreError)
 
     /// Writes the state, whole, to a file at `path`, and returns the index that it has applied.

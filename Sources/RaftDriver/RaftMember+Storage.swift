@@ -115,8 +115,11 @@ extension RaftMember {
         return false
     }
 
-    /// The log takes nothing for now: new commands are refused until it does.
+    /// Log or state take nothing for now: new commands are refused until they do. Those that are
+    /// in the log already wait: they will be applied.
     private func waitForSpace(_ error: StoreError) async {
+        waitsForSpace += 1
+        defer { waitsForSpace -= 1 }
         inbox.withLock { inbox in
             if inbox.refusal == nil { inbox.refusal = error }
         }
@@ -182,11 +185,11 @@ extension RaftMember {
         guard !batch.isEmpty else { return true }
         let start = reactor.now()
         do throws(StoreError) {
-            try await applier.apply(batch)
+            try await applyWhenThereIsRoom(batch)
         } catch {
             let pending = batch.compactMap(\.pending)
             release(pending)
-            for command in pending { command.fail(error) }
+            for command in pending { command.fail(error.leavingOpen) }
             stop(error)
             return false
         }
@@ -195,6 +198,18 @@ extension RaftMember {
         release(pending)
         for command in batch { command.pending?.succeed(at: command.index) }
         return true
+    }
+
+    /// Tries again while the state has no room, until the member is closed.
+    private func applyWhenThereIsRoom(_ batch: [CommittedCommand]) async throws(StoreError) {
+        while true {
+            do throws(StoreError) {
+                return try await applier.apply(batch)
+            } catch {
+                guard error.code == .noSpace, !isClosed else { throw error }
+                await waitForSpace(error)
+            }
+        }
     }
 
     /// The command that was proposed here as this entry. Commands whose place another leader's
@@ -212,11 +227,12 @@ extension RaftMember {
 
     // MARK: Ending
 
-    /// Waits until what is in the log is applied, if it can be without others.
+    /// Waits until what is in the log is applied, if it can be without others and without more
+    /// room.
     func drain() async {
         while !isClosed,
             !proposed.isEmpty || !appends.isEmpty || !applies.isEmpty || isApplying,
-            isAlone.load(ordering: .relaxed)
+            isAlone.load(ordering: .relaxed), waitsForSpace == 0
         {
             try? await reactor.sleep(for: .milliseconds(1))
         }

@@ -79,6 +79,8 @@ public actor RaftMember {
     var isClosed = false
     /// Whether entries are being applied at this moment.
     var isApplying = false
+    /// How many of the loops wait for room on a disk.
+    var waitsForSpace = 0
     /// Fetches of entries that are only on disk, by follower.
     var fetching: Set<PeerID> = []
 
@@ -354,14 +356,14 @@ public actor RaftMember {
     }
 
     /// The member cannot go on: everything that waits is failed, what is in the log already with
-    /// `underWay` if the error would say that it was not made.
-    func stop(_ error: StoreError, underWay: StoreError? = nil) {
+    /// an error that does not say that it was not made.
+    func stop(_ error: StoreError) {
         refuse(error)
         isClosed = true
         let lost = proposed
         proposed = []
-        for entry in lost { fail(entry.command, underWay ?? error) }
-        failChanges(underWay ?? error)
+        for entry in lost { fail(entry.command, error.leavingOpen) }
+        failChanges(error.leavingOpen)
         abandonReads(error)
         wakeLoops()
     }
@@ -386,14 +388,25 @@ public actor RaftMember {
         ticker?.cancel()
         await drain()
         inbox.withLock { $0.isClosing = true }
-        stop(
-            StoreError(.notReady, "the group is closed"),
-            underWay: StoreError(
-                .connection,
-                "the group was closed while the change was under way: it may have been made"))
+        stop(StoreError(.notReady, "the group is closed"))
         for loop in loops { await loop.value }
         loops = []
         await ticker?.value
         await endSnapshots()
+    }
+}
+
+extension StoreError {
+    /// What the proposer of a command is told that is in the log when its member stops: it may
+    /// have been made, or be made at the next start, and no other code may deny that.
+    var leavingOpen: StoreError {
+        switch code {
+        case .io, .connection, .cancelled: self
+        default:
+            StoreError(
+                .connection,
+                "the change was under way when its member stopped, and may have been made: "
+                    + message)
+        }
     }
 }

@@ -13,27 +13,45 @@ struct KeyReservationsTests {
             var next: UInt64 = 1
             var asked: [Int] = []
             var failure: StoreError?
+            /// Answers nothing for now.
+            var isHeld = false
+            /// Whether each group has the same five nodes.
+            var isSmall = false
         }
         let state = Mutex(State())
 
         func reserve(
             _ bucket: BucketPath, _ count: Int, _ user: String
         ) throws(StoreError) -> [KeyReservations.Reserved] {
-            let (first, failure) = state.withLock { state in
+            let (first, failure, isSmall) = state.withLock { state in
                 state.asked.append(count)
                 defer { state.next += UInt64(count) }
-                return (state.next, state.failure)
+                return (state.next, state.failure, state.isSmall)
             }
             if let failure { throw failure }
             var reserved: [KeyReservations.Reserved] = []
             for number in first..<first + UInt64(count) {
-                reserved.append(.init(id: number, group: try group(number)))
+                let group = try group(number, firstNode: isSmall ? 1 : number)
+                reserved.append(.init(id: number, group: group))
             }
             return reserved
         }
 
-        /// A group whose nodes are the number and the four after it.
-        private func group(_ number: UInt64) throws(StoreError) -> BlockGroup {
+        /// Returns when answers are not held back.
+        func waitUntilReleased(on reactor: Reactor) async throws(StoreError) {
+            do {
+                while state.withLock({ $0.isHeld }) {
+                    try await reactor.sleep(for: .milliseconds(1))
+                }
+            } catch {
+                throw StoreError(.cancelled, "\(error)")
+            }
+        }
+
+        /// A group whose nodes are `firstNode` and the four after it.
+        private func group(
+            _ number: UInt64, firstNode: UInt64
+        ) throws(StoreError) -> BlockGroup {
             let replication: ReplicationConfig
             do throws(ReplicationError) {
                 replication = try ReplicationConfig("rs-3-2-1024k")
@@ -45,7 +63,8 @@ struct KeyReservationsTests {
                 replication: replication, length: 0,
                 nodes: (0..<5).map { place in
                     DatanodeAddress(
-                        id: Identity128(high: 0, low: number + place), host: "localhost", port: 1)
+                        id: Identity128(high: 0, low: firstNode + place), host: "localhost", port: 1
+                    )
                 })
         }
     }
@@ -93,7 +112,7 @@ struct KeyReservationsTests {
         }
         #expect(ids.count == 40, "none is handed out twice")
         let asked = source.state.withLock { $0.asked }
-        #expect(asked.allSatisfy { (8...64).contains($0) } && asked.count <= 10)
+        #expect(asked[0] == 8 && asked.allSatisfy { $0 <= 64 } && asked.count <= 10)
     }
 
     @Test("long keys, keys of no length, other users and other buckets get none")
@@ -127,13 +146,109 @@ struct KeyReservationsTests {
         }
         let first = try await takeEventually(reservations, on: reactor)
         let bad = first.groups[0].nodes[4]!.id
-        reservations.forget(bad)
-        for _ in 0..<20 {
+        reservations.forget(bad, at: reactor.now())
+        for _ in 0..<3 {
             let open = try await takeEventually(reservations, on: reactor)
-            // Those that come later may be on it again: that is for the Ozone Manager to know.
-            guard open.id <= 8 else { break }
-            #expect(!open.groups[0].nodes.contains { $0?.id == bad })
+            #expect((6...8).contains(open.id), "of eight these have no place there")
         }
+    }
+
+    @Test("what is on its way when a node fails is not handed out if it has a place there")
+    func failedMeanwhile() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        source.state.withLock { $0.isHeld = true }
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            let keys = try source.reserve(bucket, count, user)
+            try await source.waitUntilReleased(on: reactor)
+            return keys
+        }
+        while source.state.withLock({ $0.asked.isEmpty }) {
+            _ = reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor)
+            try await reactor.sleep(for: .milliseconds(1))
+        }
+        // The first of eight has the nodes 1 to 5, the last 8 to 12.
+        let bad = Identity128(high: 0, low: 5)
+        reservations.forget(bad, at: reactor.now())
+        source.state.withLock { $0.isHeld = false }
+        for _ in 0..<3 {
+            let open = try await takeEventually(reservations, on: reactor)
+            #expect(!open.groups[0].nodes.contains { $0?.id == bad })
+            #expect((6...8).contains(open.id), "the others are kept")
+        }
+    }
+
+    @Test("while a node of all groups fails, batch after batch is not reserved and dropped")
+    func failing() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        source.state.withLock { $0.isSmall = true }
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        let first = try await takeEventually(reservations, on: reactor)
+        let bad = first.groups[0].nodes[2]!.id
+        let asked = source.state.withLock { $0.asked.count }
+        let began = reactor.now()
+        // Whether a writer has a reservation or not, it meets that node.
+        for _ in 0..<200 {
+            reservations.forget(bad, at: reactor.now())
+            for _ in 0..<8 {
+                _ = reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor)
+            }
+            try await reactor.sleep(for: .milliseconds(1))
+        }
+        let pauses = Int(began.duration(to: reactor.now()) / KeyReservations.Limits.caution)
+        let more = source.state.withLock { $0.asked }.dropFirst(asked)
+        #expect(more.count <= pauses + 1, "at most once a pause")
+        #expect(more.allSatisfy { $0 == KeyReservations.Limits.leastBatch })
+    }
+
+    @Test("an owner holds at most a batch")
+    func held() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        // So many at once that the batch grows to its most at the first refill.
+        var taken = 0
+        while source.state.withLock({ $0.asked.max() ?? 0 }) <= KeyReservations.Limits.leastBatch {
+            for _ in 0..<100
+            where reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor)
+                != nil
+            {
+                taken += 1
+            }
+            try await reactor.sleep(for: .milliseconds(1))
+        }
+        for _ in 0..<200 {
+            _ = try await takeEventually(reservations, on: reactor)
+            taken += 1
+            // A refill is in by now, or is counted though it is not.
+            let reserved = source.state.withLock { Int($0.next) - 1 }
+            #expect(reserved - taken <= KeyReservations.Limits.mostBatch)
+        }
+    }
+
+    @Test("when there are too many owners, those that have reservations keep them")
+    func owners() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let source = Source()
+        let reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+        let first = try await takeEventually(reservations, on: reactor)
+        for number in 0..<2 * KeyReservations.Limits.pools {
+            _ = reservations.take(
+                for: Self.path("k", bucket: "b\(number)"), length: 1, user: "ann", on: reactor)
+        }
+        let second = reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor)
+        #expect(second?.id == first.id + 1)
     }
 
     @Test("where none can be reserved, keys are opened one by one, and it is not asked each time")

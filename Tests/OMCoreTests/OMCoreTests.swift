@@ -383,10 +383,11 @@ struct KeysTests {
         command.replication = Bench.replication
         command.blocks = [bench.newBlock(), bench.newBlock()]
         _ = try bench.run(.reserve(command))
-        let old = try bench.reads.oldOpens(before: .max, limit: 10)
-        #expect(old.count == 2)
+        let old = try bench.reads.oldOpens(
+            before: .min, reservedBefore: .max, from: [], limit: 10)
+        #expect(old.reserved.count == 2 && old.named == [] && old.next == nil)
         var expire = OMExpireOpensCommand()
-        expire.openIds = old
+        expire.openIds = old.reserved
         expire.before = .max
         _ = try bench.run(.expireOpens(expire))
         #expect(
@@ -396,6 +397,38 @@ struct KeysTests {
         #expect(
             code { () throws(StoreError) in _ = try bench.run(.reserve(command)) }
                 == .invalidArgument)
+    }
+
+    @Test("reserved keys that are too old are found behind others that may stay open, in pages")
+    func reservedAmongOthers() throws {
+        let bench = try bench()
+        var command = OMReserveCommand()
+        command.bucket = Bench.path("b-1", "k").bucket
+        command.user = "ann"
+        command.replication = Bench.replication
+        var reserved: [UInt64] = []
+        for round in 0..<3 {
+            _ = try bench.open(Bench.path("b-1", "k\(round)"), user: "ann")
+            command.blocks = [bench.newBlock(), bench.newBlock()]
+            let answer = try OMReserveResponse(parsing: bench.run(.reserve(command)))
+            reserved += answer.openIds
+        }
+        let before = bench.time + 1
+        command.blocks = [bench.newBlock()]
+        _ = try bench.run(.reserve(command))
+        var found: [UInt64] = []
+        var next: [UInt8]? = []
+        var pages = 0
+        while let start = next {
+            let page = try bench.reads.oldOpens(
+                before: .min, reservedBefore: before, from: start, limit: 2)
+            #expect(page.named == [])
+            found += page.reserved
+            next = page.next
+            pages += 1
+        }
+        #expect(found == reserved)
+        #expect(pages == 5, "nine are looked at, and one that is young, two a page")
     }
 
     @Test("a key opened in a bucket that was deleted meanwhile is not committed")
@@ -421,7 +454,9 @@ struct KeysTests {
         let before = bench.time + 1
         let young = try bench.open(path, user: "ann")
         let youngUpload = try bench.createUpload(path, user: "ann")
-        #expect(try bench.reads.oldOpens(before: before, limit: 10) == [old.id])
+        let found = try bench.reads.oldOpens(
+            before: before, reservedBefore: before, from: [], limit: 10)
+        #expect(found.named == [old.id] && found.reserved == [] && found.next == nil)
         let uploads = try bench.reads.oldUploads(before: before, from: [], limit: 10)
         #expect(uploads.keys.count == 1 && uploads.next == nil)
 

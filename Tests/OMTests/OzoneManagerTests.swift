@@ -370,6 +370,37 @@ struct OzoneManagerTests {
         }
     }
 
+    @Test("what was reserved and not used expires long before what was opened under a name")
+    func reservedExpiry() async throws {
+        try await withManager { setup, manager, client in
+            let open = try await client.openKey(
+                try path("slow"), length: nil, replication: nil, user: "ann")
+            var request = OMReserveRequest()
+            request.bucket.volume = bucket.volume
+            request.bucket.bucket = bucket.bucket
+            request.user = "ann"
+            // More than are looked at at once.
+            request.count = 60
+            for _ in 0..<5 {
+                _ = try await manager.handle(method: .reserve, message: request.encoded)
+            }
+            setup.clock.advance(.seconds(1700))
+            try await manager.expire()
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted.isEmpty }, "a body may still be coming")
+            setup.clock.advance(.seconds(100))
+            try await manager.expire()
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { Set($0.deleted).count } == 300)
+            #expect(setup.blocks.with { !$0.deleted.contains(open.groups[0].blockID) })
+            var written = open.groups[0]
+            written.length = 1
+            _ = try await client.commit(open, groups: [written], KeyCommit(etag: "e"))
+        }
+    }
+
     @Test("the loops delete and expire by themselves and stop when the service closes")
     func loops() async throws {
         try await withTemporaryDirectory { directory in

@@ -27,6 +27,7 @@ final class TablesDisk: Sendable {
         var crashAt: Int?
         var crashWhen: @Sendable () -> Bool = { false }
         var isDown = false
+        var isFull = false
     }
 
     static let sector = 512
@@ -45,6 +46,12 @@ final class TablesDisk: Sendable {
 
     var operationCount: Int { state.withLock { $0.count } }
     var isDown: Bool { state.withLock { $0.isDown } || faults.hasCrashed }
+
+    /// Whether there is no room for anything that is written.
+    var isFull: Bool {
+        get { state.withLock { $0.isFull } }
+        set { state.withLock { $0.isFull = newValue } }
+    }
 
     /// From the `count`th operation on (0: the next) everything fails, here and in the reactor.
     func crash(atOperation count: Int) { state.withLock { $0.crashAt = count } }
@@ -251,6 +258,7 @@ private enum SQLiteCalls {
         methods.xWrite = { handle, bytes, length, offset in
             let file = SQLiteCalls.file(handle)
             guard file.disk.mayGoOn() else { return SQLITE_IOERR }
+            if file.disk.isFull { return SQLITE_FULL }
             if length > 0 {
                 var size: sqlite3_int64 = 0
                 _ = file.base.xFileSize(handle, &size)

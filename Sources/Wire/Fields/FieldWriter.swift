@@ -72,12 +72,6 @@ public struct FieldWriter {
         varint(UInt64(count))
     }
 
-    /// A field with bytes that were encoded before.
-    mutating func encoded(_ field: UInt32, _ value: [UInt8]) {
-        counted(field, value.count)
-        bytes.append(contentsOf: value)
-    }
-
     mutating func message(_ field: UInt32, _ message: some FieldWritable) {
         varint(UInt64(field << 3 | FieldReader.Form.counted))
         // Most are shorter than 128 bytes: then the length takes the one byte left for it.

@@ -1,0 +1,60 @@
+import Model
+import Reactor
+import Synchronization
+import Testing
+
+@testable import Client
+
+@Suite("What is known of nodes")
+struct NodeHealthTests {
+    private static let node = Identity128(high: 0, low: 1)
+    private static let now = MonotonicTime(nanoseconds: 1_000_000_000)
+
+    @Test("a late node is avoided for a while, but has not failed")
+    func late() {
+        let failures = Mutex(0)
+        let health = NodeHealth { _, _ in failures.withLock { $0 += 1 } }
+        health.readFailed(Self.node, .deadlineExceeded, isPatient: false, at: Self.now)
+        #expect(health.shouldAvoid(Self.node, at: Self.now))
+        #expect(failures.withLock { $0 } == 0)
+    }
+
+    @Test("a node that cannot be reached, or does not answer at all, has failed")
+    func failed() {
+        let failures = Mutex<[MonotonicTime]>([])
+        let health = NodeHealth { _, time in failures.withLock { $0.append(time) } }
+        health.readFailed(Self.node, .connection, isPatient: false, at: Self.now)
+        health.readFailed(Self.node, .deadlineExceeded, isPatient: true, at: Self.now)
+        health.failed(Self.node, at: Self.now)
+        #expect(failures.withLock { $0 } == [Self.now, Self.now, Self.now])
+        #expect(health.shouldAvoid(Self.node, at: Self.now))
+    }
+
+    @Test("a node that answers that it cannot is neither late nor failed")
+    func refused() {
+        let failures = Mutex(0)
+        let health = NodeHealth { _, _ in failures.withLock { $0 += 1 } }
+        health.readFailed(Self.node, .noSuchContainer, isPatient: false, at: Self.now)
+        health.readFailed(Self.node, .cancelled, isPatient: false, at: Self.now)
+        #expect(!health.shouldAvoid(Self.node, at: Self.now))
+        #expect(failures.withLock { $0 } == 0)
+    }
+
+    @Test("what is late is judged anew after every eighth answer, from the first on")
+    func judged() {
+        let health = NodeHealth()
+        let answer = { (milliseconds: UInt64) in
+            health.answered(Self.node, in: milliseconds * 1_000_000)
+        }
+        for _ in 0..<7 { answer(1) }
+        #expect(health.lateAfter(Self.node) == .seconds(1), "too few to know")
+        answer(1)
+        #expect(health.lateAfter(Self.node) == .milliseconds(100))
+        for _ in 0..<7 {
+            answer(1000)
+            #expect(health.lateAfter(Self.node) == .milliseconds(100))
+        }
+        answer(1000)
+        #expect(health.lateAfter(Self.node) == .seconds(3))
+    }
+}
