@@ -86,7 +86,9 @@ actor GroupWriter {
                     failure = error
                 }
                 if reactor.isCurrent {
-                    self.inPlace { $0.finished(index, node, failure) }
+                    self.inPlace(with: (index, node, failure)) {
+                        $0.finished($1.0, $1.1, $1.2)
+                    }
                 } else {
                     await self.finished(index, node, failure)
                 }

@@ -25,6 +25,19 @@ final class NodeHealth: Sendable {
         var answers = 0
         /// When a read counts as late, judged anew every `Limits.judged` answers.
         var lateNanoseconds: UInt64?
+
+        mutating func answered(in nanoseconds: UInt64) {
+            avoidUntil = MonotonicTime(nanoseconds: 0)
+            if latencies.count < Limits.samples {
+                latencies.append(nanoseconds)
+            } else {
+                latencies[answers % Limits.samples] = nanoseconds
+            }
+            answers += 1
+            guard answers % Limits.judged == 0 else { return }
+            let p95 = latencies.sorted()[latencies.count * 95 / 100]
+            lateNanoseconds = max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)
+        }
     }
 
     private let nodes = Mutex<[DatanodeID: Node]>([:])
@@ -60,21 +73,8 @@ final class NodeHealth: Sendable {
     }
 
     func answered(_ id: DatanodeID, in nanoseconds: UInt64) {
-        nodes.withLock { nodes in
-            var node = nodes[id] ?? Node()
-            node.avoidUntil = MonotonicTime(nanoseconds: 0)
-            if node.latencies.count < Limits.samples {
-                node.latencies.append(nanoseconds)
-            } else {
-                node.latencies[node.answers % Limits.samples] = nanoseconds
-            }
-            node.answers += 1
-            if node.answers % Limits.judged == 0 {
-                let p95 = node.latencies.sorted()[node.latencies.count * 95 / 100]
-                node.lateNanoseconds = max(p95 * Limits.lateFactor, Limits.lateFloorNanoseconds)
-            }
-            nodes[id] = node
-        }
+        // Changed where it lies: a copy would take the latencies along for each answer.
+        nodes.withLock { $0[id, default: Node()].answered(in: nanoseconds) }
     }
 
     func shouldAvoid(_ id: DatanodeID, at now: MonotonicTime) -> Bool {
