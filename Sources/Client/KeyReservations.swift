@@ -87,13 +87,18 @@ final class KeyReservations: Sendable {
 
     private let state = Mutex(State())
     private let reserve: @Sendable (BucketPath, Int, String) async throws(StoreError) -> [Reserved]
+    private let clock: @Sendable () -> MonotonicTime
 
-    /// - Parameter reserve: has the Ozone Manager open so many keys of a bucket for a user.
+    /// - Parameters:
+    ///   - clock: the present time.
+    ///   - reserve: has the Ozone Manager open so many keys of a bucket for a user.
     init(
+        clock: @escaping @Sendable () -> MonotonicTime = { .now() },
         _ reserve:
             @escaping @Sendable (BucketPath, Int, String) async throws(StoreError)
             -> [Reserved]
     ) {
+        self.clock = clock
         self.reserve = reserve
     }
 
@@ -104,7 +109,7 @@ final class KeyReservations: Sendable {
     ) -> OpenKey? {
         guard length > 0, length <= Limits.length else { return nil }
         let owner = Owner(bucket: key.bucket, user: user)
-        let now = reactor.now()
+        let now = clock()
         let (found, wanted) = state.withLock { state -> (Reserved?, wanted: Int?) in
             guard state.hasRoom(for: owner, at: now) else { return (nil, nil) }
             return Self.take(from: &state.pools[owner, default: Pool()], at: now)
@@ -142,7 +147,7 @@ final class KeyReservations: Sendable {
 
     private func refill(_ owner: Owner, _ count: Int, on reactor: Reactor) {
         Task(executorPreference: reactor) {
-            let asked = reactor.now()
+            let asked = self.clock()
             let keys: [Reserved]
             do throws(StoreError) {
                 keys = try await self.reserve(owner.bucket, count, owner.user)
@@ -150,7 +155,7 @@ final class KeyReservations: Sendable {
                 // Whoever opens a key is told what is wrong.
                 keys = []
             }
-            self.refilled(owner, keys, asked: asked, at: reactor.now())
+            self.refilled(owner, keys, asked: asked, at: self.clock())
         }
     }
 

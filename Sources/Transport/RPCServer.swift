@@ -16,7 +16,12 @@ public final class RPCServer: Sendable {
     /// For clients on this machine; nil where the address is not one of it, or the name is taken.
     private let localListener: Listener?
     private let reactors: [Reactor]
-    private let connections = Mutex<[ObjectIdentifier: ServerConnection]>([:])
+    private struct State {
+        var connections: [ObjectIdentifier: ServerConnection] = [:]
+        var isStopped = false
+    }
+
+    private let state = Mutex(State())
 
     /// The port it listens on.
     public var port: Int { listener.port }
@@ -50,11 +55,15 @@ public final class RPCServer: Sendable {
         }
     }
 
-    /// Stops accepting and ends all connections.
+    /// Stops accepting and ends all connections, those too that were being accepted.
     public func stop() async {
         listener.close()
         localListener?.close()
-        for connection in connections.withLock({ Array($0.values) }) { await connection.close() }
+        let open = state.withLock { state in
+            state.isStopped = true
+            return Array(state.connections.values)
+        }
+        for connection in open { await connection.close() }
     }
 
     private func accept(_ listener: Listener) async {
@@ -96,10 +105,14 @@ public final class RPCServer: Sendable {
 
     private func serve(_ socket: Socket, _ memory: SharedMap?) {
         let connection = ServerConnection(socket, name: name, handler: handler, memory: memory)
-        connections.withLock { $0[ObjectIdentifier(connection)] = connection }
+        let isStopped = state.withLock { state in
+            if !state.isStopped { state.connections[ObjectIdentifier(connection)] = connection }
+            return state.isStopped
+        }
+        guard !isStopped else { return socket.close() }
         Task(executorPreference: socket.reactor) { @concurrent in
             await connection.run()
-            _ = self.connections.withLock { $0.removeValue(forKey: ObjectIdentifier(connection)) }
+            self.state.withLock { $0.connections[ObjectIdentifier(connection)] = nil }
         }
     }
 }
@@ -116,6 +129,9 @@ actor ServerConnection {
     private var running: [UInt64: Task<Void, Never>] = [:]
     /// Payload bytes of requests that are not answered.
     private var payloadBytes = 0
+    /// No answer is sent any more: requests that end now were cancelled for it, which is not what
+    /// their callers asked for.
+    private var isEnding = false
     private var resume: UnsafeContinuation<Void, Never>?
     /// Who waits for the last handler to end.
     private var quiet: [UnsafeContinuation<Void, Never>] = []
@@ -132,6 +148,7 @@ actor ServerConnection {
     }
 
     func close() async {
+        isEnding = true
         for task in running.values { task.cancel() }
         await untilQuiet()
         sender.close()
@@ -174,6 +191,7 @@ actor ServerConnection {
     }
 
     private func end(_ error: StreamError) async {
+        isEnding = true
         for task in running.values { task.cancel() }
         if case .frame(let error) = error {
             // The other end is told what was wrong before the connection goes.
@@ -284,7 +302,7 @@ actor ServerConnection {
             resume = nil
             waiting.resume()
         }
-        sender.add(response)
+        if !isEnding { sender.add(response) }
         if running.isEmpty, !quiet.isEmpty {
             let waiting = quiet
             quiet = []

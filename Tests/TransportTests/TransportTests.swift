@@ -196,7 +196,9 @@ struct TransportTests {
     func reconnect(sharing: Bool) async throws {
         let rig = try Rig(.automatic, sharing: sharing)
         let call = Task { try await rig.channel.call(3, []) }
-        try await Task.sleep(for: .milliseconds(100))
+        while rig.handler.sleeping.withLock({ $0 }) == 0 {
+            try await Task.sleep(for: .milliseconds(1))
+        }
         let port = rig.server.port
         await rig.server.stop()
         let error = await #expect(throws: StoreError.self) { try await call.value }
@@ -211,6 +213,32 @@ struct TransportTests {
         #expect(try await rig.channel.call(1, [4]).message == [4])
         await again.stop()
         await rig.stop()
+    }
+
+    @Test(
+        "a server that stops serves nobody, who is just being accepted neither", arguments: places)
+    func stopping(sharing: Bool) async throws {
+        for _ in 0..<20 {
+            let rig = try Rig(.automatic, sharing: sharing)
+            let calls = (0..<4).map { index in
+                Task {
+                    // Some before the server stops, some meanwhile.
+                    for _ in 0..<index { await Task.yield() }
+                    let channel = RPCChannel(
+                        .remote(host: "127.0.0.1", port: rig.server.port), name: "client",
+                        on: rig.reactors[0], mayShareMemory: sharing)
+                    defer { Task { await channel.close() } }
+                    return try await channel.call(3, []).message
+                }
+            }
+            await rig.server.stop()
+            for call in calls {
+                // Not after the minute that the handler would take.
+                let error = await #expect(throws: StoreError.self) { try await call.value }
+                #expect(error?.code == .connection || error?.code == .cancelled)
+            }
+            await rig.stop()
+        }
     }
 
     @Test("the same calls work in one process without a socket")
