@@ -74,6 +74,13 @@ struct KeyReservationsTests {
         MonotonicTime(nanoseconds: 1_000_000_000_000)
     }
 
+    /// Reservations that `source` makes at once.
+    private static func reservations(of source: Source) -> KeyReservations {
+        KeyReservations(clock: still) { (bucket, count, user) throws(StoreError) in
+            try source.reserve(bucket, count, user)
+        }
+    }
+
     private static func path(_ name: String, bucket: String = "b") -> KeyPath {
         KeyPath(
             bucket: BucketPath(volume: "s3v", bucket: bucket),
@@ -99,10 +106,7 @@ struct KeyReservationsTests {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         let source = Source()
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         for _ in 1..<KeyReservations.Limits.patience {
             #expect(
                 reservations.take(for: Self.path("k"), length: 100, user: "ann", on: reactor)
@@ -126,10 +130,7 @@ struct KeyReservationsTests {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         let source = Source()
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         _ = try await takeEventually(reservations, on: reactor)
         let other = Self.path("k", bucket: "c")
         for (key, length, user) in [
@@ -148,10 +149,7 @@ struct KeyReservationsTests {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         let source = Source()
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         let first = try await takeEventually(reservations, on: reactor)
         let bad = first.groups[0].nodes[4]!.id
         reservations.forget(bad, at: Self.still())
@@ -194,10 +192,7 @@ struct KeyReservationsTests {
         defer { reactor.stop() }
         let source = Source()
         source.state.withLock { $0.isSmall = true }
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         let first = try await takeEventually(reservations, on: reactor)
         let bad = first.groups[0].nodes[2]!.id
         let asked = source.state.withLock { $0.asked.count }
@@ -219,10 +214,7 @@ struct KeyReservationsTests {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         let source = Source()
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         // So many at once that the batch grows to its most at the first refill.
         var taken = 0
         while source.state.withLock({ $0.asked.max() ?? 0 }) <= KeyReservations.Limits.leastBatch {
@@ -248,10 +240,7 @@ struct KeyReservationsTests {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
         let source = Source()
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         let first = try await takeEventually(reservations, on: reactor)
         for number in 0..<2 * KeyReservations.Limits.pools {
             _ = reservations.take(
@@ -267,10 +256,7 @@ struct KeyReservationsTests {
         defer { reactor.stop() }
         let source = Source()
         source.state.withLock { $0.failure = StoreError(.noSuchBucket, "gone") }
-        let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
-            try source.reserve(bucket, count, user)
-        }
+        let reservations = Self.reservations(of: source)
         for _ in 0..<20 {
             #expect(
                 reservations.take(for: Self.path("k"), length: 1, user: "ann", on: reactor) == nil)
