@@ -99,7 +99,7 @@ let package = Package(
         target("Raft"),
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
-        target("SCMCore", ["Model", "Wire"]),
+        target("SCMCore", ["Model", "Wire", .deque]),
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime
@@ -136,7 +136,7 @@ let package = Package(
             "Datanode",
             [
                 "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
-                .log,
+                .deque, .log,
             ]),
         target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         target(
@@ -215,6 +215,9 @@ let package = Package(
             ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests(
+            "DatanodeTests",
+            ["Datanode", "ContainerStore", "Transport", "Wire", "Reactor", "Model", .log]),
         tests(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),

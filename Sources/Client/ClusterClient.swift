@@ -53,7 +53,8 @@ public final class ClusterClient: Sendable {
         datanodes = DatanodeClient(
             channels: channels,
             health: NodeHealth { [reservations] in reservations.forget($0, at: $1) },
-            window: TransferWindow(bytes: windowBytes))
+            window: TransferWindow(bytes: windowBytes),
+            onRefusal: { [reservations] in reservations.forget($0) })
     }
 
     func codec(_ replication: ReplicationConfig) -> Codec {
@@ -135,8 +136,8 @@ private struct OpenKeyGroups: GroupSource {
     let names: OMClient<OMChannel>
     let open: OpenKey
 
-    func allocate(excluding: Set<DatanodeID>) async throws(StoreError) -> BlockGroup {
-        try await names.allocateGroup(open, excluding: excluding.sorted())
+    func allocate(excluding: ExcludeList) async throws(StoreError) -> BlockGroup {
+        try await names.allocateGroup(open, excluding: excluding)
     }
 }
 

@@ -17,6 +17,8 @@ struct DatanodeClient: Sendable {
     let channels: ChannelPool
     let health: NodeHealth
     let window: TransferWindow
+    /// Told of each container that would not take a block.
+    let onRefusal: @Sendable (ContainerID) -> Void
 
     /// One cell on its way to a datanode.
     struct Cell: Sendable {

@@ -5,23 +5,28 @@ import Reactor
 
 /// Where a writer gets its block groups from.
 protocol GroupSource: Sendable {
-    /// A group for the key being written, on none of the `excluding` nodes.
-    func allocate(excluding: Set<DatanodeID>) async throws(StoreError) -> BlockGroup
+    /// A group for the key being written, not where `excluding` says.
+    func allocate(excluding: ExcludeList) async throws(StoreError) -> BlockGroup
 }
 
 /// Writes one stream of bytes as erasure-coded block groups.
 ///
 /// Used by one task at a time; bytes are copied and coded in that task's thread, frames leave on
 /// the writer's reactor. A window bounds the bytes that are not acknowledged yet. When a node
-/// fails the group ends at the last stripe that all acknowledged, and what follows goes to a new
-/// group without that node; the caller sees nothing but time.
+/// fails, or a container is closed, the group ends at the last stripe that all acknowledged, and
+/// what follows goes to a new group without that node or container; the caller sees nothing but
+/// time. Only where disks are full it is told at once.
 actor ECWriter {
     enum Limits {
         /// User bytes in flight for one writer, or its share of the process's `TransferWindow`;
         /// at least one stripe goes regardless.
         static let window = 24 << 20
-        /// Groups that may fail before the writer gives up.
+        /// Groups in a row that may fail without a byte kept before the writer gives up.
         static let retries = 10
+        /// How long a node that failed is avoided: a long key outlives its death.
+        static let avoidance = Duration.seconds(60)
+        /// Containers avoided at most: the last ones.
+        static let avoidedContainers = 64
         /// How long a writer waits for a cluster that cannot place a group just now.
         static let placementPatience = Duration.seconds(30)
     }
@@ -34,8 +39,15 @@ actor ECWriter {
     private var prepared: [BlockGroup]
     private var current: GroupWriter?
     private var finished: [BlockGroup] = []
-    private var excluded: Set<DatanodeID> = []
+    /// Nodes that failed, and when.
+    private var failedNodes: [DatanodeID: MonotonicTime] = [:]
+    /// Nodes that had no room for a group; the second time they are avoided.
+    private var fullNodes: Set<DatanodeID> = []
+    /// Containers that took nothing more, oldest first.
+    private var refused: [ContainerID] = []
     private var failures = 0
+    /// The last failure for want of room, until a group succeeds.
+    private var fullFailure: StoreError?
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
@@ -100,19 +112,29 @@ actor ECWriter {
         return writer
     }
 
+    /// What is to be avoided now.
+    private func excluded() -> ExcludeList {
+        let now = reactor.now()
+        failedNodes = failedNodes.filter { $0.value.duration(to: now) < Limits.avoidance }
+        return ExcludeList(nodes: Set(failedNodes.keys), containers: Set(refused))
+    }
+
     private func nextGroup() async throws(StoreError) -> BlockGroup {
         while !prepared.isEmpty {
             let group = prepared.removeFirst()
-            if group.nodes.allSatisfy({ $0.map { !excluded.contains($0.id) } ?? true }) {
-                return group
-            }
+            if !excluded().contains(group) { return group }
         }
         let deadline = reactor.now().advanced(by: Limits.placementPatience)
         var delay = Duration.milliseconds(100)
         while true {
             do throws(StoreError) {
-                return try await source.allocate(excluding: excluded)
+                return try await source.allocate(excluding: excluded())
             } catch {
+                // Nodes are missing because they have no room: waiting does not make any.
+                if let fullFailure, [.cannotPlace, .overloaded].contains(error.code) {
+                    throw StoreError(
+                        .noSpace, "\(error.message); others are full: \(fullFailure.message)")
+                }
                 let isPassing = [.cannotPlace, .notReady, .overloaded, .connection].contains(
                     error.code)
                 guard isPassing, reactor.now() < deadline else { throw error }
@@ -134,14 +156,31 @@ actor ECWriter {
             var group = writer.group
             group.length = outcome.length
             finished.append(group)
+            failures = 0
+            fullFailure = nil
         }
         guard let failure = outcome.failure else { return [] }
         failures += 1
-        excluded.formUnion(outcome.failedNodes)
+        avoid(outcome)
         guard failures <= Limits.retries else {
             throw StoreError(
                 failure.code, "gave up after \(failures) block groups failed: \(failure.message)")
         }
         return outcome.rest
+    }
+
+    private func avoid(_ outcome: GroupWriter.Outcome) {
+        let now = reactor.now()
+        for node in outcome.failedNodes { failedNodes[node] = now }
+        if let container = outcome.refused {
+            refused.append(container)
+            if refused.count > Limits.avoidedContainers { refused.removeFirst() }
+        }
+        guard !outcome.fullNodes.isEmpty else { return }
+        fullFailure = outcome.failure
+        // Another of its disks may have room, if SCM knew of the full one; else the node is full.
+        for node in outcome.fullNodes where !fullNodes.insert(node).inserted {
+            failedNodes[node] = now
+        }
     }
 }

@@ -29,6 +29,8 @@ actor GroupWriter {
     private var acknowledgedBytes = 0
     private(set) var failure: StoreError?
     private var failedNodes: Set<DatanodeID> = []
+    private var fullNodes: Set<DatanodeID> = []
+    private var isRefused = false
     private var observers: [CheckedContinuation<Void, Never>] = []
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
@@ -101,9 +103,13 @@ actor GroupWriter {
         flights[index].waiting -= 1
         if let error {
             if failure == nil { failure = error }
-            // A container that was closed, or a full disk, says nothing against its node's others.
+            // What is wrong with a container, a block or one disk says nothing against its node.
             switch error.code {
-            case .containerState, .noSuchContainer, .badRequest, .corrupt: break
+            case .containerState, .noSuchContainer: refuse()
+            case .noSpace:
+                refuse()
+                fullNodes.insert(node.id)
+            case .badRequest, .corrupt, .noSuchBlock: break
             default:
                 failedNodes.insert(node.id)
                 client.health.failed(node.id, at: reactor.now())
@@ -121,6 +127,12 @@ actor GroupWriter {
         let woken = observers
         observers = []
         for observer in woken { observer.resume() }
+    }
+
+    /// The container takes nothing more: what was planned with it is to be given up.
+    private func refuse() {
+        if !isRefused { client.onRefusal(group.blockID.containerID) }
+        isRefused = true
     }
 
     private var errorsByStripe: Set<Int> = []
@@ -144,6 +156,10 @@ actor GroupWriter {
         var rest: [Stripe]
         var failure: StoreError?
         var failedNodes: Set<DatanodeID>
+        /// Nodes that had no room.
+        var fullNodes: Set<DatanodeID>
+        /// The group's container, if a replica of it was closed or without room.
+        var refused: ContainerID?
     }
 
     /// Waits for every answer.
@@ -151,6 +167,7 @@ actor GroupWriter {
         await progress { flights.contains { $0.waiting > 0 } }
         return Outcome(
             length: acknowledgedBytes, rest: flights[acknowledged...].map(\.stripe),
-            failure: failure, failedNodes: failedNodes)
+            failure: failure, failedNodes: failedNodes, fullNodes: fullNodes,
+            refused: isRefused ? group.blockID.containerID : nil)
     }
 }

@@ -184,6 +184,17 @@ final class KeyReservations: Sendable {
         }
     }
 
+    /// Forgets what is to be written to `container`, which takes no blocks any more.
+    func forget(_ container: ContainerID) {
+        state.withLock { state in
+            for owner in state.pools.keys {
+                state.pools[owner]!.reserved.removeAll {
+                    $0.key.group.blockID.containerID == container
+                }
+            }
+        }
+    }
+
     /// Forgets what has a place on `node`, which was found not to answer at `now`.
     func forget(_ node: DatanodeID, at now: MonotonicTime) {
         state.withLock { state in

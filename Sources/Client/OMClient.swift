@@ -210,13 +210,14 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         return reserved
     }
 
-    /// One more block group for an open key, on none of the nodes in `excluding`.
+    /// One more block group for an open key, not where `excluding` says.
     public func allocateGroup(
-        _ open: OpenKey, excluding: [DatanodeID] = []
+        _ open: OpenKey, excluding: ExcludeList = .none
     ) async throws(StoreError) -> BlockGroup {
         var request = OMAllocateGroupRequest()
         request.openID = open.id
-        request.excluding = excluding.map(\.message)
+        request.excluding = excluding.nodes.sorted().map(\.message)
+        request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
         request.user = open.user
         let response = try OMAllocateGroupResponse(
             parsing: try await caller.call(.allocateGroup, request.encoded))

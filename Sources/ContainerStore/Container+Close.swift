@@ -114,10 +114,14 @@ extension Container {
     /// Deletions that come later wait for the new journal, and are deletions of a closed container.
     private func takeSnapshot() async throws(StoreError) -> Snapshot {
         while true {
+            // The new journal tells nothing of deletions before it: their holes come first.
+            if state.withLock({ $0.unreclaimed > 0 }) { await volume.reclaimer.flush() }
             await untilIdle()
             try volume.check()
             let snapshot = state.withLock { state -> Snapshot? in
-                guard state.isIdle, let data = state.dataFile else { return nil }
+                guard state.isIdle, state.unreclaimed == 0, let data = state.dataFile else {
+                    return nil
+                }
                 state.isJournalHeld = true
                 state.deleted = []
                 return Snapshot(

@@ -7,7 +7,8 @@ import Synchronization
 extension Container {
     /// See `ContainerStore.deleteBlocks`; `blocks` are of this container.
     func delete(_ blocks: [BlockID], cache: ClosedCache) async throws(StoreError) {
-        state.withLock { $0.deleting += 1 }
+        await volume.reclaimer.untilComfortable()
+        await beginDeleting()
         defer {
             state.withLock { $0.deleting -= 1 }
             wakeIdle()
@@ -39,8 +40,25 @@ extension Container {
                 state.blockCount -= 1
             }
         }
-        for case .deleted(let localID, _, let extents) in records {
-            try await reclaim(localID, extents, cache: cache)
+        volume.reclaimer.add(
+            self,
+            records.compactMap { record in
+                guard case .deleted(let localID, _, let extents) = record else { return nil }
+                return (localID, extents)
+            })
+    }
+
+    /// Counts a deletion, once a close that is under way has ended: that has all holes punched
+    /// before it writes a journal which no longer tells of them.
+    private func beginDeleting() async {
+        while true {
+            let hasBegun = state.withLock { state in
+                if state.isCloseUnderWay { return false }
+                state.deleting += 1
+                return true
+            }
+            if hasBegun { return }
+            await untilClosed()
         }
     }
 
@@ -99,24 +117,63 @@ extension Container {
             .first { $0.localID == block.localID }
     }
 
-    /// Gives the space of a deleted block back. A file system that cannot is left as it is.
+    /// Gives the space of deleted blocks back: punches `holes`, then notes that it is done. What a
+    /// file system cannot punch is left as it is. If the disk fails the volume is taken out.
     func reclaim(
-        _ localID: UInt64, _ extents: [Range<Int>], cache: ClosedCache
-    ) async throws(StoreError) {
-        let file: File
-        if let open = state.withLock({ $0.dataFile }) {
-            file = open
-        } else {
-            file = try await cache.dataFile(of: self)
+        _ localIDs: [UInt64], _ holes: [Range<Int>], class ioClass: IOClass, atOnce: Int
+    ) async {
+        let file = await beginReclaiming()
+        var isDone = false
+        if let file {
+            isDone = await punch(holes, of: file, class: ioClass, atOnce: atOnce)
         }
+        state.withLock { state in
+            state.reclaiming -= 1
+            state.unreclaimed -= localIDs.count
+        }
+        if isDone {
+            charge(-holes.reduce(0) { $0 + $1.count })
+            for localID in localIDs { note(.reclaimed(localID: localID)) }
+        }
+        wakeIdle()
+    }
+
+    /// The data file to punch; nil if there is nothing to be given back any more.
+    private func beginReclaiming() async -> File? {
+        let (file, isGone) = state.withLock { state in
+            state.reclaiming += 1
+            return (state.dataFile, state.phase == .deleted)
+        }
+        guard !isGone, volume.failure == nil else { return nil }
+        if let file { return file }
         do throws(IOError) {
-            for extent in extents { try await file.punchHole(extent, class: .background) }
+            return try await File.open(
+                volume.dataPath(id), [.write], on: volume.reactor, disk: volume.disk)
         } catch {
-            if error.isUnsupported { return }
-            throw volume.failure(of: error)
+            _ = volume.failure(of: error)
+            return nil
         }
-        charge(-extents.reduce(0) { $0 + $1.count })
-        note(.reclaimed(localID: localID))
+    }
+
+    private func punch(
+        _ holes: [Range<Int>], of file: File, class ioClass: IOClass, atOnce: Int
+    ) async -> Bool {
+        let list = HoleList(holes)
+        await withDiscardingTaskGroup { group in
+            for _ in 0..<min(atOnce, holes.count) {
+                group.addTask {
+                    while let hole = list.next() {
+                        do throws(IOError) {
+                            try await file.punchHole(hole, class: ioClass)
+                        } catch {
+                            if !error.isUnsupported { _ = self.volume.failure(of: error) }
+                            list.giveUp()
+                        }
+                    }
+                }
+            }
+        }
+        return !list.isGivenUp
     }
 
     /// Refuses everything from now on, once a close that is under way has ended. False if
@@ -133,9 +190,30 @@ extension Container {
         }
     }
 
+    /// Removes both files if the container is closed and no block is left in it; else refuses, and
+    /// nothing is changed.
+    func removeEmpty(cache: ClosedCache) async throws(StoreError) {
+        let refusal = state.withLock { state -> StoreError? in
+            guard state.isClosed, state.blockCount == 0, state.damage == nil else {
+                return StoreError(
+                    .containerState,
+                    "\(name) is \(state.phase) with \(state.blockCount) blocks: only a closed "
+                        + "container without blocks is removed so")
+            }
+            state.phase = .deleted
+            return nil
+        }
+        if let refusal { throw refusal }
+        try await removeSealed(cache: cache)
+    }
+
     /// Refuses everything from now on, and removes both files.
     func removeFiles(cache: ClosedCache) async throws(StoreError) {
         guard await seal() else { return }
+        try await removeSealed(cache: cache)
+    }
+
+    private func removeSealed(cache: ClosedCache) async throws(StoreError) {
         await untilIdle()
         cache.forget(id)
         let charged = state.withLock { state in
@@ -146,6 +224,26 @@ extension Container {
         try await volume.removeContainer(id)
         charge(-charged)
     }
+}
+
+/// Holes to be punched, shared by those who do it.
+private final class HoleList: Sendable {
+    private let holes: [Range<Int>]
+    private let state = Mutex((index: 0, isGivenUp: false))
+
+    init(_ holes: [Range<Int>]) { self.holes = holes }
+
+    func next() -> Range<Int>? {
+        state.withLock { state in
+            guard !state.isGivenUp, state.index < holes.count else { return nil }
+            defer { state.index += 1 }
+            return holes[state.index]
+        }
+    }
+
+    func giveUp() { state.withLock { $0.isGivenUp = true } }
+
+    var isGivenUp: Bool { state.withLock { $0.isGivenUp } }
 }
 
 extension Volume {

@@ -166,15 +166,16 @@ extension Container {
         state.withLock { $0.journalAheadTo = DataFile.aligned(end) }
     }
 
-    /// Punches the extents of blocks whose deletion was recorded but perhaps not carried out.
-    func finishDeletions(cache: ClosedCache) async throws(StoreError) {
+    /// Has the extents punched of blocks whose deletion was recorded but perhaps not carried out.
+    func finishDeletions() {
         let unpunched = state.withLock { state in
             defer { state.unpunched = [:] }
             return state.isJournalBroken ? [:] : state.unpunched
         }
-        for (localID, deletion) in unpunched.sorted(by: { $0.key < $1.key }) {
-            try await reclaim(localID, deletion.extents, cache: cache)
-        }
+        volume.reclaimer.add(
+            self,
+            unpunched.sorted { $0.key < $1.key }
+                .map { (localID: $0.key, extents: $0.value.extents) })
     }
 
     /// Ends the use of the files in order: everything acknowledged is marked as such.

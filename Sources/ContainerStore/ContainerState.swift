@@ -103,6 +103,9 @@ struct ContainerState: Sendable {
     var failures: [UInt64: StoreError] = [:]
     /// Calls that delete and have not ended.
     var deleting = 0
+    /// Calls that punch holes and have not ended; deleted blocks whose holes are not punched.
+    var reclaiming = 0
+    var unreclaimed = 0
     /// Blocks in `deleted` whose records are not durable yet.
     var unconfirmed: Set<UInt64> = []
     /// Bytes that the two files take.
@@ -127,7 +130,8 @@ struct ContainerState: Sendable {
 
     /// Whether no append or record is on its way.
     var isIdle: Bool {
-        writing == 0 && queued == 0 && deleting == 0 && !isCommitting && extras.isEmpty
+        writing == 0 && queued == 0 && deleting == 0 && reclaiming == 0 && !isCommitting
+            && extras.isEmpty
     }
 
     var hasReady: Bool {

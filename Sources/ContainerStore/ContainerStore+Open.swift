@@ -59,11 +59,11 @@ extension ContainerStore {
             throw StoreError(
                 .io, "no volume works: " + volumes.compactMap(\.failure).joined(separator: "; "))
         }
-        try await store.finishOpening()
+        store.finishOpening()
         return store
     }
 
-    private func finishOpening() async throws(StoreError) {
+    private func finishOpening() {
         for volume in volumeList {
             volume.withState { state in
                 state.whenFull = { [weak self] in
@@ -74,9 +74,7 @@ extension ContainerStore {
         }
         for container in state.withLock({ Array($0.containers.values) })
         where container.volume.failure == nil {
-            do throws(StoreError) { try await container.finishDeletions(cache: cache) } catch {
-                if container.volume.failure == nil { throw error }
-            }
+            container.finishDeletions()
         }
     }
 

@@ -135,13 +135,21 @@ public final class ContainerStore: Sendable {
         return records.filter { !deleted.contains($0.id.localID) }
     }
 
-    /// Deletes blocks: durably forgotten first, then their space is given back. Blocks and
-    /// containers that are not there are passed over.
+    /// Deletes blocks: they are durably forgotten when it returns; their space is given back some
+    /// seconds later. Blocks and containers that are not there are passed over.
     public func deleteBlocks(_ ids: [BlockID]) async throws(StoreError) {
         for (id, blocks) in Dictionary(grouping: ids, by: \.containerID) {
             guard let container = state.withLock({ $0.containers[id] }) else { continue }
             try await container.delete(blocks, cache: cache)
         }
+    }
+
+    /// Deleted blocks whose space has not been given back.
+    public var unreclaimedBlocks: Int { volumeList.reduce(0) { $0 + $1.reclaimer.blocks } }
+
+    /// Gives the space of all deleted blocks back now.
+    public func reclaim() async {
+        for volume in volumeList { await volume.reclaimer.flush() }
     }
 
     // MARK: Containers
@@ -222,8 +230,7 @@ public final class ContainerStore: Sendable {
         var best: (volume: Volume, open: Int, available: Int)?
         for volume in volumeList where volume.failure == nil {
             let available = await volume.space().available
-            let needed = volume.options.extentBytes + volume.options.journalSegmentBytes
-            guard available >= needed else { continue }
+            guard available >= volume.leastRoom else { continue }
             volume.withState { $0.isFull = false }
             let count = open[volume.path] ?? 0
             if let best, (best.open, -best.available) <= (count, -available) { continue }
@@ -254,6 +261,16 @@ public final class ContainerStore: Sendable {
         }
     }
 
+    /// Removes a closed replica whose blocks have all been deleted; `containerState` if there are
+    /// some, or it is not closed. That it is not there is no error.
+    public func deleteEmptyContainer(_ id: ContainerID) async throws(StoreError) {
+        guard let container = state.withLock({ $0.containers[id] }) else { return }
+        try await container.removeEmpty(cache: cache)
+        state.withLock { state in
+            if state.containers[id] === container { state.containers[id] = nil }
+        }
+    }
+
     // MARK: Reports
 
     /// The container replicas of the volumes that work, by ID.
@@ -268,11 +285,15 @@ public final class ContainerStore: Sendable {
         var reports: [VolumeReport] = []
         for volume in volumeList {
             let space = await volume.space()
-            let (failure, problems) = volume.withState { ($0.failure, $0.problems) }
+            if volume.failure == nil { volume.noteRoom(available: space.available) }
+            let (failure, isFull, problems) = volume.withState {
+                ($0.failure, $0.isFull, $0.problems)
+            }
             reports.append(
                 VolumeReport(
                     path: volume.path, capacity: space.capacity, used: space.used,
-                    available: space.available, isFailed: failure != nil, reason: failure,
+                    available: space.available, isFailed: failure != nil, isFull: isFull,
+                    reason: failure,
                     problems: problems))
         }
         seenVolumes.withLock { [reports] in $0 = reports }

@@ -85,6 +85,8 @@ public struct VolumeReport: Hashable, Sendable {
     /// Bytes that may still be written.
     public var available: Int
     public var isFailed: Bool
+    /// There is no room for a new container.
+    public var isFull: Bool
     /// Why the volume was taken out, or nil.
     public var reason: String?
     /// Container replicas that could not be opened, and why.

@@ -28,6 +28,8 @@ extension ContainerStore {
         public var indexCacheBytes: Int
         /// Data files of closed containers kept open, in all.
         public var openFiles: Int
+        /// How long the space of deleted blocks is gathered before it is given back.
+        public var reclaimDelay = Duration.seconds(5)
         /// Refuse a volume that another store has open. Off only where a test plays the death of
         /// a process within one.
         public var locksVolumes: Bool

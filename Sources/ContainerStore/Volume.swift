@@ -11,6 +11,7 @@ final class Volume: Sendable {
     let reactor: Reactor
     let options: ContainerStore.Options
     let committer: Committer
+    let reclaimer: Reclaimer
     /// What all I/O on the volume's files goes through.
     let disk: Disk
 
@@ -37,6 +38,7 @@ final class Volume: Sendable {
         self.reactor = reactor
         self.options = options
         committer = Committer(reactor: reactor, durability: options.durability)
+        reclaimer = Reclaimer(reactor: reactor, delay: options.reclaimDelay)
         disk = Disk(name: path, on: reactor)
     }
 
@@ -100,6 +102,19 @@ final class Volume: Sendable {
     }
 
     // MARK: Space
+
+    /// What a new container takes at once. With less the volume is full.
+    var leastRoom: Int { options.extentBytes + options.journalSegmentBytes }
+
+    /// Notes whether there is room, by what may be written. Between full and not full lies some
+    /// space, so that it does not change with each deletion.
+    func noteRoom(available: Int) {
+        if available < leastRoom {
+            noteFull()
+        } else if available >= 2 * leastRoom {
+            state.withLock { $0.isFull = false }
+        }
+    }
 
     /// Notes that nothing more fits, and has the volume's containers closed.
     func noteFull() {

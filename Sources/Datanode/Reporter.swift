@@ -4,11 +4,19 @@ import Model
 import Reactor
 import Wire
 
-/// Registers with SCM, reports to it, and carries out its commands.
+/// Registers with SCM and reports to it.
+///
+/// A late heartbeat makes a datanode that serves its clients look dead, so the loop waits for
+/// nothing but SCM's answer: what the disks say of their space is looked up by a loop of its own
+/// (the last answer is reported), and commands are handed to a `CommandQueue`.
 actor Reporter {
     enum Limits {
         /// Between attempts to reach SCM.
         static let retryDelay = Duration.milliseconds(500)
+        /// Between heartbeats that have something to tell that SCM waits for.
+        static let leastPause = Duration.milliseconds(100)
+        /// Between looks at the space of the disks.
+        static let volumesInterval = Duration.seconds(1)
     }
 
     private let address: DatanodeAddress
@@ -16,9 +24,10 @@ actor Reporter {
     private let scm: SCMClient
     private let reactor: Reactor
     private let logger: Logger
+    private let commands: CommandQueue
     private var interval = Duration.seconds(1)
+    private var volumes: [VolumeReport] = []
     private var reported: [ContainerID: SCMReplicaReport] = [:]
-    private var done: [UInt64] = []
     private var isRegistered = false
     private var wasReachable = true
 
@@ -33,16 +42,25 @@ actor Reporter {
         self.scm = scm
         self.reactor = reactor
         self.logger = logger
+        commands = CommandQueue(store: store, reactor: reactor, logger: logger)
     }
 
-    /// Reports until the task is cancelled.
+    /// Reports until the task is cancelled; returns when no command is being carried out.
     func run() async {
+        volumes = await store.volumes()
+        let looking = Task(executorPreference: reactor) { await self.lookAtVolumes() }
+        await report()
+        looking.cancel()
+        await looking.value
+        await commands.stop()
+    }
+
+    private func report() async {
         while !Task.isCancelled {
             var pause = interval
             do throws(StoreError) {
                 if !isRegistered { try await register() }
-                // What a command changed is reported at once, not a second later.
-                if try await heartbeat() { pause = .milliseconds(20) }
+                try await heartbeat()
                 wasReachable = true
             } catch {
                 if wasReachable { logger.warning("SCM: \(error)") }
@@ -51,9 +69,40 @@ actor Reporter {
                 pause = Limits.retryDelay
             }
             do {
-                try await reactor.sleep(for: pause)
+                try await sleep(for: pause)
             } catch {
                 return
+            }
+        }
+    }
+
+    /// Sleeps, but not until the end when a command has been carried out that SCM waits for.
+    private func sleep(for pause: Duration) async throws(CancellationError) {
+        let end = reactor.now().advanced(by: pause)
+        repeat {
+            let rest = reactor.now().duration(to: end)
+            try await reactor.sleep(for: min(max(rest, .zero), Limits.leastPause))
+        } while reactor.now() < end && !(isRegistered && commands.isAwaited)
+    }
+
+    private func lookAtVolumes() async {
+        var full: Set<String> = []
+        while !Task.isCancelled {
+            do {
+                try await reactor.sleep(for: Limits.volumesInterval)
+            } catch {
+                return
+            }
+            volumes = await store.volumes()
+            for volume in volumes where volume.isFull != full.contains(volume.path) {
+                let free = "\(volume.available >> 20) of \(volume.capacity >> 20) MiB"
+                if volume.isFull {
+                    full.insert(volume.path)
+                    logger.warning("volume \(volume.path) is full: \(free) may be written")
+                } else {
+                    full.remove(volume.path)
+                    logger.info("volume \(volume.path) has room again: \(free) may be written")
+                }
             }
         }
     }
@@ -68,7 +117,7 @@ actor Reporter {
         var request = SCMRegisterRequest()
         request.address = address.message
         if let cluster = store.cluster { request.cluster = cluster.message }
-        request.volumes = await store.volumes().map(\.message)
+        request.volumes = volumes.map(\.message)
         let replicas = await replicas()
         request.replicas = Array(replicas.values)
         let response = try await scm.register(request)
@@ -81,38 +130,34 @@ actor Reporter {
         logger.info("registered as \(address)")
     }
 
-    /// One heartbeat. True if it brought commands that were carried out.
-    private func heartbeat() async throws(StoreError) -> Bool {
+    private func heartbeat() async throws(StoreError) {
         let replicas = await replicas()
         var request = SCMHeartbeatRequest()
         request.id = address.id.message
-        request.volumes = await store.volumes().map(\.message)
+        request.volumes = volumes.map(\.message)
         let isRemoved = reported.keys.contains { replicas[$0] == nil }
         request.isFull = isRemoved
         request.replicas = replicas.filter { isRemoved || reported[$0.key] != $0.value }
             .map(\.value)
-        request.doneCommands = done
-        let response = try await scm.heartbeat(request)
-        reported = replicas
-        done.removeAll { request.doneCommands.contains($0) }
-        for command in response.commands { await carryOut(command) }
-        return !response.commands.isEmpty && isRegistered
-    }
-
-    private func carryOut(_ command: SCMDatanodeCommand) async {
+        let outcome = commands.takeOutcome()
+        request.doneCommands = outcome.done
+        request.failedCommands = outcome.failed
+        request.unreclaimedBlocks = UInt64(store.unreclaimedBlocks)
+        let response: SCMHeartbeatResponse
         do throws(StoreError) {
-            switch command.command {
-            case .closeContainer(let number):
-                try await store.closeContainer(ContainerID(number))
-            case .deleteBlocks(let deletion):
-                guard !done.contains(command.number) else { return }
-                try await store.deleteBlocks(deletion.blocks.map { BlockID($0) })
-                done.append(command.number)
-            case .registerAgain: isRegistered = false
-            case nil: break
-            }
+            response = try await scm.heartbeat(request)
         } catch {
-            logger.warning("a command of SCM failed: \(error)")
+            // SCM may have heard it or not: it is told again.
+            commands.putBack(outcome)
+            throw error
+        }
+        reported = replicas
+        for command in response.commands {
+            if case .registerAgain = command.command {
+                isRegistered = false
+            } else {
+                commands.add(command)
+            }
         }
     }
 }

@@ -2,11 +2,19 @@ import Model
 
 /// What the Ozone Manager needs of SCM.
 public protocol BlockAllocator: Sendable {
-    /// `count` new block groups of `replication`, none on the nodes in `excluding`.
-    /// Throws `cannotPlace` if the cluster has too few nodes, `notReady` in safe mode.
+    /// `count` new block groups of `replication`, none where `excluding` says.
+    /// Throws `cannotPlace` if the cluster has too few nodes, `notReady` in safe mode, `noSpace`
+    /// if the disks are full.
     func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: [DatanodeID]
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
     ) async throws(StoreError) -> [BlockGroup]
+
+    /// Which containers have ceased to take new blocks since `mark`, which the last answer named.
+    /// SCM has datanodes close them once all who ask regularly know.
+    /// - Parameter watcher: tells the one who asks from others.
+    func closings(
+        since mark: ClosingsMark, watcher: Identity128
+    ) async throws(StoreError) -> Closings
 
     /// Takes charge of deleting `blocks`: once it has returned, the Ozone Manager forgets them.
     /// May be called again with the same blocks, and with blocks that were never written.
@@ -17,4 +25,29 @@ public protocol BlockAllocator: Sendable {
     func locate(
         _ containers: [ContainerID]
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]]
+}
+
+/// How far a watcher of closings has heard; at first, nothing.
+public struct ClosingsMark: Hashable, Sendable {
+    public var term: UInt64
+    public var sequence: UInt64
+
+    public init(term: UInt64 = 0, sequence: UInt64 = 0) {
+        self.term = term
+        self.sequence = sequence
+    }
+}
+
+/// Containers that have ceased to take new blocks.
+public struct Closings: Hashable, Sendable {
+    public var mark: ClosingsMark
+    public var containers: [ContainerID]
+    /// There may have been others: nothing that is held in advance can be relied on.
+    public var isIncomplete: Bool
+
+    public init(mark: ClosingsMark, containers: [ContainerID], isIncomplete: Bool) {
+        self.mark = mark
+        self.containers = containers
+        self.isIncomplete = isIncomplete
+    }
 }

@@ -8,7 +8,8 @@ import Wire
 ///
 /// For each replication some groups are kept; when fewer than half are left more are fetched in
 /// the background. A group is handed out once, and never after `Limits.age`, since its nodes may
-/// have gone. Groups that are dropped were never written: nothing has to be done about them.
+/// have gone, nor once its container is known to take no more. Groups that are dropped were never
+/// written: nothing has to be done about them.
 ///
 /// Thread-safe; its lock is held for a few instructions.
 final class GroupLeases: Sendable {
@@ -21,6 +22,8 @@ final class GroupLeases: Sendable {
         static let mostKept = 256
         /// Replications that groups are kept for; of more, the one not asked for longest goes.
         static let replications = 16
+        /// Closed containers remembered, so that groups in them that are on their way are dropped.
+        static let closed = 4096
     }
 
     /// A group, and the bytes of its message: put together once, when it is fetched.
@@ -54,6 +57,16 @@ final class GroupLeases: Sendable {
         var pools: [ReplicationConfig: Pool] = [:]
         /// Counts invalidations: groups asked for before one are not kept.
         var generation = 0
+        /// Containers that take no new blocks, the last `Limits.closed` of them.
+        var closed: Set<ContainerID> = []
+        var closedInOrder: Deque<ContainerID> = []
+
+        /// Drops the groups that `isUnwanted` is true of.
+        mutating func drop(_ isUnwanted: (BlockGroup) -> Bool) {
+            for replication in pools.keys {
+                pools[replication]!.leases.removeAll { isUnwanted($0.leased.group) }
+            }
+        }
     }
 
     private let blocks: any BlockAllocator  // called once for many groups
@@ -78,7 +91,7 @@ final class GroupLeases: Sendable {
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
                 groups += try await blocks.allocate(
-                    replication, count: count - groups.count, excluding: []
+                    replication, count: count - groups.count, excluding: .none
                 ).map(Leased.init)
             }
         }
@@ -133,20 +146,30 @@ final class GroupLeases: Sendable {
         if case .failure(let error)? = await refill?.value { throw error }
     }
 
-    /// Forgets groups with a place on one of `nodes`; all of them if it is nil.
-    func invalidate(_ nodes: Set<DatanodeID>?) {
+    /// Forgets the groups that `unwanted` excludes; all of them if it is nil.
+    func invalidate(_ unwanted: ExcludeList?) {
         state.withLock { state in
+            state.drop { unwanted?.contains($0) ?? true }
+            // What is on its way may have been chosen before the nodes went. Of containers too,
+            // but those that are closed are known by name.
+            guard unwanted?.nodes.isEmpty != true else { return }
             state.generation += 1
-            for replication in state.pools.keys {
-                state.pools[replication]?.leases.removeAll { lease in
-                    guard let nodes else { return true }
-                    return lease.leased.group.nodes.contains {
-                        $0.map { nodes.contains($0.id) } ?? false
-                    }
+            for replication in state.pools.keys { state.pools[replication]?.refill = nil }
+        }
+    }
+
+    /// Hands out no more groups of `containers`: they take no new blocks.
+    func close(_ containers: [ContainerID]) {
+        guard !containers.isEmpty else { return }
+        state.withLock { state in
+            for container in containers where state.closed.insert(container).inserted {
+                state.closedInOrder.append(container)
+                if state.closedInOrder.count > Limits.closed {
+                    state.closed.remove(state.closedInOrder.removeFirst())
                 }
-                // What is on its way may have been chosen before the nodes went.
-                state.pools[replication]?.refill = nil
             }
+            let closed = state.closed
+            state.drop { closed.contains($0.blockID.containerID) }
         }
     }
 
@@ -166,7 +189,7 @@ final class GroupLeases: Sendable {
         pool.refill = Task(executorPreference: reactor) {
             let result: Result<[Lease], StoreError>
             do throws(StoreError) {
-                let groups = try await blocks.allocate(replication, count: count, excluding: [])
+                let groups = try await blocks.allocate(replication, count: count, excluding: .none)
                 let now = reactor.now()
                 result = .success(groups.map { Lease(leased: Leased($0), taken: now) })
             } catch {
@@ -185,7 +208,9 @@ final class GroupLeases: Sendable {
             guard started == state.generation else { return }
             state.pools[replication]?.refill = nil
             guard case .success(let leases) = result else { return }
-            state.pools[replication]?.leases += leases
+            state.pools[replication]?.leases += leases.filter {
+                !state.closed.contains($0.leased.group.blockID.containerID)
+            }
         }
     }
 }

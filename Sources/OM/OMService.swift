@@ -48,17 +48,33 @@ public struct SCMBlockAllocator: BlockAllocator {
     }
 
     public func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: [DatanodeID]
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
     ) async throws(StoreError) -> [BlockGroup] {
         var request = SCMAllocateRequest()
         request.replication = replication.message
         request.count = UInt32(count)
-        request.excluding = excluding.map(\.message)
+        request.excluding = excluding.nodes.sorted().map(\.message)
+        request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
         let response = try SCMGroupsResponse(
             parsing: try await call(.allocate, request.encoded))
         var groups: [BlockGroup] = []
         for group in response.groups { groups.append(try BlockGroup(group)) }
         return groups
+    }
+
+    public func closings(
+        since mark: ClosingsMark, watcher: Identity128
+    ) async throws(StoreError) -> Closings {
+        var request = SCMClosingsRequest()
+        request.watcher = watcher.message
+        request.term = mark.term
+        request.sequence = mark.sequence
+        let response = try SCMClosingsResponse(
+            parsing: try await call(.closings, request.encoded))
+        return Closings(
+            mark: ClosingsMark(term: response.term, sequence: response.sequence),
+            containers: response.containers.map { ContainerID($0) },
+            isIncomplete: response.isIncomplete)
     }
 
     public func delete(_ blocks: [BlockID]) async throws(StoreError) {

@@ -174,13 +174,15 @@ extension OzoneManager {
             try reads.open(request.openID, user: request.user)
         }
         let replication = try ReplicationConfig(open.replication)
-        let excluding = request.excluding.map { Identity128($0) }
+        let excluding = ExcludeList(
+            nodes: Set(request.excluding.map { Identity128($0) }),
+            containers: Set(request.excludingContainers.map { ContainerID($0) }))
         let groups: [BlockGroup]
         if excluding.isEmpty {
             groups = try await leases.take(replication, count: 1).map(\.group)
         } else {
             // What one writer found to fail will fail the next one too.
-            leases.invalidate(Set(excluding))
+            leases.invalidate(excluding)
             groups = try await blocks.allocate(replication, count: 1, excluding: excluding)
         }
         guard let group = groups.first else {

@@ -36,6 +36,27 @@ extension OzoneManager {
         return deleted.count >= Limits.deletionBatch
     }
 
+    /// Hears from SCM which containers take no new blocks, before datanodes close them, so that
+    /// no group in one is handed out.
+    func watchClosings() async {
+        let watcher = randomIdentity()
+        var mark = ClosingsMark()
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.closingsInterval)
+                let closings = try await blocks.closings(since: mark, watcher: watcher)
+                if closings.isIncomplete { leases.invalidate(nil) }
+                leases.close(closings.containers)
+                mark = closings.mark
+            } catch is CancellationError {
+                return
+            } catch {
+                // Writers that meet a closed container meanwhile ask for another.
+                logger.debug("what containers are closing is not known: \(error)")
+            }
+        }
+    }
+
     func expireForever() async {
         while !Task.isCancelled {
             do {

@@ -33,6 +33,8 @@ public final class OzoneManager: Sendable {
         public var deletionInterval = Duration.seconds(1)
         /// How often open keys and uploads that are too old are looked for.
         public var expiryInterval = Duration.seconds(600)
+        /// How often SCM is asked which containers take no new blocks any more.
+        public var closingsInterval = Duration.milliseconds(250)
         public var group = MetadataGroupOptions()
         /// Records kept in memory, in bytes.
         public var cacheBytes = 64 << 20
@@ -112,6 +114,7 @@ public final class OzoneManager: Sendable {
             loops = [
                 Task(executorPreference: reactor) { await self.deleteBlocksForever() },
                 Task(executorPreference: reactor) { await self.expireForever() },
+                Task(executorPreference: reactor) { await self.watchClosings() },
             ]
         }
     }
@@ -130,7 +133,7 @@ public final class OzoneManager: Sendable {
     /// Drops block groups held in advance that have a place on one of `nodes`, or all of them if
     /// it is nil. To be called when SCM tells that nodes are gone, or have come back.
     public func invalidateLeases(excluding nodes: Set<DatanodeID>?) async {
-        leases.invalidate(nodes)
+        leases.invalidate(nodes.map { ExcludeList(nodes: $0) })
     }
 
     // MARK: Requests

@@ -49,6 +49,8 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
             for (turns, request) in waiting {
                 if injector.hasCrashed {
                     answer(request, -EIO, &completed)
+                } else if injector.isHung, request.changesFiles {
+                    held.append((turns, request))
                 } else if turns <= 1 {
                     begin(request, &completed)
                 } else {

@@ -49,6 +49,7 @@ public final class FaultInjector: Sendable {
         var crashAt: Int?
         var hasCrashed = false
         var isFull = false
+        var isHung = false
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -100,6 +101,12 @@ public final class FaultInjector: Sendable {
     /// written.
     public func set(isFull: Bool) { state.withLock { $0.isFull = isFull } }
 
+    /// While true, operations that change files begin and do not end, as on a disk that hangs; they
+    /// go on when it is false again.
+    public func set(isHung: Bool) { state.withLock { $0.isHung = isHung } }
+
+    var isHung: Bool { state.withLock { $0.isHung } }
+
     // MARK: What the backend asks
 
     enum Verdict {
@@ -120,6 +127,7 @@ public final class FaultInjector: Sendable {
                 }
                 state.count += 1
             }
+            if state.isHung, request.changesFiles { return .delay(turns: 1) }
             if state.isFull, request.opcode == .allocate { return .fail(-ENOSPC) }
             if state.random.chance(state.rates.error) { return .fail(-EIO) }
             if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {

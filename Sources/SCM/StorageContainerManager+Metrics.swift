@@ -7,6 +7,8 @@ struct SCMMeasures: Sendable {
     let known = Gauge()
     let containers = Gauge()
     let safeMode = Gauge()
+    let pendingDeletions = Gauge()
+    let full = Gauge()
 }
 
 extension StorageContainerManager {
@@ -21,6 +23,13 @@ extension StorageContainerManager {
             page.gauge(
                 "apus_scm_datanodes", "Datanodes that SCM knows.", ["state": "healthy"],
                 Double(measures.healthy.value))
+            page.gauge(
+                "apus_scm_datanodes", "Datanodes that SCM knows.", ["state": "full"],
+                Double(measures.full.value))
+            page.gauge(
+                "apus_scm_pending_deletions",
+                "Deleted blocks that not all datanodes have confirmed.",
+                Double(measures.pendingDeletions.value))
             page.gauge(
                 "apus_scm_containers", "Containers that SCM knows.",
                 Double(measures.containers.value))

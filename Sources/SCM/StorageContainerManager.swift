@@ -32,7 +32,13 @@ public actor StorageContainerManager: RPCHandler {
     /// One change of the state at a time: what is decided must be logged before the next.
     private var isChanging = false
     private var changers: [CheckedContinuation<Void, Never>] = []
-    private var closing: Set<ContainerID> = []
+    /// What datanodes have confirmed and the log does not say yet.
+    private var confirmed: [DatanodeID: [UInt64]] = [:]
+    private var isConfirming = false
+    /// What the last look found, so that a change is told once: whether disks are full, and how
+    /// datanodes are.
+    private var wasFull = false
+    private var told: [DatanodeID: SCMState.NodeState] = [:]
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
         reactor.asUnownedSerialExecutor()
@@ -58,8 +64,10 @@ public actor StorageContainerManager: RPCHandler {
         let group = try await MetadataGroup.open(
             directory: directory, role: "scm", reactor: reactor, stateMachine: SCMStateMachine())
         let stateOptions = options.state
+        var random = random
+        let term = UInt64.random(in: 1...UInt64.max, using: &random)
         let state = try await group.read { tables throws(StoreError) in
-            SCMState(options: stateOptions, reading: tables)
+            SCMState(options: stateOptions, reading: tables, term: term)
         }
         let manager = StorageContainerManager(
             group: group, state: state, options: options, random: random, logger: logger)
@@ -100,10 +108,44 @@ public actor StorageContainerManager: RPCHandler {
                 return
             }
             let wasInSafeMode = state.isInSafeMode
-            state.updateSafeMode(at: reactor.now().nanoseconds)
+            let now = reactor.now().nanoseconds
+            state.noteTime(now)
+            state.updateSafeMode(at: now)
             noteState()
+            noteRoom(at: now)
+            noteNodes(at: now)
             if wasInSafeMode, !state.isInSafeMode { logger.info("left safe mode") }
             await closeContainers()
+        }
+    }
+
+    /// Tells when datanodes fall silent, and when they are heard of again.
+    private func noteNodes(at now: UInt64) {
+        for (id, node) in state.nodes where node.lastHeartbeat != nil {
+            let found = state.state(of: id, at: now)
+            guard told.updateValue(found, forKey: id) != found else { continue }
+            switch found {
+            case .healthy: logger.info("datanode \(node.address) is healthy")
+            case .stale, .dead: logger.warning("datanode \(node.address) is \(found)")
+            }
+        }
+    }
+
+    /// Tells when disks become full, and when there is room again.
+    private func noteRoom(at now: UInt64) {
+        let full = state.fullNodes(at: now)
+        let room = state.healthyNodes(at: now, excluding: []).count
+        measures.full.set(full.count)
+        if full.isEmpty == wasFull {
+            wasFull = !full.isEmpty
+            if wasFull {
+                logger.warning(
+                    "the disks of datanodes are full; \(room) can be written to",
+                    metadata: ["full": "\(full.map { state.nodes[$0]?.address.description ?? "" })"]
+                )
+            } else {
+                logger.info("all \(room) datanodes have room again")
+            }
         }
     }
 
@@ -112,6 +154,7 @@ public actor StorageContainerManager: RPCHandler {
         measures.known.set(state.nodes.count)
         measures.containers.set(state.containers.count)
         measures.safeMode.set(state.isInSafeMode ? 1 : 0)
+        measures.pendingDeletions.set(state.pendingDeletions)
     }
 
     private func closeContainers() async {
@@ -131,7 +174,7 @@ public actor StorageContainerManager: RPCHandler {
         guard let index = try await group.propose(command) else {
             throw StoreError(.internal, "SCM's log refused a command it had made")
         }
-        state.apply(command, at: index)
+        state.apply(command, at: index, now: reactor.now().nanoseconds)
     }
 
     private func exclusively<R: Sendable>(
@@ -156,16 +199,19 @@ public actor StorageContainerManager: RPCHandler {
                 .unsupported, "SCM has no method 0x\(String(request.method, radix: 16))")
         }
         let message = request.message
+        state.noteTime(reactor.now().nanoseconds)
         switch method {
         case .register:
             return RPCReply(try await register(SCMRegisterRequest(parsing: message)).encoded)
         case .heartbeat:
-            return RPCReply(try await heartbeat(SCMHeartbeatRequest(parsing: message)).encoded)
+            return RPCReply(heartbeat(try SCMHeartbeatRequest(parsing: message)).encoded)
         case .allocate:
             let request = try SCMAllocateRequest(parsing: message)
             let groups = try await allocate(
                 ReplicationConfig(request.replication), count: Int(request.count),
-                excluding: Set(request.excluding.map { Identity128($0) }))
+                excluding: ExcludeList(
+                    nodes: Set(request.excluding.map { Identity128($0) }),
+                    containers: Set(request.excludingContainers.map { ContainerID($0) })))
             var response = SCMGroupsResponse()
             response.groups = groups.map(\.message)
             return RPCReply(response.encoded)
@@ -183,6 +229,9 @@ public actor StorageContainerManager: RPCHandler {
         case .safeMode:
             if try SCMSafeModeRequest(parsing: message).exit { state.leaveSafeMode() }
             return RPCReply(status(SCMStatusRequest()).encoded)
+        case .closings:
+            let request = try SCMClosingsRequest(parsing: message)
+            return RPCReply(state.closings(request, at: reactor.now().nanoseconds).encoded)
         }
     }
 
@@ -217,34 +266,56 @@ public actor StorageContainerManager: RPCHandler {
         return response
     }
 
-    private func heartbeat(
-        _ request: SCMHeartbeatRequest
-    ) async throws(StoreError) -> SCMHeartbeatResponse {
+    /// Answers from memory alone: a datanode that waited for SCM's disk would be late with its next
+    /// heartbeat.
+    private func heartbeat(_ request: SCMHeartbeatRequest) -> SCMHeartbeatResponse {
         let id = Identity128(request.id)
+        let now = reactor.now().nanoseconds
         var response = SCMHeartbeatResponse()
         guard
             state.heard(
                 id, volumes: request.volumes, replicas: request.replicas, isFull: request.isFull,
-                at: reactor.now().nanoseconds)
+                at: now)
         else {
             var command = SCMDatanodeCommand()
             command.registerAgain = true
             response.commands = [command]
             return response
         }
-        if !request.doneCommands.isEmpty {
-            var command = SCMCommand()
-            command.deletedOn.node = request.id
-            command.deletedOn.transactions = request.doneCommands
-            try await change(command)
-        }
-        response.commands = state.commands(for: id)
+        state.heard(
+            id, failed: request.failedCommands, unreclaimed: request.unreclaimedBlocks, at: now)
+        confirm(request.doneCommands, by: id)
+        response.commands = state.commands(for: id, at: now)
         return response
+    }
+
+    /// Has the log say what datanodes have deleted. Should SCM die before that, they are told again
+    /// when they register.
+    private func confirm(_ numbers: [UInt64], by id: DatanodeID) {
+        guard !numbers.isEmpty else { return }
+        confirmed[id, default: []] += numbers
+        guard !isConfirming else { return }
+        isConfirming = true
+        Task(executorPreference: reactor) { await self.logConfirmed() }
+    }
+
+    private func logConfirmed() async {
+        defer { isConfirming = false }
+        while let (id, numbers) = confirmed.popFirst() {
+            var command = SCMCommand()
+            command.deletedOn.node = id.message
+            command.deletedOn.transactions = numbers
+            do throws(StoreError) {
+                try await change(command)
+            } catch {
+                logger.warning("deletions stay listed until \(id) registers again: \(error)")
+            }
+        }
     }
 
     /// `count` new block groups; see `SCMState.allocate`.
     public func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: Set<DatanodeID>
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
     ) async throws(StoreError) -> [BlockGroup] {
         try await exclusively { () async throws(StoreError) in
             while true {
@@ -259,7 +330,7 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     private func decide(
-        _ replication: ReplicationConfig, _ count: Int, _ excluding: Set<DatanodeID>
+        _ replication: ReplicationConfig, _ count: Int, _ excluding: ExcludeList
     ) -> SCMState.Allocation {
         var generator = AnyGenerator(base: random)
         defer { random = generator.base }
@@ -283,6 +354,7 @@ public actor StorageContainerManager: RPCHandler {
 
     private func deleteBlocks(_ request: SCMDeleteBlocksRequest) async throws(StoreError) {
         guard !request.blocks.isEmpty else { return }
+        if let error = state.deletionError() { throw error }
         var command = SCMCommand()
         command.deleteBlocks.blocks = request.blocks
         try await change(command)

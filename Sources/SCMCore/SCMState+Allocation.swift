@@ -7,6 +7,8 @@ extension SCMState {
         public static let localIDsPerReservation: UInt64 = 100_000
         /// Groups given out with one request.
         public static let groupsPerRequest = 1000
+        /// Longer than SCM ever goes without looking at its state while it runs.
+        public static let standstillNanoseconds: UInt64 = 2_000_000_000
     }
 
     /// What an allocation needs first, or what it gives.
@@ -17,13 +19,24 @@ extension SCMState {
         case refused(StoreError)
     }
 
+    /// Nodes that can be written to: heard of lately, with room, and not in `excluding`.
     public func healthyNodes(at now: UInt64, excluding: Set<DatanodeID>) -> [DatanodeID] {
         nodes.values.filter { node in
             !excluding.contains(node.address.id) && state(of: node.address.id, at: now) == .healthy
-                && node.volumes.contains {
-                    !$0.isFailed && $0.available >= UInt64(options.minimumFreeBytes)
-                }
+                && hasRoom(node)
         }.map(\.address.id).sorted()
+    }
+
+    private func hasRoom(_ node: Node) -> Bool {
+        node.volumes.contains {
+            !$0.isFailed && $0.available >= UInt64(options.minimumFreeBytes)
+        }
+    }
+
+    /// Nodes that are there and whose disks are full.
+    public func fullNodes(at now: UInt64) -> [DatanodeID] {
+        nodes.values.filter { state(of: $0.address.id, at: now) == .healthy && !hasRoom($0) }
+            .map(\.address.id).sorted()
     }
 
     /// Whether the cluster could ever place `replication`, counting nodes that are down.
@@ -38,8 +51,8 @@ extension SCMState {
     /// Gives out `count` block groups, or says what must be logged first. `count` 0 asks only
     /// whether the cluster could ever place the replication.
     public mutating func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: Set<DatanodeID>, at now: UInt64,
-        using random: inout some RandomNumberGenerator
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList = .none,
+        at now: UInt64, using random: inout some RandomNumberGenerator
     ) -> Allocation {
         if let error = placementError(replication) { return .refused(error) }
         guard count > 0 else { return .groups([]) }
@@ -53,8 +66,9 @@ extension SCMState {
                     .invalidArgument,
                     "at most \(Limits.groupsPerRequest) block groups at once, not \(count)"))
         }
-        let healthy = healthyNodes(at: now, excluding: excluding)
-        let usable = usableContainers(replication, healthy: Set(healthy))
+        let healthy = healthyNodes(at: now, excluding: excluding.nodes)
+        let usable = usableContainers(
+            replication, healthy: Set(healthy), excluding: excluding.containers)
         if usable.count < options.openContainers {
             switch newContainer(replication, healthy: healthy, now: now, using: &random) {
             case .success(let command): return .needs(command)
@@ -73,11 +87,18 @@ extension SCMState {
     /// Open containers that a writer which avoids the other nodes can use: whole ones if there
     /// are any.
     private func usableContainers(
-        _ replication: ReplicationConfig, healthy: Set<DatanodeID>
+        _ replication: ReplicationConfig, healthy: Set<DatanodeID>,
+        excluding: Set<ContainerID>
     ) -> [Container] {
         let open = (openByReplication[replication] ?? []).compactMap { containers[$0] }
         let usable = open.filter { container in
-            container.nodes.allSatisfy { $0.map(healthy.contains) ?? true }
+            !excluding.contains(container.id)
+                && container.nodes.allSatisfy { id in
+                    guard let id else { return true }
+                    // A datanode closes a container by itself when its disk is full.
+                    let reported = nodes[id]?.replicas[container.id]?.state
+                    return healthy.contains(id) && reported ?? .open == .open
+                }
         }
         let whole = usable.filter { !$0.isDegraded }
         if !whole.isEmpty || healthy.count >= replication.width { return whole }
@@ -110,13 +131,7 @@ extension SCMState {
             options.allowsDegradedGroups
             ? min(replication.data + 1, replication.width) : replication.width
         guard healthy.count >= least else {
-            let text =
-                least == replication.width
-                ? "\(replication) needs \(replication.width) datanodes"
-                : "\(replication) needs \(replication.width) datanodes, or at least \(least) "
-                    + "while others are down"
-            return .failure(
-                StoreError(.overloaded, "\(text); \(healthy.count) can be written to now"))
+            return .failure(shortage(replication, least: least, healthy: healthy.count, at: now))
         }
         let candidates = healthy.map { id in
             Placement.Candidate(
@@ -137,6 +152,23 @@ extension SCMState {
             id.flatMap { nodes[$0]?.address.message } ?? WireAddress()
         }
         return .success(command)
+    }
+
+    /// Too few nodes can be written to: that passes when nodes come back, but not where it is room
+    /// that is missing.
+    private func shortage(
+        _ replication: ReplicationConfig, least: Int, healthy: Int, at now: UInt64
+    ) -> StoreError {
+        var text = "\(replication) needs \(replication.width) datanodes"
+        if least < replication.width { text += ", or at least \(least) while others are down" }
+        let full = fullNodes(at: now).count
+        guard full > 0, healthy + full >= least else {
+            return StoreError(.overloaded, "\(text); \(healthy) can be written to now")
+        }
+        return StoreError(
+            .noSpace,
+            "the cluster is full: \(text) with \(options.minimumFreeBytes >> 20) MiB free on a "
+                + "disk; \(healthy) have that, \(full) are full. Delete something or add disks")
     }
 
     private func openReplicas(on id: DatanodeID) -> Int {

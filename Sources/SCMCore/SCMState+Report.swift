@@ -47,6 +47,8 @@ extension SCMState {
         }
         info.volumes = node.volumes
         info.containers = UInt64(node.replicas.count)
+        info.pendingDeletions = UInt64(deletions.count(of: node.address.id))
+        info.unreclaimedBlocks = node.unreclaimedBlocks
         return info
     }
 
@@ -60,8 +62,10 @@ extension SCMState {
             $0?.message ?? WireAddress()
         }
         info.corruptIndexes = container.corrupt.sorted().map { UInt32($0) }
-        info.usedBytes = container.nodes.compactMap { $0 }.reduce(0) { sum, id in
-            sum + (nodes[id]?.replicas[container.id]?.usedBytes ?? 0)
+        for case let id? in container.nodes {
+            guard let replica = nodes[id]?.replicas[container.id] else { continue }
+            info.usedBytes += replica.usedBytes
+            info.blocks = max(info.blocks, replica.blocks)
         }
         return info
     }

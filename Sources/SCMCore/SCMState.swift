@@ -23,6 +23,9 @@ public struct SCMState: Sendable {
         public var allowsDegradedGroups = true
         /// Bytes a volume must have free to be given new containers.
         public var minimumFreeBytes = 256 << 20
+        /// How long a container that takes no new blocks stays open on its datanodes, for writers
+        /// that were given one before.
+        public var closeDelayNanoseconds: UInt64 = 10_000_000_000
 
         public init() {}
     }
@@ -33,6 +36,25 @@ public struct SCMState: Sendable {
         public var lastHeartbeat: UInt64?
         public var volumes: [DNVolume] = []
         public var replicas: [ContainerID: SCMReplicaReport] = [:]
+        /// Those of them that are open.
+        var openReplicas: Set<ContainerID> = []
+        /// Deleted blocks whose space has not been given back.
+        public var unreclaimedBlocks: UInt64 = 0
+
+        mutating func report(_ replica: SCMReplicaReport) {
+            let id = ContainerID(replica.container)
+            replicas[id] = replica
+            if replica.state == .open {
+                openReplicas.insert(id)
+            } else {
+                openReplicas.remove(id)
+            }
+        }
+
+        mutating func forgetReplicas() {
+            replicas = [:]
+            openReplicas = []
+        }
     }
 
     public enum NodeState: Sendable { case healthy, stale, dead }
@@ -55,8 +77,14 @@ public struct SCMState: Sendable {
     public internal(set) var cluster: ClusterID?
     public internal(set) var nodes: [DatanodeID: Node] = [:]
     public internal(set) var containers: [ContainerID: Container] = [:]
-    var deletions: [UInt64: SCMDeletionRecord] = [:]
-    var deletionsByNode: [DatanodeID: Set<UInt64>] = [:]
+    var deletions = PendingDeletions()
+    var closings: ContainerClosings
+    /// Containers that are being closed or removed.
+    var inTransition: Set<ContainerID> = []
+    /// Containers that something was reported of since they were looked at.
+    var changed: Set<ContainerID> = []
+    /// When the state was used last; see `noteTime`.
+    var lastUse: UInt64?
     /// Local IDs below this may be in use.
     var reservedLocalIDs: UInt64 = 1
     var nextLocalID: UInt64 = 1
@@ -66,8 +94,10 @@ public struct SCMState: Sendable {
     public internal(set) var isInSafeMode = true
 
     /// The state that the tables hold.
-    public init(options: Options, reading tables: some MetadataReader) {
+    /// - Parameter term: tells this run of SCM from others.
+    public init(options: Options, reading tables: some MetadataReader, term: UInt64 = 1) {
         self.options = options
+        closings = ContainerClosings(term: term)
         if let row = tables.get(SCMTable.values, SCMTable.clusterKey) {
             cluster = (try? WireIdentity(parsing: row)).map { Identity128($0) }
         }
@@ -89,7 +119,7 @@ public struct SCMState: Sendable {
         }
         tables.scan(SCMTable.deletions, from: []) { key, row in
             if let record = try? SCMDeletionRecord(parsing: row) {
-                add(record, number: key.bigEndian(at: 0))
+                deletions.add(record, number: key.bigEndian(at: 0))
             }
             return true
         }
@@ -107,20 +137,24 @@ public struct SCMState: Sendable {
         if record.state == .containerOpen {
             openByReplication[replication, default: []].append(container.id)
         }
+        noteTransition(of: container.id, record.state)
     }
 
-    private mutating func add(_ record: SCMDeletionRecord, number: UInt64) {
-        guard !record.waiting.isEmpty else { return }
-        deletions[number] = record
-        for node in record.waiting {
-            deletionsByNode[Identity128(node), default: []].insert(number)
+    private mutating func noteTransition(of id: ContainerID, _ state: SCMContainerState) {
+        switch state {
+        case .containerClosing, .containerDeleting: inTransition.insert(id)
+        case .containerOpen, .containerClosed, .containerDeleted, .UNRECOGNIZED:
+            inTransition.remove(id)
+            changed.insert(id)
+            closings.forget(id)
         }
     }
 
     // MARK: Commands
 
     /// Takes a command that has been logged and applied to the tables at `index`.
-    public mutating func apply(_ command: SCMCommand, at index: UInt64) {
+    /// - Parameter now: the present time of the clock that events are told with.
+    public mutating func apply(_ command: SCMCommand, at index: UInt64, now: UInt64) {
         switch command.command {
         case .cluster(let change): if cluster == nil { cluster = Identity128(change.id) }
         case .createContainer(let change):
@@ -137,9 +171,11 @@ public struct SCMState: Sendable {
             if change.state == .containerClosed {
                 containers[id]?.empty = Set(change.emptyIndexes.map { Int($0) })
             }
-            if change.state != .containerOpen {
+            if container.state == .containerOpen, change.state != .containerOpen {
                 openByReplication[container.replication]?.removeAll { $0 == id }
+                closings.add(id, at: now)
             }
+            noteTransition(of: id, change.state)
         case .reserveNumbers(let change):
             reservedLocalIDs = max(reservedLocalIDs, change.localIdsUntil)
         case .deleteBlocks(let change):
@@ -151,16 +187,13 @@ public struct SCMState: Sendable {
                     if let id { address.id = id.message }
                     return address
                 }
-                add(
+                deletions.add(
                     SCMDeletions.record(group.blocks, record),
                     number: SCMDeletions.number(commandIndex: index, offset: offset))
             }
         case .deletedOn(let change):
-            for number in change.transactions {
-                deletions[number]?.waiting.removeAll { $0 == change.node }
-                if deletions[number]?.waiting.isEmpty == true { deletions[number] = nil }
-                deletionsByNode[Identity128(change.node)]?.remove(number)
-            }
+            let node = Identity128(change.node)
+            for number in change.transactions { deletions.confirm(number, by: node) }
         case .node(let change):
             guard let address = try? DatanodeAddress(change.address) else { return }
             nodes[address.id, default: Node(address: address)].address = address
@@ -181,7 +214,7 @@ public struct SCMState: Sendable {
     public mutating func registered(
         _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], at now: UInt64
     ) {
-        nodes[id]?.replicas = [:]
+        deletions.startOver(id)
         _ = heard(id, volumes: volumes, replicas: replicas, isFull: true, at: now)
     }
 
@@ -193,29 +226,70 @@ public struct SCMState: Sendable {
         guard nodes[id] != nil, isFull || nodes[id]?.lastHeartbeat != nil else { return false }
         nodes[id]?.lastHeartbeat = now
         nodes[id]?.volumes = volumes
-        if isFull { nodes[id]?.replicas = [:] }
-        for replica in replicas { nodes[id]?.replicas[ContainerID(replica.container)] = replica }
+        if isFull { nodes[id]?.forgetReplicas() }
+        for replica in replicas {
+            nodes[id]?.report(replica)
+            changed.insert(ContainerID(replica.container))
+        }
         return true
     }
 
-    /// What node `id` is to do, given what it reported: at most `limit` deletions at a time.
-    public func commands(for id: DatanodeID, limit: Int = 64) -> [SCMDatanodeCommand] {
+    /// What a heartbeat tells of deletions: commands that node `id` could not carry out, and the
+    /// deleted blocks whose space it has not given back.
+    public mutating func heard(
+        _ id: DatanodeID, failed: [UInt64], unreclaimed: UInt64, at now: UInt64
+    ) {
+        nodes[id]?.unreclaimedBlocks = unreclaimed
+        for number in failed { deletions.fail(number, by: id, at: now) }
+    }
+
+    /// Why no more deletions are taken now, if so: too many wait for datanodes.
+    public func deletionError() -> StoreError? {
+        guard deletions.blocks >= PendingDeletions.Limits.blocks else { return nil }
+        return StoreError(
+            .overloaded,
+            "\(deletions.blocks) deleted blocks wait for datanodes to confirm them; see "
+                + "`apus admin datanode list`")
+    }
+
+    /// Deleted blocks that not all datanodes have confirmed.
+    public var pendingDeletions: Int { deletions.blocks }
+
+    /// What node `id` is to do, given what it reported and what it has been told before.
+    public mutating func commands(for id: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
         guard let node = nodes[id] else { return [] }
         var commands: [SCMDatanodeCommand] = []
-        for (container, replica) in node.replicas where replica.state == .open {
-            guard let known = containers[container], known.state != .containerOpen else { continue }
+        for container in node.openReplicas.sorted() {
+            guard let known = containers[container], known.state != .containerOpen,
+                closings.mayClose(container, delay: options.closeDelayNanoseconds, at: now)
+            else { continue }
             var command = SCMDatanodeCommand()
             command.closeContainer = container.rawValue
             commands.append(command)
         }
-        for number in (deletionsByNode[id] ?? []).sorted().prefix(limit) {
-            guard let record = deletions[number] else { continue }
+        for container in inTransition where containers[container]?.state == .containerDeleting {
+            guard node.replicas[container] != nil else { continue }
             var command = SCMDatanodeCommand()
-            command.number = number
-            command.deleteBlocks.blocks = record.blocks
+            command.deleteContainer = container.rawValue
             commands.append(command)
         }
-        return commands
+        return commands + deletions.commands(for: id, at: now)
+    }
+
+    /// What a watcher of closings has not heard.
+    public mutating func closings(
+        _ request: SCMClosingsRequest, at now: UInt64
+    ) -> SCMClosingsResponse {
+        closings.answer(request, at: now)
+    }
+
+    /// Told whenever something is asked or looked at. Time in which nothing was, though it is
+    /// looked at several times a second, SCM itself stood still (a process stopped, a machine
+    /// asleep): nobody could be heard, so it says nothing against anybody.
+    public mutating func noteTime(_ now: UInt64) {
+        defer { lastUse = now }
+        guard let lastUse, now > lastUse + Limits.standstillNanoseconds else { return }
+        for id in nodes.keys { nodes[id]!.lastHeartbeat? += now - lastUse }
     }
 
     // MARK: Safe mode
@@ -253,37 +327,65 @@ public struct SCMState: Sendable {
 
     // MARK: Watching over containers
 
-    /// Changes of container states that the reports call for.
-    public func dueStateChanges(at now: UInt64) -> [SCMCommand] {
+    /// Changes of container states that the reports call for. Looks at open containers, at those
+    /// being closed or removed, and at those that something was reported of.
+    public mutating func dueStateChanges(at now: UInt64) -> [SCMCommand] {
         guard !isInSafeMode else { return [] }
-        var commands: [SCMCommand] = []
-        func change(_ id: ContainerID, to state: SCMContainerState, empty: [UInt32] = []) {
+        let seen = changed
+        changed = []
+        let open = Set(openByReplication.values.joined())
+        return open.union(inTransition).union(seen).sorted().compactMap { id in
+            guard let container = containers[id],
+                let (state, empty) = dueState(of: container, at: now)
+            else { return nil }
             var command = SCMCommand()
             command.containerState.id = id.rawValue
             command.containerState.state = state
             command.containerState.emptyIndexes = empty
-            commands.append(command)
+            return command
         }
-        for container in containers.values {
-            switch container.state {
-            case .containerOpen:
-                if mustClose(container, at: now) { change(container.id, to: .containerClosing) }
-            case .containerClosing:
-                guard isClosedEverywhere(container, at: now) else { continue }
-                if replicaCount(container) > 0 {
-                    change(
-                        container.id, to: .containerClosed,
-                        empty: emptyIndexes(container, at: now))
-                } else if isWhollyHeard(container, at: now) {
-                    change(container.id, to: .containerDeleted)
-                }
-            case .containerDeleted:
-                // Its first cell came after all.
-                if replicaCount(container) > 0 { change(container.id, to: .containerClosing) }
-            default: break
+    }
+
+    private mutating func dueState(
+        of container: Container, at now: UInt64
+    ) -> (SCMContainerState, empty: [UInt32])? {
+        switch container.state {
+        case .containerOpen:
+            return mustClose(container, at: now) ? (.containerClosing, []) : nil
+        case .containerClosing:
+            guard isClosedEverywhere(container, at: now) else { return nil }
+            if replicaCount(container) > 0 {
+                return (.containerClosed, emptyIndexes(container, at: now))
             }
+            return isWhollyHeard(container, at: now) ? (.containerDeleted, []) : nil
+        case .containerClosed:
+            guard holdsNothing(container) else { return nil }
+            guard isWhollyHeard(container, at: now) else {
+                // Looked at again: a node that comes back may report nothing new.
+                changed.insert(container.id)
+                return nil
+            }
+            return (.containerDeleting, [])
+        case .containerDeleting:
+            if replicaCount(container) == 0 {
+                return isWhollyHeard(container, at: now) ? (.containerDeleted, []) : nil
+            }
+            // A block came after all.
+            return holdsNothing(container) ? nil : (.containerClosing, [])
+        case .containerDeleted:
+            // Its first cell came after all.
+            return replicaCount(container) > 0 ? (.containerClosing, []) : nil
+        case .UNRECOGNIZED: return nil
         }
-        return commands
+    }
+
+    /// Whether there are replicas, and all are closed and have no block left. Any block that was
+    /// acknowledged has a record with each parity index, so no single lost replica hides one.
+    private func holdsNothing(_ container: Container) -> Bool {
+        let replicas = container.nodes.compactMap { id in
+            id.flatMap { nodes[$0]?.replicas[container.id] }
+        }
+        return !replicas.isEmpty && replicas.allSatisfy { $0.state == .closed && $0.blocks == 0 }
     }
 
     /// Indexes whose nodes are there and report no replica.
@@ -309,7 +411,8 @@ public struct SCMState: Sendable {
     private func mustClose(_ container: Container, at now: UInt64) -> Bool {
         let limit = options.containerSize / 100 * options.closeAtPercent
         for case let id? in container.nodes {
-            if state(of: id, at: now) != .healthy { return true }
+            // One that is merely late may come back; until then nothing is placed in it.
+            if state(of: id, at: now) == .dead { return true }
             guard let replica = nodes[id]?.replicas[container.id] else { continue }
             if replica.state != .open || replica.usedBytes >= UInt64(limit) { return true }
         }

@@ -33,6 +33,7 @@ public enum SCMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case status = 0x0307
     case closeContainer = 0x0308
     case safeMode = 0x0309
+    case closings = 0x030A
 }
 
 /// What methods are called in metrics and traces.

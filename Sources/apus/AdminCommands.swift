@@ -18,7 +18,8 @@ struct AdminCommand: AsyncParsableCommand {
         struct List: AsyncParsableCommand {
             struct Row: Encodable {
                 var id, address, rack, state: String
-                var silentMilliseconds, containers, capacity, available: UInt64
+                var silentMilliseconds, containers, capacity, available, used: UInt64
+                var pendingDeletions, unreclaimedBlocks: UInt64
                 var failedVolumes: [String]
             }
             @OptionGroup var cluster: ClusterOptions
@@ -34,6 +35,9 @@ struct AdminCommand: AsyncParsableCommand {
                         containers: node.containers,
                         capacity: node.volumes.reduce(0) { $0 + $1.capacity },
                         available: node.volumes.reduce(0) { $0 + $1.available },
+                        used: node.volumes.reduce(0) { $0 + $1.used },
+                        pendingDeletions: node.pendingDeletions,
+                        unreclaimedBlocks: node.unreclaimedBlocks,
                         failedVolumes: node.volumes.filter(\.isFailed).map {
                             "\($0.path): \($0.reason)"
                         })
@@ -69,6 +73,7 @@ struct AdminCommand: AsyncParsableCommand {
                 case .containerClosing: state = "CLOSING"
                 case .containerClosed: state = "CLOSED"
                 case .containerDeleted: state = "DELETED"
+                case .containerDeleting: state = "DELETING"
                 case .UNRECOGNIZED(let number): state = "\(number)"
                 }
                 let config = try? ReplicationConfig(info.replication)

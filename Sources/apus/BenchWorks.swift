@@ -5,6 +5,26 @@ import Model
 
 // The kinds of load, each with its command.
 
+/// Which keys writes go to.
+struct BenchTargets: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Write to N keys again and again, instead of to a new one each time: what they held "
+                + "is deleted.", valueName: "n"))
+    var replace: Int?
+
+    func validate() throws {
+        guard (replace ?? 1) >= 1 else { throw ValidationError("--replace takes 1 and more") }
+    }
+
+    /// The number of the key that operation `index` writes.
+    func key(of index: Int) -> Int {
+        guard let replace else { return index }
+        var random = BenchRandom(seed: UInt64(index) ^ 0x7265)
+        return Int.random(in: 0..<replace, using: &random)
+    }
+}
+
 /// Writes keys of the sizes asked for.
 struct BenchPut: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -12,19 +32,22 @@ struct BenchPut: AsyncParsableCommand {
         discussion: "Example: apus bench put --dir DIR --size 64k-64m --clients 16 --duration 1m")
     @OptionGroup var options: BenchOptions
     @OptionGroup var sizes: BenchSizes
+    @OptionGroup var targets: BenchTargets
 
     private struct Work: BenchWork {
         let kinds = ["put"]
         let keys: BenchKeys
+        let targets: BenchTargets
         func kind(of index: Int) -> Int { 0 }
         func perform(_ index: Int) async throws -> Int {
-            try await keys.write(keys.path("put", index), bytes: keys.sizes.size(of: index))
+            try await keys.write(
+                keys.path("put", targets.key(of: index)), bytes: keys.sizes.size(of: index))
         }
     }
 
     func run() async throws {
         let session = try await BenchSession("put", options, sizes.size)
-        try await session.run { Work(keys: $0.keys) }
+        try await session.run { Work(keys: $0.keys, targets: targets) }
     }
 }
 
@@ -111,12 +134,14 @@ struct BenchMixed: AsyncParsableCommand {
     @OptionGroup var options: BenchOptions
     @OptionGroup var sizes: BenchSizes
     @OptionGroup var objects: BenchObjects
+    @OptionGroup var targets: BenchTargets
     @Option(help: "Reads of 100 operations.") var reads = 70
 
     private struct Work: BenchWork {
         let kinds = ["get", "put"]
         let keys: BenchKeys
         let paths: [KeyPath]
+        let targets: BenchTargets
         let reads: Int
         func kind(of index: Int) -> Int {
             var random = BenchRandom(seed: UInt64(index))
@@ -125,7 +150,7 @@ struct BenchMixed: AsyncParsableCommand {
         func perform(_ index: Int) async throws -> Int {
             guard kind(of: index) == 0 else {
                 return try await keys.write(
-                    keys.path("put", index), bytes: keys.sizes.size(of: index))
+                    keys.path("put", targets.key(of: index)), bytes: keys.sizes.size(of: index))
             }
             var random = BenchRandom(seed: UInt64(index) ^ 0x77)
             let path = paths[Int.random(in: paths.indices, using: &random)]
@@ -141,7 +166,7 @@ struct BenchMixed: AsyncParsableCommand {
         let session = try await BenchSession("mixed", options, sizes.size)
         try await session.run {
             let paths = try await $0.existingOrNew("get", count: objects.objects)
-            return Work(keys: $0.keys, paths: paths, reads: reads)
+            return Work(keys: $0.keys, paths: paths, targets: targets, reads: reads)
         }
     }
 }

@@ -70,6 +70,12 @@ enum Roles {
         options.state.deadAfterNanoseconds =
             UInt64(try settings.number("scm.dead-after-ms")) * 1_000_000
         options.state.containerSize = try settings.number("scm.container-bytes")
+        let closeDelay = try settings.number("scm.close-delay-ms")
+        guard (0...600_000).contains(closeDelay) else {
+            throw StoreError(
+                .invalidArgument, "scm.close-delay-ms is 0 to 600000, not \(closeDelay)")
+        }
+        options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
         let manager = try await StorageContainerManager.open(
             directory: settings.required("scm.directory"), reactor: runtime.reactors.next(),
             options: options, random: SystemRandomNumberGenerator(), logger: logger)
@@ -173,6 +179,12 @@ enum Roles {
             throw StoreError(.invalidArgument, "datanode.durability is sync or writeback")
         }
         options.store.durability = durability
+        let limit = try settings.number("datanode.volume-limit-bytes")
+        guard limit >= 0 else {
+            throw StoreError(
+                .invalidArgument, "datanode.volume-limit-bytes is a number of bytes, not \(limit)")
+        }
+        options.store.volumeLimitBytes = limit == 0 ? nil : limit
         let scm = SCMClient(
             runtime.channels.channel(
                 host: settings.text("scm.host"), port: try settings.number("scm.port"),

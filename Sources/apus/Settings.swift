@@ -49,6 +49,10 @@ struct Setting: Sendable {
             key: "scm.container-bytes", kind: .number, fallback: "5368709120",
             help: "a container is closed when a replica nears this size"),
         Setting(
+            key: "scm.close-delay-ms", kind: .number, fallback: "10000",
+            help: "how long a container that gets no new blocks stays open for writers that were "
+                + "given one"),
+        Setting(
             key: "scm.metrics", kind: .text, fallback: "",
             help: "HOST:PORT of SCM's metrics over HTTP; empty: none. Nobody is asked who they are"),
         Setting(
@@ -65,6 +69,10 @@ struct Setting: Sendable {
         Setting(
             key: "datanode.reactors", kind: .number, fallback: "0",
             help: "threads that serve connections and disks; 0: one a volume, at most one a core"),
+        Setting(
+            key: "datanode.volume-limit-bytes", kind: .number, fallback: "0",
+            help: "the most bytes that the datanode's files take of each volume; 0: all but the "
+                + "256 MiB that are always left free"),
         Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),

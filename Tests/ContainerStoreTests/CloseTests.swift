@@ -118,6 +118,8 @@ import Testing
                 try await store.deleteBlocks(victims.map { blockID($0) } + [blockID(99_999)])
                 for victim in victims { expected[victim] = nil }
                 try await check(store, expected)
+                await store.reclaim()
+                #expect(store.unreclaimedBlocks == 0)
                 let after = try await reactor.status(path)?.allocated ?? 0
                 #expect(before - after >= freed, "closed: \(isClosed)")
                 // Again, and of a container that is not there: nothing to do.

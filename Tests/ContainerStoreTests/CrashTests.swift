@@ -72,6 +72,8 @@ private final class Run: Sendable {
         note { $0.deletionAsked.formUnion(blocks) }
         try await store.deleteBlocks(blocks)
         note { $0.deleted.formUnion(blocks) }
+        // As the store does some seconds later.
+        await store.reclaim()
     }
 
     /// Appends to several blocks at once; of each, all cells are in flight at the same time.

@@ -127,6 +127,7 @@ private struct Reference {
         _ store: ContainerStore, _ id: UInt64, _ localID: UInt64, _ model: inout Reference
     ) async throws {
         try await store.deleteBlocks([blockID(localID, in: id), blockID(localID + 50, in: id)])
+        if localID % 3 == 0 { await store.reclaim() }
         if model.containers[id]?.blocks.removeValue(forKey: localID) != nil {
             model.containers[id]?.deleted.insert(localID)
         }

@@ -12,6 +12,7 @@ final class FakeBlocks: BlockAllocator {
         var locates = 0
         var deleted: [BlockID] = []
         var failure: StoreError?
+        var closings: [ContainerID] = []
     }
 
     let state: Mutex<State>
@@ -28,12 +29,12 @@ final class FakeBlocks: BlockAllocator {
     func with<R>(_ body: (inout sending State) -> sending R) -> R { state.withLock(body) }
 
     func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: [DatanodeID]
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
     ) async throws(StoreError) -> [BlockGroup] {
         let result = state.withLock { state -> Result<[BlockGroup], StoreError> in
             if let failure = state.failure { return .failure(failure) }
             state.allocations.append(count)
-            let nodes = state.nodes.filter { !excluding.contains($0.id) }
+            let nodes = state.nodes.filter { !excluding.nodes.contains($0.id) }
             guard nodes.count >= replication.width else {
                 return .failure(
                     StoreError(
@@ -55,6 +56,17 @@ final class FakeBlocks: BlockAllocator {
                 })
         }
         return try result.get()
+    }
+
+    func closings(
+        since mark: ClosingsMark, watcher: Identity128
+    ) async throws(StoreError) -> Closings {
+        state.withLock { state in
+            let known = mark.term == 1 ? Int(mark.sequence) : 0
+            return Closings(
+                mark: ClosingsMark(term: 1, sequence: UInt64(state.closings.count)),
+                containers: Array(state.closings.dropFirst(known)), isIncomplete: mark.term != 1)
+        }
     }
 
     func delete(_ blocks: [BlockID]) async throws(StoreError) {

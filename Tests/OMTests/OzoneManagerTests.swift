@@ -264,11 +264,12 @@ struct OzoneManagerTests {
             let open = try await client.openKey(
                 try path("k"), length: nil, replication: nil, user: "ann")
             let bad = try #require(open.groups[0].nodes[0]?.id)
-            let group = try await client.allocateGroup(open, excluding: [bad])
+            let group = try await client.allocateGroup(open, excluding: ExcludeList(nodes: [bad]))
             #expect(!group.nodes.contains { $0?.id == bad })
             let error = await code {
                 let second = try #require(open.groups[0].nodes[1]?.id)
-                return try await client.allocateGroup(open, excluding: [bad, second])
+                return try await client.allocateGroup(
+                    open, excluding: ExcludeList(nodes: [bad, second]))
             }
             #expect(error == .cannotPlace)
             var used = group

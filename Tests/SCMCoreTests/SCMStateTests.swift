@@ -45,7 +45,7 @@ private struct Rig {
     mutating func run(_ command: SCMCommand) {
         index += 1
         _ = SCMStateMachine().apply(command, at: index, in: tables)
-        state.apply(command, at: index)
+        state.apply(command, at: index, now: now)
     }
 
     static var volume: DNVolume {
@@ -63,7 +63,7 @@ private struct Rig {
     }
 
     mutating func allocate(
-        _ text: String, count: Int = 1, excluding: Set<DatanodeID> = []
+        _ text: String, count: Int = 1, excluding: ExcludeList = .none
     ) throws -> [BlockGroup] {
         let replication = try ReplicationConfig(text)
         while true {
@@ -148,26 +148,32 @@ struct SCMStateTests {
     func exclusion() throws {
         var rig = try Rig(nodes: 6)
         for number in 0..<6 {
-            let group = try rig.allocate("rs-3-2-1024k", excluding: [Rig.address(number).id])[0]
+            let group = try rig.allocate(
+                "rs-3-2-1024k", excluding: ExcludeList(nodes: [Rig.address(number).id]))[0]
             #expect(!group.nodes.contains { $0?.id == Rig.address(number).id })
             #expect(!group.nodes.contains(nil))
         }
     }
 
-    @Test("a container closes when a node of it goes, and is closed when its replicas are")
+    @Test("a container closes when a node of it is dead, and is closed when its replicas are")
     func closing() throws {
         var rig = try Rig(nodes: 5)
         let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
-        rig.now += 6 * second
+        rig.now += 16 * second
         var replica = SCMReplicaReport()
         replica.container = id.rawValue
         replica.state = .open
         for number in 0..<4 { rig.beat(number, replicas: [replica]) }
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerClosing)
-        #expect(
-            rig.state.commands(for: Rig.address(0).id).contains { $0.closeContainer == id.rawValue }
-        )
+        func isToldToClose() -> Bool {
+            rig.state.commands(for: Rig.address(0).id, at: rig.now)
+                .contains { $0.closeContainer == id.rawValue }
+        }
+        #expect(!isToldToClose(), "writers may have a group in it")
+        rig.now += 10 * second
+        for number in 0..<4 { rig.beat(number) }
+        #expect(isToldToClose())
         replica.state = .closed
         for number in 0..<4 { rig.beat(number, replicas: [replica]) }
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
@@ -182,12 +188,15 @@ struct SCMStateTests {
     func neverWritten() throws {
         var rig = try Rig(nodes: 5)
         let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
-        rig.now += 6 * second
+        rig.now += 16 * second
         for number in 0..<4 { rig.beat(number) }
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerClosing)
         // One node is silent: it might hold a replica.
-        #expect(rig.state.dueStateChanges(at: rig.now).isEmpty)
+        do {
+            let changes = rig.state.dueStateChanges(at: rig.now)
+            #expect(changes.isEmpty)
+        }
         rig.beat(4)
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerDeleted)
@@ -204,7 +213,8 @@ struct SCMStateTests {
         replica.container = id.rawValue
         replica.usedBytes = 5 << 30
         rig.beat(0, replicas: [replica])
-        #expect(rig.state.dueStateChanges(at: rig.now).map(\.containerState.id) == [id.rawValue])
+        let changes = rig.state.dueStateChanges(at: rig.now)
+        #expect(changes.map(\.containerState.id) == [id.rawValue])
     }
 
     @Test("a deletion waits for every node of the container, across a restart")
@@ -215,13 +225,14 @@ struct SCMStateTests {
         command.deleteBlocks.blocks = [group.blockID.message]
         rig.run(command)
         for number in 0..<5 {
-            let commands = rig.state.commands(for: Rig.address(number).id)
+            let commands = rig.state.commands(for: Rig.address(number).id, at: rig.now)
             #expect(commands.map(\.deleteBlocks.blocks) == [[group.blockID.message]])
             var done = SCMCommand()
             done.deletedOn.node = Rig.address(number).id.message
             done.deletedOn.transactions = commands.map(\.number)
             rig.run(done)
-            #expect(rig.state.commands(for: Rig.address(number).id).isEmpty)
+            let more = rig.state.commands(for: Rig.address(number).id, at: rig.now)
+            #expect(more.isEmpty)
             rig.state = SCMState(options: .init(), reading: rig.tables)
         }
         #expect(rig.tables.dump(SCMTable.deletions).isEmpty)
@@ -255,7 +266,7 @@ struct SCMStateTests {
         var rig = try Rig(nodes: 9)
         let group = try rig.allocate("rs-6-3-1024k")[0]
         let id = group.blockID.containerID
-        rig.now += 6 * second
+        rig.now += 16 * second
         // Keys of one cell: index 1 and the parity have replicas, one node is silent.
         var replica = SCMReplicaReport()
         replica.container = id.rawValue
@@ -280,6 +291,137 @@ struct SCMStateTests {
             rig.beat(number, replicas: [replica])
         }
         #expect(rig.state.safeModeReason(at: rig.now) == nil)
+    }
+
+    @Test("a node that is late for some seconds closes no container; nothing new is placed there")
+    func late() throws {
+        var rig = try Rig(nodes: 5)
+        let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        rig.now += 10 * second
+        for number in 0..<4 { rig.beat(number) }
+        do {
+            let changes = rig.state.dueStateChanges(at: rig.now)
+            #expect(changes.isEmpty)
+        }
+        let other = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        #expect(other != id)
+        rig.beat(4)
+        let later = try rig.allocate("rs-3-2-1024k", count: 30)
+        #expect(later.contains { $0.blockID.containerID == id })
+    }
+
+    @Test("time in which SCM itself stood still is held against no datanode")
+    func standstill() throws {
+        var rig = try Rig(nodes: 5)
+        _ = try rig.allocate("rs-3-2-1024k")
+        rig.state.noteTime(rig.now)
+        rig.now += 100 * second
+        rig.state.noteTime(rig.now)
+        #expect(rig.state.healthyNodes(at: rig.now, excluding: []).count == 5)
+        do {
+            let changes = rig.state.dueStateChanges(at: rig.now)
+            #expect(changes.isEmpty)
+        }
+        // While it runs, silence counts.
+        for _ in 0..<20 {
+            rig.now += second
+            rig.state.noteTime(rig.now)
+        }
+        #expect(rig.state.healthyNodes(at: rig.now, excluding: []).isEmpty)
+    }
+
+    @Test("a closed container whose last block was deleted is removed, unless one comes after all")
+    func emptied() throws {
+        var rig = try Rig(nodes: 5)
+        let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        var replica = SCMReplicaReport()
+        replica.container = id.rawValue
+        replica.state = .closed
+        replica.blocks = 1
+        func beat(_ numbers: Range<Int>) {
+            for number in numbers { rig.beat(number, replicas: [replica]) }
+        }
+        func change() {
+            for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        }
+        beat(0..<5)
+        for _ in 0..<3 { change() }
+        #expect(rig.state.containers[id]?.state == .containerClosed)
+        replica.blocks = 0
+        beat(0..<4)
+        change()
+        #expect(rig.state.containers[id]?.state == .containerClosed, "one replica has a block")
+        // All are empty, but one node has not been heard of for a while: it may know more.
+        beat(4..<5)
+        rig.now += 6 * second
+        beat(0..<4)
+        change()
+        #expect(rig.state.containers[id]?.state == .containerClosed)
+        rig.beat(4)
+        change()
+        #expect(rig.state.containers[id]?.state == .containerDeleting)
+        let told = rig.state.commands(for: Rig.address(1).id, at: rig.now)
+        #expect(told.map(\.deleteContainer) == [id.rawValue])
+        // The same after a restart, from the tables.
+        rig.state = SCMState(options: .init(), reading: rig.tables)
+        beat(0..<5)
+        rig.state.leaveSafeMode()
+        #expect(rig.state.containers[id]?.state == .containerDeleting)
+        var late = rig
+        replica.state = .open
+        replica.blocks = 1
+        late.beat(2, replicas: [replica])
+        for command in late.state.dueStateChanges(at: late.now) { late.run(command) }
+        #expect(late.state.containers[id]?.state == .containerClosing)
+        for number in 0..<5 {
+            _ = rig.state.heard(
+                Rig.address(number).id, volumes: [Rig.volume], replicas: [], isFull: true,
+                at: rig.now)
+        }
+        change()
+        #expect(rig.state.containers[id]?.state == .containerDeleted)
+    }
+
+    @Test("full disks are told as such, at once and by number; room again is used")
+    func fullDisks() throws {
+        var rig = try Rig(nodes: 5)
+        _ = try rig.allocate("rs-3-2-1024k")
+        var volume = Rig.volume
+        volume.available = 100 << 20
+        for number in 0..<5 {
+            _ = rig.state.heard(
+                Rig.address(number).id, volumes: [volume], replicas: [], isFull: false,
+                at: rig.now)
+        }
+        do {
+            _ = try rig.allocate("rs-3-2-1024k")
+            Issue.record("a group on full disks")
+        } catch let error as StoreError {
+            #expect(error.code == .noSpace)
+            #expect(error.message.contains("0 have that, 5 are full"), "\(error.message)")
+        }
+        for number in 0..<5 { rig.beat(number) }
+        let again = try rig.allocate("rs-3-2-1024k")
+        #expect(again.count == 1)
+    }
+
+    @Test("a retry gets a group outside of the containers that failed, or that a node has closed")
+    func excludedContainers() throws {
+        var rig = try Rig(nodes: 5)
+        var failed: Set<ContainerID> = []
+        for _ in 0..<8 {
+            let group = try rig.allocate(
+                "rs-3-2-1024k", excluding: ExcludeList(containers: failed))[0]
+            #expect(failed.insert(group.blockID.containerID).inserted)
+        }
+        var replica = SCMReplicaReport()
+        replica.state = .closed
+        for id in failed {
+            replica.container = id.rawValue
+            rig.beat(3, replicas: [replica])
+        }
+        let fresh = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        #expect(!failed.contains(fresh))
     }
 
     @Test("an unknown datanode is told to register")

@@ -851,6 +851,9 @@ public nonisolated struct OMAllocateGroupRequest: Sendable {
 
   public var user: String = String()
 
+  /// Containers that would not take a block.
+  public var excludingContainers: [UInt64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -2820,7 +2823,7 @@ nonisolated extension OMReserveResponse: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AllocateGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0\u{3}excluding_containers\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2831,6 +2834,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.openID) }()
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.excluding) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 4: try { try decoder.decodeRepeatedUInt64Field(value: &self.excludingContainers) }()
       default: break
       }
     }
@@ -2846,6 +2850,9 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 3)
     }
+    if !self.excludingContainers.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.excludingContainers, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2853,6 +2860,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.openID != rhs.openID {return false}
     if lhs.excluding != rhs.excluding {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.excludingContainers != rhs.excludingContainers {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -104,8 +104,11 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
   case containerClosing // = 1
   case containerClosed // = 2
 
-  /// Closed without ever having held a block.
+  /// Closed without ever having held a block, or after the last one was deleted.
   case containerDeleted // = 3
+
+  /// Its last block was deleted; the replicas are being removed.
+  case containerDeleting // = 4
   case UNRECOGNIZED(Int)
 
   public init() {
@@ -118,6 +121,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     case 1: self = .containerClosing
     case 2: self = .containerClosed
     case 3: self = .containerDeleted
+    case 4: self = .containerDeleting
     default: self = .UNRECOGNIZED(rawValue)
     }
   }
@@ -128,6 +132,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     case .containerClosing: return 1
     case .containerClosed: return 2
     case .containerDeleted: return 3
+    case .containerDeleting: return 4
     case .UNRECOGNIZED(let i): return i
     }
   }
@@ -138,6 +143,7 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
     .containerClosing,
     .containerClosed,
     .containerDeleted,
+    .containerDeleting,
   ]
 
 }
@@ -257,6 +263,12 @@ public nonisolated struct SCMHeartbeatRequest: Sendable {
   /// Numbers of commands that were carried out.
   public var doneCommands: [UInt64] = []
 
+  /// Numbers of commands that failed; they are to be sent again some time later.
+  public var failedCommands: [UInt64] = []
+
+  /// Deleted blocks whose space has not been given back yet.
+  public var unreclaimedBlocks: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -297,12 +309,23 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     set {command = .registerAgain(newValue)}
   }
 
+  /// Removes a closed replica, if all its blocks have been deleted.
+  public var deleteContainer: UInt64 {
+    get {
+      if case .deleteContainer(let v)? = command {return v}
+      return 0
+    }
+    set {command = .deleteContainer(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
     case closeContainer(UInt64)
     case deleteBlocks(SCMDatanodeCommand.DeleteBlocks)
     case registerAgain(Bool)
+    /// Removes a closed replica, if all its blocks have been deleted.
+    case deleteContainer(UInt64)
 
   }
 
@@ -350,6 +373,9 @@ public nonisolated struct SCMAllocateRequest: Sendable {
   public var count: UInt32 = 0
 
   public var excluding: [WireIdentity] = []
+
+  /// Containers that would not take a block, whatever SCM has heard of them so far.
+  public var excludingContainers: [UInt64] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -421,6 +447,55 @@ public nonisolated struct SCMDeleteBlocksRequest: Sendable {
   public init() {}
 }
 
+/// Asks which containers take no new blocks any more. Whoever hands out groups asks regularly; SCM
+/// has datanodes close a container once all who ask have heard of it.
+public nonisolated struct SCMClosingsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Who asks, drawn when it started.
+  public var watcher: WireIdentity {
+    get {_watcher ?? WireIdentity()}
+    set {_watcher = newValue}
+  }
+  /// Returns true if `watcher` has been explicitly set.
+  public var hasWatcher: Bool {self._watcher != nil}
+  /// Clears the value of `watcher`. Subsequent reads from it will return its default value.
+  public mutating func clearWatcher() {self._watcher = nil}
+
+  /// What the last answer said; zero at first.
+  public var term: UInt64 = 0
+
+  public var sequence: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _watcher: WireIdentity? = nil
+}
+
+public nonisolated struct SCMClosingsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Changes when SCM starts: sequences count from zero then.
+  public var term: UInt64 = 0
+
+  public var sequence: UInt64 = 0
+
+  public var containers: [UInt64] = []
+
+  /// There may have been others: no group held in advance is to be used.
+  public var isIncomplete: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 public nonisolated struct SCMReportCorruptRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -478,6 +553,12 @@ public nonisolated struct SCMNodeInfo: Sendable {
 
   public var containers: UInt64 = 0
 
+  /// Deletions of blocks that wait for the node, in blocks.
+  public var pendingDeletions: UInt64 = 0
+
+  /// Deleted blocks whose space the node has not given back yet.
+  public var unreclaimedBlocks: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -511,6 +592,9 @@ public nonisolated struct SCMContainerInfo: Sendable {
   public var replicas: [WireAddress] = []
 
   public var corruptIndexes: [UInt32] = []
+
+  /// Blocks of the replica that has most.
+  public var blocks: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -885,7 +969,7 @@ nonisolated extension SCMNodeState: SwiftProtobuf._ProtoNameProviding {
 }
 
 nonisolated extension SCMContainerState: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CONTAINER_OPEN\0\u{1}CONTAINER_CLOSING\0\u{1}CONTAINER_CLOSED\0\u{1}CONTAINER_DELETED\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CONTAINER_OPEN\0\u{1}CONTAINER_CLOSING\0\u{1}CONTAINER_CLOSED\0\u{1}CONTAINER_DELETED\0\u{1}CONTAINER_DELETING\0")
 }
 
 nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
@@ -1037,7 +1121,7 @@ nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0\u{3}failed_commands\0\u{3}unreclaimed_blocks\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1050,6 +1134,8 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
       case 4: try { try decoder.decodeSingularBoolField(value: &self.isFull) }()
       case 5: try { try decoder.decodeRepeatedUInt64Field(value: &self.doneCommands) }()
+      case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.failedCommands) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.unreclaimedBlocks) }()
       default: break
       }
     }
@@ -1075,6 +1161,12 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.doneCommands.isEmpty {
       try visitor.visitPackedUInt64Field(value: self.doneCommands, fieldNumber: 5)
     }
+    if !self.failedCommands.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.failedCommands, fieldNumber: 6)
+    }
+    if self.unreclaimedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unreclaimedBlocks, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1084,6 +1176,8 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.replicas != rhs.replicas {return false}
     if lhs.isFull != rhs.isFull {return false}
     if lhs.doneCommands != rhs.doneCommands {return false}
+    if lhs.failedCommands != rhs.failedCommands {return false}
+    if lhs.unreclaimedBlocks != rhs.unreclaimedBlocks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1091,7 +1185,7 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".DatanodeCommand"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0\u{3}delete_container\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1129,6 +1223,14 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
           self.command = .registerAgain(v)
         }
       }()
+      case 5: try {
+        var v: UInt64?
+        try decoder.decodeSingularUInt64Field(value: &v)
+        if let v = v {
+          if self.command != nil {try decoder.handleConflictingOneOf()}
+          self.command = .deleteContainer(v)
+        }
+      }()
       default: break
       }
     }
@@ -1154,6 +1256,10 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
     case .registerAgain?: try {
       guard case .registerAgain(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularBoolField(value: v, fieldNumber: 4)
+    }()
+    case .deleteContainer?: try {
+      guard case .deleteContainer(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 5)
     }()
     case nil: break
     }
@@ -1230,7 +1336,7 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AllocateRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}count\0\u{1}excluding\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}count\0\u{1}excluding\0\u{3}excluding_containers\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1241,6 +1347,7 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 1: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.count) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.excluding) }()
+      case 4: try { try decoder.decodeRepeatedUInt64Field(value: &self.excludingContainers) }()
       default: break
       }
     }
@@ -1260,6 +1367,9 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.excluding.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.excluding, fieldNumber: 3)
     }
+    if !self.excludingContainers.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.excludingContainers, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1267,6 +1377,7 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs._replication != rhs._replication {return false}
     if lhs.count != rhs.count {return false}
     if lhs.excluding != rhs.excluding {return false}
+    if lhs.excludingContainers != rhs.excludingContainers {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1427,6 +1538,95 @@ nonisolated extension SCMDeleteBlocksRequest: SwiftProtobuf.Message, SwiftProtob
   }
 }
 
+nonisolated extension SCMClosingsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ClosingsRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}watcher\0\u{1}term\0\u{1}sequence\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._watcher) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.term) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.sequence) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._watcher {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.term != 0 {
+      try visitor.visitSingularUInt64Field(value: self.term, fieldNumber: 2)
+    }
+    if self.sequence != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sequence, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMClosingsRequest, rhs: SCMClosingsRequest) -> Bool {
+    if lhs._watcher != rhs._watcher {return false}
+    if lhs.term != rhs.term {return false}
+    if lhs.sequence != rhs.sequence {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMClosingsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ClosingsResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}term\0\u{1}sequence\0\u{1}containers\0\u{3}is_incomplete\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.term) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.sequence) }()
+      case 3: try { try decoder.decodeRepeatedUInt64Field(value: &self.containers) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.isIncomplete) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.term != 0 {
+      try visitor.visitSingularUInt64Field(value: self.term, fieldNumber: 1)
+    }
+    if self.sequence != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sequence, fieldNumber: 2)
+    }
+    if !self.containers.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.containers, fieldNumber: 3)
+    }
+    if self.isIncomplete != false {
+      try visitor.visitSingularBoolField(value: self.isIncomplete, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMClosingsResponse, rhs: SCMClosingsResponse) -> Bool {
+    if lhs.term != rhs.term {return false}
+    if lhs.sequence != rhs.sequence {return false}
+    if lhs.containers != rhs.containers {return false}
+    if lhs.isIncomplete != rhs.isIncomplete {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension SCMReportCorruptRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReportCorruptRequest"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{3}replica_index\0\u{1}node\0\u{1}reason\0")
@@ -1478,7 +1678,7 @@ nonisolated extension SCMReportCorruptRequest: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".NodeInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0\u{3}pending_deletions\0\u{3}unreclaimed_blocks\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1491,6 +1691,8 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.millisecondsSinceHeartbeat) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.containers) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.pendingDeletions) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.unreclaimedBlocks) }()
       default: break
       }
     }
@@ -1516,6 +1718,12 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
     if self.containers != 0 {
       try visitor.visitSingularUInt64Field(value: self.containers, fieldNumber: 5)
     }
+    if self.pendingDeletions != 0 {
+      try visitor.visitSingularUInt64Field(value: self.pendingDeletions, fieldNumber: 6)
+    }
+    if self.unreclaimedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unreclaimedBlocks, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1525,6 +1733,8 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs.millisecondsSinceHeartbeat != rhs.millisecondsSinceHeartbeat {return false}
     if lhs.volumes != rhs.volumes {return false}
     if lhs.containers != rhs.containers {return false}
+    if lhs.pendingDeletions != rhs.pendingDeletions {return false}
+    if lhs.unreclaimedBlocks != rhs.unreclaimedBlocks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1532,7 +1742,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{1}blocks\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1547,6 +1757,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.usedBytes) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
       case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.corruptIndexes) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.blocks) }()
       default: break
       }
     }
@@ -1578,6 +1789,9 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if !self.corruptIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.corruptIndexes, fieldNumber: 7)
     }
+    if self.blocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.blocks, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1589,6 +1803,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.usedBytes != rhs.usedBytes {return false}
     if lhs.replicas != rhs.replicas {return false}
     if lhs.corruptIndexes != rhs.corruptIndexes {return false}
+    if lhs.blocks != rhs.blocks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,0 +1,188 @@
+import ContainerStore
+import DequeModule
+import Logging
+import Model
+import Reactor
+import Synchronization
+import Wire
+
+/// SCM's commands, carried out beside the heartbeats that bring them.
+///
+/// Closing and removing containers, and deleting blocks, have workers of their own, so that a
+/// container that takes long to close keeps no deletion waiting. A command that is waiting or being
+/// carried out is not taken again, however often SCM sends it.
+///
+/// Thread-safe.
+final class CommandQueue: Sendable {
+    enum Limits {
+        /// Deletions carried out at a time: each is of one container, and their records share
+        /// the syncs of a volume.
+        static let deletionsAtOnce = 8
+        /// Containers closed or removed at a time.
+        static let containersAtOnce = 4
+        /// How long a container that could not be closed or removed is left alone.
+        static let retryDelay = Duration.seconds(10)
+    }
+
+    /// What SCM is to be told.
+    struct Outcome: Sendable {
+        var done: [UInt64] = []
+        var failed: [UInt64] = []
+    }
+
+    private enum ContainerWork: Hashable {
+        case close(ContainerID)
+        case remove(ContainerID)
+    }
+
+    private struct State {
+        var deletions: Deque<SCMDatanodeCommand> = []
+        /// Numbers of deletions that wait, are carried out, or are not reported.
+        var known: Set<UInt64> = []
+        var deleting = 0
+        var works: Deque<ContainerWork> = []
+        var knownWorks: Set<ContainerWork> = []
+        var working = 0
+        var outcome = Outcome()
+        /// A container has changed since SCM was told last.
+        var hasChange = false
+        var isStopped = false
+        var idleWaiters: [CheckedContinuation<Void, Never>] = []
+    }
+
+    private let state = Mutex(State())
+    private let store: ContainerStore
+    private let reactor: Reactor
+    private let logger: Logger
+
+    init(store: ContainerStore, reactor: Reactor, logger: Logger) {
+        self.store = store
+        self.reactor = reactor
+        self.logger = logger
+    }
+
+    /// Whether SCM should hear at once: a container has changed, or there is nothing to do until
+    /// SCM knows what was done.
+    var isAwaited: Bool {
+        state.withLock { state in
+            state.hasChange
+                || (state.deletions.isEmpty && state.deleting == 0 && !state.outcome.done.isEmpty)
+        }
+    }
+
+    /// What has been done since this was asked last.
+    func takeOutcome() -> Outcome {
+        state.withLock { state in
+            defer { state.outcome = Outcome() }
+            state.hasChange = false
+            for number in state.outcome.done + state.outcome.failed { state.known.remove(number) }
+            return state.outcome
+        }
+    }
+
+    /// SCM could not be told of `outcome`.
+    func putBack(_ outcome: Outcome) {
+        state.withLock { state in
+            state.outcome.done += outcome.done
+            state.outcome.failed += outcome.failed
+            state.known.formUnion(outcome.done + outcome.failed)
+        }
+    }
+
+    func add(_ command: SCMDatanodeCommand) {
+        state.withLock { state in
+            switch command.command {
+            case .closeContainer(let id): add(.close(ContainerID(id)), &state)
+            case .deleteContainer(let id): add(.remove(ContainerID(id)), &state)
+            case .deleteBlocks:
+                if state.known.insert(command.number).inserted {
+                    state.deletions.append(command)
+                }
+            case .registerAgain, nil: break
+            }
+            start(&state)
+        }
+    }
+
+    private func add(_ work: ContainerWork, _ state: inout State) {
+        if state.knownWorks.insert(work).inserted { state.works.append(work) }
+    }
+
+    /// Starts what may be carried out now.
+    private func start(_ state: inout State) {
+        guard !state.isStopped else { return }
+        while state.deleting < Limits.deletionsAtOnce, let command = state.deletions.popFirst() {
+            state.deleting += 1
+            Task(executorPreference: reactor) { await self.delete(command) }
+        }
+        while state.working < Limits.containersAtOnce, let work = state.works.popFirst() {
+            state.working += 1
+            Task(executorPreference: reactor) { await self.carryOut(work) }
+        }
+    }
+
+    private func delete(_ command: SCMDatanodeCommand) async {
+        var failure: StoreError?
+        do throws(StoreError) {
+            try await store.deleteBlocks(command.deleteBlocks.blocks.map { BlockID($0) })
+        } catch { failure = error }
+        if let failure {
+            logger.warning("a deletion of SCM's failed and is tried again: \(failure)")
+        }
+        end { state in
+            state.deleting -= 1
+            if failure == nil {
+                state.outcome.done.append(command.number)
+            } else {
+                state.outcome.failed.append(command.number)
+            }
+        }
+    }
+
+    private func carryOut(_ work: ContainerWork) async {
+        do throws(StoreError) {
+            switch work {
+            case .close(let id): try await store.closeContainer(id)
+            case .remove(let id): try await store.deleteEmptyContainer(id)
+            }
+        } catch {
+            // SCM asks again as long as the replica is reported as it is.
+            logger.warning("a command of SCM's failed: \(error)")
+            end { $0.working -= 1 }
+            do throws(CancellationError) { try await reactor.sleep(for: Limits.retryDelay) } catch {
+                preconditionFailure("nobody cancels this task")
+            }
+            state.withLock { _ = $0.knownWorks.remove(work) }
+            return
+        }
+        end { state in
+            state.working -= 1
+            state.knownWorks.remove(work)
+            state.hasChange = true
+        }
+    }
+
+    private func end(_ change: (inout State) -> Void) {
+        let waiters = state.withLock { state -> [CheckedContinuation<Void, Never>] in
+            change(&state)
+            start(&state)
+            guard state.isStopped, state.deleting == 0, state.working == 0 else { return [] }
+            defer { state.idleWaiters = [] }
+            return state.idleWaiters
+        }
+        for waiter in waiters { waiter.resume() }
+    }
+
+    /// Carries out nothing more; returns when nothing is being carried out.
+    func stop() async {
+        await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
+            let isIdle = state.withLock { state in
+                state.isStopped = true
+                let isIdle = state.deleting == 0 && state.working == 0
+                if !isIdle { state.idleWaiters.append(waiter) }
+                return isIdle
+            }
+            if isIdle { waiter.resume() }
+        }
+    }
+}

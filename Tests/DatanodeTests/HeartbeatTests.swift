@@ -1,0 +1,152 @@
+import ContainerStore
+import Foundation
+import Logging
+import Model
+import Reactor
+import Synchronization
+import Testing
+import Transport
+import Wire
+
+@testable import Datanode
+
+/// SCM as a datanode sees it: counts heartbeats, hands out commands, keeps what was reported.
+private final class FakeSCM: RPCHandler {
+    struct State {
+        var heartbeats = 0
+        var registrations = 0
+        var commands: [SCMDatanodeCommand] = []
+        var done: [UInt64] = []
+        var failed: [UInt64] = []
+    }
+    let state = Mutex(State())
+
+    func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        switch SCMMethod(rawValue: request.method) {
+        case .register:
+            state.withLock { $0.registrations += 1 }
+            var response = SCMRegisterResponse()
+            response.cluster = Identity128(high: 1, low: 2).message
+            response.heartbeatMilliseconds = 50
+            return RPCReply(response.encoded)
+        case .heartbeat:
+            let heartbeat = try SCMHeartbeatRequest(parsing: request.message)
+            var response = SCMHeartbeatResponse()
+            response.commands = state.withLock { state in
+                state.heartbeats += 1
+                state.done += heartbeat.doneCommands
+                state.failed += heartbeat.failedCommands
+                return state.commands
+            }
+            return RPCReply(response.encoded)
+        default: throw StoreError(.unsupported, "a fake SCM has no method \(request.method)")
+        }
+    }
+
+    var heartbeats: Int { state.withLock { $0.heartbeats } }
+}
+
+/// A datanode on a disk whose faults are injected, and the SCM that it reports to.
+private struct Rig {
+    let directory: String
+    let faults = FaultInjector(seed: 1, rates: .init())
+    let reactors: [Reactor]
+    let scm = FakeSCM()
+    let server: RPCServer
+    let datanode: Datanode
+
+    init() async throws {
+        directory =
+            FileManager.default.temporaryDirectory
+            .appendingPathComponent("apus-datanode-\(UUID().uuidString)").path
+        try FileManager.default.createDirectory(
+            atPath: directory, withIntermediateDirectories: true)
+        reactors = [try Reactor.start(.init(backend: .faulty(faults))), try Reactor.start()]
+        server = try RPCServer(
+            host: "127.0.0.1", port: 0, name: "scm", reactors: [reactors[1]], handler: scm)
+        server.start()
+        let channel = RPCChannel(
+            .remote(host: "127.0.0.1", port: server.port), name: "datanode", on: reactors[0])
+        datanode = try await Datanode.open(
+            .init(
+                host: "127.0.0.1", port: 0, volumes: [directory + "/volume"],
+                metadataDirectory: directory + "/node"),
+            scm: SCMClient(channel), reactors: [reactors[0]],
+            random: SystemRandomNumberGenerator(), logger: Logger(label: "test"))
+        _ = try datanode.start(reactors: [reactors[0]])
+        try await until { scm.heartbeats > 0 }
+    }
+
+    func until(_ condition: () -> Bool) async throws {
+        while !condition() { try await Task.sleep(for: .milliseconds(5)) }
+    }
+
+    func end() async throws {
+        try await datanode.close()
+        await server.stop()
+        for reactor in reactors { reactor.stop() }
+        try FileManager.default.removeItem(atPath: directory)
+    }
+}
+
+@Suite("heartbeats", .timeLimit(.minutes(2)))
+struct HeartbeatTests {
+    private static let replication = "rs-3-2-64k"
+
+    private func close(_ id: UInt64) -> SCMDatanodeCommand {
+        var command = SCMDatanodeCommand()
+        command.closeContainer = id
+        return command
+    }
+
+    private func delete(_ number: UInt64, container: UInt64) -> SCMDatanodeCommand {
+        var command = SCMDatanodeCommand()
+        command.number = number
+        command.deleteBlocks.blocks = [
+            BlockID(containerID: ContainerID(container), localID: 1).message
+        ]
+        return command
+    }
+
+    @Test("a disk that hangs, with commands waiting for it, keeps no heartbeat")
+    func hungDisk() async throws {
+        let rig = try await Rig()
+        let replication = try ReplicationConfig(Self.replication)
+        try await rig.datanode.store.createContainer(
+            ContainerID(1), replication: replication, replicaIndex: 1)
+        rig.faults.set(isHung: true)
+        rig.scm.state.withLock { $0.commands = [close(1), delete(7, container: 1)] }
+        let before = rig.scm.heartbeats
+        try await rig.until { rig.scm.heartbeats >= before + 20 }
+        #expect(await rig.datanode.store.report()[0].state != .closed)
+        #expect(rig.scm.state.withLock { $0.registrations } == 1)
+        rig.faults.set(isHung: false)
+        try await rig.until { rig.scm.state.withLock { $0.done.contains(7) } }
+        while await rig.datanode.store.report()[0].state != .closed {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        try await rig.end()
+    }
+
+    @Test("a deletion is confirmed once, and again when SCM asks again; a failed one is told")
+    func outcomes() async throws {
+        let rig = try await Rig()
+        rig.scm.state.withLock { $0.commands = [delete(3, container: 9)] }
+        try await rig.until { rig.scm.state.withLock { $0.done.count >= 2 } }
+        #expect(rig.scm.state.withLock { Set($0.done) } == [3])
+        let replication = try ReplicationConfig(Self.replication)
+        try await rig.datanode.store.createContainer(
+            ContainerID(1), replication: replication, replicaIndex: 1)
+        rig.faults.set(rates: .init(error: 1))
+        rig.scm.state.withLock { $0.commands = [delete(4, container: 1)] }
+        // A block that is not there writes nothing, so only the volume's end makes it fail.
+        await #expect(throws: StoreError.self) {
+            try await rig.datanode.store.closeContainer(ContainerID(1))
+        }
+        rig.scm.state.withLock { $0.commands = [delete(5, container: 1)] }
+        try await rig.until { rig.scm.state.withLock { $0.failed.contains(5) } }
+        rig.faults.set(rates: .init())
+        rig.scm.state.withLock { $0.commands = [] }
+        try await rig.end()
+    }
+}
