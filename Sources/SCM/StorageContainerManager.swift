@@ -59,7 +59,7 @@ public actor StorageContainerManager: RPCHandler {
             directory: directory, role: "scm", reactor: reactor, stateMachine: SCMStateMachine())
         let stateOptions = options.state
         let state = try await group.read { tables throws(StoreError) in
-            SCMState(options: stateOptions, reading: tables)
+            try SCMState(options: stateOptions, reading: tables)
         }
         let manager = StorageContainerManager(
             group: group, state: state, options: options, random: random, logger: logger)
