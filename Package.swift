@@ -200,10 +200,13 @@ let package = Package(
                 "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Reactor",
                 "Model", .sqlite,
             ]),
-        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model"]),
+        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model", .protobuf]),
         tests(
             "OMTests",
-            ["OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model", .log]),
+            [
+                "OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model",
+                .protobuf, .log,
+            ]),
         tests("ClientTests", ["Client", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),

@@ -23,6 +23,7 @@ public final class ClusterClient: Sendable {
     let names: OMClient<OMChannel>
     let datanodes: DatanodeClient
     private let reservations: KeyReservations
+    private let holds: ReaderHolds
     let reactors: ReactorGroup
     let scm: RPCChannel
     private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
@@ -49,6 +50,7 @@ public final class ClusterClient: Sendable {
         reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
             try await names.reserve(bucket, count: count, user: user)
         }
+        holds = ReaderHolds { blocks throws(StoreError) in try await names.holdBlocks(blocks) }
         self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
         datanodes = DatanodeClient(
             channels: channels,
@@ -186,8 +188,10 @@ extension ClusterClient: ObjectStore {
     ) async throws(StoreError) -> ListPage {
         try await names.list(bucket, query, user: user)
     }
-    public func key(_ key: KeyPath, user: String) async throws(StoreError) -> KeyInfo {
-        try await names.key(key, user: user)
+    public func key(
+        _ key: KeyPath, _ selection: KeySelection, user: String
+    ) async throws(StoreError) -> KeyInfo {
+        try await names.key(key, selection, user: user)
     }
     public func deleteKey(
         _ key: KeyPath, condition: WriteCondition, user: String
@@ -230,7 +234,7 @@ extension ClusterClient: ObjectStore {
     }
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
         ECReader(
-            info.blockGroups, codec: codec, client: datanodes, on: reactors.here(),
+            info, codec: codec, client: datanodes, holds: holds, on: reactors.here(),
             reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
     }
 

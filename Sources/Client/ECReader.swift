@@ -3,7 +3,8 @@ import ErasureCode
 import Model
 import Reactor
 
-/// Reads ranges of a key laid out in erasure-coded block groups, some stripes ahead.
+/// Reads ranges of a key laid out in erasure-coded block groups, some stripes ahead. While it is
+/// there its blocks stay, whatever becomes of the key.
 public struct ECReader: ObjectReader {
     enum Limits {
         /// User bytes read ahead of the one who takes them, or the reader's share of the process's
@@ -15,24 +16,27 @@ public struct ECReader: ObjectReader {
     }
 
     private let groups: [(start: Int, reader: GroupReader)]
-    private let length: Int
+    /// The bytes of the key that lie in `groups`.
+    private let bytes: Range<Int>
+    private let hold: ReaderHolds.Reader?
     private let reactor: Reactor
     private let window: TransferWindow
 
     init(
-        _ groups: [BlockGroup], codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
-        on reactor: Reactor,
+        _ info: KeyInfo, codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
+        holds: ReaderHolds, on reactor: Reactor,
         reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
     ) {
-        var start = 0
-        self.groups = groups.map { group in
+        var start = info.groupsOffset
+        groups = info.blockGroups.map { group in
             defer { start += group.length }
             let reader = GroupReader(
                 group, codec: codec(group.replication), client: client, on: reactor,
                 reportCorrupt: reportCorrupt)
             return (start, reader)
         }
-        length = start
+        bytes = info.groupsOffset..<start
+        hold = holds.open(info.blockGroups, on: reactor)
         self.reactor = reactor
         window = client.window
     }
@@ -97,10 +101,12 @@ public struct ECReader: ObjectReader {
     public func read(
         _ range: Range<Int>, _ body: @Sendable (Payload) async throws -> Void
     ) async throws {
-        precondition(
-            range.lowerBound >= 0 && range.upperBound <= length,
-            "bytes \(range) lie outside of a key of \(length)")
         guard !range.isEmpty else { return }
+        guard bytes.lowerBound <= range.lowerBound, range.upperBound <= bytes.upperBound else {
+            throw StoreError(
+                .internal,
+                "bytes \(range) are read of a key that was looked up for \(bytes) of them")
+        }
         let steps = steps(range)
         if steps.count == 1 {
             for payload in try await steps[0].reader.read(steps[0].parts) {

@@ -135,6 +135,8 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         request.startAfter = .octets(query.startAfter)
         request.limit = UInt32(clamping: query.limit)
         request.user = user
+        request.withoutAttributes = !query.wantsAttributes
+        request.withoutChecksums = !query.wantsChecksums
         let response = try OMListKeysResponse(
             parsing: try await caller.call(.listKeys, request.encoded))
         var page = ListPage(
@@ -148,13 +150,25 @@ public struct OMClient<Caller: OMCaller>: Sendable {
     /// - Parameter refresh: has SCM asked again where the blocks are, after a place was found
     ///   to be stale.
     public func key(
-        _ key: KeyPath, refresh: Bool = false, user: String
+        _ key: KeyPath, _ selection: KeySelection = .all, refresh: Bool = false, user: String
     ) async throws(StoreError) -> KeyInfo {
         var request = OMLookupKeyRequest()
         request.key = key.message
         request.refresh = refresh
         request.user = user
-        return try await keyInfo(.lookupKey, request.encoded)
+        if let selection = selection.message { request.selection = selection }
+        return try KeyInfo(
+            OMKeyResponse(parsing: try await caller.call(.lookupKey, request.encoded)), selection)
+    }
+
+    /// Holds blocks that are being read for one grace more, which is returned: so long they stay
+    /// if they are discarded meanwhile. At most 4096 at once.
+    public func holdBlocks(_ blocks: [BlockID]) async throws(StoreError) -> Duration {
+        var request = OMHoldBlocksRequest()
+        request.blocks = blocks.map(\.message)
+        let response = try OMHoldBlocksResponse(
+            parsing: try await caller.call(.holdBlocks, request.encoded))
+        return .milliseconds(Int64(clamping: response.graceMilliseconds))
     }
 
     /// Opens a key for writing; the first block groups come with it.

@@ -177,6 +177,44 @@ extension KeyInfo {
     }
 }
 
+extension KeyInfo {
+    /// - Parameter selection: what was asked for.
+    init(_ response: OMKeyResponse, _ selection: KeySelection) throws(StoreError) {
+        try self.init(response.key)
+        let excerpt = response.excerpt.first ?? OMKeyExcerpt()
+        groupsOffset = Int(clamping: excerpt.groupsOffset)
+        guard case .part = selection, excerpt.partsCount > 0 else { return }
+        selectedPart = SelectedPart(
+            info: parts.first, offset: Int(clamping: excerpt.partOffset),
+            count: Int(excerpt.partsCount))
+        parts = []
+    }
+}
+
+extension KeySelection {
+    /// nil for all: who asked before there were selections asks for that.
+    var message: OMKeySelection? {
+        var message = OMKeySelection()
+        switch self {
+        case .all: return nil
+        case .head: message.kind = .head
+        case .range(let start, let end):
+            message.kind = .range
+            message.start = UInt64(clamping: start)
+            message.end = UInt64(clamping: end ?? 0)
+            // Up to the first byte is nothing; 0 would be all.
+            if end == 0 { message.kind = .head }
+        case .suffix(let count):
+            message.kind = .suffix
+            message.count = UInt64(clamping: count)
+        case .part(let number):
+            message.kind = .part
+            message.part = UInt32(clamping: number)
+        }
+        return message
+    }
+}
+
 extension UploadInfo {
     init(_ message: OMUpload) throws(StoreError) {
         self.init(

@@ -41,14 +41,17 @@ public protocol ObjectStore: Sendable {
     func list(
         _ bucket: BucketPath, _ query: ListQuery, user: String
     ) async throws(StoreError) -> ListPage
-    /// The key with its block groups and parts, or `noSuchKey`.
-    func key(_ key: KeyPath, user: String) async throws(StoreError) -> KeyInfo
+    /// The key with what `selection` asks for of its block groups and parts, or `noSuchKey`.
+    func key(
+        _ key: KeyPath, _ selection: KeySelection, user: String
+    ) async throws(StoreError) -> KeyInfo
     /// Opens a key for writing. Nothing is visible until `Writer.commit`.
     /// - Parameter length: user bytes to come, if known; a hint for how many blocks to reserve.
     func openWriter(
         _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
     ) async throws(StoreError) -> Writer
-    /// A reader of bytes of `info`, as it was returned by `key(_:user:)`.
+    /// A reader of those bytes of `info` that were asked for when it was looked up. It reads that
+    /// very version of the key, and to its end, whatever becomes of the key meanwhile.
     func openReader(_ info: KeyInfo) async throws(StoreError) -> Reader
     /// Deletes the key if it exists; `condition` as for a commit. Returns whether it existed.
     @discardableResult
@@ -87,6 +90,32 @@ public protocol ObjectStore: Sendable {
     func uploads(
         _ bucket: BucketPath, _ query: UploadsQuery, user: String
     ) async throws(StoreError) -> UploadsPage
+}
+
+extension ObjectStore {
+    /// The key with all of its block groups and parts, or `noSuchKey`.
+    public func key(_ key: KeyPath, user: String) async throws(StoreError) -> KeyInfo {
+        try await self.key(key, .all, user: user)
+    }
+}
+
+/// What of a key a look-up is for: a key of 10,000 parts has as many block groups, of which the
+/// reader of its last bytes needs one.
+public enum KeySelection: Hashable, Sendable {
+    /// All block groups and all parts.
+    case all
+    /// Neither: what is known of the key as a whole.
+    case head
+    /// The block groups with bytes from the first number up to the second; nil: to the end.
+    case range(from: Int, to: Int?)
+    /// The block groups with the last bytes of the key, so many.
+    case suffix(Int)
+    /// The part of this number and its block groups; of a key that was not uploaded in parts, all
+    /// of its bytes are number 1.
+    case part(Int)
+
+    /// All block groups, and no parts.
+    public static let bytes = KeySelection.range(from: 0, to: nil)
 }
 
 /// Receives the bytes of one key or part in order. Used by one task at a time.
@@ -195,6 +224,9 @@ public struct ListQuery: Hashable, Sendable {
     public var startAfter: [UInt8]
     /// At most this many keys and common prefixes together; 0 gives an empty page.
     public var limit: Int
+    /// Whether headers and metadata are looked at. They are as long as they like.
+    public var wantsAttributes = true
+    public var wantsChecksums = true
 
     public init(
         prefix: [UInt8] = [], delimiter: [UInt8] = [], startAfter: [UInt8] = [], limit: Int = 1000

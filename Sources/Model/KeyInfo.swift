@@ -64,6 +64,22 @@ public struct PartInfo: Hashable, Sendable {
     }
 }
 
+/// The part of a key that a look-up asked for by its number.
+public struct SelectedPart: Hashable, Sendable {
+    /// nil if the key has no part of that number.
+    public var info: PartInfo?
+    /// Where in the key it begins.
+    public var offset: Int
+    /// How many parts the key has.
+    public var count: Int
+
+    public init(info: PartInfo?, offset: Int, count: Int) {
+        self.info = info
+        self.offset = offset
+        self.count = count
+    }
+}
+
 /// A committed key.
 public struct KeyInfo: Hashable, Sendable {
     public var name: KeyName
@@ -74,10 +90,16 @@ public struct KeyInfo: Hashable, Sendable {
     public var replication: ReplicationConfig
     public var attributes: ObjectAttributes
     public var checksum: ObjectChecksum?
-    /// In the order of the key's bytes. Empty in listings, which do not look the blocks up.
+    /// In the order of the key's bytes. Empty in listings, which do not look the blocks up; those
+    /// that hold what was asked for, if a look-up asked for some of the key.
     public var blockGroups: [BlockGroup]
-    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise.
+    /// Where in the key the first of `blockGroups` begins.
+    public var groupsOffset = 0
+    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise, and where only
+    /// some of the key was asked for.
     public var parts: [PartInfo]
+    /// Of a look-up that asked for a part, if the key was uploaded in parts.
+    public var selectedPart: SelectedPart?
 
     public init(
         name: KeyName, length: Int, etag: String, modified: Timestamp,

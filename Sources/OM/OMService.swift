@@ -32,7 +32,11 @@ extension OMService {
     private static func mayAskSCM(_ method: OMMethod) -> Bool {
         switch method {
         case .openKey, .openPart, .reserve, .allocateGroup, .completeUpload: true
-        default: false
+        case .createUser, .userByAccessKey, .userByName, .listUsers, .deleteUser, .createVolume,
+            .listVolumes, .deleteVolume, .createBucket, .bucket, .listBuckets, .deleteBucket,
+            .listKeys, .lookupKey, .commit, .abortOpen, .deleteKey, .holdBlocks, .createUpload,
+            .upload, .listParts, .abortUpload, .listUploads:
+            false
         }
     }
 }

@@ -7,8 +7,8 @@ import Wire
 // Keys: looked up, opened with their first blocks, given more, committed, deleted.
 
 extension OzoneManager {
-    func handleKey(
-        _ method: OMMethod, _ message: [UInt8], _ trace: TraceContext?
+    func handle(
+        _ method: OMMethod.OfKeys, _ message: [UInt8], _ trace: TraceContext?
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .listKeys:
@@ -29,19 +29,22 @@ extension OzoneManager {
             return try await propose(.commit(OMCommitRequest(parsing: message)))
         case .abortOpen:
             return try await propose(.abortOpen(OMAbortOpenRequest(parsing: message)))
-        default:
+        case .deleteKey:
             return try await deleteKey(OMDeleteKeyRequest(parsing: message))
+        case .holdBlocks:
+            return try holdBlocks(OMHoldBlocksRequest(parsing: message)).encoded
         }
     }
 
     private func lookupKey(
         _ request: OMLookupKeyRequest, _ trace: TraceContext?
     ) async throws(StoreError) -> OMKeyResponse {
-        var response = OMKeyResponse()
-        response.key = try await read { reads throws(StoreError) in
-            try reads.key(request.key, user: request.user)
-        }
-        try await fillNodes(&response.key, refresh: request.refresh, trace)
+        var response = try await read { reads throws(StoreError) in try reads.key(request) }
+        if response.key.groups.isEmpty { return response }
+        var key = response.key
+        response.clearKey()
+        try await fillNodes(&key, refresh: request.refresh, trace)
+        response.key = key
         return response
     }
 

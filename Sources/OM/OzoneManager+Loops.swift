@@ -5,37 +5,9 @@ import RaftDriver
 import Reactor
 import Wire
 
-// What goes on in the background: deleted blocks are handed to SCM, what was left open expires.
+// What was left open expires.
 
 extension OzoneManager {
-    func deleteBlocksForever() async {
-        while !Task.isCancelled {
-            do {
-                try await group.reactor.sleep(for: options.deletionInterval)
-                while try await deleteBlocks(), !Task.isCancelled {}
-            } catch is CancellationError {
-                return
-            } catch {
-                logger.warning("deleted blocks stay for now: \(error)")
-            }
-        }
-    }
-
-    /// Hands one batch of deleted blocks to SCM and forgets them. Returns whether there may be
-    /// more. A crash in between hands them over again.
-    func deleteBlocks() async throws(StoreError) -> Bool {
-        let before = time(before: options.deletionDelay)
-        let (keys, deleted) = try await read { reads throws(StoreError) in
-            try reads.deletedBlocks(before: before, limit: Limits.deletionBatch)
-        }
-        guard !keys.isEmpty else { return false }
-        try await blocks.delete(deleted)
-        var command = OMPurgeDeletedCommand()
-        command.keys = keys.map { .octets($0) }
-        _ = try await propose(.purgeDeleted(command))
-        return deleted.count >= Limits.deletionBatch
-    }
-
     /// Hears from SCM which containers take no new blocks, before datanodes close them, so that
     /// no group in one is handed out.
     func watchClosings() async {

@@ -5,8 +5,8 @@ import Wire
 // Uploads in parts; their parts are opened and committed like keys.
 
 extension OzoneManager {
-    func handleUpload(
-        _ method: OMMethod, _ message: [UInt8]
+    func handle(
+        _ method: OMMethod.OfUploads, _ message: [UInt8]
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createUpload:
@@ -34,7 +34,7 @@ extension OzoneManager {
             return try await located(response).encoded
         case .abortUpload:
             return try await propose(.abortUpload(OMUploadRequest(parsing: message)))
-        default:
+        case .listUploads:
             let request = try OMListUploadsRequest(parsing: message)
             return try await read { reads throws(StoreError) in
                 try reads.uploads(request)

@@ -27,7 +27,8 @@ public final class OzoneManager: Sendable {
         public var reservedKeyAge = Duration.seconds(1800)
         /// How long an upload in parts may stay in progress.
         public var uploadAge = Duration.seconds(7 * 24 * 3600)
-        /// How long the blocks of a deleted key stay, for readers that have just looked it up.
+        /// How long the blocks of a deleted key stay, for readers that have just looked it up;
+        /// and how long a hold on them lasts that a reader does not renew.
         public var deletionDelay = Duration.seconds(60)
         /// How often deleted blocks are looked for.
         public var deletionInterval = Duration.seconds(1)
@@ -47,8 +48,12 @@ public final class OzoneManager: Sendable {
     public enum Limits {
         /// Block groups that come with a key when it is opened; a longer one asks for more.
         public static let firstGroups = 4
-        /// Deleted blocks given to SCM at once, roughly.
-        public static let deletionBatch = 2000
+        /// Deleted blocks given to SCM at once: so many, and the rest of a record.
+        public static let deletionBatch = 4000
+        /// Records of deleted blocks looked at at once.
+        public static let deletionRecords = 4096
+        /// Requests of one look that SCM may refuse; what is left then waits for the next walk.
+        public static let refusals = 32
     }
 
     let group: MetadataGroup<OMStateMachine>
@@ -59,13 +64,18 @@ public final class OzoneManager: Sendable {
     let leases: GroupLeases
     let places: ContainerPlaces
     let users: UserCache
+    /// Nanoseconds of a clock that nobody sets.
+    let uptime: @Sendable () -> UInt64
+    let measures = OMMeasures()
+    let holds: Mutex<BlockHolds>
+    let schedule: Mutex<DeletionSchedule>
     private let generator: Mutex<any RandomNumberGenerator & Sendable>
     private let loops = Mutex<[Task<Void, Never>]>([])
 
     private init(
         group: MetadataGroup<OMStateMachine>, blocks: any BlockAllocator, options: Options,
         users: UserCache,
-        clock: @escaping @Sendable () -> Timestamp,
+        clock: @escaping @Sendable () -> Timestamp, uptime: @escaping @Sendable () -> UInt64,
         generator: any RandomNumberGenerator & Sendable, logger: Logger
     ) {
         self.group = group
@@ -73,6 +83,10 @@ public final class OzoneManager: Sendable {
         self.options = options
         self.users = users
         now = clock
+        self.uptime = uptime
+        let grace = Self.nanoseconds(options.deletionDelay)
+        holds = Mutex(BlockHolds(grace: grace))
+        schedule = Mutex(DeletionSchedule(grace: grace))
         self.generator = Mutex(generator)
         self.logger = logger
         leases = GroupLeases(blocks: blocks, reactor: group.reactor)
@@ -84,10 +98,12 @@ public final class OzoneManager: Sendable {
     ///
     /// - Parameters:
     ///   - clock: the time that goes into commands; the wall clock outside of tests.
+    ///   - uptime: nanoseconds of a clock that nobody sets; the reactor's outside of tests.
     ///   - generator: where upload IDs come from; the system's outside of tests.
     public static func open(
         directory: String, reactor: Reactor, blocks: some BlockAllocator, options: Options,
         clock: @escaping @Sendable () -> Timestamp,
+        uptime: @escaping @Sendable () -> UInt64 = { MonotonicTime.now().nanoseconds },
         generator: some RandomNumberGenerator & Sendable, logger: Logger
     ) async throws(StoreError) -> OzoneManager {
         let users = UserCache()
@@ -100,7 +116,7 @@ public final class OzoneManager: Sendable {
         logger.info("\(group.start)")
         return OzoneManager(
             group: group, blocks: blocks, options: options, users: users, clock: clock,
-            generator: generator, logger: logger)
+            uptime: uptime, generator: generator, logger: logger)
     }
 
     /// Index of the last command whose changes can be read.
@@ -139,26 +155,22 @@ public final class OzoneManager: Sendable {
     // MARK: Requests
 
     /// Answers one request; both are encoded messages of om.proto.
+    ///
+    /// No switch over methods has a default: one that is new must say what it does.
     /// - Parameter trace: what is noted of the request, where the task does not carry it.
     public func handle(
         method: OMMethod, message: [UInt8], trace: TraceContext? = nil
     ) async throws(StoreError) -> [UInt8] {
-        switch method {
-        case .createUser, .userByAccessKey, .userByName, .listUsers, .deleteUser:
-            try await handleUser(method, message)
-        case .createVolume, .listVolumes, .deleteVolume, .createBucket, .bucket, .listBuckets,
-            .deleteBucket:
-            try await handleBucket(method, message)
-        case .listKeys, .lookupKey, .openKey, .openPart, .reserve, .allocateGroup, .commit,
-            .abortOpen, .deleteKey:
-            try await handleKey(method, message, trace)
-        case .createUpload, .upload, .listParts, .completeUpload, .abortUpload, .listUploads:
-            try await handleUpload(method, message)
+        switch method.subject {
+        case .user(let method): try await handle(method, message)
+        case .bucket(let method): try await handle(method, message)
+        case .key(let method): try await handle(method, message, trace)
+        case .upload(let method): try await handle(method, message)
         }
     }
 
-    private func handleUser(
-        _ method: OMMethod, _ message: [UInt8]
+    private func handle(
+        _ method: OMMethod.OfUsers, _ message: [UInt8]
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createUser:
@@ -178,7 +190,7 @@ public final class OzoneManager: Sendable {
             }
             if let found { response.user = found }
             return response.encoded
-        default:
+        case .listUsers:
             var response = OMListUsersResponse()
             response.users = try await read { reads throws(StoreError) in try reads.users() }
             return response.encoded
@@ -202,8 +214,8 @@ public final class OzoneManager: Sendable {
         return response
     }
 
-    private func handleBucket(
-        _ method: OMMethod, _ message: [UInt8]
+    private func handle(
+        _ method: OMMethod.OfBuckets, _ message: [UInt8]
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createVolume:
@@ -226,7 +238,7 @@ public final class OzoneManager: Sendable {
             return try await read { reads throws(StoreError) in
                 try reads.bucket(request)
             }.encoded
-        default:
+        case .listBuckets:
             let request = try OMListBucketsRequest(parsing: message)
             var response = OMListBucketsResponse()
             response.buckets = try await read { reads throws(StoreError) in

@@ -18,4 +18,15 @@ public enum OMLimits {
     public static let attributesSize = 16 << 10
     /// Open keys or uploads that one command expires.
     public static let expiryBatch = 256
+    /// Blocks of open keys, or parts of uploads, beyond which a command expires no more of them:
+    /// an upload has up to 10,000.
+    public static let expirySize = 10_000
+    /// Blocks in one record of discarded ones.
+    public static let discardedBlocks = 1000
+    /// Blocks that readers hold at once.
+    public static let heldBlocks = 200_000
+    /// Blocks in one request to hold some.
+    public static let blocksPerHold = 4096
+    /// How long blocks stay after they were discarded, in milliseconds, whoever holds them.
+    public static let longestHold: Int64 = 24 * 3_600_000
 }

@@ -94,10 +94,16 @@ extension OMReads {
         } each: { _, name, value in
             guard take(name) else { return .stop }
             do throws(StoreError) {
-                let record: OMKeyRecord = try parse(value, in: OMTable.keys)
-                response.keys.append(record.head(named: name))
+                let record = try OMKeyRecord(
+                    head: value, attributes: !request.withoutAttributes)
+                var head = record.head(named: name)
+                if request.withoutChecksums { head.clearChecksum() }
+                response.keys.append(head)
             } catch {
-                failure = error
+                failure = StoreError(
+                    .corrupt,
+                    "the record of key '\(KeyName(unchecked: name))' is damaged: "
+                        + error.message)
                 return .stop
             }
             return .goOn

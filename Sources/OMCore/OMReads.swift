@@ -131,6 +131,17 @@ public struct OMReads {
         return try found.key(named: name.bytes)
     }
 
+    /// Answers a look-up: what was asked for of the key, without the places of its blocks.
+    public func key(_ request: OMLookupKeyRequest) throws(StoreError) -> OMKeyResponse {
+        let path = request.key
+        let bucket = try bucket(path.bucket, user: request.user)
+        let name = try NameRules.checkKey(path.name.octets)
+        guard let found = try keyRecord(bucket: bucket.number, name: name.bytes) else {
+            throw StoreError(.noSuchKey, "there is no key '\(name)' in '\(path.bucket.bucket)'")
+        }
+        return try found.answer(request.selection, named: name.bytes)
+    }
+
     /// Whether there is such a key.
     public func exists(_ path: OMKeyPath, user: String) throws(StoreError) -> Bool {
         let bucket = try bucket(path.bucket, user: user)
@@ -204,78 +215,6 @@ public struct OMReads {
         return response
     }
 
-    // MARK: What the background loops look for
-
-    /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start`
-    /// on; and where to go on, nil at the end of the table.
-    public func oldUploads(
-        before: Int64, from start: [UInt8], limit: Int
-    ) throws(StoreError) -> (keys: [[UInt8]], next: [UInt8]?) {
-        let entries = reader.entries(OMTable.uploads, prefix: [], from: start, limit: limit)
-        var keys: [[UInt8]] = []
-        for entry in entries {
-            let record: OMUploadRecord = try parse(entry.value, in: OMTable.uploads)
-            if record.upload.initiated < before { keys.append(entry.key) }
-        }
-        return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] })
-    }
-
-    /// Open keys that have been open for too long.
-    public struct OldOpens: Sendable {
-        /// Opened under a name.
-        public var named: [UInt64] = []
-        /// Reserved, and not committed.
-        public var reserved: [UInt64] = []
-        /// Where to go on; nil if there are no more.
-        public var next: [UInt8]?
-    }
-
-    /// Open keys created before `before`, and those only reserved before `reservedBefore`, by
-    /// looking at `limit` open keys from `start` on, oldest first.
-    public func oldOpens(
-        before: Int64, reservedBefore: Int64, from start: [UInt8], limit: Int
-    ) throws(StoreError) -> OldOpens {
-        var found = OldOpens()
-        let entries = reader.entries(OMTable.opens, prefix: [], from: start, limit: limit)
-        for entry in entries {
-            let record: OMOpenRecord = try parse(entry.value, in: OMTable.opens)
-            // Open IDs grow with time, so all others are younger.
-            guard record.created < max(before, reservedBefore) else { return found }
-            let id: UInt64 = entry.key.bigEndian(at: 0)
-            if record.hasKey {
-                if record.created < before { found.named.append(id) }
-            } else if record.created < reservedBefore {
-                found.reserved.append(id)
-            }
-        }
-        if entries.count == limit { found.next = entries.last.map { $0.key + [0] } }
-        return found
-    }
-
-    /// Deleted blocks that wait for SCM, deleted before `before`, at most about `limit` blocks;
-    /// with the keys that `PurgeDeletedCommand` forgets them by.
-    public func deletedBlocks(
-        before: Int64, limit: Int
-    ) throws(StoreError) -> (keys: [[UInt8]], blocks: [BlockID]) {
-        var keys: [[UInt8]] = []
-        var blocks: [BlockID] = []
-        var failure: StoreError?
-        reader.scan(OMTable.deleted, from: []) { key, value in
-            do throws(StoreError) {
-                let record: OMDeletedRecord = try parse(value, in: OMTable.deleted)
-                guard record.deleted < before else { return false }
-                keys.append(key)
-                blocks += record.blocks.map { BlockID($0) }
-            } catch {
-                failure = error
-                return false
-            }
-            return blocks.count < limit
-        }
-        if let failure { throw failure }
-        return (keys, blocks)
-    }
-
     private func all<M: StoredRecord>(
         _ table: MetadataTable, prefix: [UInt8], as type: M.Type
     ) throws(StoreError) -> [M] {
@@ -292,18 +231,82 @@ extension OMKeyRecord {
     func key(named name: [UInt8]) throws(StoreError) -> OMKey {
         var key = head(named: name)
         let layout = try OMKeyLayout(parsing: self.layout.octets)
-        key.groups = layout.blocks.map { block in
+        key.groups = groups(of: layout.blocks)
+        key.parts = layout.parts
+        return key
+    }
+
+    private func groups(of blocks: [OMStoredBlock]) -> [WireGroup] {
+        blocks.map { block in
             var group = WireGroup()
-            group.block =
-                BlockID(
-                    containerID: ContainerID(block.container), localID: block.local
-                ).message
+            group.block = block.block
             group.replication = replication
             group.length = block.length
             return group
         }
-        key.parts = layout.parts
-        return key
+    }
+
+    /// What a look-up asked for. Of a long key only that is looked at.
+    func answer(
+        _ selection: OMKeySelection, named name: [UInt8]
+    ) throws(StoreError) -> OMKeyResponse {
+        switch selection.kind {
+        case .all:
+            var response = OMKeyResponse()
+            response.key = try key(named: name)
+            return response
+        case .head: return try answer(0..<0, named: name)
+        case .range:
+            let end = selection.end == 0 ? length : min(selection.end, length)
+            return try answer(min(selection.start, end)..<end, named: name)
+        case .suffix:
+            return try answer(length - min(selection.count, length)..<length, named: name)
+        case .part: return try answer(part: selection.part, named: name)
+        case .UNRECOGNIZED(let value):
+            throw StoreError(.unsupported, "look-up \(value) is not known to this version")
+        }
+    }
+
+    /// The groups that hold bytes of `range`, and no parts.
+    private func answer(
+        _ range: Range<UInt64>, named name: [UInt8]
+    ) throws(StoreError) -> OMKeyResponse {
+        var response = OMKeyResponse()
+        var key = head(named: name)
+        if !range.isEmpty {
+            let found = try LayoutExcerpt(of: layout, bytes: range)
+            key.groups = groups(of: found.blocks)
+            if found.offset > 0 {
+                var excerpt = OMKeyExcerpt()
+                excerpt.groupsOffset = found.offset
+                response.excerpt = [excerpt]
+            }
+        }
+        response.key = key
+        return response
+    }
+
+    /// The part that was uploaded with this number, and the groups that hold its bytes.
+    private func answer(
+        part number: UInt32, named name: [UInt8]
+    ) throws(StoreError) -> OMKeyResponse {
+        let parts = try OMKeyLayout(parsing: layout.octets).parts
+        guard !parts.isEmpty else {
+            return try answer(number == 1 ? 0..<length : 0..<0, named: name)
+        }
+        guard let place = parts.firstIndex(where: { $0.number == number }) else {
+            var response = try answer(0..<0, named: name)
+            response.excerpt = [.with { $0.partsCount = UInt32(parts.count) }]
+            return response
+        }
+        let start = parts[..<place].reduce(0) { $0 + $1.length }
+        var response = try answer(start..<start + parts[place].length, named: name)
+        response.key.parts = [parts[place]]
+        var excerpt = response.excerpt.first ?? OMKeyExcerpt()
+        excerpt.partsCount = UInt32(parts.count)
+        excerpt.partOffset = start
+        response.excerpt = [excerpt]
+        return response
     }
 
     /// As a listing shows it, without blocks and parts.
@@ -314,7 +317,7 @@ extension OMKeyRecord {
         key.etag = etag
         key.modified = modified
         key.replication = replication
-        key.attributes = attributes
+        if hasAttributes { key.attributes = attributes }
         if hasChecksum { key.checksum = checksum }
         return key
     }

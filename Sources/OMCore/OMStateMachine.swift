@@ -48,7 +48,10 @@ public struct OMStateMachine: StateMachine {
     public func applied(_ command: OMCommand, answer: OMAnswer, at index: UInt64) {
         switch command.body {
         case .createUser, .deleteUser: usersChanged?()
-        default: break
+        case .createVolume, .deleteVolume, .createBucket, .deleteBucket, .open, .addBlock,
+            .commit, .abortOpen, .deleteKey, .createUpload, .completeUpload, .abortUpload,
+            .expireOpens, .expireUploads, .purgeDeleted, .reserve, nil:
+            break
         }
     }
 }
@@ -142,13 +145,17 @@ struct OMChanges {
         return .done
     }
 
-    /// Hands `blocks` to the loop that has SCM delete them. Once in a command.
+    /// Hands `blocks` to the loop that has SCM delete them, in records of bounded size. Once in a
+    /// command.
     func discard(_ blocks: [WireBlock]) {
-        guard !blocks.isEmpty else { return }
         var record = OMDeletedRecord()
         record.deleted = time
-        record.blocks = blocks
-        add(OMTable.deleted, OMTableKey.deleted(index), record)
+        let size = OMLimits.discardedBlocks
+        for (piece, start) in stride(from: 0, to: blocks.count, by: size).enumerated() {
+            let end = min(start + size, blocks.count)
+            record.blocks = end - start == blocks.count ? blocks : Array(blocks[start..<end])
+            add(OMTable.deleted, OMTableKey.deleted(index, piece: piece), record)
+        }
     }
 
     private func purgeDeleted(_ command: OMPurgeDeletedCommand) {

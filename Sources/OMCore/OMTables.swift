@@ -19,7 +19,8 @@ enum OMTable {
     static let uploads = MetadataTable(7)
     /// Upload, part number → PartRecord.
     static let parts = MetadataTable(8)
-    /// Index of the command that deleted them → DeletedRecord: blocks for SCM to delete.
+    /// Index of the command that discarded them, and which piece of them it is but for the first
+    /// → DeletedRecord: blocks for SCM to delete.
     static let deleted = MetadataTable(9)
 
     static let all = [
@@ -48,7 +49,13 @@ enum OMTableKey {
 
     static func key(bucket: UInt64, name: [UInt8]) -> [UInt8] { number(bucket) + name }
     static func open(_ id: UInt64) -> [UInt8] { number(id) }
-    static func deleted(_ index: UInt64) -> [UInt8] { number(index) }
+    /// Piece 0 has the index alone: it comes before the others, and is all there was before
+    /// there were pieces.
+    static func deleted(_ index: UInt64, piece: Int) -> [UInt8] {
+        var key = number(index)
+        if piece > 0 { key.appendBigEndian(UInt32(piece)) }
+        return key
+    }
 
     static func upload(bucket: UInt64, name: [UInt8], upload: WireIdentity) -> [UInt8] {
         number(bucket) + TerminatedName.encode(name) + identity(upload)

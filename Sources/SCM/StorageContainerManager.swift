@@ -67,7 +67,7 @@ public actor StorageContainerManager: RPCHandler {
         var random = random
         let term = UInt64.random(in: 1...UInt64.max, using: &random)
         let state = try await group.read { tables throws(StoreError) in
-            SCMState(options: stateOptions, reading: tables, term: term)
+            try SCMState(options: stateOptions, reading: tables, term: term)
         }
         let manager = StorageContainerManager(
             group: group, state: state, options: options, random: random, logger: logger)

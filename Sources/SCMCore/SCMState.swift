@@ -94,39 +94,42 @@ public struct SCMState: Sendable {
     public internal(set) var isInSafeMode = true
 
     /// The state that the tables hold.
+    ///
+    /// Throws `corrupt` with the table and the key of a row that cannot be read. Without it SCM
+    /// would give numbers out again that stand for bytes on disks.
     /// - Parameter term: tells this run of SCM from others.
-    public init(options: Options, reading tables: some MetadataReader, term: UInt64 = 1) {
+    public init(
+        options: Options, reading tables: some MetadataReader, term: UInt64 = 1
+    ) throws(StoreError) {
         self.options = options
         closings = ContainerClosings(term: term)
-        if let row = tables.get(SCMTable.values, SCMTable.clusterKey) {
-            cluster = (try? WireIdentity(parsing: row)).map { Identity128($0) }
+        try SCMRows.value(SCMTable.clusterKey, in: tables) { row throws(StoreError) in
+            cluster = Identity128(try WireIdentity(parsing: row))
         }
-        if let row = tables.get(SCMTable.values, SCMTable.localIDKey) {
-            reservedLocalIDs = row.bigEndian(at: 0)
+        try SCMRows.value(SCMTable.localIDKey, in: tables) { row throws(StoreError) in
+            reservedLocalIDs = try SCMRows.number(row)
             nextLocalID = reservedLocalIDs
         }
-        tables.scan(SCMTable.nodes, from: []) { _, row in
-            if let message = try? WireAddress(parsing: row),
-                let address = try? DatanodeAddress(message)
-            {
-                nodes[address.id] = Node(address: address)
+        try SCMRows.each(of: SCMTable.nodes, in: tables) { _, row throws(StoreError) in
+            guard let address = try DatanodeAddress(WireAddress(parsing: row)) else {
+                throw StoreError(.corrupt, "a datanode without an identity")
             }
-            return true
+            nodes[address.id] = Node(address: address)
         }
-        tables.scan(SCMTable.containers, from: []) { _, row in
-            if let record = try? SCMContainerRecord(parsing: row) { add(record) }
-            return true
-        }
-        tables.scan(SCMTable.deletions, from: []) { key, row in
-            if let record = try? SCMDeletionRecord(parsing: row) {
-                deletions.add(record, number: key.bigEndian(at: 0))
+        try SCMRows.each(of: SCMTable.containers, in: tables) { key, row throws(StoreError) in
+            let record = try SCMContainerRecord(parsing: row)
+            guard try SCMRows.number(key) == record.id else {
+                throw StoreError(.corrupt, "the record of container \(record.id)")
             }
-            return true
+            try add(record)
+        }
+        try SCMRows.each(of: SCMTable.deletions, in: tables) { key, row throws(StoreError) in
+            deletions.add(try SCMDeletionRecord(parsing: row), number: try SCMRows.number(key))
         }
     }
 
-    private mutating func add(_ record: SCMContainerRecord) {
-        guard let replication = try? ReplicationConfig(record.replication) else { return }
+    private mutating func add(_ record: SCMContainerRecord) throws(StoreError) {
+        let replication = try ReplicationConfig(record.replication)
         let container = Container(
             id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
             replication: replication,
@@ -163,7 +166,11 @@ public struct SCMState: Sendable {
             record.pipeline = change.pipeline
             record.replication = change.replication
             record.nodes = change.nodes
-            add(record)
+            do throws(StoreError) {
+                try add(record)
+            } catch {
+                preconditionFailure("container \(change.id) was given out with \(error)")
+            }
         case .containerState(let change):
             let id = ContainerID(change.id)
             guard let container = containers[id] else { return }

@@ -100,21 +100,25 @@ extension InMemoryObjectStore.State {
 public final class InMemoryReader: ObjectReader {
     private let store: InMemoryObjectStore
     private let pieces: [[UInt8]]
+    /// Where in the key the first piece begins.
+    private let start: Int
     private let cell: Int
 
-    init(store: InMemoryObjectStore, pieces: [[UInt8]], cell: Int) {
+    init(store: InMemoryObjectStore, pieces: [[UInt8]], start: Int, cell: Int) {
         self.store = store
         self.pieces = pieces
+        self.start = start
         self.cell = cell
     }
 
     public func read(
         _ range: Range<Int>, _ body: @Sendable (Payload) async throws -> Void
     ) async throws {
-        let length = pieces.reduce(0) { $0 + $1.count }
+        let end = pieces.reduce(start) { $0 + $1.count }
         precondition(
-            range.lowerBound >= 0 && range.upperBound <= length, "a range within the key is read")
-        var start = 0
+            range.isEmpty || range.lowerBound >= start && range.upperBound <= end,
+            "a range that was asked for is read")
+        var start = start
         for piece in pieces {
             let end = start + piece.count
             var position = max(start, range.lowerBound)

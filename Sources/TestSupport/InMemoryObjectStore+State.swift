@@ -146,3 +146,41 @@ extension InMemoryObjectStore.Bucket {
         a.lexicographicallyPrecedes(b) ? b : a
     }
 }
+
+extension KeyInfo {
+    /// What a look-up with `selection` answers of this key, of which all is known.
+    func selecting(_ selection: KeySelection) -> KeyInfo {
+        var found = self
+        let wanted: Range<Int>
+        switch selection {
+        case .all: return self
+        case .head: wanted = 0..<0
+        case .range(let start, let end):
+            let end = min(end ?? length, length)
+            wanted = min(start, end)..<end
+        case .suffix(let count): wanted = max(0, length - count)..<length
+        case .part(let number):
+            guard !parts.isEmpty else {
+                wanted = 0..<(number == 1 ? length : 0)
+                break
+            }
+            let place = parts.firstIndex { $0.number == number }
+            let start = parts[..<(place ?? 0)].reduce(0) { $0 + $1.length }
+            wanted = start..<start + (place.map { parts[$0].length } ?? 0)
+            found.selectedPart = SelectedPart(
+                info: place.map { parts[$0] }, offset: start, count: parts.count)
+        }
+        found.parts = []
+        found.blockGroups = []
+        var position = 0
+        for group in blockGroups {
+            let end = position + group.length
+            if end > wanted.lowerBound, position < wanted.upperBound {
+                if found.blockGroups.isEmpty { found.groupsOffset = position }
+                found.blockGroups.append(group)
+            }
+            position = end
+        }
+        return found
+    }
+}

@@ -193,13 +193,15 @@ public final class InMemoryObjectStore: ObjectStore {
         }
     }
 
-    public func key(_ key: KeyPath, user: String) async throws(StoreError) -> KeyInfo {
+    public func key(
+        _ key: KeyPath, _ selection: KeySelection, user: String
+    ) async throws(StoreError) -> KeyInfo {
         try enter("key")
         return try state.withLock { state throws(StoreError) in
             guard let info = try state.bucket(key.bucket, user).keys[key.name] else {
                 throw StoreError(.noSuchKey, "there is no key \(key)")
             }
-            return info
+            return info.selecting(selection)
         }
     }
 
@@ -227,7 +229,8 @@ public final class InMemoryObjectStore: ObjectStore {
             }
             return pieces
         }
-        return InMemoryReader(store: self, pieces: pieces, cell: limits.cell)
+        return InMemoryReader(
+            store: self, pieces: pieces, start: info.groupsOffset, cell: limits.cell)
     }
 
     @discardableResult

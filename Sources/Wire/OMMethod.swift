@@ -25,6 +25,7 @@ public enum OMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case abortOpen = 0x0136
     case deleteKey = 0x0137
     case reserve = 0x0138
+    case holdBlocks = 0x0139
 
     case createUpload = 0x0141
     case openPart = 0x0142

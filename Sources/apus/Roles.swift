@@ -109,6 +109,16 @@ enum Roles {
         return wanted > 0 ? wanted : max(1, ProcessInfo.processInfo.activeProcessorCount / 4)
     }
 
+    /// How long discarded blocks stay. A reader says within a second or two that it is under way.
+    private static func deletionDelay(_ settings: Settings) throws -> Duration {
+        let delay = try settings.number("om.deletion-delay-ms")
+        guard (3000...86_400_000).contains(delay) else {
+            throw StoreError(
+                .invalidArgument, "om.deletion-delay-ms is 3000 to 86400000, not \(delay)")
+        }
+        return .milliseconds(delay)
+    }
+
     static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("om", level: settings.text("log.level"))
         let lock = try DirectoryLock(settings.required("om.directory"))
@@ -120,6 +130,7 @@ enum Roles {
             host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
         var options = try OzoneManager.Options(defaultReplication: settings.replication())
         options.cacheBytes = try settings.number("om.cache-bytes")
+        options.deletionDelay = try deletionDelay(settings)
         let manager = try await OzoneManager.open(
             directory: settings.required("om.directory"), reactor: reactor,
             blocks: SCMBlockAllocator(scm), options: options,

@@ -23,6 +23,10 @@ struct Setting: Sendable {
             key: "om.cache-bytes", kind: .number, fallback: "67108864",
             help: "memory for records that are looked up often, beside the database's pages"),
         Setting(
+            key: "om.deletion-delay-ms", kind: .number, fallback: "60000",
+            help: "how long the bytes of a deleted or replaced key stay; readers under way renew "
+                + "it, however slow they are, and have 24 hours. Below 10000 only for tests"),
+        Setting(
             key: "om.reactors", kind: .number, fallback: "0",
             help: "threads that OM's connections and its log run on; 0: one for each four cores"),
         Setting(

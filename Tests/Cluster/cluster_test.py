@@ -389,6 +389,80 @@ class Run:
         assert result.returncode == 1 and "codec-data-parity-cell" in result.stderr, result
         assert cluster.apus("key", "nonsense", check=False).returncode == 2
 
+    def test_13_a_slow_reader_finishes_whatever_becomes_of_its_key(self):
+        grace = 3
+        cluster = Cluster(options=("--set", f"om.deletion-delay-ms={grace * 1000}"))
+        try:
+            cluster.start()
+            client = cluster.client(max_pool_connections=20)
+            client.create_bucket(Bucket="held")
+            content = {name: random.Random(name).randbytes(64 << 20)
+                       for name in ("deleted", "replaced", "range", "left")}
+            for name, body in content.items():
+                client.put_object(Bucket="held", Key=name, Body=body)
+            full = used(cluster)
+            found = {}
+
+            def read(name, first, **options):
+                body = client.get_object(Bucket="held", Key=name, **options)["Body"]
+                pieces = [body.read(1 << 20)]
+                first.set()
+                # As long as six graces, little by little.
+                for _ in range(30):
+                    time.sleep(6 * grace / 30)
+                    pieces.append(body.read(1 << 20))
+                pieces.append(body.read())
+                found[name] = b"".join(pieces)
+
+            begun = {name: threading.Event() for name in ("deleted", "replaced", "range")}
+            readers = [threading.Thread(target=read, args=("deleted", begun["deleted"])),
+                       threading.Thread(target=read, args=("replaced", begun["replaced"])),
+                       threading.Thread(target=read, args=("range", begun["range"]),
+                                        kwargs={"Range": "bytes=1000000-"})]
+            for reader in readers:
+                reader.start()
+            for event in begun.values():
+                assert event.wait(60)
+            # This reader goes away without having read what it asked for.
+            left = client.get_object(Bucket="held", Key="left")["Body"]
+            left.read(1 << 20)
+            for name in ("deleted", "range", "left"):
+                client.delete_object(Bucket="held", Key=name)
+            client.put_object(Bucket="held", Key="replaced", Body=b"new")
+            assert client.get_object(Bucket="held", Key="replaced")["Body"].read() == b"new"
+            time.sleep(2 * grace)
+            left.close()
+            # Nobody reads this one any more: its space comes back while the others are read.
+            wait_until(lambda: used(cluster) < full - (90 << 20), 6 * grace)
+            assert any(reader.is_alive() for reader in readers), "the readers were too fast"
+            for reader in readers:
+                reader.join(120)
+            for name, skipped in [("deleted", 0), ("replaced", 0), ("range", 1000000)]:
+                assert found.get(name) == content[name][skipped:], (
+                    name, len(found.get(name, b"")))
+            # All of it comes back in the end.
+            wait_until(lambda: used(cluster) < full - (400 << 20), 60)
+        finally:
+            cluster.destroy()
+
+
+def used(cluster):
+    """Bytes that the datanodes' files take on their disks."""
+    total = 0
+    for path in pathlib.Path(cluster.dir).glob("dn*/volume*/**/*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            pass
+    return total
+
+
+def wait_until(holds, seconds):
+    end = time.time() + seconds
+    while not holds():
+        assert time.time() < end, "it did not come about"
+        time.sleep(0.2)
+
 
 def main():
     run = Run()

@@ -214,6 +214,13 @@ final class Bench {
         try run(.abortOpen(request))
     }
 
+    /// The blocks that wait for SCM, in the order in which they were discarded.
+    func discardedBlocks() throws(StoreError) -> [BlockID] {
+        let page = reads.discarded(from: [], through: .max, limit: .max, blocks: .max)
+        if let (_, error) = page.unreadable.first { throw error }
+        return page.records.flatMap(\.blocks)
+    }
+
     /// All blocks that the tables hold, wherever they stand.
     func heldBlocks() throws -> [BlockID] {
         var held: [BlockID] = []

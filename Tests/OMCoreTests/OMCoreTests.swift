@@ -221,10 +221,10 @@ struct KeysTests {
         #expect(try bench.reads.key(path, user: "ann") == key)
         #expect(key.groups.map(\.block) == [blocks[0], add.block])
         // The block that was not used is gone.
-        var deleted = try bench.reads.deletedBlocks(before: .max, limit: 100).blocks
+        var deleted = try bench.discardedBlocks()
         #expect(deleted == [BlockID(blocks[1])])
         try bench.put(path, user: "ann", etag: "e2")
-        deleted = try bench.reads.deletedBlocks(before: .max, limit: 100).blocks
+        deleted = try bench.discardedBlocks()
         #expect(deleted == [blocks[1], blocks[0], add.block].map { BlockID($0) })
         #expect(try bench.reads.key(path, user: "ann").etag == "e2")
     }
@@ -236,7 +236,7 @@ struct KeysTests {
         let key = try bench.commit(id, [(blocks[0], 0)], etag: "e", user: "ann")
         #expect(key.length == 0 && key.groups.isEmpty)
         #expect(
-            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks == [BlockID(blocks[0])])
+            try bench.discardedBlocks() == [BlockID(blocks[0])])
     }
 
     @Test("a commit with a foreign, repeated or overfull block is refused and changes nothing")
@@ -310,7 +310,7 @@ struct KeysTests {
         try bench.abort(one.id, user: "ann")
         #expect(try bench.reads.key(path, user: "ann").etag == "two")
         #expect(
-            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks
+            try bench.discardedBlocks()
                 == [BlockID(one.blocks[0])])
     }
 
@@ -370,7 +370,7 @@ struct KeysTests {
         try bench.abort(ids[2], user: "ann")
         #expect(code { () throws(StoreError) in try commit(2, "z") } == .conflict)
         #expect(
-            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks
+            try bench.discardedBlocks()
                 == [BlockID(command.blocks[2])])
     }
 
@@ -391,7 +391,7 @@ struct KeysTests {
         expire.before = .max
         _ = try bench.run(.expireOpens(expire))
         #expect(
-            try bench.reads.deletedBlocks(before: .max, limit: 9).blocks
+            try bench.discardedBlocks()
                 == command.blocks.map { BlockID($0) })
         command.blocks = (0...OMLimits.reservedKeys).map { _ in bench.newBlock() }
         #expect(
@@ -472,8 +472,8 @@ struct KeysTests {
 
         let held = try bench.heldBlocks()
         #expect(held.count == 4, "two of the old key, one part, one of the young key")
-        let deleted = try bench.reads.deletedBlocks(before: .max, limit: 10)
-        #expect(deleted.blocks.count == 3)
+        let deleted = bench.reads.discarded(from: [], through: .max, limit: 10, blocks: 10)
+        #expect(deleted.records.flatMap(\.blocks).count == 3 && deleted.isAtEnd)
         #expect(
             code { () throws(StoreError) in
                 try bench.commit(old.id, [(old.blocks[0], 1)], etag: "e", user: "ann")
@@ -482,10 +482,9 @@ struct KeysTests {
         try bench.abortUpload(path, youngUpload, user: "ann")
 
         var purge = OMPurgeDeletedCommand()
-        purge.keys = deleted.keys.map { .octets($0) }
+        purge.keys = deleted.records.map { .octets($0.key) }
         try bench.run(.purgeDeleted(purge))
-        #expect(try bench.reads.deletedBlocks(before: .max, limit: 10).keys.isEmpty)
-        #expect(try bench.reads.deletedBlocks(before: 0, limit: 10).keys.isEmpty)
+        #expect(try bench.discardedBlocks() == [])
     }
 
     @Test("bytes that are no command are refused, and not passed over")
@@ -523,7 +522,7 @@ struct UploadsTests {
         #expect(key.parts.map(\.number) == [1, 2])
         #expect(key.groups.map(\.length) == [minimum, 9])
         #expect(try bench.reads.key(path, user: "ann") == key)
-        #expect(try bench.reads.deletedBlocks(before: .max, limit: 9).blocks.count == 2)
+        #expect(try bench.discardedBlocks().count == 2)
         #expect(try bench.heldBlocks().count == 4)
         // Asked again after the answer was lost: the same; with another ETag: gone.
         #expect(
@@ -612,6 +611,6 @@ struct UploadsTests {
                 try bench.commit(open.id, [(open.blocks[0], 1)], etag: "b", user: "ann")
             } == .noSuchUpload)
         try bench.abort(open.id, user: "ann")
-        #expect(try bench.reads.deletedBlocks(before: .max, limit: 9).blocks.count == 2)
+        #expect(try bench.discardedBlocks().count == 2)
     }
 }

@@ -11,6 +11,10 @@ final class FakeBlocks: BlockAllocator {
         var allocations: [Int] = []
         var locates = 0
         var deleted: [BlockID] = []
+        /// Sizes of the requests that brought them.
+        var deletions: [Int] = []
+        /// Blocks that a request fails with, wherever it is asked.
+        var refused: Set<BlockID> = []
         var failure: StoreError?
         var closings: [ContainerID] = []
     }
@@ -70,9 +74,14 @@ final class FakeBlocks: BlockAllocator {
     }
 
     func delete(_ blocks: [BlockID]) async throws(StoreError) {
-        let failure = state.withLock { state in
-            if state.failure == nil { state.deleted += blocks }
-            return state.failure
+        let failure = state.withLock { state -> StoreError? in
+            if let failure = state.failure { return failure }
+            if let bad = blocks.first(where: state.refused.contains) {
+                return StoreError(.invalidArgument, "block \(bad) is none")
+            }
+            state.deleted += blocks
+            state.deletions.append(blocks.count)
+            return nil
         }
         if let failure { throw failure }
     }

@@ -1,9 +1,11 @@
 import Client
 import Logging
 import Model
+import OMCore
 import RaftDriver
 import RaftLog
 import Reactor
+import SwiftProtobuf
 import Synchronization
 import Testing
 import Wire
@@ -22,6 +24,10 @@ struct DirectCaller: OMCaller {
 /// A clock that stands still until it is moved.
 final class TestClock: Sendable {
     private let milliseconds = Atomic<Int64>(1_700_000_000_000)
+    /// Since some moment, as a clock that nobody sets.
+    var uptime: UInt64 {
+        UInt64(milliseconds.load(ordering: .relaxed) - 1_600_000_000_000) * 1_000_000
+    }
     var now: Timestamp { Timestamp(milliseconds: milliseconds.load(ordering: .relaxed)) }
     func advance(_ duration: Duration) {
         milliseconds.wrappingAdd(
@@ -51,7 +57,7 @@ private struct Setup {
         let clock = clock
         let manager = try await OzoneManager.open(
             directory: directory + "/om", reactor: reactor, blocks: blocks, options: options,
-            clock: { clock.now }, generator: SplitMix64(state: 5),
+            clock: { clock.now }, uptime: { clock.uptime }, generator: SplitMix64(state: 5),
             logger: Logger(label: "om-test"))
         return (manager, OMClient(DirectCaller(manager: manager)))
     }
@@ -359,6 +365,7 @@ struct OzoneManagerTests {
             try await manager.expire()
             setup.clock.advance(.seconds(25 * 3600))
             try await manager.expire()
+            while try await manager.deleteBlocks() {}
             setup.clock.advance(.seconds(61))
             while try await manager.deleteBlocks() {}
             #expect(setup.blocks.with { $0.deleted } == [first, second, open.groups[0].blockID])
@@ -387,11 +394,13 @@ struct OzoneManagerTests {
             }
             setup.clock.advance(.seconds(1700))
             try await manager.expire()
+            while try await manager.deleteBlocks() {}
             setup.clock.advance(.seconds(61))
             while try await manager.deleteBlocks() {}
             #expect(setup.blocks.with { $0.deleted.isEmpty }, "a body may still be coming")
             setup.clock.advance(.seconds(100))
             try await manager.expire()
+            while try await manager.deleteBlocks() {}
             setup.clock.advance(.seconds(61))
             while try await manager.deleteBlocks() {}
             #expect(setup.blocks.with { Set($0.deleted).count } == 300)
@@ -399,6 +408,168 @@ struct OzoneManagerTests {
             var written = open.groups[0]
             written.length = 1
             _ = try await client.commit(open, groups: [written], KeyCommit(etag: "e"))
+        }
+    }
+
+    @Test("blocks that are being read stay until their readers have gone, and keep no others")
+    func heldBlocks() async throws {
+        try await withManager { setup, manager, client in
+            let slow = try await put(client, "slow").blockGroups[0].blockID
+            let held = try await put(client, "k", etag: "1").blockGroups[0].blockID
+            let free = try await put(client, "k", etag: "2").blockGroups[0].blockID
+            #expect(try await client.holdBlocks([slow, held]) == .seconds(60))
+            _ = try await client.deleteKey(try path("k"), condition: .none, user: "ann")
+            #expect(try await manager.deleteBlocks() == false)
+            for _ in 0..<30 {
+                setup.clock.advance(.seconds(20))
+                _ = try await client.holdBlocks([held])
+                while try await manager.deleteBlocks() {}
+            }
+            #expect(setup.blocks.with { $0.deleted } == [free], "nobody reads the other one")
+            // Its reader is gone: a grace later it goes, and with it its record.
+            for _ in 0..<6 {
+                setup.clock.advance(.seconds(20))
+                while try await manager.deleteBlocks() {}
+            }
+            #expect(setup.blocks.with { $0.deleted } == [free, held])
+            // However long it is read, it goes in the end.
+            _ = try await client.deleteKey(try path("slow"), condition: .none, user: "ann")
+            #expect(try await manager.deleteBlocks() == false)
+            for _ in 0..<24 {
+                setup.clock.advance(.seconds(3600))
+                _ = try await client.holdBlocks([slow])
+                while try await manager.deleteBlocks() {}
+            }
+            #expect(setup.blocks.with { $0.deleted.count } == 2)
+            setup.clock.advance(.seconds(3600))
+            _ = try await client.holdBlocks([slow])
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == [free, held, slow])
+            let many = (0...4096).map { BlockID(containerID: ContainerID(1), localID: $0) }
+            #expect(await code { try await client.holdBlocks(many) } == .invalidArgument)
+        }
+    }
+
+    @Test("after a start nothing is given away before readers could say that they are there")
+    func heldOverRestart() async throws {
+        try await withManager { setup, manager, client in
+            let block = try await put(client, "k").blockGroups[0].blockID
+            _ = try await client.deleteKey(try path("k"), condition: .none, user: "ann")
+            setup.clock.advance(.seconds(3600))
+            try await manager.close()
+            let (again, reopened) = try await setup.open()
+            while try await again.deleteBlocks() {}
+            setup.clock.advance(.seconds(59))
+            _ = try await reopened.holdBlocks([block])
+            while try await again.deleteBlocks() {}
+            setup.clock.advance(.seconds(2))
+            while try await again.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == [])
+            for _ in 0..<3 {
+                setup.clock.advance(.seconds(31))
+                while try await again.deleteBlocks() {}
+            }
+            #expect(setup.blocks.with { $0.deleted } == [block])
+            try await again.close()
+        }
+    }
+
+    @Test("neither a record of the future nor one that SCM refuses stands before others")
+    func nothingStandsBefore() async throws {
+        try await withManager { setup, manager, client in
+            var expected: [BlockID] = []
+            for number in 0..<20 {
+                // The clock is a year ahead for some, and is set right again.
+                let ahead = number == 3 ? Duration.seconds(365 * 86_400) : .zero
+                expected.append(try await put(client, "k\(number)").blockGroups[0].blockID)
+                let command = OMDeleteKeyRequest.with {
+                    $0.key = .with {
+                        $0.bucket = .with {
+                            $0.volume = "s3v"; $0.bucket = "lake"
+                        }
+                        $0.name = .octets(Array("k\(number)".utf8))
+                    }
+                    $0.user = "ann"
+                }
+                var body = OMCommand()
+                body.time = (setup.clock.now.milliseconds) + ahead.components.seconds * 1000
+                body.deleteKey = command
+                _ = try await manager.group.propose(body)
+            }
+            let bad = Set([expected[0], expected[7], expected[8]])
+            setup.blocks.with { $0.refused = bad }
+            while try await manager.deleteBlocks() {}
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted } == expected.filter { !bad.contains($0) })
+            // What was refused is tried again later.
+            setup.blocks.with { $0.refused = [expected[7]] }
+            setup.clock.advance(.seconds(31))
+            while try await manager.deleteBlocks() {}
+            #expect(
+                setup.blocks.with { Set($0.deleted) } == Set(expected).subtracting([expected[7]]))
+            // Those that SCM has taken are forgotten.
+            setup.blocks.with { $0.refused = [] }
+            setup.clock.advance(.seconds(31))
+            while try await manager.deleteBlocks() {}
+            #expect(setup.blocks.with { $0.deleted.count } == 20)
+        }
+    }
+
+    @Test("more blocks than one request takes are handed over in several, of an old record too")
+    func largeRecords() async throws {
+        try await withManager { setup, manager, client in
+            var open = OMOpenCommand()
+            open.key = .with {
+                $0.bucket = .with {
+                    $0.volume = "s3v"; $0.bucket = "lake"
+                }
+                $0.name = .octets(Array("large".utf8))
+            }
+            open.user = "ann"
+            open.replication = setup.replication.message
+            open.blocks = (0..<25_000 as Range<UInt64>).map { number in
+                BlockID(containerID: ContainerID(1 + number % 9), localID: number).message
+            }
+            guard case .open(let opened) = try await manager.answer(.open(open)) else {
+                Issue.record("a key was not opened")
+                return
+            }
+            _ = try await manager.answer(
+                .abortOpen(
+                    .with {
+                        $0.openID = opened.openID; $0.user = "ann"
+                    }))
+            while try await manager.deleteBlocks() {}
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            let (deleted, sizes) = setup.blocks.with { ($0.deleted, $0.deletions) }
+            #expect(deleted == open.blocks.map { BlockID($0) })
+            #expect(sizes.max() ?? .max <= 5000 && sizes.count >= 5)
+        }
+    }
+
+    @Test("the head and the end of a key come without the rest of it, and are of one version")
+    func selections() async throws {
+        try await withManager { setup, _, client in
+            let size = setup.replication.blockGroupSize
+            let written = try await put(client, "k", length: 5 * size + 7, etag: "v1")
+            #expect(written.blockGroups.count == 6)
+            let key = try path("k")
+            let head = try await client.key(key, .head, user: "ann")
+            #expect(head.length == written.length && head.blockGroups.isEmpty)
+            let footer = try await client.key(key, .suffix(8), user: "ann")
+            #expect(footer.blockGroups == Array(written.blockGroups.suffix(2)))
+            #expect(footer.groupsOffset == 4 * size && footer.etag == "v1")
+            let middle = try await client.key(
+                key, .range(from: 2 * size, to: 3 * size), user: "ann")
+            #expect(middle.blockGroups == [written.blockGroups[2]])
+            #expect(middle.groupsOffset == 2 * size)
+            let whole = try await client.key(key, .bytes, user: "ann")
+            #expect(whole == written)
+            #expect(try await client.key(key, .range(from: 0, to: 0), user: "ann") == head)
+            let part = try await client.key(key, .part(1), user: "ann")
+            #expect(part.blockGroups == written.blockGroups && part.selectedPart == nil)
         }
     }
 

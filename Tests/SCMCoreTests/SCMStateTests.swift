@@ -26,7 +26,7 @@ private struct Rig {
     var now: UInt64 = second
 
     init(nodes: Int, racks: Int = 1, options: SCMState.Options = .init()) throws {
-        state = SCMState(options: options, reading: tables)
+        state = try SCMState(options: options, reading: tables)
         for number in 0..<nodes {
             var command = SCMCommand()
             command.node.address = Self.address(number, racks: racks).message
@@ -92,7 +92,7 @@ struct SCMStateTests {
         }
         // A restart must not give a number out again.
         var again = rig
-        again.state = SCMState(options: .init(), reading: rig.tables)
+        again.state = try SCMState(options: .init(), reading: rig.tables)
         for number in 0..<12 { again.beat(number) }
         again.state.updateSafeMode(at: again.now)
         for group in try again.allocate("rs-6-3-1024k", count: 50) {
@@ -180,7 +180,7 @@ struct SCMStateTests {
         #expect(rig.state.containers[id]?.state == .containerClosed)
         // The same is read back from the tables.
         #expect(
-            SCMState(options: .init(), reading: rig.tables).containers[id]?.state
+            try SCMState(options: .init(), reading: rig.tables).containers[id]?.state
                 == .containerClosed)
     }
 
@@ -200,7 +200,7 @@ struct SCMStateTests {
         rig.beat(4)
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerDeleted)
-        rig.state = SCMState(options: .init(), reading: rig.tables)
+        rig.state = try SCMState(options: .init(), reading: rig.tables)
         rig.beat(0)
         #expect(rig.state.safeModeReason(at: rig.now) == nil)
     }
@@ -233,7 +233,7 @@ struct SCMStateTests {
             rig.run(done)
             let more = rig.state.commands(for: Rig.address(number).id, at: rig.now)
             #expect(more.isEmpty)
-            rig.state = SCMState(options: .init(), reading: rig.tables)
+            rig.state = try SCMState(options: .init(), reading: rig.tables)
         }
         #expect(rig.tables.dump(SCMTable.deletions).isEmpty)
     }
@@ -246,7 +246,7 @@ struct SCMStateTests {
         command.containerState.id = id.rawValue
         command.containerState.state = .containerClosed
         rig.run(command)
-        rig.state = SCMState(options: .init(), reading: rig.tables)
+        rig.state = try SCMState(options: .init(), reading: rig.tables)
         #expect(throws: StoreError.self) { try rig.allocate("rs-3-2-1024k") }
         #expect(rig.state.places(of: id, at: rig.now)?.contains(nil) == false)
         var replica = SCMReplicaReport()
@@ -283,7 +283,7 @@ struct SCMStateTests {
         #expect(rig.state.containers[id]?.state == .containerClosed)
         #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
         // The same after a restart: four replicas and four empty ones are enough for six.
-        rig.state = SCMState(options: .init(), reading: rig.tables)
+        rig.state = try SCMState(options: .init(), reading: rig.tables)
         #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
         for number in 0..<9 {
             let node = Rig.address(number).id
@@ -363,7 +363,7 @@ struct SCMStateTests {
         let told = rig.state.commands(for: Rig.address(1).id, at: rig.now)
         #expect(told.map(\.deleteContainer) == [id.rawValue])
         // The same after a restart, from the tables.
-        rig.state = SCMState(options: .init(), reading: rig.tables)
+        rig.state = try SCMState(options: .init(), reading: rig.tables)
         beat(0..<5)
         rig.state.leaveSafeMode()
         #expect(rig.state.containers[id]?.state == .containerDeleting)
@@ -422,6 +422,40 @@ struct SCMStateTests {
         }
         let fresh = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
         #expect(!failed.contains(fresh))
+    }
+
+    @Test("a row that cannot be read keeps SCM from starting, with its table and key")
+    func unreadableRows() throws {
+        let rows: [(MetadataTable, [UInt8], [UInt8], String)] = [
+            (SCMTable.containers, SCMTable.key(1), [0xFF], "table 65 at key 0000000000000001"),
+            (SCMTable.containers, SCMTable.key(1), [], "table 65 at key 0000000000000001"),
+            (SCMTable.containers, [1], [0xFF], "table 65 at key 01"),
+            (SCMTable.deletions, SCMTable.key(258), [0xFF], "table 66 at key 0000000000000102"),
+            (SCMTable.deletions, [7, 7], [], "table 66 at key 0707"),
+            (SCMTable.nodes, SCMTable.key(3), [0xFF], "table 67 at key 0000000000000003"),
+            (SCMTable.nodes, SCMTable.key(3), [], "table 67 at key 0000000000000003"),
+            (SCMTable.values, SCMTable.clusterKey, [0xFF], "table 64 at key 636c7573746572"),
+            (SCMTable.values, SCMTable.localIDKey, [1, 2], "table 64 at key 6c6f63616c"),
+        ]
+        for (table, key, row, place) in rows {
+            var rig = try Rig(nodes: 5)
+            let container = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+            #expect(container.rawValue == 1)
+            rig.tables.put(table, key, row)
+            let error = #expect(throws: StoreError.self) {
+                try SCMState(options: .init(), reading: rig.tables)
+            }
+            #expect(error?.code == .corrupt)
+            #expect(error?.message.contains(place) == true, "\(error?.message ?? "")")
+        }
+        // A row that belongs to another container counts its number wrongly.
+        var rig = try Rig(nodes: 5)
+        _ = try rig.allocate("rs-3-2-1024k")
+        let row = try #require(rig.tables.get(SCMTable.containers, SCMTable.key(1)))
+        rig.tables.put(SCMTable.containers, SCMTable.key(9), row)
+        #expect(throws: StoreError.self) {
+            try SCMState(options: .init(), reading: rig.tables)
+        }
     }
 
     @Test("an unknown datanode is told to register")

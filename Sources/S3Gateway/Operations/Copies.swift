@@ -104,7 +104,7 @@ extension S3Service {
         let request = call.request
         let source = try await copySource(call)
         var range = 0..<source.length
-        if let header = request.header("x-amz-copy-source-range") {
+        if let header = request.header(Self.copyRange) {
             guard case .from(let first, through: let last?) = ByteRange(header) else {
                 throw S3Error.invalidArgument(
                     "x-amz-copy-source-range", header,
@@ -134,6 +134,8 @@ extension S3Service {
         }
     }
 
+    private static var copyRange: String { "x-amz-copy-source-range" }
+
     /// The source of a copy, if it may be read and its conditions hold.
     private func copySource(_ call: Call) async throws -> KeyInfo {
         let request = call.request
@@ -142,7 +144,9 @@ extension S3Service {
             let bucket = try await store.bucket(source.key.bucket, user: call.user)
             guard bucket.ownerCanonicalID == expected else { throw S3Error(.accessDenied) }
         }
-        let info = try await store.key(source.key, user: call.user)
+        let range = call.operation == .uploadPartCopy ? request.header(Self.copyRange) : nil
+        let selection = range.flatMap { ByteRange($0) }?.selection ?? .bytes
+        let info = try await store.key(source.key, selection, user: call.user)
         let conditions = ReadConditions(request, prefix: "x-amz-copy-source-")
         guard conditions.evaluate(etag: info.etag, modified: info.modified) == .proceed else {
             throw S3Error(.preconditionFailed)

@@ -68,20 +68,20 @@ struct ObjectAnswer: Equatable {
     }
 
     private mutating func select(part number: Int, _ info: KeyInfo) throws(S3Error) {
-        guard !info.parts.isEmpty else {
+        guard let selected = info.selectedPart else {
             guard number == 1 else { throw Self.noSuchPart(number, of: 1) }
             checksum = info.checksum
             if info.length > 0 { partial(range, of: info.length) }
             return
         }
-        guard number <= info.parts.count else {
-            throw Self.noSuchPart(number, of: info.parts.count)
+        guard let part = selected.info else {
+            throw Self.noSuchPart(number, of: selected.count)
         }
-        let start = info.parts[..<(number - 1)].reduce(0) { $0 + $1.length }
-        let part = info.parts[number - 1]
-        partsCount = info.parts.count
+        partsCount = selected.count
         checksum = part.checksum
-        if info.length > 0 { partial(start..<start + part.length, of: info.length) }
+        if info.length > 0 {
+            partial(selected.offset..<selected.offset + part.length, of: info.length)
+        }
     }
 
     private mutating func partial(_ found: Range<Int>, of length: Int) {
@@ -99,14 +99,43 @@ struct ObjectAnswer: Equatable {
     }
 }
 
+extension KeySelection {
+    /// What a GET or HEAD needs of a key, as far as its request tells it alone; more only where
+    /// the key decides what is read.
+    init(_ request: S3Request, readsBytes: Bool) {
+        if request.hasQuery("partNumber") {
+            self = request.query("partNumber").flatMap { Int($0) }.map { .part($0) } ?? .head
+            return
+        }
+        guard readsBytes else {
+            self = .head
+            return
+        }
+        // Whether the range counts that comes with If-Range, the key decides.
+        let range = request.header("if-range") == nil ? request.header("range") : nil
+        self = range.flatMap { ByteRange($0) }?.selection ?? .bytes
+    }
+}
+
+extension ByteRange {
+    /// The block groups that hold it.
+    var selection: KeySelection {
+        switch self {
+        case .from(let first, let last):
+            .range(from: first, to: last.flatMap { $0 == Int.max ? nil : $0 + 1 })
+        case .last(let count): .suffix(count)
+        }
+    }
+}
+
 extension S3Service {
     func headObject(_ call: Call) async throws {
-        let (info, answer) = try await locate(call)
+        let (info, answer) = try await locate(call, readsBytes: false)
         try await call.respond(objectHead(call, info, answer))
     }
 
     func getObject(_ call: Call) async throws {
-        let (info, answer) = try await locate(call)
+        let (info, answer) = try await locate(call, readsBytes: true)
         let head = objectHead(call, info, answer)
         guard !answer.range.isEmpty else {
             try await call.respond(head)
@@ -144,9 +173,13 @@ extension S3Service {
         }
     }
 
-    private func locate(_ call: Call) async throws -> (KeyInfo, ObjectAnswer) {
+    /// One look-up: what is read is of the version that the head tells of.
+    private func locate(
+        _ call: Call, readsBytes: Bool
+    ) async throws -> (KeyInfo, ObjectAnswer) {
         try call.checkVersion()
-        let info = try await store.key(call.key, user: call.user)
+        let selection = KeySelection(call.request, readsBytes: readsBytes)
+        let info = try await store.key(call.key, selection, user: call.user)
         return (info, try ObjectAnswer(call.request, info))
     }
 

@@ -86,10 +86,11 @@ extension S3Service {
         let encoding = try ListEncoding(request)
         let asked = try request.queryInt("max-keys", in: 0...Int(Int32.max))
         let maxKeys = min(asked ?? KeyList.pageLimit, KeyList.pageLimit)
-        let query = ListQuery(
+        var query = ListQuery(
             prefix: request.queryBytes("prefix") ?? [],
             delimiter: request.queryBytes("delimiter") ?? [], startAfter: startAfter,
             limit: maxKeys)
+        query.wantsAttributes = false
         for (name, bytes) in [("prefix", query.prefix), ("delimiter", query.delimiter)]
         where bytes.count > KeyName.maximumLength {
             throw S3Error.invalidArgument(

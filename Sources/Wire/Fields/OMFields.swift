@@ -78,6 +78,30 @@ extension OMChecksum: FieldReadable, FieldWritable {
     }
 }
 
+extension OMPart: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: number = fields.number32()
+            case 0x10: length = fields.varint()
+            case 0x1A: etag = fields.text()
+            case 0x20: modified = Int64(bitPattern: fields.varint())
+            case 0x2A: fields.message(into: &checksum)
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, UInt64(number))
+        fields.number(2, length)
+        fields.text(3, etag)
+        fields.number(4, UInt64(bitPattern: modified))
+        if hasChecksum { fields.message(5, checksum) }
+    }
+}
+
 extension OMCondition: FieldReadable, FieldWritable {
     public mutating func read(_ fields: inout FieldReader) {
         while let tag = fields.next() {
@@ -120,6 +144,7 @@ extension OMLookupKeyRequest: FieldReadable, FieldWritable {
         if hasKey { fields.message(1, key) }
         fields.text(2, user)
         fields.number(3, refresh ? 1 : 0)
+        if hasSelection { fields.message(4, selection) }
     }
 
     public mutating func read(_ fields: inout FieldReader) {
@@ -128,9 +153,38 @@ extension OMLookupKeyRequest: FieldReadable, FieldWritable {
             case 0x0A: fields.message(into: &key)
             case 0x12: user = fields.text()
             case 0x18: refresh = fields.varint() != 0
+            case 0x22: fields.message(into: &selection)
             default: fields.refuse()
             }
         }
+    }
+}
+
+extension OMKeySelection: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08:
+                guard let known = Kind(rawValue: fields.enumeration()) else {
+                    return fields.refuse()
+                }
+                kind = known
+            case 0x10: start = fields.varint()
+            case 0x18: end = fields.varint()
+            case 0x20: count = fields.varint()
+            case 0x28: part = fields.number32()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, UInt64(truncatingIfNeeded: kind.rawValue))
+        fields.number(2, start)
+        fields.number(3, end)
+        fields.number(4, count)
+        fields.number(5, UInt64(part))
     }
 }
 
@@ -189,7 +243,7 @@ extension OMKey: FieldReadable, FieldWritable {
             case 0x32: fields.message(into: &attributes)
             case 0x3A: fields.message(into: &checksum)
             case 0x42: groups.append(fields.message())
-            // Parts of an upload: rare, and left to the generated code.
+            case 0x4A: parts.append(fields.message())
             default: fields.refuse()
             }
         }
@@ -205,8 +259,7 @@ extension OMKey: FieldReadable, FieldWritable {
         if hasAttributes { fields.message(6, attributes) }
         if hasChecksum { fields.message(7, checksum) }
         for group in groups { fields.message(8, group) }
-        // Parts of an upload: rare, and left to the generated code.
-        if !parts.isEmpty { fields.refuse() }
+        for part in parts { fields.message(9, part) }
     }
 }
 
@@ -215,6 +268,7 @@ extension OMKeyResponse: FieldReadable, FieldWritable {
         while let tag = fields.next() {
             switch tag {
             case 0x0A: fields.message(into: &key)
+            case 0x12: excerpt.append(fields.message())
             default: fields.refuse()
             }
         }
@@ -223,5 +277,26 @@ extension OMKeyResponse: FieldReadable, FieldWritable {
     public func write(_ fields: inout FieldWriter) {
         fields.check(unknownFields)
         if hasKey { fields.message(1, key) }
+        for excerpt in excerpt { fields.message(2, excerpt) }
+    }
+}
+
+extension OMKeyExcerpt: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: groupsOffset = fields.varint()
+            case 0x10: partsCount = fields.number32()
+            case 0x18: partOffset = fields.varint()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, groupsOffset)
+        fields.number(2, UInt64(partsCount))
+        fields.number(3, partOffset)
     }
 }

@@ -1,3 +1,4 @@
+import Model
 import SwiftProtobuf
 
 // Messages of om_store.proto by hand: the records of a key, and the commands that make it.
@@ -22,12 +23,12 @@ extension OMStoredBlock: FieldReadable, FieldWritable {
     }
 }
 
-/// Those without parts.
 extension OMKeyLayout: FieldReadable, FieldWritable {
     public mutating func read(_ fields: inout FieldReader) {
         while let tag = fields.next() {
             switch tag {
             case 0x0A: blocks.append(fields.message())
+            case 0x12: parts.append(fields.message())
             default: fields.refuse()
             }
         }
@@ -36,7 +37,7 @@ extension OMKeyLayout: FieldReadable, FieldWritable {
     public func write(_ fields: inout FieldWriter) {
         fields.check(unknownFields)
         for block in blocks { fields.message(1, block) }
-        if !parts.isEmpty { fields.refuse() }
+        for part in parts { fields.message(2, part) }
     }
 }
 
@@ -72,6 +73,34 @@ extension OMKeyRecord: FieldReadable, FieldWritable {
     }
 }
 
+extension OMKeyRecord {
+    /// What a listing shows of the record in `bytes`: all but its layout and where it came from,
+    /// and its attributes only if they are wanted, which the generated parser reads.
+    public init(head bytes: [UInt8], attributes isWanted: Bool) throws(StoreError) {
+        self.init()
+        let isRead = bytes.withUnsafeBytes { bytes in
+            var fields = FieldReader(bytes)
+            while let tag = fields.next() {
+                switch tag {
+                case 0x08: length = fields.varint()
+                case 0x12: etag = fields.text()
+                case 0x18: modified = Int64(bitPattern: fields.varint())
+                case 0x22: fields.message(into: &replication)
+                case 0x2A where isWanted: fields.message(into: &attributes)
+                case 0x2A, 0x3A, 0x4A: _ = fields.counted()
+                case 0x32: fields.message(into: &checksum)
+                case 0x40: _ = fields.varint()
+                default: fields.refuse()
+                }
+            }
+            return fields.isComplete
+        }
+        if isRead { return }
+        self = try Self(generatedParsing: bytes)
+        if !isWanted { clearAttributes() }
+    }
+}
+
 extension OMOpenRecord: FieldReadable, FieldWritable {
     public mutating func read(_ fields: inout FieldReader) {
         while let tag = fields.next() {
@@ -99,6 +128,24 @@ extension OMOpenRecord: FieldReadable, FieldWritable {
         for block in blocks { fields.message(6, block) }
         if hasUpload { fields.message(7, upload) }
         fields.number(8, UInt64(part))
+    }
+}
+
+extension OMDeletedRecord: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: deleted = Int64(bitPattern: fields.varint())
+            case 0x12: blocks.append(fields.message())
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, UInt64(bitPattern: deleted))
+        for block in blocks { fields.message(2, block) }
     }
 }
 

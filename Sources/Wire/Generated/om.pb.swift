@@ -591,6 +591,11 @@ public nonisolated struct OMListKeysRequest: Sendable {
 
   public var user: String = String()
 
+  /// What the caller does not look at.
+  public var withoutAttributes: Bool = false
+
+  public var withoutChecksums: Bool = false
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -624,6 +629,85 @@ public nonisolated struct OMListKeysResponse: Sendable {
   fileprivate var _next: Data? = nil
 }
 
+/// What of a key its reader wants: the groups that hold these bytes come with the key.
+public nonisolated struct OMKeySelection: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var kind: OMKeySelection.Kind = .all
+
+  public var start: UInt64 = 0
+
+  /// 0: the end of the key.
+  public var end: UInt64 = 0
+
+  public var count: UInt64 = 0
+
+  public var part: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated enum Kind: SwiftProtobuf.Enum, Swift.CaseIterable {
+    public typealias RawValue = Int
+
+    /// All groups and all parts.
+    case all // = 0
+
+    /// Neither groups nor parts.
+    case head // = 1
+
+    /// The bytes from `start` up to `end`.
+    case range // = 2
+
+    /// The last `count` bytes.
+    case suffix // = 3
+
+    /// Part number `part`: it alone, and its bytes. Of a key that was not uploaded in parts, number 1
+    /// is all of its bytes.
+    case part // = 4
+    case UNRECOGNIZED(Int)
+
+    public init() {
+      self = .all
+    }
+
+    public init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .all
+      case 1: self = .head
+      case 2: self = .range
+      case 3: self = .suffix
+      case 4: self = .part
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    public var rawValue: Int {
+      switch self {
+      case .all: return 0
+      case .head: return 1
+      case .range: return 2
+      case .suffix: return 3
+      case .part: return 4
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    public static let allCases: [OMKeySelection.Kind] = [
+      .all,
+      .head,
+      .range,
+      .suffix,
+      .part,
+    ]
+
+  }
+
+  public init() {}
+}
+
 public nonisolated struct OMLookupKeyRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -643,11 +727,22 @@ public nonisolated struct OMLookupKeyRequest: Sendable {
   /// Asks SCM again where the containers are, for a reader that found a place stale.
   public var refresh: Bool = false
 
+  /// Without one: ALL.
+  public var selection: OMKeySelection {
+    get {_selection ?? OMKeySelection()}
+    set {_selection = newValue}
+  }
+  /// Returns true if `selection` has been explicitly set.
+  public var hasSelection: Bool {self._selection != nil}
+  /// Clears the value of `selection`. Subsequent reads from it will return its default value.
+  public mutating func clearSelection() {self._selection = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _key: OMKeyPath? = nil
+  fileprivate var _selection: OMKeySelection? = nil
 }
 
 public nonisolated struct OMKeyResponse: Sendable {
@@ -664,11 +759,60 @@ public nonisolated struct OMKeyResponse: Sendable {
   /// Clears the value of `key`. Subsequent reads from it will return its default value.
   public mutating func clearKey() {self._key = nil}
 
+  /// Of a look-up that asked for some of the key, at most one. Repeated, as one that is optional
+  /// would have the generated code keep all of this on the heap.
+  public var excerpt: [OMKeyExcerpt] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _key: OMKey? = nil
+}
+
+public nonisolated struct OMKeyExcerpt: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Where in the key the first of its groups begins.
+  public var groupsOffset: UInt64 = 0
+
+  /// If a part was asked for of a key that was uploaded in parts: how many it has, and where the
+  /// one begins that comes with the key. None comes if there is none of that number.
+  public var partsCount: UInt32 = 0
+
+  public var partOffset: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Blocks that are being read. One that is discarded meanwhile is not handed to SCM before so long
+/// after the last request that named it. Without blocks: asks for that time alone.
+public nonisolated struct OMHoldBlocksRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var blocks: [WireBlock] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct OMHoldBlocksResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var graceMilliseconds: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
 }
 
 public nonisolated struct OMOpenKeyRequest: Sendable {
@@ -2407,7 +2551,7 @@ nonisolated extension OMKeyPath: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
 
 nonisolated extension OMListKeysRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListKeysRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}prefix\0\u{1}delimiter\0\u{3}start_after\0\u{1}limit\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}prefix\0\u{1}delimiter\0\u{3}start_after\0\u{1}limit\0\u{1}user\0\u{3}without_attributes\0\u{3}without_checksums\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2421,6 +2565,8 @@ nonisolated extension OMListKeysRequest: SwiftProtobuf.Message, SwiftProtobuf._M
       case 4: try { try decoder.decodeSingularBytesField(value: &self.startAfter) }()
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
       case 6: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.withoutAttributes) }()
+      case 8: try { try decoder.decodeSingularBoolField(value: &self.withoutChecksums) }()
       default: break
       }
     }
@@ -2449,6 +2595,12 @@ nonisolated extension OMListKeysRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 6)
     }
+    if self.withoutAttributes != false {
+      try visitor.visitSingularBoolField(value: self.withoutAttributes, fieldNumber: 7)
+    }
+    if self.withoutChecksums != false {
+      try visitor.visitSingularBoolField(value: self.withoutChecksums, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2459,6 +2611,8 @@ nonisolated extension OMListKeysRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.startAfter != rhs.startAfter {return false}
     if lhs.limit != rhs.limit {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.withoutAttributes != rhs.withoutAttributes {return false}
+    if lhs.withoutChecksums != rhs.withoutChecksums {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2508,9 +2662,63 @@ nonisolated extension OMListKeysResponse: SwiftProtobuf.Message, SwiftProtobuf._
   }
 }
 
+nonisolated extension OMKeySelection: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".KeySelection"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{1}start\0\u{1}end\0\u{1}count\0\u{1}part\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularEnumField(value: &self.kind) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.start) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.end) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.part) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.kind != .all {
+      try visitor.visitSingularEnumField(value: self.kind, fieldNumber: 1)
+    }
+    if self.start != 0 {
+      try visitor.visitSingularUInt64Field(value: self.start, fieldNumber: 2)
+    }
+    if self.end != 0 {
+      try visitor.visitSingularUInt64Field(value: self.end, fieldNumber: 3)
+    }
+    if self.count != 0 {
+      try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 4)
+    }
+    if self.part != 0 {
+      try visitor.visitSingularUInt32Field(value: self.part, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMKeySelection, rhs: OMKeySelection) -> Bool {
+    if lhs.kind != rhs.kind {return false}
+    if lhs.start != rhs.start {return false}
+    if lhs.end != rhs.end {return false}
+    if lhs.count != rhs.count {return false}
+    if lhs.part != rhs.part {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMKeySelection.Kind: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0ALL\0\u{1}HEAD\0\u{1}RANGE\0\u{1}SUFFIX\0\u{1}PART\0")
+}
+
 nonisolated extension OMLookupKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".LookupKeyRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}user\0\u{1}refresh\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}user\0\u{1}refresh\0\u{1}selection\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2521,6 +2729,7 @@ nonisolated extension OMLookupKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 1: try { try decoder.decodeSingularMessageField(value: &self._key) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.user) }()
       case 3: try { try decoder.decodeSingularBoolField(value: &self.refresh) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._selection) }()
       default: break
       }
     }
@@ -2540,6 +2749,9 @@ nonisolated extension OMLookupKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if self.refresh != false {
       try visitor.visitSingularBoolField(value: self.refresh, fieldNumber: 3)
     }
+    try { if let v = self._selection {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2547,6 +2759,7 @@ nonisolated extension OMLookupKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs._key != rhs._key {return false}
     if lhs.user != rhs.user {return false}
     if lhs.refresh != rhs.refresh {return false}
+    if lhs._selection != rhs._selection {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2554,7 +2767,7 @@ nonisolated extension OMLookupKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension OMKeyResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".KeyResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}excerpt\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2563,6 +2776,7 @@ nonisolated extension OMKeyResponse: SwiftProtobuf.Message, SwiftProtobuf._Messa
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._key) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.excerpt) }()
       default: break
       }
     }
@@ -2576,11 +2790,115 @@ nonisolated extension OMKeyResponse: SwiftProtobuf.Message, SwiftProtobuf._Messa
     try { if let v = self._key {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
+    if !self.excerpt.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.excerpt, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMKeyResponse, rhs: OMKeyResponse) -> Bool {
     if lhs._key != rhs._key {return false}
+    if lhs.excerpt != rhs.excerpt {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMKeyExcerpt: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".KeyExcerpt"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}groups_offset\0\u{3}parts_count\0\u{3}part_offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.groupsOffset) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.partsCount) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.partOffset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.groupsOffset != 0 {
+      try visitor.visitSingularUInt64Field(value: self.groupsOffset, fieldNumber: 1)
+    }
+    if self.partsCount != 0 {
+      try visitor.visitSingularUInt32Field(value: self.partsCount, fieldNumber: 2)
+    }
+    if self.partOffset != 0 {
+      try visitor.visitSingularUInt64Field(value: self.partOffset, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMKeyExcerpt, rhs: OMKeyExcerpt) -> Bool {
+    if lhs.groupsOffset != rhs.groupsOffset {return false}
+    if lhs.partsCount != rhs.partsCount {return false}
+    if lhs.partOffset != rhs.partOffset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMHoldBlocksRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".HoldBlocksRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}blocks\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.blocks) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.blocks.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.blocks, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMHoldBlocksRequest, rhs: OMHoldBlocksRequest) -> Bool {
+    if lhs.blocks != rhs.blocks {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMHoldBlocksResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".HoldBlocksResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}grace_milliseconds\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.graceMilliseconds) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.graceMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.graceMilliseconds, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMHoldBlocksResponse, rhs: OMHoldBlocksResponse) -> Bool {
+    if lhs.graceMilliseconds != rhs.graceMilliseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

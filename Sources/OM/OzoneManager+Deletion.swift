@@ -1,0 +1,172 @@
+import Logging
+import Model
+import OMCore
+import RaftDriver
+import Reactor
+import Synchronization
+import Telemetry
+import Wire
+
+// Discarded blocks are handed to SCM a grace later, unless somebody is still reading them.
+
+extension OzoneManager {
+    // MARK: Holding
+
+    /// Holds blocks for one grace more, for readers that are under way. Throws `invalidArgument`
+    /// for too many at once, `overloaded` if there is no room for them.
+    func holdBlocks(_ request: OMHoldBlocksRequest) throws(StoreError) -> OMHoldBlocksResponse {
+        guard request.blocks.count <= OMLimits.blocksPerHold else {
+            throw StoreError(
+                .invalidArgument,
+                "at most \(OMLimits.blocksPerHold) blocks are held with one request, "
+                    + "not \(request.blocks.count)")
+        }
+        let blocks = request.blocks.map { BlockID($0) }
+        let time = uptime()
+        try holds.withLock { holds throws(StoreError) in
+            try holds.hold(blocks, at: time)
+            measures.held.set(holds.count)
+        }
+        var response = OMHoldBlocksResponse()
+        response.graceMilliseconds = Self.nanoseconds(options.deletionDelay) / 1_000_000
+        return response
+    }
+
+    /// 0 for a duration below 0.
+    static func nanoseconds(_ duration: Duration) -> UInt64 {
+        let (seconds, attoseconds) = duration.components
+        return UInt64(max(0, seconds * 1_000_000_000 + attoseconds / 1_000_000_000))
+    }
+
+    // MARK: Handing over
+
+    func deleteBlocksForever() async {
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.deletionInterval)
+                while try await deleteBlocks(), !Task.isCancelled {}
+            } catch is CancellationError {
+                return
+            } catch {
+                logger.warning("deleted blocks stay for now: \(error)")
+            }
+        }
+    }
+
+    /// Looks at some discarded blocks that are due, hands to SCM those that nobody reads, and
+    /// forgets them. Returns whether there may be more. A crash in between hands them over again.
+    ///
+    /// Calls come one after the other.
+    func deleteBlocks() async throws(StoreError) -> Bool {
+        let time = uptime()
+        let applied = appliedIndex
+        let (due, start) = schedule.withLock { schedule in
+            schedule.note(applied: applied, at: time)
+            let due = schedule.due(at: time)
+            return (due, due == nil ? [] : schedule.begin(at: time))
+        }
+        guard let due else { return false }
+        let page = try await read { reads in
+            reads.discarded(
+                from: start, through: due, limit: Limits.deletionRecords,
+                blocks: Limits.deletionBatch)
+        }
+        for (key, error) in page.unreadable {
+            logger.error(
+                "discarded blocks of command \(Self.command(of: key)) stay: \(error.message)")
+        }
+        let free = notHeld(page.records, at: time)
+        let refused = try await handOver(free)
+        let passedOver = page.unreadable.count + page.records.count - free.count + refused
+        measures.passedOver.add(UInt64(passedOver))
+        schedule.withLock {
+            $0.advance(to: page.next, isAtEnd: page.isAtEnd, passedOver: passedOver)
+        }
+        return !page.isAtEnd
+    }
+
+    private static func command(of key: [UInt8]) -> String {
+        key.count < 8 ? "\(key)" : String(key.bigEndian(at: 0, as: UInt64.self))
+    }
+
+    /// Those of `records` of which nobody reads a block, or that have been held for too long.
+    private func notHeld(
+        _ records: [OMReads.Discarded], at time: UInt64
+    ) -> [OMReads.Discarded] {
+        let oldest = now().milliseconds - OMLimits.longestHold
+        return holds.withLock { holds in
+            holds.removeExpired(at: time)
+            measures.held.set(holds.count)
+            guard holds.count > 0 else { return records }
+            return records.filter { record in
+                record.deleted < oldest || !record.blocks.contains { holds.isHeld($0, at: time) }
+            }
+        }
+    }
+
+    /// Hands `records` to SCM and forgets them. Returns how many SCM refuses: those stay, and do
+    /// not keep others. Throws where SCM cannot be asked, with those forgotten that it has taken.
+    private func handOver(_ records: [OMReads.Discarded]) async throws(StoreError) -> Int {
+        var batches = records.isEmpty ? [] : [records[...]]
+        var taken: [[UInt8]] = []
+        var refusals = 0
+        var refused = 0
+        while let batch = batches.popLast() {
+            guard refusals < Limits.refusals else {
+                refused += batch.count
+                continue
+            }
+            do throws(StoreError) {
+                try await send(batch)
+                taken += batch.map(\.key)
+            } catch {
+                guard Self.isRefusal(error) else {
+                    try await purge(taken)
+                    throw error
+                }
+                refusals += 1
+                guard batch.count > 1 else {
+                    refused += 1
+                    let command = Self.command(of: batch[batch.startIndex].key)
+                    logger.error("SCM refuses what command \(command) discarded: \(error)")
+                    continue
+                }
+                // Which of them it is, by halves.
+                let middle = batch.startIndex + batch.count / 2
+                batches += [batch[middle...], batch[..<middle]]
+            }
+        }
+        try await purge(taken)
+        return refused
+    }
+
+    /// Has SCM take charge of the blocks of `records`. A record of an earlier version may have more
+    /// of them than one request takes.
+    private func send(_ records: ArraySlice<OMReads.Discarded>) async throws(StoreError) {
+        let all = records.flatMap(\.blocks)
+        let size = 2 * Limits.deletionBatch
+        for start in stride(from: 0, to: all.count, by: size) {
+            let end = min(start + size, all.count)
+            try await blocks.delete(Array(all[start..<end]))
+            measures.handedOver.add(UInt64(end - start))
+        }
+    }
+
+    private func purge(_ keys: [[UInt8]]) async throws(StoreError) {
+        guard !keys.isEmpty else { return }
+        var command = OMPurgeDeletedCommand()
+        command.keys = keys.map { .octets($0) }
+        _ = try await propose(.purgeDeleted(command))
+    }
+
+    /// Whether `error` is about what was asked: the same request fails again, others need not.
+    private static func isRefusal(_ error: StoreError) -> Bool {
+        switch error.code {
+        case .invalidArgument, .badRequest, .corrupt, .internal, .noSuchContainer, .noSuchBlock,
+            .containerState:
+            true
+        default:
+            false
+        }
+    }
+}
