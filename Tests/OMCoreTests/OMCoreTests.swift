@@ -15,11 +15,13 @@ struct NamesTests {
             ("-abc", false), ("abc-", false), (".abc", false), ("abc.", false), ("a..b", false),
             ("192.168.5.4", false), ("192.168.5.4a", true), ("xn--abc", false),
             ("sthree-abc", false), ("abc-s3alias", false), ("abc--ol-s3", false), ("bücket", false),
-            ("", false),
+            ("", false), ("amzn-s3-demo-bucket", true), ("abc.mrap", false), ("abc--x-s3", false),
+            ("abc--table-s3", false),
         ])
     func bucketNames(name: String, isValid: Bool) {
         let error = code { () throws(StoreError) in try NameRules.checkBucket(name) }
         #expect(error == (isValid ? nil : .invalidArgument))
+        #expect(BucketName.isValid(name) == isValid, "gateways ask the same rule")
     }
 
     @Test("key names are 1 to 1024 bytes of UTF-8")
