@@ -18,4 +18,6 @@ public enum OMLimits {
     public static let attributesSize = 16 << 10
     /// Open keys or uploads that one command expires.
     public static let expiryBatch = 256
+    /// Parts of deleted buckets' uploads that one command takes away, or those of one upload.
+    public static let orphanParts = 1000
 }

@@ -117,7 +117,7 @@ struct S3Error: Error, Equatable {
             case .methodNotAllowed: "The specified method is not allowed against this resource."
             case .bucketAlreadyExists: "A bucket of this name exists and belongs to another user."
             case .bucketAlreadyOwnedByYou: "A bucket of this name exists and belongs to you."
-            case .bucketNotEmpty: "The bucket holds keys or uploads in progress; delete them first."
+            case .bucketNotEmpty: "The bucket holds keys; delete them first."
             case .keyTooLong: "A key has at most 1024 bytes of UTF-8."
             case .malformedXML: "The XML of the request is not well-formed or not as published."
             case .missingContentLength: "The request needs a Content-Length header."
