@@ -67,6 +67,7 @@ public struct S3Configuration: Sendable {
         public var status: Int
         /// S3's code of the error; nil on success.
         public var errorCode: String?
+        /// 499 if the client went away before it was answered in full.
         public var duration: Duration
         public var bytesReceived: Int
         public var bytesSent: Int

@@ -58,7 +58,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
         since started: MonotonicTime
     ) async -> Bool {
         var outcome = Outcome()
-        var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
+        var isReusable = exchange.mayGoOn
         do {
             guard load.enter(limit: configuration.limits.concurrentRequests) else {
                 throw S3Error(.slowDown)
@@ -66,6 +66,10 @@ struct S3Service<Store: ObjectStore>: Sendable {
             defer { load.leave() }
             try await run(exchange, id, &outcome)
         } catch {
+        } catch let gone as ClientGone {
+            logger.debug("\(gone)", metadata: ["request": "\(id)"])
+            outcome.isGone = true
+            isReusable = false
             outcome.error = Self.describe(error)
             if outcome.error?.code == .internalError {
                 logger.error("request failed: \(error)", metadata: ["request": "\(id)"])
@@ -88,6 +92,8 @@ struct S3Service<Store: ObjectStore>: Sendable {
         var user = ""
         var error: S3Error?
     }
+        /// Whether the client was no longer there to be answered.
+        var isGone = false
 
     private func run(_ exchange: Exchange, _ id: RequestID, _ outcome: inout Outcome) async throws {
         let request = try S3Request(exchange.head)
@@ -156,7 +162,9 @@ struct S3Service<Store: ObjectStore>: Sendable {
         since started: MonotonicTime
     ) {
         let ended = MonotonicTime.now()
-        let status = outcome.error?.code.status ?? exchange.status
+        let status =
+            outcome.isGone ? ClientGone.status : outcome.error?.code.status ?? exchange.status
+        let code = outcome.isGone ? ClientGone.code : outcome.error?.code.rawValue
         metrics?.record(
             outcome.operation, user: outcome.user, status: status, exchange, trace,
             from: started.nanoseconds, to: ended.nanoseconds)
@@ -164,7 +172,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
         let duration = started.duration(to: ended)
         let record = S3Configuration.RequestRecord(
             requestID: id.description, operation: outcome.operation?.name ?? "",
-            user: outcome.user, status: status, errorCode: outcome.error?.code.rawValue,
+            user: outcome.user, status: status, errorCode: code,
             duration: duration, bytesReceived: exchange.bytesReceived,
             bytesSent: exchange.bytesSent)
         configuration.observer?(record)
