@@ -37,6 +37,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
                 lifetimeMilliseconds: limits.userLifetimeMilliseconds, limit: limits.cachedUsers,
                 lookupLimit: limits.userLookups),
             keys: SigningKeyCache(limit: limits.cachedSigningKeys),
+            allowsVersion2: configuration.allowsSignatureV2,
             baseDomains: configuration.baseDomains)
     }
 
@@ -180,7 +181,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
             "\(exchange.head.method) \(exchange.head.path ?? "") \(status) \(duration)",
             metadata: [
                 "request": "\(id)", "user": "\(outcome.user)",
-                "error": "\(outcome.error?.code.rawValue ?? "-")",
+                "error": "\(code ?? "-")",
             ])
     }
 }
