@@ -98,6 +98,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
 
     private func run(_ exchange: Exchange, _ id: RequestID, _ outcome: inout Outcome) async throws {
         let request = try S3Request(exchange.head)
+        try Operation.refuseForm(request)
         let now = clock()
         let identity = try await authenticator.authenticate(request, now: now)
         outcome.user = identity.user.name
@@ -135,6 +136,16 @@ struct S3Service<Store: ObjectStore>: Sendable {
         case .completeMultipartUpload: try await completeMultipartUpload(call)
         case .abortMultipartUpload: try await abortMultipartUpload(call)
         case .listParts: try await listParts(call)
+        case .getBucketAcl, .getBucketVersioning, .getBucketTagging,
+            .getBucketLifecycleConfiguration, .getBucketPolicy, .getBucketPolicyStatus,
+            .getBucketCors, .getBucketEncryption, .getBucketReplication, .getBucketWebsite,
+            .getBucketOwnershipControls, .getBucketNotificationConfiguration, .getBucketLogging,
+            .getBucketRequestPayment, .getBucketAccelerateConfiguration,
+            .getObjectLockConfiguration, .getPublicAccessBlock,
+            .listBucketAnalyticsConfigurations, .listBucketIntelligentTieringConfigurations,
+            .listBucketInventoryConfigurations, .listBucketMetricsConfigurations,
+            .getObjectAcl, .getObjectTagging, .getObjectRetention, .getObjectLegalHold:
+            try await getSetting(call)
         }
     }
 
