@@ -76,7 +76,8 @@ public struct KeyInfo: Hashable, Sendable {
     public var checksum: ObjectChecksum?
     /// In the order of the key's bytes. Empty in listings, which do not look the blocks up.
     public var blockGroups: [BlockGroup]
-    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise.
+    /// The parts of a key uploaded in parts, in order and with the numbers that they were uploaded
+    /// with, which need not be consecutive; empty otherwise.
     public var parts: [PartInfo]
 
     public init(

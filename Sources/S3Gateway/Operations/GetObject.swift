@@ -15,8 +15,9 @@ struct ObjectAnswer: Equatable {
     var checksum: ObjectChecksum?
 
     /// Decides by the conditions and the range of `request`.
-    init(_ request: S3Request, _ info: KeyInfo) throws(S3Error) {
-        switch ReadConditions(request).evaluate(etag: info.etag, modified: info.modified) {
+    init(_ request: S3Request, _ info: KeyInfo, now: Timestamp) throws(S3Error) {
+        let conditions = ReadConditions(request)
+        switch conditions.evaluate(etag: info.etag, modified: info.modified, now: now) {
         case .proceed: break
         case .failed: throw S3Error(.preconditionFailed)
         case .notModified:
@@ -51,7 +52,8 @@ struct ObjectAnswer: Equatable {
                 }
                 // The checksum is one of the whole: a part of the bytes cannot be checked by it.
                 if found != range { checksum = nil }
-                partial(found, of: info.length)
+                // The end of an object without bytes is the whole of it.
+                if !found.isEmpty { partial(found, of: info.length) }
             }
         }
         if mode == nil { checksum = nil }
@@ -74,11 +76,12 @@ struct ObjectAnswer: Equatable {
             if info.length > 0 { partial(range, of: info.length) }
             return
         }
-        guard number <= info.parts.count else {
+        // By the number that it was uploaded with: a completion may leave some out.
+        guard let index = info.parts.firstIndex(where: { $0.number == number }) else {
             throw Self.noSuchPart(number, of: info.parts.count)
         }
-        let start = info.parts[..<(number - 1)].reduce(0) { $0 + $1.length }
-        let part = info.parts[number - 1]
+        let start = info.parts[..<index].reduce(0) { $0 + $1.length }
+        let part = info.parts[index]
         partsCount = info.parts.count
         checksum = part.checksum
         if info.length > 0 { partial(start..<start + part.length, of: info.length) }
@@ -147,7 +150,7 @@ extension S3Service {
     private func locate(_ call: Call) async throws -> (KeyInfo, ObjectAnswer) {
         try call.checkVersion()
         let info = try await store.key(call.key, user: call.user)
-        return (info, try ObjectAnswer(call.request, info))
+        return (info, try ObjectAnswer(call.request, info, now: call.now))
     }
 
     private func objectHead(
@@ -163,7 +166,9 @@ extension S3Service {
         for name in ObjectAttributes.standardHeaders {
             head.set(name, ifPresent: call.request.query("response-\(name)"))
         }
-        for (name, value) in info.attributes.metadata { head.set("x-amz-meta-\(name)", value) }
+        for (name, value) in info.attributes.metadata {
+            head.set("x-amz-meta-\(name)", EncodedWords.encode(value))
+        }
         head.set("x-amz-mp-parts-count", ifPresent: answer.partsCount.map { "\($0)" })
         head.set(answer.checksum)
         return head

@@ -66,11 +66,11 @@ struct S3Service<Store: ObjectStore>: Sendable {
             }
             defer { load.leave() }
             try await run(exchange, id, &outcome)
-        } catch {
         } catch let gone as ClientGone {
             logger.debug("\(gone)", metadata: ["request": "\(id)"])
             outcome.isGone = true
             isReusable = false
+        } catch {
             outcome.error = Self.describe(error)
             if outcome.error?.code == .internalError {
                 logger.error("request failed: \(error)", metadata: ["request": "\(id)"])
@@ -92,9 +92,9 @@ struct S3Service<Store: ObjectStore>: Sendable {
         var operation: Operation?
         var user = ""
         var error: S3Error?
-    }
         /// Whether the client was no longer there to be answered.
         var isGone = false
+    }
 
     private func run(_ exchange: Exchange, _ id: RequestID, _ outcome: inout Outcome) async throws {
         let request = try S3Request(exchange.head)
