@@ -147,8 +147,9 @@ let package = Package(
         target(
             "S3Gateway",
             [
-                "Bytes", "Model", "Checksum", "Client", "Reactor", "Telemetry", .crypto,
-                .hummingbird, .nio, .nioPosix, .nioHTTPTypes, .httpTypes, .lifecycle, .log,
+                "Bytes", "Model", "Checksum", "Client", "Reactor", "Telemetry", .crypto, .deque,
+                .hummingbird, .nio, .nioHTTP1, .nioPosix, .nioHTTPTypes, .httpTypes, .lifecycle,
+                .log,
             ], staysOnCaller: false),
         target(
             "MetricsGateway",
@@ -229,6 +230,6 @@ let package = Package(
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
             "S3GatewayTests",
-            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", .crypto, .log]),
+            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", "Telemetry", .crypto, .log]),
     ]
 )

@@ -33,7 +33,8 @@ public protocol ObjectStore: Sendable {
     func bucket(_ bucket: BucketPath, user: String) async throws(StoreError) -> BucketInfo
     /// The buckets of `volume` that `user` owns (all of them for an administrator), by name.
     func buckets(volume: String, user: String) async throws(StoreError) -> [BucketInfo]
-    /// `bucketNotEmpty` if there are keys or uploads in progress.
+    /// `bucketNotEmpty` if there are keys. Uploads in progress end with the bucket: they cannot be
+    /// completed any more, and their parts are deleted.
     func deleteBucket(_ bucket: BucketPath, user: String) async throws(StoreError)
 
     // Keys
@@ -77,7 +78,8 @@ public protocol ObjectStore: Sendable {
         _ key: KeyPath, upload: UploadID, after: Int, limit: Int, user: String
     ) async throws(StoreError) -> PartsPage
     /// Makes the listed parts the key. `invalidPart`, `invalidPartOrder`, `partTooSmall`,
-    /// `preconditionFailed` as S3 has them; decided in one step in the OM.
+    /// `preconditionFailed` as S3 has them; decided in one step in the OM. Asked again, with the
+    /// same ETag, it gives the key that the upload became, as long as that is there.
     /// - Parameter checksum: what the client says of the whole object, stored if given.
     func completeUpload(
         _ key: KeyPath, upload: UploadID, parts: [CompletedPart], etag: String,

@@ -95,8 +95,9 @@ public struct KeyInfo: Hashable, Sendable {
     public var blockGroups: [BlockGroup]
     /// Where in the key the first of `blockGroups` begins.
     public var groupsOffset = 0
-    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise, and where only
-    /// some of the key was asked for.
+    /// The parts of a key uploaded in parts, in order and with the numbers that they were uploaded
+    /// with, which need not be consecutive; empty otherwise, and where only some of the key was
+    /// asked for.
     public var parts: [PartInfo]
     /// Of a look-up that asked for a part, if the key was uploaded in parts.
     public var selectedPart: SelectedPart?

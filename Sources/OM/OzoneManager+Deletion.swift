@@ -44,6 +44,7 @@ extension OzoneManager {
         while !Task.isCancelled {
             do {
                 try await group.reactor.sleep(for: options.deletionInterval)
+                try await dropOrphansIfAny()
                 while try await deleteBlocks(), !Task.isCancelled {}
             } catch is CancellationError {
                 return

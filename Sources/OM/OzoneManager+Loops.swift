@@ -3,9 +3,10 @@ import Model
 import OMCore
 import RaftDriver
 import Reactor
+import Synchronization
 import Wire
 
-// What was left open expires.
+// What goes on in the background: closings are heard of, what was left open or behind expires.
 
 extension OzoneManager {
     /// Hears from SCM which containers take no new blocks, before datanodes close them, so that
@@ -29,6 +30,33 @@ extension OzoneManager {
         }
     }
 
+    /// Looks for uploads of deleted buckets if there may be some: a bucket was deleted, or this
+    /// process has not looked yet.
+    func dropOrphansIfAny() async throws(StoreError) {
+        guard mayHaveOrphans.exchange(false, ordering: .relaxed) else { return }
+        do throws(StoreError) {
+            try await dropOrphans()
+        } catch {
+            mayHaveOrphans.store(true, ordering: .relaxed)
+            throw error
+        }
+    }
+
+    /// Takes away what uploads of deleted buckets have left, a bounded command at a time.
+    func dropOrphans() async throws(StoreError) {
+        while true {
+            let keys = try await read { reads throws(StoreError) in
+                try reads.orphanUploads(
+                    limit: OMLimits.expiryBatch, partLimit: OMLimits.orphanParts)
+            }
+            guard !keys.isEmpty else { return }
+            var command = OMExpireUploadsCommand()
+            command.keys = keys.map { .octets($0) }
+            _ = try await propose(.expireUploads(command))
+            logger.info("\(keys.count) uploads of deleted buckets are gone")
+        }
+    }
+
     func expireForever() async {
         while !Task.isCancelled {
             do {
@@ -45,6 +73,7 @@ extension OzoneManager {
     /// Drops open keys and aborts uploads that are older than they may be.
     func expire() async throws(StoreError) {
         try await expireOpens()
+        try await dropOrphans()
         try await expireUploads()
     }
 

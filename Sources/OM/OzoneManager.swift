@@ -69,6 +69,8 @@ public final class OzoneManager: Sendable {
     let measures = OMMeasures()
     let holds: Mutex<BlockHolds>
     let schedule: Mutex<DeletionSchedule>
+    /// Whether there may be uploads of buckets that were deleted.
+    let mayHaveOrphans = Atomic<Bool>(true)
     private let generator: Mutex<any RandomNumberGenerator & Sendable>
     private let loops = Mutex<[Task<Void, Never>]>([])
 
@@ -232,7 +234,9 @@ public final class OzoneManager: Sendable {
         case .createBucket:
             return try await createBucket(OMCreateBucketRequest(parsing: message))
         case .deleteBucket:
-            return try await propose(.deleteBucket(OMBucketRequest(parsing: message)))
+            let answer = try await propose(.deleteBucket(OMBucketRequest(parsing: message)))
+            mayHaveOrphans.store(true, ordering: .relaxed)
+            return answer
         case .bucket:
             let request = try OMBucketRequest(parsing: message)
             return try await read { reads throws(StoreError) in

@@ -122,15 +122,15 @@ extension OMChanges {
         put(OMTable.users, OMTableKey.user(request.user), caller)
     }
 
+    /// Deletes a bucket without keys. Its uploads in progress are out of reach from then on, since
+    /// no bucket has their number any more; `expireUploads` takes them away afterwards, however
+    /// many there are.
     func deleteBucket(_ request: OMBucketRequest) throws(StoreError) {
         let bucket = try reads.bucket(request.bucket, user: request.user)
         let scope = OMTableKey.number(bucket.number)
         let path = "/\(request.bucket.volume)/\(request.bucket.bucket)"
         guard !transaction.containsKey(OMTable.keys, prefix: scope) else {
             throw StoreError(.bucketNotEmpty, "the bucket '\(path)' still has keys")
-        }
-        guard !transaction.containsKey(OMTable.uploads, prefix: scope) else {
-            throw StoreError(.bucketNotEmpty, "the bucket '\(path)' has uploads in progress")
         }
         transaction.delete(OMTable.buckets, OMTableKey.bucket(request.bucket))
         try changeOwned(by: bucket.bucket.owner) { $0.buckets -= min($0.buckets, 1) }

@@ -151,11 +151,15 @@ extension OMChanges {
         discard(parts.flatMap { $0.blocks.map(\.block) })
     }
 
+    /// Aborts uploads that are too old, and those whose bucket was deleted, whatever their age.
     func expireUploads(_ command: OMExpireUploadsCommand) throws(StoreError) {
         var expired: [(key: [UInt8], upload: WireIdentity, parts: [OMPartRecord])] = []
         for key in command.keys.map(\.octets) {
             let record: OMUploadRecord? = try reads.record(OMTable.uploads, key)
-            guard let record, record.upload.initiated < command.before else { continue }
+            guard let record else { continue }
+            if record.upload.initiated >= command.before {
+                guard try reads.isOrphan(record, at: key) else { continue }
+            }
             expired.append((key, record.upload.upload, try allParts(record.upload.upload)))
         }
         for entry in expired { forget(entry.key, entry.upload, entry.parts) }

@@ -29,4 +29,6 @@ public enum OMLimits {
     public static let blocksPerHold = 4096
     /// How long blocks stay after they were discarded, in milliseconds, whoever holds them.
     public static let longestHold: Int64 = 24 * 3_600_000
+    /// Parts of deleted buckets' uploads that one command takes away, or those of one upload.
+    public static let orphanParts = 1000
 }

@@ -19,6 +19,8 @@ extension InMemoryObjectStore {
         /// The names of `keys`, in order.
         var order: [KeyName] = []
         var uploads: [UploadID: Upload] = [:]
+        /// The uploads that keys were made of, of those that were.
+        var origins: [KeyName: UploadID] = [:]
     }
 
     struct Upload {
@@ -47,6 +49,7 @@ extension InMemoryObjectStore.State {
         guard var bucket = buckets.removeValue(forKey: key.bucket) else { return }
         defer { buckets[key.bucket] = bucket }
         let former = bucket.keys.removeValue(forKey: key.name)
+        bucket.origins[key.name] = nil
         for group in former?.blockGroups ?? [] { data[group.blockID.localID] = nil }
         let index = bucket.lowerBound(key.name.bytes)
         if let info {

@@ -63,6 +63,7 @@ extension InMemoryObjectStore {
         try enter("completeUpload")
         let modified = now()
         return try state.withLock { state throws(StoreError) in
+            if let made = try state.completed(key, upload, etag: etag, user) { return made }
             let found = try state.upload(key, upload, user)
             let chosen = try found.choose(parts, smallest: limits.smallestPart)
             try condition.check(state.bucket(key.bucket, user).keys[key.name])
@@ -73,6 +74,7 @@ extension InMemoryObjectStore {
                 blockGroups: chosen.map(\.block), parts: chosen.map(\.info))
             state.forget(key, upload, keeping: Set(chosen.map(\.block.blockID.localID)))
             state.replace(key, with: info)
+            state.buckets[key.bucket]?.origins[key.name] = upload
             return info
         }
     }
@@ -105,6 +107,17 @@ extension InMemoryObjectStore.State {
         guard let upload = try bucket(key.bucket, user).uploads[id], upload.info.key == key.name
         else { throw StoreError(.noSuchUpload, "there is no upload \(id) of \(key)") }
         return upload
+    }
+
+    /// The key, if it was made of this upload with this ETag: the answer to a completion that is
+    /// asked again.
+    fileprivate func completed(
+        _ key: KeyPath, _ id: UploadID, etag: String, _ user: String
+    ) throws(StoreError) -> KeyInfo? {
+        let bucket = try bucket(key.bucket, user)
+        guard bucket.origins[key.name] == id, let info = bucket.keys[key.name], info.etag == etag
+        else { return nil }
+        return info
     }
 
     /// Ends an upload and drops the bytes of its parts, but for those of `keeping`.

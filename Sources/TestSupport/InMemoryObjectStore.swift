@@ -175,8 +175,11 @@ public final class InMemoryObjectStore: ObjectStore {
         try enter("deleteBucket")
         try state.withLock { state throws(StoreError) in
             let found = try state.bucket(bucket, user)
-            guard found.order.isEmpty, found.uploads.isEmpty else {
+            guard found.order.isEmpty else {
                 throw StoreError(.bucketNotEmpty, "\(bucket) is not empty")
+            }
+            for (id, upload) in found.uploads {
+                state.forget(KeyPath(bucket: bucket, name: upload.info.key), id, keeping: [])
             }
             state.buckets[bucket] = nil
         }

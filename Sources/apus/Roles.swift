@@ -273,7 +273,8 @@ enum Roles {
             store: try client(settings, runtime, on: reactors?.group),
             configuration: S3Configuration(
                 host: settings.text("s3.host"), port: try settings.number("s3.port"),
-                region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains")),
+                region: settings.text("s3.region"), baseDomains: settings.list("s3.base-domains"),
+                allowsSignatureV2: try settings.flag("s3.signature-v2")),
             logger: logger, reactors: reactors, telemetry: telemetry.isEnabled ? telemetry : nil)
         let serving = Task { try await gateway.run() }
         let port = try await gateway.boundPort()

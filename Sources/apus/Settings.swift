@@ -105,6 +105,10 @@ struct Setting: Sendable {
             key: "s3.base-domains", kind: .list, fallback: "",
             help: "domains below which the host name names the bucket"),
         Setting(
+            key: "s3.signature-v2", kind: .text, fallback: "true",
+            help: "true: presigned URLs of Signature Version 2 are taken, which boto3 makes unless "
+                + "told otherwise; false: only Version 4"),
+        Setting(
             key: "s3.metrics", kind: .text, fallback: "",
             help:
                 "HOST:PORT of the gateway's metrics over HTTP; empty: none. Nobody is asked who they are"
@@ -245,6 +249,16 @@ struct Settings: Sendable {
             throw StoreError(.invalidArgument, "\(key) takes a whole number, not '\(find(key))'")
         }
         return number
+    }
+
+    /// A setting that is either on or off. Throws if it is anything but `true` or `false`.
+    func flag(_ key: String) throws -> Bool {
+        switch find(key) {
+        case "true": return true
+        case "false": return false
+        case let other:
+            throw StoreError(.invalidArgument, "\(key) is true or false, not '\(other)'")
+        }
     }
 
     /// A text that must have been given.

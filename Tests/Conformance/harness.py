@@ -252,6 +252,14 @@ def exchange(data, end=False, method="PUT"):
         connection.close()
 
 
+def parsed(response):
+    """The root of a response's XML, whose names are without their namespace."""
+    root = ElementTree.fromstring(response.body)
+    for element in root.iter():
+        element.tag = element.tag.partition("}")[2] or element.tag
+    return root
+
+
 def refused(response, code, status):
     assert (response.code, response.status) == (code, status), f"{response.code} {response.status}"
     assert response.headers.get("x-amz-request-id")

@@ -1,7 +1,6 @@
 """Buckets, and everything that is refused because it is not implemented."""
 
-from harness import (CLIENT, FIRST, RUN, ClientError, Signed, exchange, fails_with, new_bucket,
-                     refused)
+from harness import (CLIENT, FIRST, RUN, Signed, exchange, fails_with, new_bucket, parsed, refused)
 
 
 def test_create_head_list_delete():
@@ -17,8 +16,15 @@ def test_create_head_list_delete():
 
 
 def test_create_twice():
+    """As in S3's first region: the bucket is there, and stays as it is."""
     name = new_bucket()
-    fails_with("BucketAlreadyOwnedByYou", 409, CLIENT.create_bucket, Bucket=name)
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"kept")
+    made = [b["CreationDate"] for b in CLIENT.list_buckets()["Buckets"] if b["Name"] == name]
+    answer = CLIENT.create_bucket(Bucket=name)
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and answer["Location"] == f"/{name}"
+    assert CLIENT.get_object(Bucket=name, Key="k")["Body"].read() == b"kept"
+    assert made == [
+        b["CreationDate"] for b in CLIENT.list_buckets()["Buckets"] if b["Name"] == name]
 
 
 def test_delete_not_empty():
@@ -29,9 +35,46 @@ def test_delete_not_empty():
     CLIENT.delete_bucket(Bucket=name)
 
 
+def test_delete_with_uploads_in_progress():
+    """They end with the bucket; while it has keys they do not."""
+    name = new_bucket()
+    uploads = [CLIENT.create_multipart_upload(Bucket=name, Key=f"u{n % 7}")["UploadId"]
+               for n in range(40)]
+    part = CLIENT.upload_part(Bucket=name, Key="u0", UploadId=uploads[0], PartNumber=3,
+                              Body=b"part" * 50_000)["ETag"]
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"x")
+    fails_with("BucketNotEmpty", 409, CLIENT.delete_bucket, Bucket=name)
+    assert len(CLIENT.list_multipart_uploads(Bucket=name)["Uploads"]) == 40
+    assert CLIENT.list_parts(Bucket=name, Key="u0", UploadId=uploads[0])["Parts"][0]["ETag"] == part
+    CLIENT.delete_object(Bucket=name, Key="k")
+    CLIENT.delete_bucket(Bucket=name)
+    fails_with("404", 404, CLIENT.head_bucket, Bucket=name)
+    CLIENT.create_bucket(Bucket=name)
+    assert "Uploads" not in CLIENT.list_multipart_uploads(Bucket=name)
+    fails_with("NoSuchUpload", 404, CLIENT.upload_part, Bucket=name, Key="u0",
+               UploadId=uploads[0], PartNumber=4, Body=b"x")
+    fails_with("NoSuchUpload", 404, CLIENT.complete_multipart_upload, Bucket=name, Key="u0",
+               UploadId=uploads[0],
+               MultipartUpload={"Parts": [{"PartNumber": 3, "ETag": part}]})
+    CLIENT.delete_bucket(Bucket=name)
+
+
+def test_names_of_the_examples():
+    """What S3 keeps for its documentation is a name like any other here."""
+    name = f"amzn-s3-demo-{RUN}"
+    CLIENT.create_bucket(Bucket=name)
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"x")
+    CLIENT.copy_object(Bucket=name, Key="c", CopySource=f"{name}/k")
+    assert CLIENT.get_object(Bucket=name, Key="c")["Body"].read() == b"x"
+    for key in ["k", "c"]:
+        CLIENT.delete_object(Bucket=name, Key=key)
+    CLIENT.delete_bucket(Bucket=name)
+
+
 def test_bad_names():
     for name in ["ab", "a" * 64, "Upper", "under_score", "-begin", "end-", "192.168.5.4", "a..b",
-                 "xn--abc", "abc-s3alias"]:
+                 "xn--abc", "sthree-abc", "abc-s3alias", "abc--ol-s3", "abc.mrap", "abc--x-s3",
+                 "abc--table-s3"]:
         response = exchange(Signed("PUT", f"/{name}", headers={"content-length": "0"}).head())
         refused(response, "InvalidBucketName", 400)
 
@@ -62,16 +105,89 @@ def test_list_buckets_in_pages():
     assert found == sorted(names), found
 
 
-def test_subresources_of_buckets_not_implemented():
+# What S3 answers of a new bucket: the root of a document, or a code.
+UNSET = {
+    "versioning": "VersioningConfiguration", "acl": "AccessControlPolicy",
+    "ownershipControls": "OwnershipControls", "notification": "NotificationConfiguration",
+    "logging": "BucketLoggingStatus", "requestPayment": "RequestPaymentConfiguration",
+    "accelerate": "AccelerateConfiguration",
+    "analytics": "ListBucketAnalyticsConfigurationResult",
+    "intelligent-tiering": "ListBucketIntelligentTieringConfigurationsOutput",
+    "inventory": "ListInventoryConfigurationsResult", "metrics": "ListMetricsConfigurationsResult",
+    "tagging": 404, "lifecycle": 404, "policy": 404, "policyStatus": 404, "cors": 404,
+    "encryption": 404, "object-lock": 404, "replication": 404, "website": 404,
+    "publicAccessBlock": 404,
+}
+MISSING = {
+    "tagging": "NoSuchTagSet", "lifecycle": "NoSuchLifecycleConfiguration",
+    "policy": "NoSuchBucketPolicy", "policyStatus": "NoSuchBucketPolicy",
+    "cors": "NoSuchCORSConfiguration",
+    "encryption": "ServerSideEncryptionConfigurationNotFoundError",
+    "object-lock": "ObjectLockConfigurationNotFoundError",
+    "replication": "ReplicationConfigurationNotFoundError",
+    "website": "NoSuchWebsiteConfiguration",
+    "publicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
+}
+
+
+def test_settings_that_were_never_made():
     name = new_bucket()
-    for resource in ["acl", "policy", "versioning", "tagging", "lifecycle", "cors", "website",
-                     "logging", "notification", "replication", "encryption", "object-lock",
-                     "policyStatus", "publicAccessBlock", "ownershipControls", "requestPayment",
-                     "accelerate", "analytics", "inventory", "metrics", "unheard-of"]:
-        for method in ["GET", "PUT", "DELETE"]:
+    for resource, expected in UNSET.items():
+        response = exchange(Signed("GET", f"/{name}", resource).head(), method="GET")
+        if expected == 404:
+            refused(response, MISSING[resource], 404)
+            assert f"<BucketName>{name}</BucketName>".encode() in response.body
+        else:
+            assert response.status == 200, (resource, response.status, response.body)
+            assert parsed(response).tag == expected, response.body
+    assert "Status" not in CLIENT.get_bucket_versioning(Bucket=name)
+    owner = CLIENT.list_buckets()["Owner"]
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"kept")
+    for acl in [CLIENT.get_bucket_acl(Bucket=name), CLIENT.get_object_acl(Bucket=name, Key="k")]:
+        assert acl["Owner"]["ID"] == owner["ID"]
+        grant, = acl["Grants"]
+        assert (grant["Grantee"]["Type"], grant["Grantee"]["ID"], grant["Permission"]) == (
+            "CanonicalUser", owner["ID"], "FULL_CONTROL")
+    assert CLIENT.get_bucket_ownership_controls(Bucket=name)["OwnershipControls"] == {
+        "Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    assert CLIENT.get_bucket_request_payment(Bucket=name)["Payer"] == "BucketOwner"
+    assert CLIENT.get_object_tagging(Bucket=name, Key="k")["TagSet"] == []
+    assert CLIENT.get_object_tagging(Bucket=name, Key="k", VersionId="null")["TagSet"] == []
+    assert not CLIENT.list_bucket_inventory_configurations(Bucket=name)["IsTruncated"]
+    assert "LoggingEnabled" not in CLIENT.get_bucket_logging(Bucket=name)
+    for call in [CLIENT.get_bucket_inventory_configuration, CLIENT.get_bucket_metrics_configuration,
+                 CLIENT.get_bucket_analytics_configuration,
+                 CLIENT.get_bucket_intelligent_tiering_configuration]:
+        fails_with("NoSuchConfiguration", 404, call, Bucket=name, Id="one")
+    for call in [CLIENT.get_object_retention, CLIENT.get_object_legal_hold]:
+        fails_with("InvalidRequest", 400, call, Bucket=name, Key="k")
+
+
+def test_settings_of_what_is_not_there():
+    name = new_bucket()
+    for resource in UNSET:
+        response = exchange(Signed("GET", "/conf-not-there", resource).head(), method="GET")
+        refused(response, "NoSuchBucket", 404)
+    for resource in ["acl", "tagging", "retention", "legal-hold"]:
+        response = exchange(Signed("GET", f"/{name}/none", resource).head(), method="GET")
+        refused(response, "NoSuchKey", 404)
+        response = exchange(Signed("GET", "/conf-not-there/k", resource).head(), method="GET")
+        refused(response, "NoSuchBucket", 404)
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"x")
+    fails_with("NoSuchVersion", 404, CLIENT.get_object_tagging, Bucket=name, Key="k",
+               VersionId="3HL4kqtJvjVBH40Nrjfkd")
+    fails_with("AccessDenied", 403, CLIENT.get_bucket_acl, Bucket=name,
+               ExpectedBucketOwner="1" * 64)
+
+
+def test_settings_of_buckets_cannot_be_made():
+    name = new_bucket()
+    for resource in list(UNSET) + ["unheard-of", "session"]:
+        for method in ["PUT", "DELETE"]:
             headers = {"content-length": "0"} if method == "PUT" else {}
             response = exchange(Signed(method, f"/{name}", resource, headers).head())
             refused(response, "NotImplemented", 501)
+    refused(exchange(Signed("GET", f"/{name}", "unheard-of").head()), "NotImplemented", 501)
     CLIENT.head_bucket(Bucket=name)
 
 
@@ -81,10 +197,71 @@ def test_subresources_of_keys_not_implemented():
     for resource in ["acl", "tagging", "retention", "legal-hold", "torrent", "restore",
                      "select&select-type=2"]:
         for method in ["GET", "PUT", "POST", "DELETE"]:
+            if method == "GET" and resource in ["acl", "tagging", "retention", "legal-hold"]:
+                continue
             headers = {"content-length": "0"} if method in ("PUT", "POST") else {}
             response = exchange(Signed(method, f"/{name}/k", resource, headers).head())
             refused(response, "NotImplemented", 501)
     assert CLIENT.get_object(Bucket=name, Key="k")["Body"].read() == b"kept"
+
+
+def test_no_subresource_is_passed_over():
+    """What names a sub-resource is not done to the bucket or the key itself."""
+    name, absent = new_bucket(), f"conf-{RUN}-never-made"
+    for method, query, code, status in [
+        ("DELETE", "uploads", "MethodNotAllowed", 405),
+        ("DELETE", "versions", "MethodNotAllowed", 405),
+        ("DELETE", "delete", "MethodNotAllowed", 405),
+        ("DELETE", "location", "MethodNotAllowed", 405),
+        ("DELETE", "uploadId=x", "InvalidRequest", 400),
+        ("DELETE", "versionId=null", "InvalidArgument", 400),
+        ("PUT", "versions", "MethodNotAllowed", 405),
+        ("PUT", "uploads", "MethodNotAllowed", 405),
+        ("PUT", "partNumber=1&uploadId=x", "InvalidArgument", 400),
+        ("GET", "location&versions", "InvalidArgument", 400),
+    ]:
+        headers = {"content-length": "0"} if method == "PUT" else {}
+        bucket = absent if method == "PUT" else name
+        response = exchange(Signed(method, f"/{bucket}", query, headers).head())
+        refused(response, code, status)
+        if status == 405:
+            assert response.headers["allow"], response.headers
+    CLIENT.head_bucket(Bucket=name)
+    fails_with("404", 404, CLIENT.head_bucket, Bucket=absent)
+    CLIENT.put_object(Bucket=name, Key="k", Body=b"kept")
+    for method, query, code, status in [
+        ("GET", "uploads", "InvalidRequest", 400), ("GET", "versions", "InvalidRequest", 400),
+        ("PUT", "uploads", "MethodNotAllowed", 405), ("DELETE", "uploads", "MethodNotAllowed", 405),
+        ("PUT", "uploadId=x", "MethodNotAllowed", 405),
+        ("PUT", "partNumber=1", "InvalidArgument", 400),
+        ("PUT", "versionId=null", "InvalidArgument", 400),
+        ("DELETE", "partNumber=1", "InvalidArgument", 400),
+        ("DELETE", "uploads&uploadId=x", "InvalidArgument", 400),
+    ]:
+        headers = {"content-length": "0"} if method == "PUT" else {}
+        response = exchange(Signed(method, f"/{name}/k", query, headers).head())
+        refused(response, code, status)
+    assert CLIENT.get_object(Bucket=name, Key="k")["Body"].read() == b"kept"
+
+
+def test_headers_that_ask_for_nothing():
+    """Of a bucket without locks, versions and grants."""
+    name = new_bucket()
+    for acl in ["private", "bucket-owner-full-control"]:
+        CLIENT.put_object(Bucket=name, Key="k", Body=b"x", ACL=acl)
+        CLIENT.copy_object(Bucket=name, Key="c", CopySource=f"{name}/k", ACL=acl)
+        upload = CLIENT.create_multipart_upload(Bucket=name, Key="u", ACL=acl)["UploadId"]
+        CLIENT.abort_multipart_upload(Bucket=name, Key="u", UploadId=upload)
+    CLIENT.delete_object(Bucket=name, Key="k", BypassGovernanceRetention=True)
+    answer = CLIENT.delete_objects(
+        Bucket=name, Delete={"Objects": [{"Key": "c"}]}, BypassGovernanceRetention=True)
+    assert [item["Key"] for item in answer["Deleted"]] == ["c"]
+    assert "Contents" not in CLIENT.list_objects_v2(Bucket=name)
+    response = exchange(Signed(
+        "PUT", f"/conf-{RUN}-owned",
+        headers={"content-length": "0", "x-amz-acl": "bucket-owner-full-control"}).head())
+    assert response.status == 200
+    CLIENT.delete_bucket(Bucket=f"conf-{RUN}-owned")
 
 
 def test_headers_not_implemented():

@@ -1,8 +1,9 @@
 """Lists: prefixes, delimiters, pages, encodings, versions."""
 
 import concurrent.futures
+import re
 
-from harness import CLIENT, Signed, exchange, fails_with, new_bucket, refused
+from harness import CLIENT, Signed, exchange, fails_with, new_bucket, parsed, refused
 
 
 def fill(keys, bucket=None):
@@ -106,9 +107,46 @@ def test_fields_of_a_list():
     item = CLIENT.list_objects_v2(Bucket=bucket, FetchOwner=True)["Contents"][0]
     assert (item["Size"], item["ETag"], item["StorageClass"]) == (5, etag, "STANDARD")
     assert len(item["Owner"]["ID"]) == 64
-    assert item["LastModified"].replace(microsecond=0) == CLIENT.head_object(
-        Bucket=bucket, Key="k")["LastModified"]
+    modified = CLIENT.head_object(Bucket=bucket, Key="k")["LastModified"]
+    assert item["LastModified"] == modified
     assert "Owner" not in CLIENT.list_objects_v2(Bucket=bucket)["Contents"][0]
+
+
+def test_times_are_told_alike_everywhere():
+    """Whole seconds, as in a header: clients compare the two."""
+    bucket = new_bucket()
+    upload = CLIENT.create_multipart_upload(Bucket=bucket, Key="u")["UploadId"]
+    CLIENT.upload_part(Bucket=bucket, Key="u", UploadId=upload, PartNumber=1, Body=b"x")
+    for turn in range(3):
+        CLIENT.put_object(Bucket=bucket, Key=f"k{turn}", Body=b"x")
+        copy = exchange(Signed("PUT", f"/{bucket}/c{turn}", headers={
+            "content-length": "0", "x-amz-copy-source": f"{bucket}/k{turn}"}).head())
+        told = parsed(copy).findtext("LastModified")
+        head = CLIENT.head_object(Bucket=bucket, Key=f"c{turn}")["LastModified"]
+        assert told == head.strftime("%Y-%m-%dT%H:%M:%S.000Z"), (told, head)
+    for query in ["", "list-type=2", "versions", "uploads"]:
+        text = exchange(Signed("GET", f"/{bucket}", query).head(), method="GET").body.decode()
+        times = re.findall("<(?:LastModified|Initiated)>([^<]*)<", text)
+        assert times and all(time.endswith(".000Z") for time in times), (query, times)
+    text = exchange(Signed("GET", f"/{bucket}/u", f"uploadId={upload}").head()).body.decode()
+    assert re.search("<LastModified>[^<]*[.]000Z<", text), text
+    text = exchange(Signed("GET", "/").head(), method="GET").body.decode()
+    assert all(time.endswith(".000Z") for time in re.findall("<CreationDate>([^<]*)<", text))
+
+
+def test_empty_tokens():
+    """They begin a list, like tokens that are not there."""
+    bucket = fill(["a", "b"])
+    for query in ["continuation-token=&list-type=2", "continuation-token&list-type=2",
+                  "marker=", "key-marker=&version-id-marker=&versions"]:
+        response = exchange(Signed("GET", f"/{bucket}", query).head(), method="GET")
+        assert response.status == 200, (query, response.body)
+        assert [key.text for key in parsed(response).iter("Key")] == ["a", "b"]
+    response = exchange(
+        Signed("GET", f"/{bucket}", "continuation-token=&list-type=2&start-after=a").head(),
+        method="GET")
+    assert [key.text for key in parsed(response).iter("Key")] == ["b"]
+    assert exchange(Signed("GET", "/", "continuation-token=").head(), method="GET").status == 200
 
 
 def test_no_keys_wanted():

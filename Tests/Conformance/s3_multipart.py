@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import datetime
 import hashlib
 import os
 
@@ -57,7 +58,7 @@ def test_three_parts():
     fails_with("NoSuchUpload", 404, CLIENT.list_parts, Bucket=bucket, Key="k", UploadId=upload)
 
     start = 0
-    for number, piece in enumerate(pieces, 1):
+    for number, piece in zip([2, 7, 9], pieces):
         for call in [CLIENT.get_object, CLIENT.head_object]:
             got = call(Bucket=bucket, Key="k", PartNumber=number)
             assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
@@ -66,8 +67,10 @@ def test_three_parts():
                 assert got["Body"].read() == piece
                 assert got["ContentRange"].startswith(f"bytes {start}-{start + len(piece) - 1}/")
         start += len(piece)
-    fails_with("InvalidPartNumber", 416, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=4)
-    fails_with("InvalidRequest", 400, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=1,
+    for number in [1, 3, 10]:
+        fails_with("InvalidPartNumber", 416, CLIENT.get_object, Bucket=bucket, Key="k",
+                   PartNumber=number)
+    fails_with("InvalidRequest", 400, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=2,
                Range="bytes=0-1")
     edge = 5 * MIB
     got = CLIENT.get_object(Bucket=bucket, Key="k", Range=f"bytes={edge - 10}-{edge + 9}")
@@ -138,11 +141,53 @@ def test_bad_documents():
     absent(bucket, "k")
 
 
+def test_completed_again():
+    """For a client that did not get the answer, or whose retry overtook it."""
+    bucket = new_bucket()
+    pieces = [random_bytes(5 * MIB, 1), b"end"]
+    for turn, options in enumerate([{}, {"IfNoneMatch": "*"}, {"MpuObjectSize": 5 * MIB + 3}]):
+        key = f"k{turn}"
+        upload = begin(bucket, key, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+        parts = []
+        for number, piece in enumerate(pieces, 1):
+            answer = put_part(bucket, key, upload, number, piece, ChecksumAlgorithm="CRC32")
+            parts.append({"PartNumber": number, "ETag": answer["ETag"],
+                          "ChecksumCRC32": answer["ChecksumCRC32"]})
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(
+                lambda _: FIRST.client().complete_multipart_upload(
+                    Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts},
+                    **options), range(4)))
+        answers.append(complete(bucket, key, upload, parts, **options))
+        for answer in answers:
+            assert answer["ETag"] == multipart_etag(pieces)
+            assert answer["ChecksumCRC32"] == crc32(b"".join(pieces)), answer
+        fails_with("NoSuchUpload", 404, complete, bucket, key, upload, parts[:1])
+    fails_with("InvalidRequest", 400, complete, bucket, key, upload, parts, MpuObjectSize=5)
+    fails_with("NoSuchUpload", 404, complete, bucket, "other", upload, parts)
+    # Once something else is there, the completion is not what made it.
+    CLIENT.put_object(Bucket=bucket, Key=key, Body=b"other")
+    fails_with("NoSuchUpload", 404, complete, bucket, key, upload, parts)
+    assert CLIENT.get_object(Bucket=bucket, Key=key)["Body"].read() == b"other"
+    CLIENT.delete_object(Bucket=bucket, Key="k0")
+    fails_with("NoSuchUpload", 404, complete, bucket, "k0", upload, parts)
+
+
+def test_completed_without_a_document():
+    bucket = new_bucket()
+    upload = begin(bucket, "k")
+    put_part(bucket, "k", upload, 1, b"x")
+    for headers in [{}, {"content-length": "0"}]:
+        refused(exchange(
+            Signed("POST", f"/{bucket}/k", f"uploadId={upload}", headers).head(), method="POST"),
+            "MalformedXML", 400)
+    absent(bucket, "k")
+
+
 def test_abort():
     bucket = new_bucket()
     upload = begin(bucket, "k")
     put_part(bucket, "k", upload, 1, b"x" * 1000)
-    fails_with("BucketNotEmpty", 409, CLIENT.delete_bucket, Bucket=bucket)
     CLIENT.abort_multipart_upload(Bucket=bucket, Key="k", UploadId=upload)
     fails_with("NoSuchUpload", 404, CLIENT.abort_multipart_upload, Bucket=bucket, Key="k",
                UploadId=upload)
@@ -194,6 +239,23 @@ def test_part_copy():
                CopySourceRange=f"bytes=0-{len(data)}")
     fails_with("InvalidArgument", 400, CLIENT.upload_part_copy, Bucket=bucket, Key="k",
                UploadId=upload, PartNumber=4, CopySource=source, CopySourceRange="bytes=5-")
+    for options, code, status in [
+        ({"CopySource": {"Bucket": bucket, "Key": "none"}}, "NoSuchKey", 404),
+        ({"CopySourceIfMatch": '"zzz"'}, "PreconditionFailed", 412),
+        ({"CopySourceIfModifiedSince": CLIENT.head_object(
+            Bucket=bucket, Key="source")["LastModified"]}, "PreconditionFailed", 412),
+        # The target is looked at before the source.
+        ({"CopySource": {"Bucket": bucket, "Key": "none"}, "UploadId": "0" * 32},
+         "NoSuchUpload", 404),
+        ({"CopySource": {"Bucket": bucket, "Key": "none"}, "Bucket": "conf-not-there"},
+         "NoSuchBucket", 404),
+    ]:
+        options = {**{"Bucket": bucket, "Key": "k", "UploadId": upload, "PartNumber": 4,
+                      "CopySource": source}, **options}
+        fails_with(code, status, CLIENT.upload_part_copy, **options)
+    future = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    CLIENT.upload_part_copy(Bucket=bucket, Key="k", UploadId=upload, PartNumber=4,
+                            CopySource=source, CopySourceIfModifiedSince=future)
     complete(bucket, "k", upload, parts)
     got = CLIENT.get_object(Bucket=bucket, Key="k")["Body"].read()
     assert got == data[:10 * MIB] + data[100:200]

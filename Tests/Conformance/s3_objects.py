@@ -3,13 +3,14 @@
 import base64
 import concurrent.futures
 import datetime
+import email.header
 import hashlib
 import io
 import urllib.error
 import urllib.request
 
-from harness import (CLIENT, FIRST, ClientError, absent, crc32, fails_with, new_bucket,
-                     random_bytes, sha256_base64)
+from harness import (CLIENT, FIRST, ClientError, Signed, absent, crc32, exchange, fails_with,
+                     new_bucket, parsed, random_bytes, sha256_base64)
 
 ODD_KEYS = [
     "plain", "with space", "plus+plus", "percent%41", "ü/ö/€/漢字/😀", "a//b///c", "trailing/",
@@ -120,6 +121,34 @@ def test_aws_chunked_is_not_kept_as_an_encoding():
     assert "ContentEncoding" not in CLIENT.head_object(Bucket=bucket, Key="k")
 
 
+def test_content_encodings_stay_as_sent():
+    bucket = new_bucket()
+    for sent, kept in [("deflate, gzip", "deflate, gzip"), ("deflate,gzip", "deflate,gzip"),
+                       ("aws-chunked, deflate, gzip", "deflate, gzip")]:
+        response = exchange(Signed("PUT", f"/{bucket}/k", headers={
+            "content-length": "1", "content-encoding": sent}).head() + b"x")
+        assert response.status == 200, response.body
+        assert CLIENT.head_object(Bucket=bucket, Key="k")["ContentEncoding"] == kept
+
+
+def test_metadata_that_is_not_ascii():
+    """It comes back as words of mail; such words come back as they were sent."""
+    bucket = new_bucket()
+    for text in ["größe", "漢字" * 60, "=?UTF-8?B?Z3LDtsOfZQ==?=", "=?utf-8?q?gr=C3=B6=C3=9Fe?="]:
+        response = exchange(Signed("PUT", f"/{bucket}/k", headers={
+            "content-length": "1", "x-amz-meta-t": text}).head() + b"x")
+        assert response.status == 200, response.body
+        exchange(Signed("PUT", f"/{bucket}/c", headers={
+            "content-length": "0", "x-amz-copy-source": f"{bucket}/k"}).head())
+        for method, key in [("GET", "k"), ("HEAD", "k"), ("GET", "c")]:
+            told = exchange(Signed(method, f"/{bucket}/{key}").head(), method=method).headers[
+                "x-amz-meta-t"]
+            assert told.isascii()
+            assert told == text if text.isascii() else str(
+                email.header.make_header(email.header.decode_header(told))) == text, told
+    assert CLIENT.get_object(Bucket=bucket, Key="k")["Metadata"]["t"] == text
+
+
 def test_metadata_too_large():
     bucket = new_bucket()
     CLIENT.put_object(Bucket=bucket, Key="fits", Body=b"", Metadata={"a": "x" * 2047})
@@ -155,9 +184,21 @@ def test_ranges():
         assert got["ResponseMetadata"]["HTTPStatusCode"] == 200
         assert got["ContentLength"] == size
         got["Body"].close()
+
+
+def test_ranges_of_nothing():
+    """The last bytes of an empty key are all that it has; a first byte it has not."""
+    bucket = new_bucket()
     CLIENT.put_object(Bucket=bucket, Key="empty", Body=b"")
-    fails_with("InvalidRange", 416, CLIENT.get_object, Bucket=bucket, Key="empty",
-               Range="bytes=0-0")
+    for header in ["bytes=-1", "bytes=-100"]:
+        for call in [CLIENT.get_object, CLIENT.head_object]:
+            got = call(Bucket=bucket, Key="empty", Range=header)
+            assert got["ResponseMetadata"]["HTTPStatusCode"] == 200
+            assert got["ContentLength"] == 0 and "ContentRange" not in got
+    for header in ["bytes=0-0", "bytes=0-", "bytes=-0"]:
+        fails_with("InvalidRange", 416, CLIENT.get_object, Bucket=bucket, Key="empty",
+                   Range=header)
+        fails_with("416", 416, CLIENT.head_object, Bucket=bucket, Key="empty", Range=header)
 
 
 def test_conditional_reads():
@@ -178,6 +219,8 @@ def test_conditional_reads():
         fails_with("304", 304, call, Bucket=bucket, Key="k", IfNoneMatch="*")
         call(Bucket=bucket, Key="k", IfModifiedSince=earlier)
         fails_with("304", 304, call, Bucket=bucket, Key="k", IfModifiedSince=modified)
+        # To come, and so no condition.
+        call(Bucket=bucket, Key="k", IfModifiedSince=modified + datetime.timedelta(days=1))
         call(Bucket=bucket, Key="k", IfUnmodifiedSince=later)
         fails_with(*failed, call, Bucket=bucket, Key="k", IfUnmodifiedSince=earlier)
         # A tag's condition comes before that of a time.
@@ -366,6 +409,36 @@ def test_presigned_by_default():
     _refused_url(url + "&response-expires=now", 403)
 
 
+def test_presigned_for_a_week_at_most():
+    bucket = new_bucket()
+    CLIENT.put_object(Bucket=bucket, Key="k", Body=b"x")
+    week = 7 * 24 * 3600
+    parameters = {"Bucket": bucket, "Key": "k"}
+    for version in ["s3", "s3v4"]:
+        client = FIRST.client(signature_version=version)
+        url = client.generate_presigned_url("get_object", parameters, ExpiresIn=week)
+        assert _fetch(url).read() == b"x"
+        url = client.generate_presigned_url("get_object", parameters, ExpiresIn=week + 3600)
+        _refused_url(url, 403 if version == "s3" else 400)
+
+
+def test_presigned_covers_every_header():
+    """Also one that many clients add by themselves."""
+    bucket = new_bucket()
+    client = FIRST.client(signature_version="s3v4")
+    url = client.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "k"})
+    for digest in [hashlib.sha256(b"other").hexdigest(), hashlib.sha256(b"x").hexdigest(),
+                   "UNSIGNED-PAYLOAD"]:
+        try:
+            _fetch(url, data=b"x", method="PUT",
+                   headers={"content-type": "", "x-amz-content-sha256": digest})
+            raise AssertionError("a header that nobody signed was passed over")
+        except urllib.error.HTTPError as error:
+            assert error.code == 403 and b"x-amz-content-sha256" in error.read()
+        absent(bucket, "k")
+    _fetch(url, data=b"x", method="PUT", headers={"content-type": ""})
+
+
 def test_presigned_urls_expire():
     import time
     bucket = new_bucket()
@@ -395,6 +468,11 @@ def test_copy():
     assert got["ContentType"] == "text/html" and got["Metadata"] == {"n": "2"}
     fails_with("InvalidRequest", 400, CLIENT.copy_object, Bucket=bucket, Key="a +b/ü",
                CopySource=source)
+    for options in [{"StorageClass": "STANDARD"}, {"ChecksumAlgorithm": "SHA256"}]:
+        CLIENT.copy_object(Bucket=bucket, Key="a +b/ü", CopySource=source, **options)
+        got = CLIENT.get_object(Bucket=bucket, Key="a +b/ü", ChecksumMode="ENABLED")
+        assert got["Body"].read() == data and got["Metadata"] == {"m": "1"}
+    assert got["ChecksumSHA256"] == sha256_base64(data)
     CLIENT.copy_object(Bucket=bucket, Key="a +b/ü", CopySource=source,
                        MetadataDirective="REPLACE", Metadata={"self": "yes"})
     got = CLIENT.get_object(Bucket=bucket, Key="a +b/ü")
@@ -405,16 +483,57 @@ def test_copy():
                CopySource={"Bucket": "conf-not-there", "Key": "none"})
 
 
+def test_copy_looks_at_the_target_first():
+    bucket = new_bucket()
+    missing = {"Bucket": bucket, "Key": "none"}
+    fails_with("NoSuchBucket", 404, CLIENT.copy_object, Bucket="conf-not-there", Key="x",
+               CopySource=missing)
+    fails_with("InvalidArgument", 400, CLIENT.copy_object, Bucket=bucket, Key="x",
+               CopySource=missing, MetadataDirective="OTHER")
+    fails_with("InvalidRequest", 400, CLIENT.copy_object, Bucket=bucket, Key="none",
+               CopySource=missing)
+    fails_with("NoSuchKey", 404, CLIENT.copy_object, Bucket=bucket, Key="x", CopySource=missing)
+
+
+def test_a_plus_in_the_source_of_a_copy_is_a_space():
+    """As S3 reads the header: a plus is %2B there."""
+    bucket = new_bucket()
+    bodies = {"a b": b"with a space" * 9, "a+b": b"with a plus"}
+    for key, data in bodies.items():
+        CLIENT.put_object(Bucket=bucket, Key=key, Body=data)
+    for source, key in [("a+b", "a b"), ("a%20b", "a b"), ("a b", "a b"), ("a%2Bb", "a+b"),
+                        ("a%2bb", "a+b")]:
+        for slash in ["", "/"]:
+            response = exchange(Signed("PUT", f"/{bucket}/copy", headers={
+                "content-length": "0", "x-amz-copy-source": f"{slash}{bucket}/{source}"}).head())
+            assert response.status == 200, response.body
+            assert body(bucket, "copy") == bodies[key], source
+        upload = CLIENT.create_multipart_upload(Bucket=bucket, Key="part")["UploadId"]
+        response = exchange(Signed(
+            "PUT", f"/{bucket}/part", f"partNumber=1&uploadId={upload}", headers={
+                "content-length": "0", "x-amz-copy-source": f"{bucket}/{source}"}).head())
+        etag = parsed(response).findtext("ETag")
+        assert etag == f'"{hashlib.md5(bodies[key]).hexdigest()}"', source
+    # In a path it is a plus.
+    for path, key in [("a+b", "a+b"), ("a%2Bb", "a+b"), ("a%20b", "a b")]:
+        got = exchange(Signed("GET", f"/{bucket}/{path}").head(), method="GET")
+        assert got.body == bodies[key], path
+
+
 def test_copy_conditions():
     bucket = new_bucket()
     etag = CLIENT.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
     source = {"Bucket": bucket, "Key": "k"}
     CLIENT.copy_object(Bucket=bucket, Key="c", CopySource=source, CopySourceIfMatch=etag)
     for options in [{"CopySourceIfMatch": '"zzz"'}, {"CopySourceIfNoneMatch": etag},
-                    {"CopySourceIfUnmodifiedSince": datetime.datetime(2000, 1, 1)}]:
+                    {"CopySourceIfUnmodifiedSince": datetime.datetime(2000, 1, 1)},
+                    {"CopySourceIfModifiedSince": CLIENT.head_object(
+                        Bucket=bucket, Key="k")["LastModified"]}]:
         fails_with("PreconditionFailed", 412, CLIENT.copy_object, Bucket=bucket, Key="d",
                    CopySource=source, **options)
     absent(bucket, "d")
+    future = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    CLIENT.copy_object(Bucket=bucket, Key="f", CopySource=source, CopySourceIfModifiedSince=future)
     answer = CLIENT.copy_object(Bucket=bucket, Key="s", CopySource=source,
                                 ChecksumAlgorithm="SHA256")
     assert answer["CopyObjectResult"]["ChecksumSHA256"] == sha256_base64(b"x")

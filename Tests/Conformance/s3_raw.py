@@ -390,6 +390,45 @@ def test_connection_close():
     connection.close()
 
 
+def test_connections_last_as_long_as_their_clients_say():
+    bucket = new_bucket()
+    for version, connection_header, stays in [
+        (b"1.1", None, True), (b"1.1", "keep-alive", True), (b"1.1", "TE", True),
+        (b"1.1", "close", False), (b"1.1", "TE, close", False), (b"1.1", "Close", False),
+        (b"1.0", None, False), (b"1.0", "keep-alive", True), (b"1.0", "close", False),
+    ]:
+        for path, status in [(f"/{bucket}", 200), (f"/{bucket}/none", 404)]:
+            connection = Connection()
+            unsigned = {"Connection": connection_header} if connection_header else {}
+            head = Signed("GET", path).head(unsigned=unsigned)
+            connection.send(head.replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+            response = connection.response("GET")
+            assert response.status == status, response.body
+            told = response.headers.get("connection", "").lower()
+            expected = "close" if not stays else "keep-alive" if version == b"1.0" else ""
+            assert told == expected, (version, connection_header, told)
+            if stays:
+                connection.send(Signed("HEAD", f"/{bucket}").head())
+                assert connection.response("HEAD").status == 200
+            else:
+                connection.socket.settimeout(10)
+                assert connection.stream.read() == b"", (version, connection_header)
+            connection.close()
+
+
+def test_forms_are_not_implemented():
+    """They come unsigned; what they lack is said, and not that they are not signed."""
+    bucket = new_bucket()
+    body = (b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\nk\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\ndata\r\n--x--\r\n')
+    head = (f"POST /{bucket} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+            "content-type: multipart/form-data; boundary=x\r\n\r\n").encode()
+    refused(exchange(head + body, method="POST"), "NotImplemented", 501)
+    absent(bucket, "k")
+    head = f"POST /{bucket} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".encode()
+    refused(exchange(head, method="POST"), "AccessDenied", 403)
+
+
 def test_slow_and_split_requests():
     """The head and the body in the smallest of pieces."""
     bucket = new_bucket()

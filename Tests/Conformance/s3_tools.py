@@ -63,6 +63,30 @@ def test_aws_cli():
         aws("s3", "rb", f"s3://{bucket}")
 
 
+def test_aws_cli_exact_timestamps():
+    need("aws")
+    bucket = new_bucket(label="awscli")
+    with tempfile.TemporaryDirectory() as folder:
+        source, back = os.path.join(folder, "source"), os.path.join(folder, "back")
+        files = make_tree(source)
+        aws("s3", "sync", source, f"s3://{bucket}/tree")
+        aws("s3", "sync", "--no-progress", "--exact-timestamps", f"s3://{bucket}/tree", back)
+        same_trees(source, back, files)
+        again = aws("s3", "sync", "--no-progress", "--exact-timestamps", f"s3://{bucket}/tree", back)
+        assert again.strip() == "", again
+
+
+def test_aws_cli_removes_a_bucket_by_force():
+    need("aws")
+    bucket = new_bucket(label="awscli")
+    for key in ["a b", "a+b", "c"]:
+        CLIENT.put_object(Bucket=bucket, Key=key, Body=b"x")
+    upload = CLIENT.create_multipart_upload(Bucket=bucket, Key="u")["UploadId"]
+    CLIENT.upload_part(Bucket=bucket, Key="u", UploadId=upload, PartNumber=1, Body=b"part")
+    aws("s3", "rb", "--force", f"s3://{bucket}")
+    assert bucket not in [item["Name"] for item in CLIENT.list_buckets()["Buckets"]]
+
+
 def test_aws_cli_streams():
     need("aws")
     bucket = new_bucket(label="awscli")

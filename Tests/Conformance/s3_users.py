@@ -29,6 +29,12 @@ def test_buckets_belong_to_their_creators():
         lambda: client.delete_bucket(Bucket=mine),
         lambda: client.get_bucket_location(Bucket=mine),
         lambda: client.copy_object(Bucket=theirs, Key="c", CopySource={"Bucket": mine, "Key": "k"}),
+        lambda: client.get_bucket_versioning(Bucket=mine),
+        lambda: client.get_bucket_acl(Bucket=mine),
+        lambda: client.get_bucket_policy(Bucket=mine),
+        lambda: client.get_bucket_tagging(Bucket=mine),
+        lambda: client.get_object_acl(Bucket=mine, Key="k"),
+        lambda: client.get_object_tagging(Bucket=mine, Key="none"),
     ]:
         fails_with("AccessDenied", 403, call)
     fails_with("403", 403, client.head_bucket, Bucket=mine)

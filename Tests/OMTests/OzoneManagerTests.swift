@@ -573,6 +573,41 @@ struct OzoneManagerTests {
         }
     }
 
+    @Test("the uploads of a deleted bucket go with it, in commands of a bounded size")
+    func deletedBucket() async throws {
+        try await withManager { setup, manager, client in
+            var parts: [BlockID] = []
+            for upload in 0..<300 {
+                let key = try path("u\(upload)")
+                let id = try await client.createUpload(
+                    key, attributes: .init(), checksum: nil, replication: nil, user: "ann")
+                guard upload % 100 == 0 else { continue }
+                let open = try await client.openPart(
+                    key, upload: id, number: 1, length: 10, user: "ann")
+                var group = open.groups[0]
+                group.length = 10
+                _ = try await client.commit(open, groups: [group], KeyCommit(etag: "p"))
+                parts.append(group.blockID)
+            }
+            try await put(client, "k")
+            let error = await code { try await client.deleteBucket(bucket, user: "ann") }
+            #expect(error == .bucketNotEmpty)
+            let uploads = try await client.uploads(bucket, UploadsQuery(), user: "ann")
+            #expect(uploads.uploads.count == 300)
+            _ = try await client.deleteKey(try path("k"), condition: .none, user: "ann")
+            try await client.deleteBucket(bucket, user: "ann")
+            let before = manager.appliedIndex
+            try await manager.dropOrphans()
+            #expect(manager.appliedIndex == before + 2, "256 uploads and the rest")
+            try await manager.dropOrphans()
+            #expect(manager.appliedIndex == before + 2)
+            while try await manager.deleteBlocks() {}
+            setup.clock.advance(.seconds(61))
+            while try await manager.deleteBlocks() {}
+            #expect(Set(parts).isSubset(of: setup.blocks.with { Set($0.deleted) }))
+        }
+    }
+
     @Test("the loops delete and expire by themselves and stop when the service closes")
     func loops() async throws {
         try await withTemporaryDirectory { directory in
@@ -600,12 +635,26 @@ struct OzoneManagerTests {
             }
             _ = try await client.openKey(
                 try path("left"), length: nil, replication: nil, user: "ann")
-            clock.advance(.seconds(48 * 3600))
-            for _ in 0..<2000 where blocks.with({ $0.deleted.count }) < 11 {
+            // A part of an upload whose bucket goes.
+            let upload = try await client.createUpload(
+                try path("u"), attributes: .init(), checksum: nil, replication: nil, user: "ann")
+            let open = try await client.openPart(
+                try path("u"), upload: upload, number: 1, length: 10, user: "ann")
+            var group = open.groups[0]
+            group.length = 10
+            _ = try await client.commit(open, groups: [group], KeyCommit(etag: "p"))
+            try await client.deleteBucket(bucket, user: "ann")
+            for _ in 0..<2000 where blocks.with({ !$0.deleted.contains(group.blockID) }) {
                 clock.advance(.milliseconds(1))
                 try await Task.sleep(for: .milliseconds(5))
             }
-            #expect(Set(blocks.with { $0.deleted }).count == 11)
+            #expect(blocks.with { $0.deleted.contains(group.blockID) }, "long before it expires")
+            clock.advance(.seconds(48 * 3600))
+            for _ in 0..<2000 where blocks.with({ $0.deleted.count }) < 12 {
+                clock.advance(.milliseconds(1))
+                try await Task.sleep(for: .milliseconds(5))
+            }
+            #expect(Set(blocks.with { $0.deleted }).count == 12)
             try await manager.close()
         }
     }

@@ -1,6 +1,7 @@
 import Client
 import Logging
 import Model
+import Telemetry
 import TestSupport
 
 @testable import S3Gateway
@@ -29,17 +30,20 @@ struct GatewayFixture {
     static func run(
         limits: S3Configuration.Limits = .init(), port: Int = 0,
         storeLimits: InMemoryObjectStore.Limits = .init(), baseDomains: [String] = [],
+        telemetry: RoleTelemetry? = nil, logger: Logger? = nil,
+        configure: (inout S3Configuration) -> Void = { _ in },
         _ body: (GatewayFixture) async throws -> Void
     ) async throws {
         let store = InMemoryObjectStore(limits: storeLimits, clock: { now() })
         try await store.createUser(alice)
         try await store.createUser(bob)
-        var logger = Logger(label: "s3")
-        logger.logLevel = .error
+        var quiet = Logger(label: "s3")
+        quiet.logLevel = .error
+        var configuration = S3Configuration(port: port, baseDomains: baseDomains, limits: limits)
+        configure(&configuration)
         let gateway = S3Gateway(
-            store: store,
-            configuration: S3Configuration(port: port, baseDomains: baseDomains, limits: limits),
-            logger: logger)
+            store: store, configuration: configuration, logger: logger ?? quiet,
+            telemetry: telemetry)
         let serving = Task { try await gateway.run() }
         do {
             try await body(GatewayFixture(store: store, port: gateway.boundPort()))

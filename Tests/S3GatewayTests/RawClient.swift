@@ -80,19 +80,20 @@ struct RawClient {
     }
 
     /// Sends `bytes` and reads until the server closes; on a thread of its own.
+    /// - Parameter atMost: goes away once so many bytes have come, with others on their way.
     static func exchange(
-        _ bytes: [UInt8], port: Int, closesItsSide: Bool = false
+        _ bytes: [UInt8], port: Int, closesItsSide: Bool = false, atMost: Int = .max
     ) async throws -> [UInt8] {
         try await withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread {
                 continuation.resume(
-                    with: Result { try blockingExchange(bytes, port, closesItsSide) })
+                    with: Result { try blockingExchange(bytes, port, closesItsSide, atMost) })
             }
         }
     }
 
     private static func blockingExchange(
-        _ bytes: [UInt8], _ port: Int, _ closesItsSide: Bool
+        _ bytes: [UInt8], _ port: Int, _ closesItsSide: Bool, _ atMost: Int
     ) throws -> [UInt8] {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(descriptor) }
@@ -117,10 +118,11 @@ struct RawClient {
         if closesItsSide { shutdown(descriptor, Int32(SHUT_WR)) }
         var answer: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
-        while true {
+        while answer.count < atMost {
             let count = recv(descriptor, &buffer, buffer.count, 0)
             if count <= 0 { return answer }
             answer += buffer[..<count]
         }
+        return answer
     }
 }

@@ -6,9 +6,7 @@ extension S3Service {
         let request = call.request
         let limit = try request.queryInt("max-buckets", in: 1...10_000) ?? 10_000
         let prefix = request.query("prefix") ?? ""
-        let after = try request.query("continuation-token").map { text throws(S3Error) in
-            try ContinuationToken.decode(text)
-        }
+        let after = try ContinuationToken.inQuery(of: request)
         if let region = request.query("bucket-region"), region != configuration.region {
             throw S3Error.invalidArgument(
                 "bucket-region", region, "All buckets are in \(configuration.region).")
@@ -44,7 +42,12 @@ extension S3Service {
     func createBucket(_ call: Call) async throws {
         let document = try await call.receiveDocument(limit: 64 << 10)
         if !document.isEmpty { try checkBucketConfiguration(XMLReader.parse(document)) }
-        try await store.createBucket(call.bucket, replication: nil, user: call.user)
+        do throws(StoreError) {
+            try await store.createBucket(call.bucket, replication: nil, user: call.user)
+        } catch {
+            // In S3's first region making one's own bucket again is done already; in others 409.
+            guard error.code == .bucketOwnedByYou, isFirstRegion else { throw error }
+        }
         var head = call.head(200, contentLength: 0)
         head.set("Location", "/\(call.bucketName)")
         try await call.respond(head)
@@ -66,6 +69,9 @@ extension S3Service {
         }
     }
 
+    /// Whether this is the region that has S3's oldest manners.
+    private var isFirstRegion: Bool { configuration.region == "us-east-1" }
+
     func headBucket(_ call: Call) async throws {
         _ = try await store.bucket(call.bucket, user: call.user)
         var head = call.head(200, contentLength: 0)
@@ -84,7 +90,7 @@ extension S3Service {
         var xml = XMLWriter()
         xml.element("LocationConstraint", namespace: true) { xml in
             // S3's first region is written as nothing.
-            if configuration.region != "us-east-1" { xml.text(configuration.region) }
+            if !isFirstRegion { xml.text(configuration.region) }
         }
         try await call.respond(xml)
     }
@@ -97,6 +103,12 @@ enum ContinuationToken {
     private static let mark = "a1"
 
     static func encode(_ last: [UInt8]) -> String { mark + Hex.encode(last) }
+
+    /// Where the list that `request` asks for goes on; nil if it begins, also with an empty token.
+    static func inQuery(of request: S3Request) throws(S3Error) -> [UInt8]? {
+        guard let text = request.query("continuation-token"), !text.isEmpty else { return nil }
+        return try decode(text)
+    }
 
     static func decode(_ text: String) throws(S3Error) -> [UInt8] {
         guard text.hasPrefix(mark), let bytes = Hex.decode(text.dropFirst(mark.count)),

@@ -82,9 +82,10 @@ struct CompleteRequest: Equatable {
     }
 
     /// The MD5 of the parts' MD5s, with `-` and their number behind.
-    static func etag(of parts: [PartInfo]) -> String {
+    /// - Parameter parts: their ETags, in order.
+    static func etag(of parts: [String]) -> String {
         var md5 = Insecure.MD5()
-        for part in parts { md5.update(data: Hex.decode(part.etag) ?? Array(part.etag.utf8)) }
+        for etag in parts { md5.update(data: Hex.decode(etag) ?? Array(etag.utf8)) }
         return "\(Hex.encode(md5.finalize()))-\(parts.count)"
     }
 }
@@ -95,26 +96,14 @@ extension S3Service {
         let condition = try WriteCondition(call.request)
         let document = try await call.receiveDocument(
             limit: configuration.limits.documentBytes, forCompletion: true)
-        guard !document.isEmpty else {
-            throw S3Error(.invalidRequest, "You must specify at least one part")
-        }
         let request = try CompleteRequest(XMLReader.parse(document))
-        let info = try await store.upload(call.key, upload: upload, user: call.user)
-        let parts = try request.select(
-            from: try await allParts(
-                call, upload, last: request.parts[request.parts.count - 1].number))
-        let checksum = try Self.checksum(of: parts, info.checksum, call.request)
-        let length = parts.reduce(0) { $0 + $1.length }
-        if let text = call.request.header("x-amz-mp-object-size"), Int(text) != length {
-            throw S3Error(
-                .invalidRequest,
-                "The x-amz-mp-object-size is \(text), the parts have \(length) bytes.")
+        let etag: String
+        let checksum: ObjectChecksum?
+        do {
+            (etag, checksum) = try await complete(call, upload, request, condition)
+        } catch let error as StoreError where error.code == .noSuchUpload {
+            (etag, checksum) = try await repeated(call, upload, request, condition)
         }
-        let etag = CompleteRequest.etag(of: parts)
-        _ = try await store.completeUpload(
-            call.key, upload: upload,
-            parts: parts.map { CompletedPart(number: $0.number, etag: $0.etag) }, etag: etag,
-            checksum: checksum, condition: condition, user: call.user)
         var xml = XMLWriter()
         xml.element("CompleteMultipartUploadResult", namespace: true) { xml in
             let host = call.request.header("host") ?? "\(configuration.host)"
@@ -125,6 +114,49 @@ extension S3Service {
             xml.checksum(checksum)
         }
         try await call.respond(xml)
+    }
+
+    /// Makes a key of the parts that `request` names; its ETag and checksum.
+    private func complete(
+        _ call: Call, _ upload: UploadID, _ request: CompleteRequest, _ condition: WriteCondition
+    ) async throws -> (etag: String, ObjectChecksum?) {
+        let info = try await store.upload(call.key, upload: upload, user: call.user)
+        let parts = try request.select(
+            from: try await allParts(
+                call, upload, last: request.parts[request.parts.count - 1].number))
+        let checksum = try Self.checksum(of: parts, info.checksum, call.request)
+        try Self.checkSize(parts.reduce(0) { $0 + $1.length }, call.request)
+        let etag = CompleteRequest.etag(of: parts.map(\.etag))
+        _ = try await store.completeUpload(
+            call.key, upload: upload,
+            parts: parts.map { CompletedPart(number: $0.number, etag: $0.etag) }, etag: etag,
+            checksum: checksum, condition: condition, user: call.user)
+        return (etag, checksum)
+    }
+
+    /// The answer again for a client that did not get the first one. The upload and its parts are
+    /// gone; whether the key that is there was made of them, the store knows: the ETag that these
+    /// parts make is the same as then.
+    private func repeated(
+        _ call: Call, _ upload: UploadID, _ request: CompleteRequest, _ condition: WriteCondition
+    ) async throws -> (etag: String, ObjectChecksum?) {
+        let etag = CompleteRequest.etag(of: request.parts.map(\.etag))
+        let key = try await store.completeUpload(
+            call.key, upload: upload,
+            parts: request.parts.map { CompletedPart(number: $0.number, etag: $0.etag) },
+            etag: etag, checksum: nil, condition: condition, user: call.user)
+        try Self.checkSize(key.length, call.request)
+        return (etag, key.checksum)
+    }
+
+    /// `x-amz-mp-object-size`, where it is given, must be the truth.
+    private static func checkSize(_ length: Int, _ request: S3Request) throws(S3Error) {
+        guard let text = request.header("x-amz-mp-object-size"), Int(text) != length else {
+            return
+        }
+        throw S3Error(
+            .invalidRequest,
+            "The x-amz-mp-object-size is \(text), the parts have \(length) bytes.")
     }
 
     private func allParts(

@@ -8,6 +8,7 @@ import Synchronization
 struct CopySource: Equatable {
     var key: KeyPath
 
+    /// The header is decoded as S3 does it, like a query: `+` is a space, and a plus is `%2B`.
     init(_ request: S3Request) throws(S3Error) {
         let text = request.header("x-amz-copy-source") ?? ""
         let malformed = S3Error.invalidArgument(
@@ -18,7 +19,9 @@ struct CopySource: Equatable {
             throw S3Error(
                 .noSuchVersion, "Buckets are unversioned here: the only version is \"null\".")
         }
-        guard let first = parts.first, let decoded = PercentEncoding.decode(first) else {
+        guard let first = parts.first,
+            let decoded = PercentEncoding.decode(first, plusIsSpace: true)
+        else {
             throw malformed
         }
         let path = decoded.first == UInt8(ascii: "/") ? decoded.dropFirst() : decoded[...]
@@ -70,22 +73,28 @@ private final class CopyDigest: Sendable {
 extension S3Service {
     func copyObject(_ call: Call) async throws {
         let request = call.request
-        let source = try await copySource(call)
-        let replaces = try Self.replacesMetadata(request)
         let from = try CopySource(request)
-        guard replaces || from.key != call.key else {
+        let replaces = try Self.replacesMetadata(request)
+        // Naming a class or a checksum is a change, also where the key has it already.
+        let changes = ["x-amz-storage-class", "x-amz-checksum-algorithm"].contains {
+            request.header($0) != nil
+        }
+        guard replaces || changes || from.key != call.key else {
             throw S3Error(
                 .invalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself "
                     + "without changing the object's metadata, storage class, website redirect "
                     + "location or encryption attributes.")
         }
-        let attributes = replaces ? try ObjectAttributes(request) : source.attributes
+        let given = replaces ? try ObjectAttributes(request) : nil
         let condition = try WriteCondition(request)
-        let algorithm =
-            try request.header("x-amz-checksum-algorithm").map { name throws(S3Error) in
-                try ObjectChecksum.Algorithm(name: name, in: "x-amz-checksum-algorithm")
-            } ?? source.checksum?.algorithm
+        let wanted = try request.header("x-amz-checksum-algorithm").map { name throws(S3Error) in
+            try ObjectChecksum.Algorithm(name: name, in: "x-amz-checksum-algorithm")
+        }
+        let source = try await source(from, call)
+        guard source.length <= configuration.limits.objectBytes else { throw sourceTooLarge }
+        let attributes = given ?? source.attributes
+        let algorithm = wanted ?? source.checksum?.algorithm
         let writer = try await store.openWriter(
             call.key, length: source.length, replication: nil, user: call.user)
         try await respondPatiently(call) {
@@ -102,7 +111,10 @@ extension S3Service {
 
     func uploadPartCopy(_ call: Call) async throws {
         let request = call.request
-        let source = try await copySource(call)
+        let from = try CopySource(request)
+        let (number, upload) = try call.partAddress()
+        let info = try await store.upload(call.key, upload: upload, user: call.user)
+        let source = try await source(from, call)
         var range = 0..<source.length
         if let header = request.header(Self.copyRange) {
             guard case .from(let first, through: let last?) = ByteRange(header) else {
@@ -119,8 +131,7 @@ extension S3Service {
             }
             range = first..<last + 1
         }
-        let (number, upload) = try call.partAddress()
-        let info = try await store.upload(call.key, upload: upload, user: call.user)
+        guard range.count <= configuration.limits.objectBytes else { throw sourceTooLarge }
         let writer = try await store.openPartWriter(
             call.key, upload: upload, number: number, length: range.count, user: call.user)
         let bytes = range
@@ -136,29 +147,39 @@ extension S3Service {
 
     private static var copyRange: String { "x-amz-copy-source-range" }
 
-    /// The source of a copy, if it may be read and its conditions hold.
-    private func copySource(_ call: Call) async throws -> KeyInfo {
+    /// The source of a copy, if it may be read and its conditions hold. A target that is not there
+    /// is told before a source that is not.
+    private func source(_ from: CopySource, _ call: Call) async throws -> KeyInfo {
+        do {
+            return try await readableSource(from, call)
+        } catch {
+            _ = try await store.bucket(call.bucket, user: call.user)
+            throw error
+        }
+    }
+
+    private func readableSource(_ from: CopySource, _ call: Call) async throws -> KeyInfo {
         let request = call.request
-        let source = try CopySource(request)
         if let expected = request.header("x-amz-source-expected-bucket-owner") {
-            let bucket = try await store.bucket(source.key.bucket, user: call.user)
+            let bucket = try await store.bucket(from.key.bucket, user: call.user)
             guard bucket.ownerCanonicalID == expected else { throw S3Error(.accessDenied) }
         }
         let range = call.operation == .uploadPartCopy ? request.header(Self.copyRange) : nil
         let selection = range.flatMap { ByteRange($0) }?.selection ?? .bytes
-        let info = try await store.key(source.key, selection, user: call.user)
+        let info = try await store.key(from.key, selection, user: call.user)
         let conditions = ReadConditions(request, prefix: "x-amz-copy-source-")
-        guard conditions.evaluate(etag: info.etag, modified: info.modified) == .proceed else {
-            throw S3Error(.preconditionFailed)
-        }
-        guard info.length <= configuration.limits.objectBytes || call.operation == .uploadPartCopy
-        else {
-            throw S3Error(
-                .invalidRequest,
-                "The specified copy source is larger than the maximum allowable size for a copy "
-                    + "source: \(configuration.limits.objectBytes)")
-        }
+        let outcome = conditions.evaluate(
+            etag: info.etag, modified: info.modified, now: call.now)
+        guard outcome == .proceed else { throw S3Error(.preconditionFailed) }
         return info
+    }
+
+    /// For more bytes than one part, or one key put at once, may have.
+    private var sourceTooLarge: S3Error {
+        S3Error(
+            .invalidRequest,
+            "The specified copy source is larger than the maximum allowable size for a copy "
+                + "source: \(configuration.limits.objectBytes)")
     }
 
     private static func replacesMetadata(_ request: S3Request) throws(S3Error) -> Bool {

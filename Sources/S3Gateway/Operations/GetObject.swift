@@ -15,8 +15,9 @@ struct ObjectAnswer: Equatable {
     var checksum: ObjectChecksum?
 
     /// Decides by the conditions and the range of `request`.
-    init(_ request: S3Request, _ info: KeyInfo) throws(S3Error) {
-        switch ReadConditions(request).evaluate(etag: info.etag, modified: info.modified) {
+    init(_ request: S3Request, _ info: KeyInfo, now: Timestamp) throws(S3Error) {
+        let conditions = ReadConditions(request)
+        switch conditions.evaluate(etag: info.etag, modified: info.modified, now: now) {
         case .proceed: break
         case .failed: throw S3Error(.preconditionFailed)
         case .notModified:
@@ -51,7 +52,8 @@ struct ObjectAnswer: Equatable {
                 }
                 // The checksum is one of the whole: a part of the bytes cannot be checked by it.
                 if found != range { checksum = nil }
-                partial(found, of: info.length)
+                // The end of an object without bytes is the whole of it.
+                if !found.isEmpty { partial(found, of: info.length) }
             }
         }
         if mode == nil { checksum = nil }
@@ -180,7 +182,7 @@ extension S3Service {
         try call.checkVersion()
         let selection = KeySelection(call.request, readsBytes: readsBytes)
         let info = try await store.key(call.key, selection, user: call.user)
-        return (info, try ObjectAnswer(call.request, info))
+        return (info, try ObjectAnswer(call.request, info, now: call.now))
     }
 
     private func objectHead(
@@ -196,7 +198,9 @@ extension S3Service {
         for name in ObjectAttributes.standardHeaders {
             head.set(name, ifPresent: call.request.query("response-\(name)"))
         }
-        for (name, value) in info.attributes.metadata { head.set("x-amz-meta-\(name)", value) }
+        for (name, value) in info.attributes.metadata {
+            head.set("x-amz-meta-\(name)", EncodedWords.encode(value))
+        }
         head.set("x-amz-mp-parts-count", ifPresent: answer.partsCount.map { "\($0)" })
         head.set(answer.checksum)
         return head

@@ -123,7 +123,7 @@ extension S3Service {
         let request = call.request
         let token = request.query("continuation-token")
         let startAfter = request.queryBytes("start-after") ?? []
-        let from = try token.map { text throws(S3Error) in try ContinuationToken.decode(text) }
+        let from = try ContinuationToken.inQuery(of: request)
         let list = try await list(call, startAfter: from ?? startAfter)
         let owner = request.query("fetch-owner") == "true"
         var xml = list.writer

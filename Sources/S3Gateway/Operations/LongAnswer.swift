@@ -18,9 +18,9 @@ private final class WaitingClient: Sendable {
     }
 
     private let phase = Mutex(Phase.silent)
-    private let outbound: Exchange.Outbound
+    private let outbound: ResponseWriter
 
-    init(_ outbound: Exchange.Outbound) { self.outbound = outbound }
+    init(_ outbound: ResponseWriter) { self.outbound = outbound }
 
     /// Writes head, prologue and spaces until `finish`.
     func entertain(_ head: HTTPResponse, every interval: Duration) async throws {

@@ -33,10 +33,11 @@ extension ObjectAttributes {
         }
     }
 
-    /// `aws-chunked` is the encoding of one request, not of the object.
-    private static func withoutChunking(_ value: String) -> String {
-        value.split(separator: ",").map { trimmingSpaces($0) }
-            .filter { $0.lowercased() != "aws-chunked" && !$0.isEmpty }
-            .joined(separator: ",")
+    /// `aws-chunked` is the encoding of one request, not of the object; the others stay as sent.
+    static func withoutChunking(_ value: String) -> String {
+        let codings = value.split(separator: ",", omittingEmptySubsequences: false)
+        let kept = codings.filter { trimmingSpaces($0).lowercased() != "aws-chunked" }
+        return kept.count == codings.count
+            ? value : trimmingSpaces(kept.joined(separator: ","))
     }
 }

@@ -25,14 +25,15 @@ enum ByteRange: Equatable {
         self = .from(first, through: last)
     }
 
-    /// The bytes of an object of `length` bytes; nil if none of them is asked for.
+    /// The bytes of an object of `length` bytes; nil if none of them is asked for. The end of
+    /// nothing is all of it, and an empty range.
     func resolve(length: Int) -> Range<Int>? {
         switch self {
         case .from(let first, let last):
             guard first < length else { return nil }
             return first..<min(length, last.map { $0 == Int.max ? $0 : $0 + 1 } ?? length)
         case .last(let count):
-            guard count > 0, length > 0 else { return nil }
+            guard count > 0 else { return nil }
             return max(0, length - count)..<length
         }
     }

@@ -27,8 +27,9 @@ struct ReadConditions: Equatable {
     }
 
     /// What holds of a key with this tag and time. Times count in whole seconds, as headers do;
-    /// a tag's condition comes before that of a time.
-    func evaluate(etag: String, modified: Timestamp) -> Outcome {
+    /// a tag's condition comes before that of a time. To have been modified since a moment that is
+    /// still to come, after `now`, is no condition.
+    func evaluate(etag: String, modified: Timestamp, now: Timestamp) -> Outcome {
         let seconds = modified.milliseconds / 1000
         if let ifMatch {
             if !Self.matches(ifMatch, etag) { return .failed }
@@ -37,7 +38,7 @@ struct ReadConditions: Equatable {
         }
         if let ifNoneMatch {
             if Self.matches(ifNoneMatch, etag) { return .notModified }
-        } else if let limit = ifModifiedSince, seconds <= limit.milliseconds / 1000 {
+        } else if let limit = ifModifiedSince, limit <= now, seconds <= limit.milliseconds / 1000 {
             return .notModified
         }
         return .proceed

@@ -1,14 +1,17 @@
 /// Headers that ask for what is not implemented: refused, so that no client takes a success for
 /// more than it is.
 enum RefusedHeaders {
-    /// `x-amz-` headers that are understood or that ask for nothing; a prefix ends with `-`.
+    /// `x-amz-` headers that are understood, or that ask for nothing of a bucket without versions
+    /// and locks (`x-amz-mfa`, `x-amz-bypass-governance-retention`).
     private static let known: Set<String> = [
-        "x-amz-acl", "x-amz-api-version", "x-amz-checksum-algorithm", "x-amz-checksum-mode",
+        "x-amz-acl", "x-amz-api-version", "x-amz-bypass-governance-retention",
+        "x-amz-checksum-algorithm", "x-amz-checksum-mode",
         "x-amz-checksum-type", "x-amz-content-sha256", "x-amz-copy-source",
         "x-amz-copy-source-if-match", "x-amz-copy-source-if-modified-since",
         "x-amz-copy-source-if-none-match", "x-amz-copy-source-if-unmodified-since",
         "x-amz-copy-source-range", "x-amz-date", "x-amz-decoded-content-length",
-        "x-amz-expected-bucket-owner", "x-amz-metadata-directive", "x-amz-mp-object-size",
+        "x-amz-expected-bucket-owner", "x-amz-metadata-directive", "x-amz-mfa",
+        "x-amz-mp-object-size",
         "x-amz-object-ownership", "x-amz-optional-object-attributes", "x-amz-request-payer",
         "x-amz-sdk-checksum-algorithm", "x-amz-security-token",
         "x-amz-source-expected-bucket-owner", "x-amz-storage-class", "x-amz-tagging-directive",
@@ -24,7 +27,8 @@ enum RefusedHeaders {
                 throw S3Error.notImplemented("The header \(name)")
             }
         }
-        try allow("x-amz-acl", ["private"], request)
+        // Both say what is the case anyway: there are no other grants than the owner's.
+        try allow("x-amz-acl", ["private", "bucket-owner-full-control"], request)
         try allow("x-amz-api-version", ["2006-03-01"], request)
         try allow("x-amz-bucket-object-lock-enabled", ["false"], request)
         try allow("x-amz-tagging-directive", ["copy"], request)

@@ -69,14 +69,24 @@ struct S3Error: Error, Equatable {
         case missingRequestBody = "MissingRequestBodyError"
         case missingSecurityHeader = "MissingSecurityHeader"
         case noSuchBucket = "NoSuchBucket"
+        case noSuchBucketPolicy = "NoSuchBucketPolicy"
+        case noSuchConfiguration = "NoSuchConfiguration"
+        case noSuchCORSConfiguration = "NoSuchCORSConfiguration"
         case noSuchKey = "NoSuchKey"
+        case noSuchLifecycleConfiguration = "NoSuchLifecycleConfiguration"
+        case noSuchPublicAccessBlock = "NoSuchPublicAccessBlockConfiguration"
+        case noSuchTagSet = "NoSuchTagSet"
         case noSuchUpload = "NoSuchUpload"
         case noSuchVersion = "NoSuchVersion"
+        case noSuchWebsite = "NoSuchWebsiteConfiguration"
         case notImplemented = "NotImplemented"
         case notModified = "NotModified"
+        case objectLockNotFound = "ObjectLockConfigurationNotFoundError"
         case preconditionFailed = "PreconditionFailed"
+        case replicationNotFound = "ReplicationConfigurationNotFoundError"
         case requestTimeout = "RequestTimeout"
         case requestTimeTooSkewed = "RequestTimeTooSkewed"
+        case encryptionNotFound = "ServerSideEncryptionConfigurationNotFoundError"
         case serviceUnavailable = "ServiceUnavailable"
         case signatureDoesNotMatch = "SignatureDoesNotMatch"
         case slowDown = "SlowDown"
@@ -91,7 +101,11 @@ struct S3Error: Error, Equatable {
             case .accessDenied, .invalidAccessKeyID, .requestTimeTooSkewed,
                 .signatureDoesNotMatch:
                 403
-            case .noSuchBucket, .noSuchKey, .noSuchUpload, .noSuchVersion: 404
+            case .noSuchBucket, .noSuchKey, .noSuchUpload, .noSuchVersion,
+                .noSuchBucketPolicy, .noSuchConfiguration, .noSuchCORSConfiguration,
+                .noSuchLifecycleConfiguration, .noSuchPublicAccessBlock, .noSuchTagSet,
+                .noSuchWebsite, .objectLockNotFound, .replicationNotFound, .encryptionNotFound:
+                404
             case .methodNotAllowed: 405
             case .bucketAlreadyExists, .bucketAlreadyOwnedByYou, .bucketNotEmpty,
                 .conditionalRequestConflict:
@@ -111,13 +125,25 @@ struct S3Error: Error, Equatable {
             switch self {
             case .accessDenied: "Access Denied"
             case .noSuchBucket: "The specified bucket does not exist."
+            case .noSuchBucketPolicy: "The bucket policy does not exist"
+            case .noSuchConfiguration: "The specified configuration does not exist."
+            case .noSuchCORSConfiguration: "The CORS configuration does not exist"
+            case .noSuchLifecycleConfiguration: "The lifecycle configuration does not exist"
+            case .noSuchPublicAccessBlock: "The public access block configuration was not found"
+            case .noSuchTagSet: "The TagSet does not exist"
+            case .noSuchWebsite: "The specified bucket does not have a website configuration"
+            case .objectLockNotFound:
+                "Object Lock configuration does not exist for this bucket"
+            case .replicationNotFound: "The replication configuration was not found"
+            case .encryptionNotFound:
+                "The server side encryption configuration was not found"
             case .noSuchKey: "The specified key does not exist."
             case .noSuchUpload:
                 "The specified upload does not exist: it was completed or aborted, or never begun."
             case .methodNotAllowed: "The specified method is not allowed against this resource."
             case .bucketAlreadyExists: "A bucket of this name exists and belongs to another user."
             case .bucketAlreadyOwnedByYou: "A bucket of this name exists and belongs to you."
-            case .bucketNotEmpty: "The bucket holds keys or uploads in progress; delete them first."
+            case .bucketNotEmpty: "The bucket holds keys; delete them first."
             case .keyTooLong: "A key has at most 1024 bytes of UTF-8."
             case .malformedXML: "The XML of the request is not well-formed or not as published."
             case .missingContentLength: "The request needs a Content-Length header."

@@ -11,7 +11,7 @@ final class Exchange {
     typealias Outbound = NIOAsyncChannelOutboundWriter<HTTPResponsePart>
 
     let head: HTTPRequest
-    let outbound: Outbound
+    let outbound: ResponseWriter
     private var inbound: Inbound
     private var awaitsContinue: Bool
     private var isBroken = false
@@ -28,9 +28,18 @@ final class Exchange {
     init(head: HTTPRequest, inbound: Inbound, outbound: Outbound) {
         self.head = head
         self.inbound = inbound
-        self.outbound = outbound
+        self.outbound = ResponseWriter(outbound)
         awaitsContinue =
             head.headerFields[.expect]?.lowercased().contains("100-continue") ?? false
+    }
+
+    /// Whether the connection may carry another request, as far as its client says.
+    /// `ConnectionPersistence` has put `close` into heads whose version of HTTP means it.
+    var mayGoOn: Bool {
+        guard let options = head.headerFields[.connection] else { return true }
+        return !options.split(separator: ",").contains {
+            trimmingSpaces($0).lowercased() == "close"
+        }
     }
 
     /// The next piece of the body; nil at its end. Throws when the client breaks off.
@@ -92,6 +101,44 @@ final class Exchange {
 
     /// The connection's inbound side, for the next request.
     var remaining: Inbound { inbound }
+}
+
+/// Why a response cannot be written: its client has closed the connection, or the network has.
+/// Nobody's fault here, and nobody is there to be told.
+struct ClientGone: Error, CustomStringConvertible {
+    /// What the connection said.
+    var cause: any Error
+
+    /// The status that such a request is recorded with; never sent.
+    static let status = 499
+    /// What stands in the place of S3's code in its record.
+    static let code = "ClientGone"
+
+    var description: String { "the client went away: \(cause)" }
+}
+
+/// Writes parts of a response. Throws `ClientGone` when they cannot arrive any more.
+struct ResponseWriter: Sendable {
+    private let outbound: Exchange.Outbound
+
+    init(_ outbound: Exchange.Outbound) { self.outbound = outbound }
+
+    func write(_ part: HTTPResponsePart) async throws {
+        do { try await outbound.write(part) } catch { throw Self.meaning(of: error) }
+    }
+
+    func write(contentsOf parts: [HTTPResponsePart]) async throws {
+        do {
+            try await outbound.write(contentsOf: parts)
+        } catch {
+            throw Self.meaning(of: error)
+        }
+    }
+
+    /// A writer that is cancelled belongs to a gateway that is being stopped.
+    private static func meaning(of error: any Error) -> any Error {
+        error is CancellationError ? error : ClientGone(cause: error)
+    }
 }
 
 /// Holds the storage of a buffer, so that a pointer to its bytes may live across suspensions.

@@ -10,19 +10,22 @@ public struct S3Configuration: Sendable {
     /// Domains below which the bucket is named by the host, as in `photos.s3.example.com` for
     /// `s3.example.com`. Path style always works.
     public var baseDomains: [String]
+    /// Whether presigned URLs of Signature Version 2 are taken, which boto3 makes by default.
+    public var allowsSignatureV2: Bool
     public var limits: Limits
     /// Called after every request, on the request's task; for metrics and access logs.
     public var observer: (@Sendable (RequestRecord) -> Void)?
 
     public init(
         host: String = "127.0.0.1", port: Int = 9878, region: String = "us-east-1",
-        baseDomains: [String] = [], limits: Limits = Limits(),
+        baseDomains: [String] = [], allowsSignatureV2: Bool = true, limits: Limits = Limits(),
         observer: (@Sendable (RequestRecord) -> Void)? = nil
     ) {
         self.host = host
         self.port = port
         self.region = region
         self.baseDomains = baseDomains.map { $0.lowercased() }
+        self.allowsSignatureV2 = allowsSignatureV2
         self.limits = limits
         self.observer = observer
     }
@@ -64,8 +67,9 @@ public struct S3Configuration: Sendable {
         public var operation: String
         /// The user that signed it; empty if that was not established.
         public var user: String
+        /// 499 if the client went away before it was answered in full.
         public var status: Int
-        /// S3's code of the error; nil on success.
+        /// S3's code of the error, or `ClientGone`; nil on success.
         public var errorCode: String?
         public var duration: Duration
         public var bytesReceived: Int

@@ -34,6 +34,10 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
                 try channel.pipeline.syncOperations.addHandler(WrittenSignal(), position: .first)
             }
             .flatMap { pipeline.setup(channel: channel, logger: logger) }
+            .flatMapThrowing { value in
+                try ConnectionPersistence.add(to: channel)
+                return value
+            }
     }
 
     /// Up to 256 KiB are read at once: fewer, larger pieces of big bodies.

@@ -9,6 +9,8 @@ struct S3Metrics: Sendable {
         let slow = SlowBound()
         /// By class of the status: 1xx to 5xx, at 0 what is none.
         let statuses = (0..<6).map { _ in Counter() }
+        /// Requests whose client went away before the end of the answer: no failure of ours.
+        let abandoned = Counter()
         let received = Counter()
         let sent = Counter()
 
@@ -49,6 +51,11 @@ struct S3Metrics: Sendable {
                 labels.adding(["status": digit == 0 ? "none" : "\(digit)xx"]),
                 Double(counter.value))
         }
+        if measures.abandoned.value > 0 {
+            page.counter(
+                "apus_s3_requests_total", "Requests by the class of their status.",
+                labels.adding(["status": "client_gone"]), Double(measures.abandoned.value))
+        }
     }
 
     /// What the tasks of a request carry that began at `start`.
@@ -66,7 +73,11 @@ struct S3Metrics: Sendable {
         let measures = operation.map { self.measures[$0.rawValue] } ?? refused
         let nanoseconds = end &- min(start, end)
         measures.latency.record(nanoseconds: nanoseconds)
-        measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
+        if status == ClientGone.status {
+            measures.abandoned.add()
+        } else {
+            measures.statuses[(1...5).contains(status / 100) ? status / 100 : 0].add()
+        }
         measures.received.add(UInt64(exchange.bytesReceived))
         measures.sent.add(UInt64(exchange.bytesSent))
         let isSlow = measures.slow.isSlow(nanoseconds)

@@ -37,6 +37,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
                 lifetimeMilliseconds: limits.userLifetimeMilliseconds, limit: limits.cachedUsers,
                 lookupLimit: limits.userLookups),
             keys: SigningKeyCache(limit: limits.cachedSigningKeys),
+            allowsVersion2: configuration.allowsSignatureV2,
             baseDomains: configuration.baseDomains)
     }
 
@@ -58,13 +59,17 @@ struct S3Service<Store: ObjectStore>: Sendable {
         since started: MonotonicTime
     ) async -> Bool {
         var outcome = Outcome()
-        var isReusable = exchange.head.headerFields[.connection]?.lowercased() != "close"
+        var isReusable = exchange.mayGoOn
         do {
             guard load.enter(limit: configuration.limits.concurrentRequests) else {
                 throw S3Error(.slowDown)
             }
             defer { load.leave() }
             try await run(exchange, id, &outcome)
+        } catch let gone as ClientGone {
+            logger.debug("\(gone)", metadata: ["request": "\(id)"])
+            outcome.isGone = true
+            isReusable = false
         } catch {
             outcome.error = Self.describe(error)
             if outcome.error?.code == .internalError {
@@ -87,10 +92,13 @@ struct S3Service<Store: ObjectStore>: Sendable {
         var operation: Operation?
         var user = ""
         var error: S3Error?
+        /// Whether the client was no longer there to be answered.
+        var isGone = false
     }
 
     private func run(_ exchange: Exchange, _ id: RequestID, _ outcome: inout Outcome) async throws {
         let request = try S3Request(exchange.head)
+        try Operation.refuseForm(request)
         let now = clock()
         let identity = try await authenticator.authenticate(request, now: now)
         outcome.user = identity.user.name
@@ -128,6 +136,16 @@ struct S3Service<Store: ObjectStore>: Sendable {
         case .completeMultipartUpload: try await completeMultipartUpload(call)
         case .abortMultipartUpload: try await abortMultipartUpload(call)
         case .listParts: try await listParts(call)
+        case .getBucketAcl, .getBucketVersioning, .getBucketTagging,
+            .getBucketLifecycleConfiguration, .getBucketPolicy, .getBucketPolicyStatus,
+            .getBucketCors, .getBucketEncryption, .getBucketReplication, .getBucketWebsite,
+            .getBucketOwnershipControls, .getBucketNotificationConfiguration, .getBucketLogging,
+            .getBucketRequestPayment, .getBucketAccelerateConfiguration,
+            .getObjectLockConfiguration, .getPublicAccessBlock,
+            .listBucketAnalyticsConfigurations, .listBucketIntelligentTieringConfigurations,
+            .listBucketInventoryConfigurations, .listBucketMetricsConfigurations,
+            .getObjectAcl, .getObjectTagging, .getObjectRetention, .getObjectLegalHold:
+            try await getSetting(call)
         }
     }
 
@@ -156,7 +174,9 @@ struct S3Service<Store: ObjectStore>: Sendable {
         since started: MonotonicTime
     ) {
         let ended = MonotonicTime.now()
-        let status = outcome.error?.code.status ?? exchange.status
+        let status =
+            outcome.isGone ? ClientGone.status : outcome.error?.code.status ?? exchange.status
+        let code = outcome.isGone ? ClientGone.code : outcome.error?.code.rawValue
         metrics?.record(
             outcome.operation, user: outcome.user, status: status, exchange, trace,
             from: started.nanoseconds, to: ended.nanoseconds)
@@ -164,7 +184,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
         let duration = started.duration(to: ended)
         let record = S3Configuration.RequestRecord(
             requestID: id.description, operation: outcome.operation?.name ?? "",
-            user: outcome.user, status: status, errorCode: outcome.error?.code.rawValue,
+            user: outcome.user, status: status, errorCode: code,
             duration: duration, bytesReceived: exchange.bytesReceived,
             bytesSent: exchange.bytesSent)
         configuration.observer?(record)
@@ -172,7 +192,7 @@ struct S3Service<Store: ObjectStore>: Sendable {
             "\(exchange.head.method) \(exchange.head.path ?? "") \(status) \(duration)",
             metadata: [
                 "request": "\(id)", "user": "\(outcome.user)",
-                "error": "\(outcome.error?.code.rawValue ?? "-")",
+                "error": "\(code ?? "-")",
             ])
     }
 }

@@ -14,6 +14,8 @@ struct Identity: Sendable {
 struct Authenticator<Store: ObjectStore>: Sendable {
     let users: UserCache<Store>
     let keys: SigningKeyCache
+    /// Whether URLs signed with version 2 are taken.
+    let allowsVersion2: Bool
     /// As in `S3Configuration`; lower case.
     let baseDomains: [String]
     /// A request's date may differ from ours by this much.
@@ -28,6 +30,7 @@ struct Authenticator<Store: ObjectStore>: Sendable {
             guard let old = try SignatureV2.parse(request) else {
                 throw S3Error(.accessDenied, "Anonymous access is not allowed: sign the request.")
             }
+            guard allowsVersion2 else { throw RequestSignature.unsupportedMechanism }
             return try await authenticate(old, request, now: now)
         }
         try Self.checkTime(signature, now: now)
@@ -63,7 +66,7 @@ struct Authenticator<Store: ObjectStore>: Sendable {
     private func authenticate(
         _ signature: SignatureV2, _ request: S3Request, now: Timestamp
     ) async throws -> Identity {
-        try signature.checkTime(now: now)
+        try signature.checkTime(now: now, skewMilliseconds: Self.maximumSkewMilliseconds)
         let user = try await user(signature.accessKeyID)
         try signature.verify(
             request, bucket: Address.virtualHostBucket(request.header("host"), baseDomains),
@@ -114,9 +117,6 @@ struct Authenticator<Store: ObjectStore>: Sendable {
         var missing = request.sentHeaderNames.filter { name in
             name.hasPrefix("x-amz-") && !signed.contains(name)
         }
-        // A presigned URL may be used by a client that adds this header to every request; its
-        // value is then not taken.
-        if signature.placement != .header { missing.removeAll { $0 == "x-amz-content-sha256" } }
         if !signed.contains("host") { missing.append("host") }
         guard missing.isEmpty else {
             throw S3Error(

@@ -31,6 +31,8 @@ struct RequestSignature: Equatable {
     var payload: PayloadSigning
 
     static let algorithm = "AWS4-HMAC-SHA256"
+    /// Seconds for which a presigned URL may be valid, of either version: a week.
+    static let longestSeconds = 604_800
 }
 
 /// How the body of a request is covered by its signature: the value of `x-amz-content-sha256`.
@@ -100,7 +102,8 @@ extension RequestSignature {
         return nil
     }
 
-    private static var unsupportedMechanism: S3Error {
+    /// What a request is told that is signed in a way that is not taken.
+    static var unsupportedMechanism: S3Error {
         S3Error(
             .invalidRequest,
             "The authorization mechanism you have provided is not supported. "
@@ -178,9 +181,11 @@ extension RequestSignature {
         guard let date = DateText.parseBasic(dateText) else {
             throw S3Error(code, "X-Amz-Date must be in the form of 20130524T000000Z.")
         }
-        guard let expires = Int(try field("X-Amz-Expires")), expires >= 1, expires <= 604_800
+        guard let expires = Int(try field("X-Amz-Expires")), expires >= 1,
+            expires <= longestSeconds
         else {
-            throw S3Error(code, "X-Amz-Expires must be 1 to 604800 seconds (a week).")
+            throw S3Error(
+                code, "X-Amz-Expires must be 1 to \(longestSeconds) seconds (a week).")
         }
         let signedHeaders = signedHeaders(try field("X-Amz-SignedHeaders"))
         let header = request.header("x-amz-content-sha256")

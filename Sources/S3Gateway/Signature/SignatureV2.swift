@@ -34,11 +34,21 @@ struct SignatureV2: Equatable {
         return SignatureV2(accessKeyID: accessKeyID, signature: signature, expires: expires)
     }
 
-    func checkTime(now: Timestamp) throws(S3Error) {
+    /// A URL is valid for at most a week from now, as one of version 4 is.
+    /// - Parameter skewMilliseconds: by which the clock of its maker may differ.
+    func checkTime(now: Timestamp, skewMilliseconds: Int64) throws(S3Error) {
         guard now.milliseconds <= expires * 1000 else {
             throw S3Error(
                 .accessDenied, "Request has expired",
                 details: [("ServerTime", DateText.iso(now))])
+        }
+        // The URL does not tell when it was made; the clock of its maker may be ahead of ours.
+        let limit = Int64(RequestSignature.longestSeconds) * 1000
+        guard expires * 1000 - now.milliseconds <= limit + skewMilliseconds else {
+            throw S3Error(
+                .accessDenied,
+                "Expires must lie at most \(RequestSignature.longestSeconds) seconds (a week) ahead.",
+                details: [("Expires", String(expires)), ("ServerTime", DateText.iso(now))])
         }
     }
 

@@ -86,13 +86,12 @@ enum DateText {
             + "\(two(t.hour)):\(two(t.minute)):\(two(t.second)) GMT"
     }
 
-    /// `2013-05-24T00:00:00.000Z`, for XML.
+    /// `2013-05-24T00:00:00.000Z`, for XML. Whole seconds, as in S3: the same moment that headers
+    /// tell, since clients compare the two.
     static func iso(_ time: Timestamp) -> String {
         let t = CivilTime(time)
-        let milliseconds = t.millisecond + 1000
         return "\(four(t.year))-\(two(t.month))-\(two(t.day))T"
-            + "\(two(t.hour)):\(two(t.minute)):\(two(t.second))."
-            + "\(String(milliseconds).dropFirst())Z"
+            + "\(two(t.hour)):\(two(t.minute)):\(two(t.second)).000Z"
     }
 
     /// `20130524T000000Z`, as SigV4 writes it.

@@ -26,6 +26,20 @@ struct XMLWriter {
         close(name)
     }
 
+    /// An element with attributes, given as they are written behind its name.
+    mutating func element(
+        _ name: StaticString, attributes: StaticString,
+        _ content: (inout XMLWriter) throws -> Void
+    ) rethrows {
+        raw("<")
+        raw(name)
+        raw(" ")
+        raw(attributes)
+        raw(">")
+        try content(&self)
+        close(name)
+    }
+
     /// An element with text.
     mutating func element(_ name: StaticString, _ text: String) {
         open(name)
