@@ -86,7 +86,14 @@ extension RaftMember {
                 }
                 return batch
             }
-            await withUnsafeContinuation { idleAppender = $0 }
+            // Looked at once more where the continuation is kept: see `nextApplies`.
+            await withUnsafeContinuation { continuation in
+                if appends.isEmpty, !isClosed {
+                    idleAppender = continuation
+                } else {
+                    continuation.resume()
+                }
+            }
         }
         return nil
     }
@@ -154,7 +161,15 @@ extension RaftMember {
                 defer { applies = [] }
                 return Array(applies)
             }
-            await withUnsafeContinuation { idleApplier = $0 }
+            // Looked at once more where the continuation is kept: the call may leave the actor for
+            // a moment, and who adds something then would find nobody to wake.
+            await withUnsafeContinuation { continuation in
+                if applies.isEmpty, !isClosed {
+                    idleApplier = continuation
+                } else {
+                    continuation.resume()
+                }
+            }
         }
         return nil
     }

@@ -180,7 +180,13 @@ public actor StorageContainerManager: RPCHandler {
     private func exclusively<R: Sendable>(
         _ body: () async throws(StoreError) -> R
     ) async throws(StoreError) -> R {
-        while isChanging { await withCheckedContinuation { changers.append($0) } }
+        // Looked at once more where the continuation is kept: the call may leave the actor for a
+        // moment, in which the one who is waited for can end without seeing who waits.
+        while isChanging {
+            await withCheckedContinuation { changer in
+                if isChanging { changers.append(changer) } else { changer.resume() }
+            }
+        }
         isChanging = true
         defer {
             isChanging = false

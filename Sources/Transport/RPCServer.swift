@@ -158,7 +158,10 @@ actor ServerConnection {
     /// the client that it may use it for something else.
     private func untilQuiet() async {
         guard memory != nil, !running.isEmpty else { return }
-        await withUnsafeContinuation { quiet.append($0) }
+        // Looked at once more where the continuation is kept, as in `waitForRoom`.
+        await withUnsafeContinuation { continuation in
+            if running.isEmpty { continuation.resume() } else { quiet.append(continuation) }
+        }
     }
 
     /// Serves until the connection ends. To be called in a task on the reactor that is not isolated
@@ -227,7 +230,13 @@ actor ServerConnection {
     }
 
     private func waitForRoom(for bytes: Int) async {
-        while !hasRoom(for: bytes) { await withUnsafeContinuation { resume = $0 } }
+        // Looked at once more where the continuation is kept: the call may leave the actor for a
+        // moment, in which the last request that is waited for can end.
+        while !hasRoom(for: bytes) {
+            await withUnsafeContinuation { continuation in
+                if hasRoom(for: bytes) { continuation.resume() } else { resume = continuation }
+            }
+        }
     }
 
     private func begin(

@@ -146,7 +146,7 @@ def ingest_through_closings():
 def full_disks():
     """A full cluster says so at once, and goes on by itself when there is room again."""
     options = ["--set", f"datanode.volume-limit-bytes={640 << 20}",
-               "--set", "om.deletion-delay-ms=2000", "--set", "scm.close-delay-ms=1000"]
+               "--set", "om.deletion-delay-ms=3000", "--set", "scm.close-delay-ms=1000"]
     cluster = Cluster(options=options).start()
     try:
         client = cluster.client(retries={"max_attempts": 0, "mode": "standard"})

@@ -53,7 +53,8 @@ class Cluster:
                 self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.kill_all()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        if not os.environ.get("APUS_TEST_KEEP"):
+            shutil.rmtree(self.dir, ignore_errors=True)
 
     def pid(self, role):
         return int(pathlib.Path(self.dir, "run", role + ".pid").read_text())

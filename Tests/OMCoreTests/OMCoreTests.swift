@@ -666,7 +666,8 @@ struct UploadsTests {
             rounds += 1
         }
         #expect(rounds == 2)
-        #expect(try bench.reads.deletedBlocks(before: .max, limit: 99).blocks.count == 5)
+        let page = bench.reads.discarded(from: [], through: .max, limit: 99, blocks: 99)
+        #expect(page.records.reduce(0) { $0 + $1.blocks.count } == 5)
         #expect(try bench.heldBlocks() == held, "no block is lost or doubled")
         #expect(
             try bench.complete(other, kept, [(1, "c")], etag: "whole-1", user: "ann").length == 1)
