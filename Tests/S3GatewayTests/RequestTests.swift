@@ -120,6 +120,14 @@ func code(_ body: () throws -> Void) -> S3Error.Code? {
         }
     }
 
+    @Test("what chooses an operation is covered by signatures of version 2 too")
+    func signedSubresources() {
+        // A list is a list, in either of its forms.
+        let unsigned = Operation.subresources.subtracting(SignatureV2.signedParameters)
+        #expect(unsigned == ["list-type"])
+        #expect(SignatureV2.signedParameters.isSuperset(of: ["partNumber", "versionId"]))
+    }
+
     @Test("what is not implemented is refused by name")
     func refused() throws {
         for name in Operation.refusedSubresources.union(["never-heard-of"]) {

@@ -127,8 +127,14 @@ extension Operation {
         ],
     ]) { first, _ in first }
 
+    /// Whether this asks for a setting.
+    var asksForSetting: Bool {
+        Self.settingsOfBuckets.values.contains(self) || Self.settingsOfKeys.values.contains(self)
+    }
+
     private static let settings = Set(settingsOfBuckets.keys).union(settingsOfKeys.keys)
-    private static let subresources = Set(ofBuckets.keys).union(ofKeys.keys)
+    /// All that choose an operation.
+    static let subresources = Set(ofBuckets.keys).union(ofKeys.keys)
 
     /// Query parameters that mean something here also without a value.
     private static let parameters: Set<String> = [
