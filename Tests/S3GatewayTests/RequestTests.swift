@@ -355,6 +355,8 @@ func code(_ body: () throws -> Void) -> S3Error.Code? {
         let signed = try request(
             "POST", "/bucket", ["content-type": type, "authorization": "AWS4-HMAC-SHA256 x"])
         #expect(code { try Operation.refuseForm(signed) } == nil)
+        let url = try request("POST", "/bucket/k?uploads&X-Amz-Signature=0", ["content-type": type])
+        #expect(code { try Operation.refuseForm(url) } == nil)
         for (method, headers) in [("PUT", ["content-type": type]), ("POST", [:])] {
             let other = try request(method, "/bucket", headers)
             #expect(code { try Operation.refuseForm(other) } == nil)

@@ -31,7 +31,8 @@ extension Operation {
     static func refuseForm(_ request: S3Request) throws(S3Error) {
         let type = request.header("content-type")?.lowercased() ?? ""
         guard request.method == "POST", type.hasPrefix("multipart/form-data"),
-            request.header("authorization") == nil
+            request.header("authorization") == nil, !request.hasQuery("X-Amz-Signature"),
+            !request.hasQuery("Signature")
         else { return }
         throw S3Error.notImplemented("Uploading by an HTML form (POST Object)")
     }
