@@ -147,6 +147,10 @@ def test_empty_tokens():
         method="GET")
     assert [key.text for key in parsed(response).iter("Key")] == ["b"]
     assert exchange(Signed("GET", "/", "continuation-token=").head(), method="GET").status == 200
+    upload = CLIENT.create_multipart_upload(Bucket=bucket, Key="u")["UploadId"]
+    for path, query in [(f"/{bucket}/u", f"part-number-marker=&uploadId={upload}"),
+                        (f"/{bucket}", "key-marker=&upload-id-marker=&uploads")]:
+        assert exchange(Signed("GET", path, query).head(), method="GET").status == 200
 
 
 def test_no_keys_wanted():

@@ -82,6 +82,7 @@ private struct KeepingLogs: LogHandler {
         let page = telemetry.metrics.page().text.split(separator: "\n")
             .filter { $0.hasPrefix("apus_s3_requests_total") && $0.contains("GetObject") }
         #expect(page.count == 1 && page[0].contains("client_gone") && page[0].hasSuffix(" 1"))
+        #expect(!telemetry.metrics.page().text.contains("GetBucketAcl"), "nobody asked for one")
     }
 
     @Test("a completion that is asked again while the first is under way has its answer")

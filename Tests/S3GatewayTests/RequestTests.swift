@@ -120,6 +120,14 @@ func code(_ body: () throws -> Void) -> S3Error.Code? {
         }
     }
 
+    @Test("what chooses an operation is covered by signatures of version 2 too")
+    func signedSubresources() {
+        // A list is a list, in either of its forms.
+        let unsigned = Operation.subresources.subtracting(SignatureV2.signedParameters)
+        #expect(unsigned == ["list-type"])
+        #expect(SignatureV2.signedParameters.isSuperset(of: ["partNumber", "versionId"]))
+    }
+
     @Test("what is not implemented is refused by name")
     func refused() throws {
         for name in Operation.refusedSubresources.union(["never-heard-of"]) {
@@ -347,6 +355,8 @@ func code(_ body: () throws -> Void) -> S3Error.Code? {
         let signed = try request(
             "POST", "/bucket", ["content-type": type, "authorization": "AWS4-HMAC-SHA256 x"])
         #expect(code { try Operation.refuseForm(signed) } == nil)
+        let url = try request("POST", "/bucket/k?uploads&X-Amz-Signature=0", ["content-type": type])
+        #expect(code { try Operation.refuseForm(url) } == nil)
         for (method, headers) in [("PUT", ["content-type": type]), ("POST", [:])] {
             let other = try request(method, "/bucket", headers)
             #expect(code { try Operation.refuseForm(other) } == nil)

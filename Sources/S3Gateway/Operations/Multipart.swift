@@ -118,7 +118,9 @@ extension S3Service {
         let upload = try call.uploadID()
         let encoding = try ListEncoding(request)
         let limit = min(try request.queryInt("max-parts", in: 0...Int(Int32.max)) ?? 1000, 1000)
-        let marker = try request.queryInt("part-number-marker", in: 0...Int(Int32.max)) ?? 0
+        let begins = request.query("part-number-marker")?.isEmpty ?? true
+        let marker =
+            begins ? 0 : try request.queryInt("part-number-marker", in: 0...Int(Int32.max)) ?? 0
         let info = try await store.upload(call.key, upload: upload, user: call.user)
         let bucket = try await store.bucket(call.bucket, user: call.user)
         let page = try await store.parts(

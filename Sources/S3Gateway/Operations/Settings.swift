@@ -8,7 +8,7 @@ import Model
 /// have a document for that, the others a code of their own, 404.
 enum UnsetSetting {
     case document(XMLWriter)
-    case missing(S3Error.Code)
+    case missing(S3Error)
 
     /// - Parameter bucket: the bucket, or that of the key; its owner owns all that is in it.
     init(_ operation: Operation, _ bucket: BucketInfo) {
@@ -36,18 +36,27 @@ enum UnsetSetting {
             self = Self.emptyList("ListInventoryConfigurationsResult")
         case .listBucketMetricsConfigurations:
             self = Self.emptyList("ListMetricsConfigurationsResult")
-        case .getBucketTagging: self = .missing(.noSuchTagSet)
-        case .getBucketLifecycleConfiguration: self = .missing(.noSuchLifecycleConfiguration)
-        case .getBucketPolicy, .getBucketPolicyStatus: self = .missing(.noSuchBucketPolicy)
-        case .getBucketCors: self = .missing(.noSuchCORSConfiguration)
-        case .getBucketEncryption: self = .missing(.encryptionNotFound)
-        case .getBucketReplication: self = .missing(.replicationNotFound)
-        case .getBucketWebsite: self = .missing(.noSuchWebsite)
-        case .getPublicAccessBlock: self = .missing(.noSuchPublicAccessBlock)
-        case .getObjectLockConfiguration: self = .missing(.objectLockNotFound)
-        case .getObjectRetention, .getObjectLegalHold: self = .missing(.invalidRequest)
+        case .getBucketTagging: self = Self.absent(.noSuchTagSet, bucket)
+        case .getBucketLifecycleConfiguration:
+            self = Self.absent(.noSuchLifecycleConfiguration, bucket)
+        case .getBucketPolicy, .getBucketPolicyStatus:
+            self = Self.absent(.noSuchBucketPolicy, bucket)
+        case .getBucketCors: self = Self.absent(.noSuchCORSConfiguration, bucket)
+        case .getBucketEncryption: self = Self.absent(.encryptionNotFound, bucket)
+        case .getBucketReplication: self = Self.absent(.replicationNotFound, bucket)
+        case .getBucketWebsite: self = Self.absent(.noSuchWebsite, bucket)
+        case .getPublicAccessBlock: self = Self.absent(.noSuchPublicAccessBlock, bucket)
+        case .getObjectLockConfiguration: self = Self.absent(.objectLockNotFound, bucket)
+        case .getObjectRetention, .getObjectLegalHold:
+            self = .missing(
+                S3Error(.invalidRequest, "Bucket is missing Object Lock Configuration"))
         default: preconditionFailure("\(operation.name) asks for no setting")
         }
+    }
+
+    /// S3's answer where there is no document: a code of its own, with the bucket's name.
+    static func absent(_ code: S3Error.Code, _ bucket: BucketInfo) -> UnsetSetting {
+        .missing(S3Error(code, details: [("BucketName", bucket.name)]))
     }
 
     private static func document(
@@ -96,13 +105,10 @@ extension S3Service {
         // One configuration of a list of them.
         let asksForOne = call.operation.listsConfigurations && call.request.hasQuery("id")
         switch asksForOne
-            ? .missing(.noSuchConfiguration) : UnsetSetting(call.operation, bucket)
+            ? .absent(.noSuchConfiguration, bucket) : UnsetSetting(call.operation, bucket)
         {
         case .document(let xml): try await call.respond(xml)
-        case .missing(.invalidRequest):
-            throw S3Error(.invalidRequest, "Bucket is missing Object Lock Configuration")
-        case .missing(let code):
-            throw S3Error(code, details: [("BucketName", call.bucketName)])
+        case .missing(let error): throw error
         }
     }
 }

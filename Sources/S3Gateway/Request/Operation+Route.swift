@@ -31,7 +31,8 @@ extension Operation {
     static func refuseForm(_ request: S3Request) throws(S3Error) {
         let type = request.header("content-type")?.lowercased() ?? ""
         guard request.method == "POST", type.hasPrefix("multipart/form-data"),
-            request.header("authorization") == nil
+            request.header("authorization") == nil, !request.hasQuery("X-Amz-Signature"),
+            !request.hasQuery("Signature")
         else { return }
         throw S3Error.notImplemented("Uploading by an HTML form (POST Object)")
     }
@@ -127,8 +128,14 @@ extension Operation {
         ],
     ]) { first, _ in first }
 
+    /// Whether this asks for a setting.
+    var asksForSetting: Bool {
+        Self.settingsOfBuckets.values.contains(self) || Self.settingsOfKeys.values.contains(self)
+    }
+
     private static let settings = Set(settingsOfBuckets.keys).union(settingsOfKeys.keys)
-    private static let subresources = Set(ofBuckets.keys).union(ofKeys.keys)
+    /// All that choose an operation.
+    static let subresources = Set(ofBuckets.keys).union(ofKeys.keys)
 
     /// Query parameters that mean something here also without a value.
     private static let parameters: Set<String> = [

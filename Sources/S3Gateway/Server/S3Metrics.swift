@@ -13,8 +13,13 @@ struct S3Metrics: Sendable {
         let abandoned = Counter()
         let received = Counter()
         let sent = Counter()
+        /// Whether this is told only once it has counted something: most gateways never see it.
+        let isRare: Bool
 
-        init(_ name: String) { self.name = name }
+        init(_ name: String, isRare: Bool = false) {
+            self.name = name
+            self.isRare = isRare
+        }
     }
 
     private let telemetry: RoleTelemetry
@@ -26,7 +31,7 @@ struct S3Metrics: Sendable {
     /// - Parameter inFlight: how many requests are under way.
     init(_ telemetry: RoleTelemetry, inFlight: @escaping @Sendable () -> Int) {
         self.telemetry = telemetry
-        measures = Operation.allCases.map { Measures($0.name) }
+        measures = Operation.allCases.map { Measures($0.name, isRare: $0.asksForSetting) }
         telemetry.metrics.gauge("apus_s3_in_flight", "Requests under way.") { Double(inFlight()) }
         let all = measures + [refused]
         telemetry.metrics.collect { page in
@@ -36,9 +41,11 @@ struct S3Metrics: Sendable {
 
     private static func add(_ measures: Measures, to page: inout MetricsPage) {
         let labels: MetricLabels = ["operation": measures.name]
+        let latency = measures.latency.snapshot()
+        guard !measures.isRare || latency.count > 0 else { return }
         page.histogram(
             "apus_s3_duration_seconds", "From a request's head to the end of its answer.", labels,
-            measures.latency.snapshot())
+            latency)
         page.counter(
             "apus_s3_received_bytes_total", "Bytes of bodies received.", labels,
             Double(measures.received.value))

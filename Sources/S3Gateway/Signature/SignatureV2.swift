@@ -87,10 +87,11 @@ struct SignatureV2: Equatable {
     }
 
     /// The parameters of a query that are signed; the others do not choose what is done.
-    private static let signedParameters: Set<String> = [
-        "accelerate", "acl", "cors", "defaultObjectAcl", "delete", "encryption", "inventory",
-        "legal-hold", "lifecycle", "location", "logging", "metrics", "notification",
-        "object-lock", "partNumber", "policy", "policyStatus", "publicAccessBlock",
+    static let signedParameters: Set<String> = [
+        "accelerate", "acl", "analytics", "cors", "defaultObjectAcl", "delete", "encryption",
+        "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "location", "logging",
+        "metrics", "notification", "object-lock", "ownershipControls", "partNumber", "policy",
+        "policyStatus", "publicAccessBlock",
         "replication", "requestPayment", "response-cache-control",
         "response-content-disposition", "response-content-encoding",
         "response-content-language", "response-content-type", "response-expires", "restore",
