@@ -95,10 +95,10 @@ public struct KeyInfo: Hashable, Sendable {
     public var blockGroups: [BlockGroup]
     /// Where in the key the first of `blockGroups` begins.
     public var groupsOffset = 0
-    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise, and where only
-    /// some of the key was asked for.
+    /// Lengths of the parts, in order, of a key uploaded in parts; empty otherwise.
     public var parts: [PartInfo]
-    /// Of a look-up that asked for a part, if the key was uploaded in parts.
+    /// Of a look-up that asked for a part, if the key was uploaded in parts; `parts` is empty then,
+    /// as it is wherever only some of the key was asked for.
     public var selectedPart: SelectedPart?
 
     public init(

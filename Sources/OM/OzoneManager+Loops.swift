@@ -5,9 +5,40 @@ import RaftDriver
 import Reactor
 import Wire
 
-// What was left open expires.
+// What goes on in the background: deleted blocks are handed to SCM, what was left open expires.
 
 extension OzoneManager {
+    func deleteBlocksForever() async {
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.deletionInterval)
+                while try await deleteBlocks(), !Task.isCancelled {}
+            } catch is CancellationError {
+                return
+            } catch {
+                logger.warning("deleted blocks stay for now: \(error)")
+            }
+        }
+    }
+
+    /// Looks at some discarded blocks that are due, hands to SCM those that nobody reads, and
+    /// forgets them. Returns whether there may be more. A crash in between hands them over again.
+    ///
+    /// Calls come one after the other.
+    func deleteBlocks() async throws(StoreError) -> Bool {
+        let time = uptime()
+        guard let (due, start) = nextLook(at: time) else { return false }
+        let page = try await read { reads in
+            reads.discarded(
+                from: start, through: due, limit: Limits.deletionRecords,
+                blocks: Limits.deletionBatch)
+        }
+        let free = notHeld(page.records, at: time)
+        let refused = try await handOver(free)
+        endLook(page, passedOver: page.records.count - free.count + refused)
+        return !page.isAtEnd
+    }
+
     func expireForever() async {
         while !Task.isCancelled {
             do {

@@ -57,7 +57,7 @@ def test_three_parts():
     fails_with("NoSuchUpload", 404, CLIENT.list_parts, Bucket=bucket, Key="k", UploadId=upload)
 
     start = 0
-    for number, piece in enumerate(pieces, 1):
+    for number, piece in zip([2, 7, 9], pieces):
         for call in [CLIENT.get_object, CLIENT.head_object]:
             got = call(Bucket=bucket, Key="k", PartNumber=number)
             assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
@@ -66,8 +66,10 @@ def test_three_parts():
                 assert got["Body"].read() == piece
                 assert got["ContentRange"].startswith(f"bytes {start}-{start + len(piece) - 1}/")
         start += len(piece)
-    fails_with("InvalidPartNumber", 416, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=4)
-    fails_with("InvalidRequest", 400, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=1,
+    for number in [1, 3, 10]:
+        fails_with("InvalidPartNumber", 416, CLIENT.get_object, Bucket=bucket, Key="k",
+                   PartNumber=number)
+    fails_with("InvalidRequest", 400, CLIENT.get_object, Bucket=bucket, Key="k", PartNumber=2,
                Range="bytes=0-1")
     edge = 5 * MIB
     got = CLIENT.get_object(Bucket=bucket, Key="k", Range=f"bytes={edge - 10}-{edge + 9}")
