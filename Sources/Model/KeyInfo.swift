@@ -99,7 +99,8 @@ public struct KeyInfo: Hashable, Sendable {
     /// with, which need not be consecutive; empty otherwise, and where only some of the key was
     /// asked for.
     public var parts: [PartInfo]
-    /// Of a look-up that asked for a part, if the key was uploaded in parts.
+    /// Of a look-up that asked for a part, if the key was uploaded in parts; `parts` is empty then,
+    /// as it is wherever only some of the key was asked for.
     public var selectedPart: SelectedPart?
 
     public init(

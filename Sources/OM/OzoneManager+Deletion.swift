@@ -40,50 +40,27 @@ extension OzoneManager {
 
     // MARK: Handing over
 
-    func deleteBlocksForever() async {
-        while !Task.isCancelled {
-            do {
-                try await group.reactor.sleep(for: options.deletionInterval)
-                try await dropOrphansIfAny()
-                while try await deleteBlocks(), !Task.isCancelled {}
-            } catch is CancellationError {
-                return
-            } catch {
-                logger.warning("deleted blocks stay for now: \(error)")
-            }
+    /// The last command whose discarded blocks are due, and where to look for them; nil if none
+    /// can be due yet.
+    func nextLook(at time: UInt64) -> (due: UInt64, start: [UInt8])? {
+        let applied = appliedIndex
+        return schedule.withLock { schedule in
+            schedule.note(applied: applied, at: time)
+            return schedule.due(at: time).map { ($0, schedule.begin(at: time)) }
         }
     }
 
-    /// Looks at some discarded blocks that are due, hands to SCM those that nobody reads, and
-    /// forgets them. Returns whether there may be more. A crash in between hands them over again.
-    ///
-    /// Calls come one after the other.
-    func deleteBlocks() async throws(StoreError) -> Bool {
-        let time = uptime()
-        let applied = appliedIndex
-        let (due, start) = schedule.withLock { schedule in
-            schedule.note(applied: applied, at: time)
-            let due = schedule.due(at: time)
-            return (due, due == nil ? [] : schedule.begin(at: time))
-        }
-        guard let due else { return false }
-        let page = try await read { reads in
-            reads.discarded(
-                from: start, through: due, limit: Limits.deletionRecords,
-                blocks: Limits.deletionBatch)
-        }
+    /// What was found is done with, but for what cannot be read and `passedOver` more records.
+    func endLook(_ page: OMReads.DiscardedPage, passedOver: Int) {
         for (key, error) in page.unreadable {
             logger.error(
                 "discarded blocks of command \(Self.command(of: key)) stay: \(error.message)")
         }
-        let free = notHeld(page.records, at: time)
-        let refused = try await handOver(free)
-        let passedOver = page.unreadable.count + page.records.count - free.count + refused
-        measures.passedOver.add(UInt64(passedOver))
+        let left = passedOver + page.unreadable.count
+        measures.passedOver.add(UInt64(left))
         schedule.withLock {
-            $0.advance(to: page.next, isAtEnd: page.isAtEnd, passedOver: passedOver)
+            $0.advance(to: page.next, isAtEnd: page.isAtEnd, passedOver: left)
         }
-        return !page.isAtEnd
     }
 
     private static func command(of key: [UInt8]) -> String {
@@ -91,7 +68,7 @@ extension OzoneManager {
     }
 
     /// Those of `records` of which nobody reads a block, or that have been held for too long.
-    private func notHeld(
+    func notHeld(
         _ records: [OMReads.Discarded], at time: UInt64
     ) -> [OMReads.Discarded] {
         let oldest = now().milliseconds - OMLimits.longestHold
@@ -107,7 +84,7 @@ extension OzoneManager {
 
     /// Hands `records` to SCM and forgets them. Returns how many SCM refuses: those stay, and do
     /// not keep others. Throws where SCM cannot be asked, with those forgotten that it has taken.
-    private func handOver(_ records: [OMReads.Discarded]) async throws(StoreError) -> Int {
+    func handOver(_ records: [OMReads.Discarded]) async throws(StoreError) -> Int {
         var batches = records.isEmpty ? [] : [records[...]]
         var taken: [[UInt8]] = []
         var refusals = 0

@@ -30,6 +30,20 @@ extension OzoneManager {
         }
     }
 
+    func deleteBlocksForever() async {
+        while !Task.isCancelled {
+            do {
+                try await group.reactor.sleep(for: options.deletionInterval)
+                try await dropOrphansIfAny()
+                while try await deleteBlocks(), !Task.isCancelled {}
+            } catch is CancellationError {
+                return
+            } catch {
+                logger.warning("deleted blocks stay for now: \(error)")
+            }
+        }
+    }
+
     /// Looks for uploads of deleted buckets if there may be some: a bucket was deleted, or this
     /// process has not looked yet.
     func dropOrphansIfAny() async throws(StoreError) {
@@ -55,6 +69,24 @@ extension OzoneManager {
             _ = try await propose(.expireUploads(command))
             logger.info("\(keys.count) uploads of deleted buckets are gone")
         }
+    }
+
+    /// Looks at some discarded blocks that are due, hands to SCM those that nobody reads, and
+    /// forgets them. Returns whether there may be more. A crash in between hands them over again.
+    ///
+    /// Calls come one after the other.
+    func deleteBlocks() async throws(StoreError) -> Bool {
+        let time = uptime()
+        guard let (due, start) = nextLook(at: time) else { return false }
+        let page = try await read { reads in
+            reads.discarded(
+                from: start, through: due, limit: Limits.deletionRecords,
+                blocks: Limits.deletionBatch)
+        }
+        let free = notHeld(page.records, at: time)
+        let refused = try await handOver(free)
+        endLook(page, passedOver: page.records.count - free.count + refused)
+        return !page.isAtEnd
     }
 
     func expireForever() async {

@@ -16,8 +16,6 @@ public enum OMLimits {
     public static let reservedKeys = 64
     /// Bytes of user metadata and headers with one key.
     public static let attributesSize = 16 << 10
-    /// Open keys or uploads that one command expires.
-    public static let expiryBatch = 256
     /// Blocks of open keys, or parts of uploads, beyond which a command expires no more of them:
     /// an upload has up to 10,000.
     public static let expirySize = 10_000
@@ -31,4 +29,6 @@ public enum OMLimits {
     public static let longestHold: Int64 = 24 * 3_600_000
     /// Parts of deleted buckets' uploads that one command takes away, or those of one upload.
     public static let orphanParts = 1000
+    /// Open keys or uploads that one command expires.
+    public static let expiryBatch = 256
 }

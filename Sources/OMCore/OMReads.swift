@@ -215,6 +215,70 @@ public struct OMReads {
         return response
     }
 
+    // MARK: What the background loops look for
+
+    /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start` on,
+    /// as long as they have fewer than `parts` parts together; one may have more alone. And where
+    /// to go on, nil at the end of the table.
+    public func oldUploads(
+        before: Int64, from start: [UInt8], limit: Int, parts: Int = OMLimits.expirySize
+    ) throws(StoreError) -> (keys: [[UInt8]], next: [UInt8]?) {
+        let entries = reader.entries(OMTable.uploads, prefix: [], from: start, limit: limit)
+        var keys: [[UInt8]] = []
+        var room = parts
+        for entry in entries {
+            let record: OMUploadRecord = try parse(entry.value, in: OMTable.uploads)
+            guard record.upload.initiated < before else { continue }
+            let count = countParts(record.upload.upload, upTo: parts)
+            guard keys.isEmpty || count <= room else { return (keys, entry.key) }
+            keys.append(entry.key)
+            room -= count
+        }
+        return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] })
+    }
+
+    /// Open keys that have been open for too long.
+    public struct OldOpens: Sendable {
+        /// Opened under a name.
+        public var named: [UInt64] = []
+        /// Reserved, and not committed.
+        public var reserved: [UInt64] = []
+        /// Where to go on; nil if there are no more.
+        public var next: [UInt8]?
+    }
+
+    /// Open keys created before `before`, and those only reserved before `reservedBefore`, by
+    /// looking at `limit` open keys from `start` on, oldest first, until those found have `blocks`
+    /// blocks together.
+    public func oldOpens(
+        before: Int64, reservedBefore: Int64, from start: [UInt8], limit: Int,
+        blocks: Int = OMLimits.expirySize
+    ) throws(StoreError) -> OldOpens {
+        var found = OldOpens()
+        var count = 0
+        let entries = reader.entries(OMTable.opens, prefix: [], from: start, limit: limit)
+        for entry in entries {
+            let record: OMOpenRecord = try parse(entry.value, in: OMTable.opens)
+            // Open IDs grow with time, so all others are younger.
+            guard record.created < max(before, reservedBefore) else { return found }
+            let id: UInt64 = entry.key.bigEndian(at: 0)
+            if record.hasKey {
+                guard record.created < before else { continue }
+                found.named.append(id)
+            } else {
+                guard record.created < reservedBefore else { continue }
+                found.reserved.append(id)
+            }
+            count += record.blocks.count
+            if count >= blocks {
+                found.next = entry.key + [0]
+                return found
+            }
+        }
+        if entries.count == limit { found.next = entries.last.map { $0.key + [0] } }
+        return found
+    }
+
     private func all<M: StoredRecord>(
         _ table: MetadataTable, prefix: [UInt8], as type: M.Type
     ) throws(StoreError) -> [M] {

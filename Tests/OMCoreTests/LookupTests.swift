@@ -127,7 +127,7 @@ struct LookupTests {
     func large() throws {
         let bench = try bench(parts: 10_000)
         let whole = try look(bench, nil, nil)
-        #expect(whole.key.groups.count == 10_000 && whole.encoded.count > 900_000)
+        #expect(whole.key.groups.count == 10_000 && whole.encoded.count > 500_000)
         let length = whole.key.length
         #expect(try look(bench, nil, .with { $0.kind = .head }).encoded.count < 200)
         let footer = try look(bench, nil, suffix(8))
