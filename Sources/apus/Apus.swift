@@ -25,18 +25,33 @@ struct Apus: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+            // What was printed may not have been written: the disk is full, or nobody reads it.
+            try StandardOutput.flush()
             Foundation.exit(0)
         } catch {
-            let code = exitCode(for: error)
-            let text = fullMessage(for: error)
-            guard !code.isSuccess else {
-                print(text)
-                Foundation.exit(0)
-            }
-            let isUsage = code == .validationFailure
-            let line = isUsage || text.hasPrefix("Error") ? text : "apus: \(text)"
-            if !line.isEmpty { FileHandle.standardError.write(Data((line + "\n").utf8)) }
-            Foundation.exit(isUsage ? 2 : 1)
+            Foundation.exit(tell(error))
         }
+    }
+
+    /// Tells why it ends, if that is an error, and returns the exit code.
+    private static func tell(_ error: any Error) -> Int32 {
+        if error is QuietFailure { return 1 }
+        let code = exitCode(for: error)
+        let text = fullMessage(for: error)
+        guard !code.isSuccess else {
+            print(text)
+            return 0
+        }
+        fflush(nil)
+        let isUsage = code == .validationFailure
+        guard !text.isEmpty else { return isUsage ? 2 : 1 }
+        if isUsage || text.hasPrefix("Error") {
+            // Several lines: the error, and how the command is used.
+            let lines = Escaping.errorIsTerminal ? Escaping.escapedLines(text) : text
+            FileHandle.standardError.write(Data((lines + "\n").utf8))
+        } else {
+            note(text)
+        }
+        return isUsage ? 2 : 1
     }
 }

@@ -512,6 +512,9 @@ public nonisolated struct SCMContainerInfo: Sendable {
 
   public var corruptIndexes: [UInt32] = []
 
+  /// Indexes whose replica nobody is known to have who is heard of, and is not empty either.
+  public var missingIndexes: [UInt32] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1532,7 +1535,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{4}\u{d}missing_indexes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1547,6 +1550,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.usedBytes) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
       case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.corruptIndexes) }()
+      case 20: try { try decoder.decodeRepeatedUInt32Field(value: &self.missingIndexes) }()
       default: break
       }
     }
@@ -1578,6 +1582,9 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if !self.corruptIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.corruptIndexes, fieldNumber: 7)
     }
+    if !self.missingIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.missingIndexes, fieldNumber: 20)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1589,6 +1596,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.usedBytes != rhs.usedBytes {return false}
     if lhs.replicas != rhs.replicas {return false}
     if lhs.corruptIndexes != rhs.corruptIndexes {return false}
+    if lhs.missingIndexes != rhs.missingIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
