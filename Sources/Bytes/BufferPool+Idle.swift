@@ -47,7 +47,8 @@ extension BufferPool {
     }
 
     /// Gives the memory of buffers back that were free at the last call and have not been used
-    /// since. Returns the bytes.
+    /// since. Returns the bytes of all such memory, that included which was given back before; 0 if
+    /// there is nothing new.
     ///
     /// To be called every few seconds by one thread, none that serves requests: it sorts what is
     /// cold (O(n log n) in free buffers), but for when nothing has become so since the last call.

@@ -16,11 +16,23 @@ struct ClusterOptions: ParsableArguments {
     func file() throws -> String {
         let environment = ProcessInfo.processInfo.environment
         if let config { return config }
-        if let dir { return dir + "/etc/s3g1.json" }
+        if let dir { return try Self.file(of: dir) }
         if let config = environment["APUS_CONFIG"] { return config }
-        if let dir = environment["APUS_DIR"] { return dir + "/etc/s3g1.json" }
+        if let dir = environment["APUS_DIR"] { return try Self.file(of: dir) }
         throw ValidationError(
             "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
+    }
+
+    /// That of a cluster under `directory`.
+    private static func file(of directory: String) throws -> String {
+        let file = directory + "/etc/s3g1.json"
+        guard FileManager.default.fileExists(atPath: file) else {
+            throw StoreError(
+                .io,
+                "there is no cluster in \(directory): \(file) is not there; --dir takes the "
+                    + "directory that `apus up` was given")
+        }
+        return file
     }
 
     func client() async throws -> ClusterClient {
@@ -43,7 +55,7 @@ enum ReplicationArgument {
         do throws(ReplicationError) {
             return try ReplicationConfig(text)
         } catch {
-            throw ValidationError("--replication: \(error)")
+            throw ValidationError("\(error)")
         }
     }
 }

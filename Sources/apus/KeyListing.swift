@@ -45,8 +45,13 @@ extension KeyCommand {
             // Rows on a terminal tell themselves how far it is.
             let line = StatusLine(isQuiet: cluster.json || Escaping.outputIsTerminal)
             var array = cluster.json ? JSONArrayPrinter() : nil
-            if array == nil { print(KeyRow.columns("BYTES", "MODIFIED", "ETAG", "KEY")) }
+            var isFirst = true
             try await walk.pages { page, total in
+                // Not before it is known that there is something to list.
+                if isFirst, array == nil {
+                    print(KeyRow.columns("BYTES", "MODIFIED", "ETAG", "KEY"))
+                }
+                isFirst = false
                 for entry in page.entries {
                     switch entry {
                     case .key(let info):

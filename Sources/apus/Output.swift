@@ -67,15 +67,13 @@ struct Done: Encodable {
 struct JSONArrayPrinter {
     private var isFirst = true
 
-    init() { print("[", terminator: "") }
-
     mutating func append(_ value: some Encodable) throws {
-        print(isFirst ? "\n" : ",\n", terminator: "")
+        print(isFirst ? "[\n" : ",\n", terminator: "")
         print(try json(value, isPretty: false), terminator: "")
         isFirst = false
     }
 
-    func end() { print(isFirst ? "]" : "\n]") }
+    func end() { print(isFirst ? "[]" : "\n]") }
 }
 
 /// Standard output as a file that may be full, or a pipe whose reader may be gone.

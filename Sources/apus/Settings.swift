@@ -182,10 +182,13 @@ struct Settings: Sendable {
     }
 
     private static func checkKeys(_ file: String) throws {
+        guard let data = FileManager.default.contents(atPath: file) else {
+            let reason = String(cString: strerror(errno))
+            throw StoreError(.io, "the settings file \(file) cannot be read: \(reason)")
+        }
         let content: Any
         do {
-            content = try JSONSerialization.jsonObject(
-                with: Data(contentsOf: URL(fileURLWithPath: file)))
+            content = try JSONSerialization.jsonObject(with: data)
         } catch {
             throw StoreError(
                 .invalidArgument, "\(file) cannot be read as JSON: \(error.localizedDescription)")

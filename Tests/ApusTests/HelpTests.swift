@@ -40,6 +40,8 @@ struct HelpTests {
     private static func walk(
         _ command: Dump.Command, _ path: [String], _ body: ([String], Dump.Command) -> Void
     ) {
+        // The one that every command has of itself.
+        guard command.commandName != "help" else { return }
         let path = path + [command.commandName]
         body(path, command)
         for child in command.subcommands ?? [] { walk(child, path, body) }
@@ -53,7 +55,7 @@ struct HelpTests {
             let abstract = command.abstract ?? ""
             #expect(!abstract.isEmpty, "\(path.joined(separator: " ")) has no abstract")
             #expect(
-                abstract.hasSuffix(".") || path.last == "help",
+                abstract.hasSuffix("."),
                 "\(path.joined(separator: " ")): '\(abstract)' is no sentence")
         }
         #expect(count > 40, "the tree of commands was not walked: \(count)")
