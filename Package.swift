@@ -226,6 +226,7 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
+        tests("ApusTests", ["apus", "SCMCore", "Wire", .arguments]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(

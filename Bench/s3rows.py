@@ -20,8 +20,8 @@ DIRECT = "apus: O_DIRECT, no cache; nginx: files in the page cache"
 class Apus:
     """A cluster of processes of its own, and how to load and measure it."""
 
-    def __init__(self, datanodes=5, options=()):
-        self.cluster = Cluster(datanodes=datanodes, options=options)
+    def __init__(self, datanodes=5, options=(), separate=True):
+        self.cluster = Cluster(datanodes=datanodes, options=options, separate=separate)
         self.datanodes = [f"dn{index}" for index in range(1, datanodes + 1)]
         self.cluster.start()
         self.cluster.client().create_bucket(Bucket="bench")

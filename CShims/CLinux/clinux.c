@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -158,6 +159,12 @@ unsigned apus_local_address(void *address, const char *name) {
 void apus_close(int descriptor) { close(descriptor); }
 
 void apus_unmap_memory(void *memory, size_t bytes) { munmap(memory, bytes); }
+
+void apus_use_small_pages(void *memory, size_t bytes) { madvise(memory, bytes, MADV_NOHUGEPAGE); }
+
+void apus_discard_memory(void *memory, size_t bytes) { madvise(memory, bytes, MADV_DONTNEED); }
+
+void apus_trim_heap(void) { malloc_trim(0); }
 
 int apus_fallocate(int descriptor, int mode, int64_t offset, int64_t length) {
     return fallocate(descriptor, mode, offset, length);

@@ -6,8 +6,9 @@ import Synchronization
 /// A pool owns one arena, mapped when it is made. Rings register the first part of it as fixed
 /// buffer 0, so reads and writes of that memory skip the kernel's page pinning. The arena is
 /// private memory in huge pages, or, if asked for, shared memory whose descriptor may be passed to
-/// a process of the same machine. Pages of the arena exist from their first use on. When it is used up, buffers come
-/// from separate maps; of those at most `Limits.idleBytes` are kept when idle.
+/// a process of the same machine. Pages of the arena exist from their first use on, until
+/// `releaseIdle` finds that nobody uses them any more. When the arena is used up, buffers come from
+/// separate maps; of those at most `Limits.idleBytes` are kept when idle.
 ///
 /// Thread-safe: one lock, held for a few instructions.
 public final class BufferPool: Sendable {
@@ -16,24 +17,31 @@ public final class BufferPool: Sendable {
         public static let largestBuffer = 64 << 20
         /// Bytes outside of the arena that are kept for reuse.
         public static let idleBytes = 256 << 20
-        /// Bytes of the arena that rings register; their pages exist from then on.
+        /// Bytes of the arena that rings register; their pages exist for as long.
         public static let registeredBytes = 64 << 20
     }
 
-    private struct State: @unchecked Sendable {
+    struct State: @unchecked Sendable {
         // Pointers to memory of this pool that nobody else refers to while they are listed here.
-        var freeRegistered: [[UnsafeMutableRawPointer]]
-        var freeArena: [[UnsafeMutableRawPointer]]
-        var freeOther: [[UnsafeMutableRawPointer]]
+        var freeRegistered: [FreeList]
+        var freeArena: [FreeList]
+        var freeOther: [FreeList]
         var arenaUsed = 0
         var idleOther = 0
+        /// Rings that have the arena's first part registered.
+        var registrations = 0
+        /// `releaseIdle` is at work; no ring may register memory.
+        var isReleasing = false
     }
 
     private static let smallestShift = 12
-    private static let classCount = 15  // 4 KiB … 64 MiB
+    static let classCount = 15  // 4 KiB … 64 MiB
 
-    private let state: Mutex<State>
-    private let arenaAddress: UInt
+    /// Bytes of a buffer of class `index`.
+    static func size(_ index: Int) -> Int { 1 << (index + smallestShift) }
+
+    let state: Mutex<State>
+    let arenaAddress: UInt
     /// Bytes of the arena; 0 if there is none.
     public let arenaBytes: Int
     /// The arena as shared memory, to be passed to another process; -1 if it is private.
@@ -65,7 +73,7 @@ public final class BufferPool: Sendable {
         arenaDescriptor = descriptor
         arenaAddress = UInt(bitPattern: memory)
         self.arenaBytes = memory == nil ? 0 : rounded
-        let empty = [[UnsafeMutableRawPointer]](repeating: [], count: Self.classCount)
+        let empty = [FreeList](repeating: FreeList(), count: Self.classCount)
         state = Mutex(State(freeRegistered: empty, freeArena: empty, freeOther: empty))
     }
 
@@ -74,14 +82,24 @@ public final class BufferPool: Sendable {
     /// Private, unless `shareProcessPool` was called before its first use.
     public static let process: BufferPool = {
         let isShareable = sharesProcessPool.load(ordering: .relaxed)
-        return BufferPool(arenaBytes: 1 << 30, isShareable: isShareable)
+        let pool = BufferPool(arenaBytes: 1 << 30, isShareable: isShareable)
+        if hasSmallPages.load(ordering: .relaxed) {
+            apus_use_small_pages(
+                UnsafeMutableRawPointer(bitPattern: pool.arenaAddress), pool.arenaBytes)
+        }
+        return pool
     }()
 
     private static let sharesProcessPool = Atomic<Bool>(false)
+    private static let hasSmallPages = Atomic<Bool>(false)
 
     /// Has the process's pool be shareable: for processes that write to and read from datanodes,
     /// of which some may be on the same machine. To be called before anything uses the pool.
     public static func shareProcessPool() { sharesProcessPool.store(true, ordering: .relaxed) }
+
+    /// Has the process's pool use small pages: for processes that move few bytes, and would hold
+    /// 2 MiB for each few KiB that they use. To be called before anything uses the pool.
+    public static func keepProcessPoolSmall() { hasSmallPages.store(true, ordering: .relaxed) }
 
     /// Where `payload` lies in the arena, nil if it lies elsewhere.
     public func arenaOffset(of payload: Payload) -> Int? {
@@ -100,14 +118,14 @@ public final class BufferPool: Sendable {
         let index = shift - Self.smallestShift
         let size = 1 << shift
         let found: (UnsafeMutableRawPointer, Bool)? = state.withLock { state in
-            if let base = state.freeRegistered[index].popLast() { return (base, true) }
-            if let base = state.freeArena[index].popLast() { return (base, false) }
+            if let base = state.freeRegistered[index].take() { return (base, true) }
+            if let base = state.freeArena[index].take() { return (base, false) }
             if state.arenaUsed + size <= arenaBytes {
                 let base = UnsafeMutableRawPointer(bitPattern: arenaAddress)! + state.arenaUsed
                 state.arenaUsed += size
                 return (base, state.arenaUsed <= Limits.registeredBytes)
             }
-            if let base = state.freeOther[index].popLast() {
+            if let base = state.freeOther[index].take() {
                 state.idleOther -= size
                 return (base, false)
             }
@@ -128,16 +146,16 @@ public final class BufferPool: Sendable {
         let isInArena = address >= arenaAddress && address < arenaAddress + UInt(arenaBytes)
         let keep = state.withLock { state in
             if isRegistered {
-                state.freeRegistered[index].append(base)
+                state.freeRegistered[index].put(base)
                 return true
             }
             if isInArena {
-                state.freeArena[index].append(base)
+                state.freeArena[index].put(base)
                 return true
             }
             guard state.idleOther + capacity <= Limits.idleBytes else { return false }
             state.idleOther += capacity
-            state.freeOther[index].append(base)
+            state.freeOther[index].put(base)
             return true
         }
         if !keep { apus_unmap_memory(base, capacity) }
@@ -145,8 +163,10 @@ public final class BufferPool: Sendable {
 
     deinit {
         state.withLock { state in
-            for (index, list) in state.freeOther.enumerated() {
-                for base in list { apus_unmap_memory(base, 1 << (index + Self.smallestShift)) }
+            for index in state.freeOther.indices {
+                for base in state.freeOther[index].takeAll() {
+                    apus_unmap_memory(base, Self.size(index))
+                }
             }
         }
         if arenaBytes > 0 {

@@ -315,6 +315,17 @@ public final class MetadataStore: Sendable {
         }
     }
 
+    /// Gives back what connections keep: pages of the file and compiled statements. They come again
+    /// with the next accesses; those that run are not disturbed. The cache of records stays: what
+    /// it holds was asked for more than once.
+    public func releaseMemory() {
+        // Readers end, and are opened again when they are wanted.
+        pool.releaseMemoryEventually()
+        for queue in [applier, checkpointer] {
+            queue.asyncWriteWithoutTransaction { $0.releaseMemory() }
+        }
+    }
+
     /// Flushes, waits for running accesses and closes the file. Further calls fail.
     public func close() async throws(StoreError) {
         var failure: StoreError?

@@ -10,7 +10,7 @@ import Synchronization
 public final class MetadataEngine: Sendable {
     public let member: RaftMember
     let tables: TablesApplier
-    private let log: SharedLog
+    let log: SharedLog
     /// The largest command that is taken, in bytes.
     public let maximumCommandSize: Int
     public let directory: String

@@ -12,7 +12,9 @@ extension SharedLog {
         }
         effects.removeAll(keepingCapacity: true)
         places.removeAll(keepingCapacity: true)
-        if cachedBytes > options.cacheBytes { shrinkCaches(sparing: nil) }
+        if cachedBytes > options.cacheBytes {
+            shrinkCaches(to: options.cacheBytes, sparing: nil)
+        }
     }
 
     private func apply(_ effect: BatchEffect, in segment: UInt32) {
@@ -52,11 +54,11 @@ extension SharedLog {
     /// Has each group forget the older half of its entries in memory, until all are within the
     /// limit. The run that was just fetched for `spared` stays, even if it is larger than the
     /// limit: its reader is about to come.
-    func shrinkCaches(sparing spared: GroupLog?) {
+    func shrinkCaches(to limit: Int, sparing spared: GroupLog?) {
         let groups = roster.withLock { Array($0.groups.values) }
         var rounds = 0
         // Each round halves; after those that 64 bits allow nothing is left.
-        while cachedBytes > options.cacheBytes, rounds < 64 {
+        while cachedBytes > limit, rounds < 64 {
             for group in groups {
                 cachedBytes += group.state.withLock { state in
                     let before = state.cache.bytes
@@ -67,4 +69,8 @@ extension SharedLog {
             rounds += 1
         }
     }
+
+    /// Forgets the entries in memory. Who still wants one fetches it from disk: to be called when
+    /// nobody is likely to.
+    public func releaseMemory() { shrinkCaches(to: 0, sparing: nil) }
 }

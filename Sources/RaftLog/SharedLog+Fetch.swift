@@ -32,7 +32,7 @@ extension SharedLog {
             }
             return state.cache.bytes - before
         }
-        if cachedBytes > options.cacheBytes { shrinkCaches(sparing: group) }
+        if cachedBytes > options.cacheBytes { shrinkCaches(to: options.cacheBytes, sparing: group) }
     }
 
     /// The entries of `range`, read from where they lie. Empty if that changed meanwhile.

@@ -35,7 +35,8 @@ func performBlocking(_ request: IORequest) -> Int32 {
             precondition(target != nil, "rename needs a target")
             result = Int(Glibc.rename(path(), target))
         case .synchronizeDirectory: result = synchronizeDirectory(path())
-        case .accept, .connect, .receive, .send, .receiveMessage, .register, .unregister:
+        case .accept, .connect, .receive, .send, .receiveMessage, .register, .unregister,
+            .endInterval:
             preconditionFailure("\(request.opcode) is not a file operation")
         }
         if result >= 0 { return Int32(truncatingIfNeeded: result) }

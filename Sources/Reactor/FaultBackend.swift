@@ -118,7 +118,7 @@ extension IORequest {
     fileprivate var isOutsideOfFaults: Bool {
         switch opcode {
         case .close, .register, .unregister, .accept, .connect, .receive, .send,
-            .receiveMessage:
+            .receiveMessage, .endInterval:
             true
         default: false
         }

@@ -36,10 +36,12 @@ struct IORequest: Sendable {
         case register
         /// Takes slot `slot` out of the table.
         case unregister
+        /// Some seconds have passed since the last. Result: 1 if the arena is registered.
+        case endInterval
     }
 
     var opcode: Opcode
-    /// Memory lies in the arena that the backend registered.
+    /// Memory lies in the part of the arena that the backend may have registered.
     var isFixedBuffer = false
     /// Of a write: it has completed when its bytes are on stable media.
     var isDurable = false

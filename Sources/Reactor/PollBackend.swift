@@ -40,6 +40,7 @@ struct PollBackend: IOBackend, ~Copyable {
             switch request.opcode {
             case .register, .unregister:
                 finish(request, -EOPNOTSUPP, &completed)
+            case .endInterval: finish(request, 0, &completed)
             case .accept, .connect, .receive, .send, .receiveMessage:
                 var entry = Waiting(request: request)
                 if !progress(&entry, &completed) { waiting.append(entry) }

@@ -95,7 +95,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         /// Index of the core to pin to, among those the process may use; nil: not pinned.
         public var core: Int?
         public var pool: BufferPool
-        /// Register the pool's arena with the ring. Pins its pages.
+        /// Register the pool's arena with the ring while it is much used. Pins its pages.
         public var registersArena: Bool
         /// Operations gathered before they are handed to the kernel. Many cost fewer system calls;
         /// few leave a disk no idle moment while other jobs run. At least 1.
@@ -126,7 +126,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         let reactor = Reactor(options: options)
         if case .uring = options.backend {
             // Tried here first so that the caller, not the thread, sees the refusal.
-            _ = try UringBackend.make(arena: nil)
+            _ = try UringBackend.make(pool: nil)
         }
         var attributes = pthread_attr_t()
         pthread_attr_init(&attributes)
@@ -257,17 +257,17 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         }
         apus_name_thread("reactor-\(options.core ?? 0)")
         thread.store(UInt(pthread_self()), ordering: .relaxed)
-        let arena = options.registersArena ? pool.registeredArena : nil
+        let registered = options.registersArena ? pool : nil
         switch options.backend {
         case .poll: run(PollBackend())
         case .automatic, .uring:
-            if let uring = try? UringBackend.make(arena: arena) {
+            if let uring = try? UringBackend.make(pool: registered) {
                 run(uring)
             } else {
                 run(PollBackend())
             }
         case .faulty(let injector):
-            if injector.prefersUring, let uring = try? UringBackend.make(arena: arena) {
+            if injector.prefersUring, let uring = try? UringBackend.make(pool: registered) {
                 run(FaultBackend(over: uring, injector: injector))
             } else {
                 run(FaultBackend(over: PollBackend(), injector: injector))

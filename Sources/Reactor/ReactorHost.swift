@@ -58,7 +58,7 @@ extension Reactor {
     /// On the host's thread, which alone may use the ring.
     private func beginHosted() throws(IOError) {
         let backend = try UringBackend.make(
-            arena: options.registersArena ? pool.registeredArena : nil, isHosted: true)
+            pool: options.registersArena ? pool : nil, isHosted: true)
         thread.store(UInt(pthread_self()), ordering: .relaxed)
         wakeDescriptor.store(backend.wakeDescriptor, ordering: .releasing)
         chosenBackend.withLock { $0 = "io_uring" }

@@ -12,6 +12,12 @@ struct UringBackend: IOBackend, ~Copyable {
         static let submissionEntries: UInt32 = 512
         static let completionEntries: UInt32 = 8192
         static let files: UInt32 = 4096
+        /// Operations of clients and repair on the arena in an interval (between two `.endInterval`,
+        /// of some seconds) that make it worth while to register it: the kernel saves less than a
+        /// microsecond with each, and registering costs some milliseconds.
+        static let operationsToRegister = 512
+        /// Intervals with fewer after which the registration ends.
+        static let quietIntervals = 3
     }
 
     /// RWF_DSYNC, a macro.
@@ -21,7 +27,15 @@ struct UringBackend: IOBackend, ~Copyable {
     let wakeDescriptor: Int32
     private let wakeValue: UnsafeMutablePointer<UInt64>
     private let cqes: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
-    private let hasFixedBuffer: Bool
+    /// Whose arena is to be registered while it is much used; nil: nobody's.
+    private let pool: BufferPool?
+    /// The arena is registered.
+    private var hasFixedBuffer = false
+    /// The ring has a table of buffers, of one entry, and nothing was refused.
+    private var mayRegister = false
+    /// Operations on the arena in this interval, and how many before it had few.
+    private var arenaOperations = 0
+    private var quietIntervals = 0
     private let isHosted: Bool
     private var freeSlots: [Int32]
     private var unsubmitted = 0
@@ -32,9 +46,10 @@ struct UringBackend: IOBackend, ~Copyable {
     /// A ring, or nil with the reason if the kernel refuses one.
     ///
     /// `isHosted`: its thread waits elsewhere, for `wakeDescriptor`, which then tells of
-    /// completions too; `reap` never waits.
+    /// completions too; `reap` never waits. `pool`: whose arena it registers when it has much to do
+    /// with it.
     static func make(
-        arena: UnsafeMutableRawBufferPointer?, isHosted: Bool = false
+        pool: BufferPool?, isHosted: Bool = false
     ) throws(IOError) -> UringBackend {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
@@ -57,14 +72,15 @@ struct UringBackend: IOBackend, ~Copyable {
             throw IOError(code: -told, operation: "io_uring_register", path: "eventfd")
         }
         return UringBackend(
-            ring: ring, wakeDescriptor: descriptor, arena: arena, isHosted: isHosted)
+            ring: ring, wakeDescriptor: descriptor, pool: pool, isHosted: isHosted)
     }
 
     private init(
-        ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32,
-        arena: UnsafeMutableRawBufferPointer?, isHosted: Bool
+        ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32, pool: BufferPool?,
+        isHosted: Bool
     ) {
         self.ring = ring
+        self.pool = pool
         self.isHosted = isHosted
         self.wakeDescriptor = wakeDescriptor
         wakeValue = .allocate(capacity: 1)
@@ -76,16 +92,14 @@ struct UringBackend: IOBackend, ~Copyable {
         } else {
             freeSlots = []
         }
-        if let arena, arena.count > 0 {
-            var vector = iovec(iov_base: arena.baseAddress, iov_len: arena.count)
-            hasFixedBuffer = io_uring_register_buffers(ring, &vector, 1) == 0
-        } else {
-            hasFixedBuffer = false
+        if let pool, pool.arenaBytes > 0 {
+            mayRegister = io_uring_register_buffers_sparse(ring, 1) == 0
         }
     }
 
     deinit {
         io_uring_queue_exit(ring)
+        if hasFixedBuffer { pool?.endRegistration() }
         ring.deallocate()
         cqes.deallocate()
         wakeValue.deallocate()
@@ -103,12 +117,12 @@ struct UringBackend: IOBackend, ~Copyable {
         case .read:
             push(
                 request,
-                request.isFixedBuffer && hasFixedBuffer
+                request.isFixedBuffer && usesFixedBuffer(request)
                     ? IORING_OP_READ_FIXED : IORING_OP_READ)
         case .write:
             push(
                 request,
-                request.isFixedBuffer && hasFixedBuffer
+                request.isFixedBuffer && usesFixedBuffer(request)
                     ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE,
                 flags: request.isDurable ? Self.durableWrite : 0)
         // IORING_FSYNC_DATASYNC, a macro.
@@ -140,12 +154,69 @@ struct UringBackend: IOBackend, ~Copyable {
             _ = io_uring_register_files_update(ring, UInt32(request.slot), &none, 1)
             freeSlots.append(request.slot)
             completed.append(IOCompletion(userData: request.userData, result: 0))
+        case .endInterval:
+            endInterval()
+            completed.append(
+                IOCompletion(userData: request.userData, result: hasFixedBuffer ? 1 : 0))
         case .open, .close, .remove, .makeDirectory, .rename, .truncate, .synchronizeDirectory:
             // Rare, and on some file systems handed to a kernel worker anyway.
             completed.append(
                 IOCompletion(userData: request.userData, result: performBlocking(request)))
         }
     }
+
+    // MARK: The registered arena
+
+    /// Counts an operation on the arena. Whether it can name it as the registered buffer.
+    @inline(__always)
+    private mutating func usesFixedBuffer(_ request: IORequest) -> Bool {
+        // What works in the background has a bounded rate: it alone keeps no memory.
+        if UInt8(request.disk & 3) < IOClass.scrub.rawValue { arenaOperations += 1 }
+        if !hasFixedBuffer, arenaOperations >= Limits.operationsToRegister, mayRegister {
+            registerArena()
+        }
+        return hasFixedBuffer
+    }
+
+    /// Has the kernel hold the arena's pages; those that have none get them.
+    @inline(never)
+    private mutating func registerArena() {
+        // Not while memory is given back: with the next operation then.
+        guard let pool, pool.beginRegistration() else { return }
+        let arena = pool.registeredArena
+        // Refused where the limit on locked memory is low; it will not be higher later.
+        hasFixedBuffer = setBuffer(iovec(iov_base: arena.baseAddress, iov_len: arena.count))
+        mayRegister = hasFixedBuffer
+        if !hasFixedBuffer { pool.endRegistration() }
+    }
+
+    /// An interval has passed. After some with little to do the arena's memory is let go, so that
+    /// the pool can give it back.
+    private mutating func endInterval() {
+        quietIntervals =
+            arenaOperations < Limits.operationsToRegister ? quietIntervals + 1 : 0
+        arenaOperations = 0
+        guard hasFixedBuffer, quietIntervals >= Limits.quietIntervals else { return }
+        // Entries that name the buffer and are not with the kernel yet would not find it any more.
+        // Those in flight keep it until they have completed.
+        while io_uring_sq_ready(ring) > 0 {
+            let submitted = io_uring_submit(ring)
+            guard submitted > 0 else { return }
+        }
+        // By taking it out of the table: ending the registration of the table would wait, with some
+        // kernels, for every operation in flight, those too that wait for a peer.
+        guard setBuffer(iovec()) else { return }
+        hasFixedBuffer = false
+        pool?.endRegistration()
+    }
+
+    private func setBuffer(_ memory: iovec) -> Bool {
+        var memory = memory
+        var tag: UInt64 = 0
+        return io_uring_register_buffers_update_tag(ring, 0, &memory, &tag, 1) == 1
+    }
+
+    // MARK: Entries
 
     private mutating func push(
         _ request: IORequest, _ opcode: io_uring_op, length: Int? = nil, offset: UInt64? = nil,

@@ -62,11 +62,29 @@ extension SCMState {
             $0?.message ?? WireAddress()
         }
         info.corruptIndexes = container.corrupt.sorted().map { UInt32($0) }
+        info.missingIndexes = missingIndexes(container, at: now)
         for case let id? in container.nodes {
             guard let replica = nodes[id]?.replicas[container.id] else { continue }
             info.usedBytes += replica.usedBytes
             info.blocks = max(info.blocks, replica.blocks)
         }
         return info
+    }
+
+    /// Replica indexes from 1 on that were placed nowhere, are on dead nodes, or, once the container
+    /// is closed, were not reported by their nodes and are not known to be empty.
+    private func missingIndexes(_ container: Container, at now: UInt64) -> [UInt32] {
+        let mustBeReported = container.state == .containerClosed
+        guard container.state != .containerDeleted else { return [] }
+        return container.nodes.indices.compactMap { place in
+            guard !container.empty.contains(place + 1) else { return nil }
+            if let id = container.nodes[place], let node = nodes[id],
+                state(of: id, at: now) != .dead,
+                !mustBeReported || node.replicas[container.id] != nil
+            {
+                return nil
+            }
+            return UInt32(place + 1)
+        }
     }
 }

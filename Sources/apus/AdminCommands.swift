@@ -13,58 +13,87 @@ struct AdminCommand: AsyncParsableCommand {
 
     struct Datanode: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Datanodes.", subcommands: [List.self, Disks.self])
+            abstract: "Datanodes and their disks.", subcommands: [List.self, Disks.self])
 
         struct List: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract:
+                    "List the datanodes: dead and stale ones and those with failed disks first.")
+
             struct Row: Encodable {
                 var id, address, rack, state: String
                 var silentMilliseconds, containers, capacity, available, used: UInt64
                 var pendingDeletions, unreclaimedBlocks: UInt64
+                var volumes: Int
                 var failedVolumes: [String]
+
+                init(_ node: SCMNodeInfo) {
+                    id = Identity128(node.address.id).description
+                    address = "\(node.address.host):\(node.address.port)"
+                    rack = node.address.rack
+                    state = "\(node.state)".uppercased()
+                    silentMilliseconds = node.millisecondsSinceHeartbeat
+                    containers = node.containers
+                    capacity = node.volumes.reduce(0) { $0 + $1.capacity }
+                    available = node.volumes.reduce(0) { $0 + $1.available }
+                    used = node.volumes.reduce(0) { $0 + $1.used }
+                    pendingDeletions = node.pendingDeletions
+                    unreclaimedBlocks = node.unreclaimedBlocks
+                    volumes = node.volumes.count
+                    failedVolumes = node.volumes.filter(\.isFailed).map {
+                        "\($0.path): \($0.reason)"
+                    }
+                }
+
+                var disks: String {
+                    failedVolumes.isEmpty
+                        ? "\(volumes)" : "\(failedVolumes.count) of \(volumes) FAILED"
+                }
             }
+
             @OptionGroup var cluster: ClusterOptions
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.nodes = true
-                let nodes = try await cluster.client().status(request).nodes.map { node in
-                    Row(
-                        id: Identity128(node.address.id).description,
-                        address: "\(node.address.host):\(node.address.port)",
-                        rack: node.address.rack, state: "\(node.state)".uppercased(),
-                        silentMilliseconds: node.millisecondsSinceHeartbeat,
-                        containers: node.containers,
-                        capacity: node.volumes.reduce(0) { $0 + $1.capacity },
-                        available: node.volumes.reduce(0) { $0 + $1.available },
-                        used: node.volumes.reduce(0) { $0 + $1.used },
-                        pendingDeletions: node.pendingDeletions,
-                        unreclaimedBlocks: node.unreclaimedBlocks,
-                        failedVolumes: node.volumes.filter(\.isFailed).map {
-                            "\($0.path): \($0.reason)"
-                        })
-                }
-                if cluster.json { return try printJSON(nodes) }
+                let rows = try await cluster.client().status(request).nodes.worstFirst {
+                    NodeHealth(state: $0.state, failedVolumes: $0.volumes.count(where: \.isFailed))
+                }.map(Row.init)
+                if cluster.json { return try printJSON(rows) }
                 printTable(
-                    ["datanode", "address", "rack", "state", "heard", "containers", "free"],
-                    nodes.map {
+                    [
+                        "datanode", "address", "state", "disks", "heard", "containers", "free",
+                        "rack",
+                    ],
+                    rows.map {
                         [
-                            $0.id, $0.address, $0.rack, $0.state, "\($0.silentMilliseconds) ms",
-                            String($0.containers), formatBytes(Int($0.available)),
+                            $0.id, $0.address, $0.state, $0.disks, heard($0.silentMilliseconds),
+                            String($0.containers), formatBytes(Int($0.available)), $0.rack,
                         ]
                     })
+                for row in rows {
+                    for volume in row.failedVolumes {
+                        print(shown("failed on \(row.address): \(volume)"))
+                    }
+                }
+            }
+
+            private func heard(_ milliseconds: UInt64) -> String {
+                milliseconds < 10_000 ? "\(milliseconds) ms ago" : "\(milliseconds / 1000) s ago"
             }
         }
     }
 
     struct Container: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Containers.", subcommands: [List.self, Info.self, Close.self])
+            abstract: "Containers, in which blocks lie.",
+            subcommands: [List.self, Info.self, Close.self])
 
         struct Row: Encodable {
             var id: UInt64
-            var state, replication: String
+            var state, replication, health: String
             var usedBytes: UInt64
             var replicas: [String]
-            var corruptIndexes: [UInt32]
+            var missingIndexes, corruptIndexes: [UInt32]
 
             init(_ info: SCMContainerInfo) {
                 id = info.id
@@ -78,33 +107,46 @@ struct AdminCommand: AsyncParsableCommand {
                 }
                 let config = try? ReplicationConfig(info.replication)
                 replication = config?.description ?? "?"
+                health = ContainerHealth(info).text
                 usedBytes = info.usedBytes
                 replicas = info.replicas.map { $0.hasID ? "\($0.host):\($0.port)" : "-" }
+                missingIndexes = info.missingIndexes
                 corruptIndexes = info.corruptIndexes
             }
 
+            static let header = [
+                "container", "state", "health", "replication", "used", "replicas by index",
+            ]
+
             var columns: [String] {
                 [
-                    String(id), state, replication, formatBytes(Int(usedBytes)),
+                    String(id), state, health, replication, formatBytes(Int(usedBytes)),
                     replicas.joined(separator: " "),
                 ]
             }
         }
 
         struct List: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "List the containers: those with missing or corrupt replicas first.",
+                discussion: """
+                    UNREADABLE: more replicas are missing or corrupt than there is parity. A \
+                    replica is missing if nobody who is heard of has it.
+                    """)
             @OptionGroup var cluster: ClusterOptions
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.containers = true
-                let rows = try await cluster.client().status(request).containers.map(Row.init)
+                let rows = try await cluster.client().status(request).containers
+                    .worstFirst { ContainerHealth($0) }.map(Row.init)
                 if cluster.json { return try printJSON(rows) }
-                printTable(
-                    ["container", "state", "replication", "used", "replicas by index"],
-                    rows.map(\.columns))
+                printTable(Row.header, rows.map(\.columns))
             }
         }
 
         struct Info: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "What is known of one container.")
             @OptionGroup var cluster: ClusterOptions
             @Argument(help: "Its number.") var id: UInt64
             func run() async throws {
@@ -116,17 +158,31 @@ struct AdminCommand: AsyncParsableCommand {
                     throw StoreError(.noSuchContainer, "there is no container \(id)")
                 }
                 if cluster.json { return try printJSON(row) }
-                printTable(
-                    ["container", "state", "replication", "used", "replicas by index"],
-                    [row.columns])
+                printFields([
+                    ("container", "\(row.id)"), ("health", row.health), ("state", row.state),
+                    ("replication", row.replication),
+                    ("used", "\(formatBytes(Int(row.usedBytes))), parity and index included"),
+                ])
+                for (place, address) in row.replicas.enumerated() {
+                    let index = UInt32(place + 1)
+                    let news =
+                        (row.missingIndexes.contains(index) ? "  MISSING" : "")
+                        + (row.corruptIndexes.contains(index) ? "  CORRUPT" : "")
+                    print("  index \(index)  \(address)\(news)")
+                }
             }
         }
 
         struct Close: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "Have a container closed: it takes no more bytes.",
+                discussion: "Its datanodes close their replicas when they are next heard of.")
             @OptionGroup var cluster: ClusterOptions
             @Argument(help: "Its number.") var id: UInt64
             func run() async throws {
                 try await cluster.client().closeContainer(ContainerID(id))
+                try Done(done: "closing", kind: "container", name: "\(id)").print(
+                    json: cluster.json)
             }
         }
     }
@@ -137,6 +193,9 @@ struct AdminCommand: AsyncParsableCommand {
             subcommands: [List.self])
 
         struct List: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "List the pipelines: those that lack datanodes first.")
+
             struct Row: Encodable {
                 var id, openContainer: UInt64
                 var replication: String
@@ -146,13 +205,15 @@ struct AdminCommand: AsyncParsableCommand {
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.pipelines = true
-                let rows = try await cluster.client().status(request).pipelines.map { info in
-                    Row(
-                        id: info.id, openContainer: info.openContainer,
-                        replication: (try? ReplicationConfig(info.replication))?.description
-                            ?? "?",
-                        nodes: info.nodes.map { $0.hasID ? "\($0.host):\($0.port)" : "-" })
-                }
+                let rows = try await cluster.client().status(request).pipelines
+                    .worstFirst { -$0.nodes.count { !$0.hasID } }
+                    .map { info in
+                        Row(
+                            id: info.id, openContainer: info.openContainer,
+                            replication: (try? ReplicationConfig(info.replication))?.description
+                                ?? "?",
+                            nodes: info.nodes.map { $0.hasID ? "\($0.host):\($0.port)" : "-" })
+                    }
                 if cluster.json { return try printJSON(rows) }
                 printTable(
                     ["pipeline", "container", "replication", "nodes by index"],
@@ -163,33 +224,6 @@ struct AdminCommand: AsyncParsableCommand {
                         ]
                     })
             }
-        }
-    }
-
-    struct SafeMode: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "safemode", abstract: "Safe mode of SCM.",
-            subcommands: [Status.self, Exit.self])
-
-        struct Status: AsyncParsableCommand {
-            @OptionGroup var cluster: ClusterOptions
-            func run() async throws {
-                let status = try await cluster.client().status(SCMStatusRequest())
-                if cluster.json {
-                    return try printJSON([
-                        "safeMode": status.isInSafeMode ? "on" : "off",
-                        "reason": status.safeModeReason,
-                    ])
-                }
-                print(
-                    status.isInSafeMode
-                        ? "safe mode is on: \(status.safeModeReason)" : "safe mode is off")
-            }
-        }
-
-        struct Exit: AsyncParsableCommand {
-            @OptionGroup var cluster: ClusterOptions
-            func run() async throws { try await cluster.client().exitSafeMode() }
         }
     }
 }

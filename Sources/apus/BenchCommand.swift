@@ -144,7 +144,8 @@ struct BenchSession {
             clients: options.clients, rate: options.rate, seconds: seconds, count: count,
             reactors: runtime.reactors)
         let outcome = await load.run(
-            work, recorder, stop: stop, isShown: isatty(STDERR_FILENO) == 1)
+            work, recorder, stop: stop,
+            isShown: Escaping.errorIsTerminal && !options.cluster.json)
         let report = report(recorder, outcome)
         if options.cluster.json {
             try printJSON(report)
@@ -184,7 +185,5 @@ struct BenchSession {
         }
     }
 
-    private func note(_ text: String) {
-        FileHandle.standardError.write(Data("apus bench: \(text)\n".utf8))
-    }
+    private func note(_ text: String) { apus.note(text, of: "apus bench") }
 }

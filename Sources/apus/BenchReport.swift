@@ -73,7 +73,8 @@ struct BenchReport: Encodable {
                     + times.map { String(format: "%.2f", $0) }
             })
         for error in errors {
-            Swift.print("error \(error.kind): \(error.count) times, first: \(error.example)")
+            Swift.print(
+                "error \(error.kind): \(error.count) times, first: \(shown(error.example))")
         }
     }
 }

@@ -7,20 +7,32 @@ import Transport
 
 /// How a command finds its cluster.
 struct ClusterOptions: ParsableArguments {
-    @Option(help: "The directory given to `apus up`.") var dir: String?
-    @Option(help: "A settings file with om.* and scm.*.") var config: String?
-    @Option(help: "On whose behalf.") var user = Users.firstName
-    @Flag(help: "For programs.") var json = false
+    @Option(help: "The directory given to `apus up` (or APUS_DIR).") var dir: String?
+    @Option(help: "A settings file with om.* and scm.* (or APUS_CONFIG).") var config: String?
+    @Option(help: "The user on whose behalf it is done.") var user = Users.firstName
+    @Flag(help: "Print JSON, for programs.") var json = false
 
     /// The settings file that tells where OM and SCM are.
     func file() throws -> String {
         let environment = ProcessInfo.processInfo.environment
         if let config { return config }
-        if let dir { return dir + "/etc/s3g1.json" }
+        if let dir { return try Self.file(of: dir) }
         if let config = environment["APUS_CONFIG"] { return config }
-        if let dir = environment["APUS_DIR"] { return dir + "/etc/s3g1.json" }
+        if let dir = environment["APUS_DIR"] { return try Self.file(of: dir) }
         throw ValidationError(
             "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
+    }
+
+    /// That of a cluster under `directory`.
+    private static func file(of directory: String) throws -> String {
+        let file = directory + "/etc/s3g1.json"
+        guard FileManager.default.fileExists(atPath: file) else {
+            throw StoreError(
+                .io,
+                "there is no cluster in \(directory): \(file) is not there; --dir takes the "
+                    + "directory that `apus up` was given")
+        }
+        return file
     }
 
     func client() async throws -> ClusterClient {
@@ -31,6 +43,20 @@ struct ClusterOptions: ParsableArguments {
     func client(_ runtime: Runtime) async throws -> ClusterClient {
         let settings = try await Settings(file: file(), overrides: [])
         return try Roles.client(settings, runtime)
+    }
+}
+
+/// An option that tells how bytes are coded.
+enum ReplicationArgument {
+    static let help: ArgumentHelp =
+        "Code the bytes so: codec-data-parity-cell, as in rs-6-3-1024k. Default: as the bucket."
+
+    static func parse(_ text: String) throws -> ReplicationConfig {
+        do throws(ReplicationError) {
+            return try ReplicationConfig(text)
+        } catch {
+            throw ValidationError("\(error)")
+        }
     }
 }
 
@@ -50,6 +76,24 @@ enum ObjectPath {
         return BucketPath(volume: parts[0], bucket: parts[1])
     }
 
+    static func volume(_ text: String) throws -> String {
+        let parts = parts(text)
+        guard parts.count == 1, !parts[0].isEmpty else {
+            throw ValidationError("a volume is written /volume, not '\(text)'")
+        }
+        return parts[0]
+    }
+
+    /// - Parameter name: the key's if `text` names a bucket only.
+    static func key(_ text: String, named name: KeyName) throws -> KeyPath {
+        let parts = parts(text)
+        guard parts.count == 2 || parts.count == 3 && parts[2].isEmpty else {
+            return try key(text)
+        }
+        return KeyPath(
+            bucket: try bucket(parts.prefix(2).joined(separator: "/")), name: name)
+    }
+
     static func key(_ text: String) throws -> KeyPath {
         let parts = parts(text)
         guard parts.count == 3, let name = KeyName(parts[2]) else {
@@ -63,169 +107,5 @@ enum ObjectPath {
 extension Timestamp {
     var text: String {
         Date(timeIntervalSince1970: Double(milliseconds) / 1000).formatted(.iso8601)
-    }
-}
-
-struct VolumeCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "volume", abstract: "Volumes.",
-        subcommands: [Create.self, List.self, Delete.self])
-
-    struct Create: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "Its name.") var name: String
-        func run() async throws {
-            try await cluster.client().createVolume(
-                ObjectPath.parts(name)[0], user: cluster.user)
-        }
-    }
-
-    struct List: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        func run() async throws {
-            let volumes = try await cluster.client().volumes(user: cluster.user)
-            if cluster.json {
-                return try printJSON(
-                    volumes.map {
-                        ["name": $0.name, "owner": $0.owner, "created": $0.created.text]
-                    })
-            }
-            printTable(
-                ["volume", "owner", "created"],
-                volumes.map { ["/" + $0.name, $0.owner, $0.created.text] })
-        }
-    }
-
-    struct Delete: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "Its name.") var name: String
-        func run() async throws {
-            try await cluster.client().deleteVolume(
-                ObjectPath.parts(name)[0], user: cluster.user)
-        }
-    }
-}
-
-struct BucketCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "bucket", abstract: "Buckets. S3's live in volume s3v.",
-        subcommands: [Create.self, List.self, Info.self, Delete.self])
-
-    struct Create: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket") var bucket: String
-        @Option(help: "codec-data-parity-cell, as in rs-6-3-1024k.") var replication: String?
-        func run() async throws {
-            let replication = try replication.map { try ReplicationConfig($0) }
-            try await cluster.client().createBucket(
-                ObjectPath.bucket(bucket), replication: replication, user: cluster.user)
-        }
-    }
-
-    struct Row: Encodable {
-        var bucket, owner, created, replication: String
-        init(_ info: BucketInfo) {
-            bucket = "/\(info.volume)/\(info.name)"
-            owner = info.owner
-            created = info.created.text
-            replication = info.replication.description
-        }
-    }
-
-    struct List: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume") var volume = "/" + BucketPath.s3Volume
-        func run() async throws {
-            let buckets = try await cluster.client().buckets(
-                volume: ObjectPath.parts(volume)[0], user: cluster.user
-            ).map(Row.init)
-            if cluster.json { return try printJSON(buckets) }
-            printTable(
-                ["bucket", "owner", "created", "replication"],
-                buckets.map { [$0.bucket, $0.owner, $0.created, $0.replication] })
-        }
-    }
-
-    struct Info: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket") var bucket: String
-        func run() async throws {
-            let row = Row(
-                try await cluster.client().bucket(ObjectPath.bucket(bucket), user: cluster.user))
-            if cluster.json { return try printJSON(row) }
-            printTable(
-                ["bucket", "owner", "created", "replication"],
-                [[row.bucket, row.owner, row.created, row.replication]])
-        }
-    }
-
-    struct Delete: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket") var bucket: String
-        func run() async throws {
-            try await cluster.client().deleteBucket(
-                ObjectPath.bucket(bucket), user: cluster.user)
-        }
-    }
-}
-
-struct UserCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "user", abstract: "Users and their S3 keys.",
-        subcommands: [Create.self, List.self, Delete.self])
-
-    struct Create: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Create a user and print its keys, in the AWS credentials format.")
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "Its name.") var name: String
-        @Option(name: .customLong("display-name"), help: "As S3 shows it.")
-        var displayName: String?
-        @Flag(help: "May do everything in every bucket.") var admin = false
-        func run() async throws {
-            let user = Users.make(name, displayName: displayName, administrator: admin)
-            try await cluster.client().createUser(user)
-            if cluster.json {
-                return try printJSON([
-                    "name": user.name, "accessKeyID": user.accessKeyID,
-                    "secretAccessKey": user.secretAccessKey, "canonicalID": user.canonicalID,
-                    "displayName": user.displayName,
-                ])
-            }
-            print("[\(user.name)]")
-            print("aws_access_key_id = \(user.accessKeyID)")
-            print("aws_secret_access_key = \(user.secretAccessKey)")
-        }
-    }
-
-    struct List: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        func run() async throws {
-            let users = try await cluster.client().users()
-            if cluster.json {
-                return try printJSON(
-                    users.map {
-                        [
-                            "name": $0.name, "accessKeyID": $0.accessKeyID,
-                            "canonicalID": $0.canonicalID, "displayName": $0.displayName,
-                            "role": $0.isAdministrator ? "administrator" : "user",
-                        ]
-                    })
-            }
-            printTable(
-                ["user", "role", "access key", "display name"],
-                users.map {
-                    [
-                        $0.name, $0.isAdministrator ? "administrator" : "user", $0.accessKeyID,
-                        $0.displayName,
-                    ]
-                })
-        }
-    }
-
-    struct Delete: AsyncParsableCommand {
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "Its name.") var name: String
-        func run() async throws { try await cluster.client().deleteUser(named: name) }
     }
 }

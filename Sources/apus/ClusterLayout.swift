@@ -20,11 +20,15 @@ struct ClusterLayout: Sendable {
         self.datanodes = datanodes
         self.volumesPerDatanode = volumesPerDatanode
         self.replication = replication
+        (s3Host, s3Port) = try Self.address(s3)
+    }
+
+    /// The parts of HOST:PORT.
+    static func address(_ s3: String) throws(StoreError) -> (host: String, port: Int) {
         guard let colon = s3.lastIndex(of: ":"), let port = Int(s3[s3.index(after: colon)...]),
-            port >= 0, port <= 65535
+            colon > s3.startIndex, port >= 0, port <= 65535
         else { throw StoreError(.invalidArgument, "--s3 takes HOST:PORT, not '\(s3)'") }
-        s3Host = String(s3[..<colon])
-        s3Port = port
+        return (String(s3[..<colon]), port)
     }
 
     var credentials: String { directory + "/credentials" }

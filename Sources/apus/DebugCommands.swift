@@ -23,7 +23,7 @@ struct DebugCommand: AsyncParsableCommand {
         @Option(help: "Only the records of this group: 32 hexadecimal digits.")
         var group: String?
         @Flag(help: "Every entry: index, term, kind, bytes and place.") var entries = false
-        @Flag(help: "For programs.") var json = false
+        @Flag(help: "Print JSON, for programs.") var json = false
 
         func validate() throws {
             guard let group else { return }

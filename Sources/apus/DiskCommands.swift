@@ -4,6 +4,7 @@ import DiskTune
 import Foundation
 import Model
 import Reactor
+import Synchronization
 
 /// Disks, as those who tune them see them.
 struct DiskCommand: AsyncParsableCommand {
@@ -25,7 +26,7 @@ struct DiskCommand: AsyncParsableCommand {
         @Option(help: "Also draw the curves into this SVG file (with -1, -2 … for several disks).")
         var svg: String?
         @Flag(help: "Measure only; write no settings.") var dryRun = false
-        @Flag(help: "For programs.") var json = false
+        @Flag(help: "Print JSON, for programs.") var json = false
 
         func validate() throws {
             guard (64...65_536).contains(fileMib) else {
@@ -54,11 +55,12 @@ struct DiskCommand: AsyncParsableCommand {
                 measured.append(try await looked(at: path, on: reactor, alone: true))
             }
             for (index, path) in measured.enumerated() {
-                let line = StatusLine()
+                let line = SharedStatusLine(isQuiet: json)
                 let tuner = DiskTuner(on: reactor, options: options) { step in
                     let percent = Int(step.part * 100)
                     line.show("\(step.path): \(percent) %, \(step.text)", isLast: step.part == 1)
                 }
+                defer { line.show("", isLast: true) }
                 let report = try await tuner.measure(path)
                 results.append(try await keep(report, index, reactor))
                 try await path.release()
@@ -120,7 +122,7 @@ struct DiskCommand: AsyncParsableCommand {
                 """)
 
         @Argument(help: "Directories of volumes, best all of a node.") var paths: [String]
-        @Flag(help: "For programs.") var json = false
+        @Flag(help: "Print JSON, for programs.") var json = false
 
         func validate() throws {
             guard Set(paths).count == paths.count else {
@@ -140,7 +142,7 @@ struct DiskCommand: AsyncParsableCommand {
             for path in paths {
                 subjects.append(try await looked(at: path, on: reactor, alone: false))
             }
-            let line = StatusLine()
+            let line = SharedStatusLine(isQuiet: json)
             let checker = DiskChecker(on: reactor) { part in
                 line.show("looking at disks: \(Int(part * 100)) %", isLast: part >= 1)
             }
@@ -177,13 +179,13 @@ private func looked(
     }
 }
 
-/// A line on a terminal that is written over; nothing where standard error is none.
-private final class StatusLine: Sendable {
-    private let isShown = isatty(STDERR_FILENO) == 1
+/// A status line that several tasks write.
+private final class SharedStatusLine: Sendable {
+    private let line: Mutex<StatusLine>
+
+    init(isQuiet: Bool) { line = Mutex(StatusLine(isQuiet: isQuiet)) }
 
     func show(_ text: String, isLast: Bool) {
-        guard isShown else { return }
-        let line = "\r\u{1B}[K" + (isLast ? "" : text)
-        FileHandle.standardError.write(Data(line.utf8))
+        line.withLock { isLast ? $0.end() : $0.show(text) }
     }
 }

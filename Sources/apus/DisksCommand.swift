@@ -15,7 +15,8 @@ extension AdminCommand.Datanode {
                 Percentiles are of all I/O classes together, from the start of an operation to its \
                 end. Without --watch they cover the time since each datanode started, and rates \
                 are measured over one second; with it both are of the last second. A latency \
-                marked * is more than twice the median of all disks shown.
+                marked * is more than twice the median of all disks shown. Failed disks come first, \
+                then those with damaged blocks or errors.
                 """)
         @OptionGroup var cluster: ClusterOptions
         @Option(help: "Only this datanode: its identity or the beginning of it, or HOST:PORT.")
@@ -30,6 +31,7 @@ extension AdminCommand.Datanode {
                 try await Task.sleep(for: .seconds(1))
                 let now = try await DiskSample.take(client, node: node)
                 let rows = DiskRow.rows(now, since: before, latenciesSince: watch)
+                    .worstFirst(\.health)
                 before = now
                 if cluster.json {
                     try printJSON(rows)
@@ -215,13 +217,29 @@ struct DiskRow: Encodable {
 }
 
 extension DiskRow {
+    /// How a disk is; worse is less.
+    struct Health: Comparable {
+        var isFailed: Bool
+        var damaged, errors: UInt64
+
+        static func < (a: Self, b: Self) -> Bool {
+            (a.isFailed ? 1 : 0, a.damaged, a.errors) > (b.isFailed ? 1 : 0, b.damaged, b.errors)
+        }
+    }
+
+    var health: Health { Health(isFailed: isFailed, damaged: scrubDamaged, errors: errors) }
+
     /// Prints the disks, a line each, of at most 100 columns while numbers are not absurd.
     static func print(_ rows: [DiskRow], unreachable: [String]) {
         let header = [
             "DATANODE", "DISK", "READ", "WRITE", "SYNC", "Q", "IO/S", "IN/S", "OUT/S", "ERR",
             "FREE", "SCRUB",
         ]
-        let lines = [header] + columns(rows)
+        for line in unreachable { Swift.print(shown("no answer from \(line)")) }
+        for row in rows where row.isFailed {
+            Swift.print(shown("\(row.disk) is out: \(row.reason)"))
+        }
+        let lines = [header] + columns(rows).map { $0.map(shown) }
         let widths = header.indices.map { column in lines.map { $0[column].count }.max() ?? 0 }
         for line in lines {
             let cells = line.enumerated().map { column, text in
@@ -232,10 +250,6 @@ extension DiskRow {
         }
         Swift.print(
             "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting")
-        for row in rows where row.isFailed {
-            Swift.print("\(row.disk) is out: \(row.reason)")
-        }
-        for line in unreachable { Swift.print("no answer from \(line)") }
     }
 
     private static func columns(_ rows: [DiskRow]) -> [[String]] {

@@ -8,215 +8,193 @@ import Model
 struct KeyCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "key", abstract: "Keys, written /volume/bucket/key.",
-        subcommands: [Put.self, Get.self, Cat.self, List.self, Info.self, Delete.self])
+        subcommands: [
+            Put.self, Get.self, Cat.self, Copy.self, List.self, Info.self, Delete.self,
+        ])
 
     struct Put: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Store a file.")
+        static let configuration = CommandConfiguration(
+            abstract: "Store a file, or standard input, as a key.",
+            discussion: """
+                The key is there when all its bytes are stored, and not before. Until then a key \
+                of the same name stays what it was.
+                """)
         @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket/key") var key: String
-        @Argument(help: "The file.") var file: String
-        @Option(help: "codec-data-parity-cell, over the bucket's.") var replication: String?
+        @Argument(help: "Where to: /volume/bucket/key.") var key: String
+        @Argument(help: "The file; - for standard input.") var file: String
+        @Option(help: ReplicationArgument.help, transform: ReplicationArgument.parse)
+        var replication: ReplicationConfig?
 
         func run() async throws {
             let path = try ObjectPath.key(key)
-            let replication = try replication.map { try ReplicationConfig($0) }
-            guard let handle = FileHandle(forReadingAtPath: file) else {
-                throw StoreError(.io, "\(file) cannot be read: \(String(cString: strerror(errno)))")
-            }
-            let size = Int(try handle.seekToEnd())
-            try handle.seek(toOffset: 0)
+            let source = try ByteSource(file)
             let client = try await cluster.client()
             let writer = try await client.openWriter(
-                path, length: size, replication: replication, user: cluster.user)
-            var digest = Insecure.MD5()
-            var progress = Progress("put \(path.name)", total: size)
+                path, length: source.length, replication: replication, user: cluster.user)
             do {
-                while let data = try handle.read(upToCount: 1 << 20), !data.isEmpty {
-                    digest.update(data: data)
-                    let copy = [UInt8](data)
-                    try await send(copy, to: writer)
-                    progress.advance(copy.count)
-                }
-                let etag = digest.finalize().map { String(format: "%02x", $0) }.joined()
+                let etag = try await send(source, to: writer, named: "put \(path.name)")
                 let info = try await writer.commit(KeyCommit(etag: etag))
-                if cluster.json { try printJSON(KeyRow(info)) }
+                if cluster.json { return try printJSON(KeyRow(info)) }
+                print(
+                    "stored key \(shown("\(path)")), \(formatBytes(info.length)), "
+                        + "\(info.replication)")
             } catch {
                 await writer.abort()
                 throw error
             }
         }
 
-        private func send(_ bytes: [UInt8], to writer: KeyWriter) async throws(StoreError) {
-            let buffer = UnsafeMutableRawBufferPointer.allocate(
-                byteCount: bytes.count, alignment: 16)
-            defer { buffer.deallocate() }
-            buffer.copyBytes(from: bytes)
-            try await writer.write(UnsafeRawBufferPointer(buffer))
+        /// Sends all bytes and returns their MD5.
+        private func send(
+            _ source: ByteSource, to writer: KeyWriter, named name: String
+        ) async throws -> String {
+            var digest = Insecure.MD5()
+            var progress = ByteProgress(name, total: source.length, isQuiet: cluster.json)
+            let buffer = BufferPool.process.allocate(ByteSource.pieceBytes)
+            while true {
+                let count = try source.read(into: buffer.bytes)
+                guard count > 0 else { break }
+                let piece = Payload(buffer, 0..<count)
+                piece.withBytes { digest.update(bufferPointer: $0) }
+                try await writer.write(piece)
+                progress.advance(count)
+            }
+            return digest.finalize().map { String(format: "%02x", $0) }.joined()
         }
     }
 
     struct Get: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Fetch a key into a file.")
+        static let configuration = CommandConfiguration(
+            abstract: "Fetch a key into a file, or to standard output.",
+            discussion: """
+                The bytes go to FILE.part, which becomes FILE when all are there. A device or a \
+                pipe is written to as it is.
+                """)
         @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket/key") var key: String
-        @Argument(help: "The file.") var file: String
+        @Argument(help: "Which: /volume/bucket/key.") var key: String
+        @Argument(help: "The file; - for standard output.") var file: String
+
         func run() async throws {
-            let temporary = file + ".part"
-            FileManager.default.createFile(atPath: temporary, contents: nil)
-            guard let handle = FileHandle(forWritingAtPath: temporary) else {
-                throw StoreError(
-                    .io, "\(temporary) cannot be written: \(String(cString: strerror(errno)))")
-            }
-            do {
-                try await fetch(try ObjectPath.key(key), cluster, into: handle, isShown: true)
-            } catch {
-                // Half a file is worse than none.
-                try? FileManager.default.removeItem(atPath: temporary)
-                throw error
-            }
-            guard rename(temporary, file) == 0 else {
-                throw StoreError(.io, "cannot name \(file): \(String(cString: strerror(errno)))")
-            }
+            let path = try ObjectPath.key(key)
+            guard file != "-" else { return try await toStandardOutput(path, cluster) }
+            let client = try await cluster.client()
+            let info = try await client.key(path, user: cluster.user)
+            let target = try ByteTarget(file)
+            let sink = FileSink(
+                target.descriptor, target.name,
+                ByteProgress("get \(path.name)", total: info.length, isQuiet: cluster.json))
+            try await client.openReader(info).read(0..<info.length) { try await sink.write($0) }
+            try target.keep()
+            if cluster.json { return try printJSON(KeyRow(info)) }
+            print(
+                "fetched key \(shown("\(path)")) into \(shown(file)), \(formatBytes(info.length))")
         }
     }
 
     struct Cat: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Write a key to standard output.")
+            abstract: "Write a key to standard output: as get KEY -.")
         @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket/key") var key: String
+        @Argument(help: "Which: /volume/bucket/key.") var key: String
         func run() async throws {
-            try await fetch(
-                try ObjectPath.key(key), cluster, into: .standardOutput, isShown: false)
+            try await toStandardOutput(try ObjectPath.key(key), cluster)
         }
     }
 
-    struct List: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "List keys.")
+    struct Copy: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "cp", abstract: "Copy a key, within a bucket or to another one.",
+            discussion: """
+                Of any size; the bytes pass through this program. Headers and metadata are kept, \
+                and a checksum that was made of the whole; the ETag is the MD5 of the bytes, also \
+                if the source was uploaded in parts. The copy is coded as its bucket is.
+                """)
         @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket or /volume/bucket/prefix") var path: String
+        @Argument(help: "From where: /volume/bucket/key.") var source: String
+        @Argument(help: "Where to: /volume/bucket/key, or /volume/bucket for the same key.")
+        var destination: String
+        @Option(help: ReplicationArgument.help, transform: ReplicationArgument.parse)
+        var replication: ReplicationConfig?
+
         func run() async throws {
-            let parts = ObjectPath.parts(path)
-            let bucket = try ObjectPath.bucket("/" + parts.prefix(2).joined(separator: "/"))
+            let from = try ObjectPath.key(source)
+            let to = try ObjectPath.key(destination, named: from.name)
             let client = try await cluster.client()
-            var query = ListQuery(prefix: Array((parts.count > 2 ? parts[2] : "").utf8))
-            var rows: [KeyRow] = []
-            while true {
-                let page = try await client.list(bucket, query, user: cluster.user)
-                rows += page.keys.map(KeyRow.init)
-                guard let next = page.next else { break }
-                query.startAfter = next
-            }
-            if cluster.json { return try printJSON(rows) }
-            printTable(
-                ["key", "bytes", "modified", "etag"],
-                rows.map { [$0.key, String($0.length), $0.modified, $0.etag] })
-        }
-    }
-
-    struct Info: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "What is known of a key.")
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket/key") var key: String
-        @Flag(help: "Groups, containers, replicas and their nodes.") var blocks = false
-        func run() async throws {
-            let info = try await cluster.client().key(ObjectPath.key(key), user: cluster.user)
-            var row = KeyRow(info)
-            if blocks { row.blocks = info.blockGroups.map(KeyRow.Group.init) }
-            if cluster.json { return try printJSON(row) }
-            print("key          \(row.key)\nbytes        \(row.length)")
-            print("replication  \(row.replication)\nmodified     \(row.modified)")
-            print("etag         \(row.etag)")
-            for group in row.blocks ?? [] {
-                print(
-                    "group        container \(group.container) block \(group.block)"
-                        + " bytes \(group.length)")
-                for replica in group.replicas {
-                    print("  index \(replica.index)  \(replica.node)  \(replica.address)")
+            let info = try await client.key(from, user: cluster.user)
+            let writer = try await client.openWriter(
+                to, length: info.length, replication: replication, user: cluster.user)
+            do {
+                let sink = CopySink(
+                    writer,
+                    ByteProgress("cp \(from.name)", total: info.length, isQuiet: cluster.json))
+                try await client.openReader(info).read(0..<info.length) {
+                    try await sink.write($0)
                 }
+                let checksum = info.checksum.flatMap { $0.kind == .fullObject ? $0 : nil }
+                let copied = try await writer.commit(
+                    KeyCommit(
+                        etag: await sink.etag(), attributes: info.attributes, checksum: checksum))
+                if cluster.json { return try printJSON(KeyRow(copied)) }
+                print(
+                    "copied key \(shown("\(from)")) to \(shown("\(to)")), "
+                        + "\(formatBytes(copied.length)), \(copied.replication)")
+            } catch {
+                await writer.abort()
+                throw error
             }
-        }
-    }
-
-    struct Delete: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Delete a key.")
-        @OptionGroup var cluster: ClusterOptions
-        @Argument(help: "/volume/bucket/key") var key: String
-        func run() async throws {
-            let path = try ObjectPath.key(key)
-            guard
-                try await cluster.client().deleteKey(path, condition: .none, user: cluster.user)
-            else { throw StoreError(.noSuchKey, "there is no key \(path)") }
         }
     }
 }
 
-private func fetch(
-    _ path: KeyPath, _ cluster: ClusterOptions, into handle: FileHandle, isShown: Bool
-) async throws {
+private func toStandardOutput(_ path: KeyPath, _ cluster: ClusterOptions) async throws {
     let client = try await cluster.client()
     let info = try await client.key(path, user: cluster.user)
-    let reader = try await client.openReader(info)
-    let sink = Sink(handle, Progress("get \(path.name)", total: isShown ? info.length : 0))
-    try await reader.read(0..<info.length) { piece in
-        try await sink.write(piece.withBytes { Data($0) })
-    }
+    let sink = FileSink(
+        STDOUT_FILENO, "standard output",
+        ByteProgress(
+            "get \(path.name)", total: info.length,
+            // Both on a terminal would be written over each other.
+            isQuiet: cluster.json || Escaping.outputIsTerminal))
+    try await client.openReader(info).read(0..<info.length) { try await sink.write($0) }
 }
 
 /// Where fetched bytes go.
-private actor Sink {
-    private let handle: FileHandle
-    private var progress: Progress
+private actor FileSink {
+    private let descriptor: Int32
+    private let name: String
+    private var progress: ByteProgress
 
-    init(_ handle: sending FileHandle, _ progress: Progress) {
-        self.handle = handle
+    init(_ descriptor: Int32, _ name: String, _ progress: consuming sending ByteProgress) {
+        self.descriptor = descriptor
+        self.name = name
         self.progress = progress
     }
 
-    func write(_ data: Data) throws {
-        try handle.write(contentsOf: data)
-        progress.advance(data.count)
+    func write(_ piece: Payload) throws {
+        try piece.withBytes { (bytes: UnsafeRawBufferPointer) throws in
+            try writeAll(bytes, to: descriptor, name)
+        }
+        progress.advance(piece.count)
     }
 }
 
-/// A key as it is printed.
-struct KeyRow: Encodable {
-    struct Replica: Encodable {
-        var index: Int
-        var node: String
-        var address: String
-    }
-    struct Group: Encodable {
-        var container: UInt64
-        var block: UInt64
-        var length: Int
-        var replication: String
-        var replicas: [Replica]
+/// Where copied bytes go.
+private actor CopySink {
+    private let writer: KeyWriter
+    private var digest = Insecure.MD5()
+    private var progress: ByteProgress
 
-        init(_ group: BlockGroup) {
-            container = group.blockID.containerID.rawValue
-            block = group.blockID.localID
-            length = group.length
-            replication = group.replication.description
-            replicas = group.nodes.enumerated().map { index, node in
-                Replica(
-                    index: index + 1, node: node?.id.description ?? "none",
-                    address: node.map { "\($0.host):\($0.port)" } ?? "-")
-            }
-        }
+    init(_ writer: KeyWriter, _ progress: consuming sending ByteProgress) {
+        self.writer = writer
+        self.progress = progress
     }
-    var key: String
-    var length: Int
-    var etag: String
-    var modified: String
-    var replication: String
-    var blocks: [Group]?
 
-    init(_ info: KeyInfo) {
-        key = info.name.description
-        length = info.length
-        etag = info.etag
-        modified = info.modified.text
-        replication = info.replication.description
+    func write(_ piece: Payload) async throws {
+        piece.withBytes { digest.update(bufferPointer: $0) }
+        try await writer.write(piece)
+        progress.advance(piece.count)
     }
+
+    /// Of all bytes so far: their MD5.
+    func etag() -> String { digest.finalize().map { String(format: "%02x", $0) }.joined() }
 }

@@ -48,6 +48,7 @@ private func runRole(
     let settings = try await options.settings()
     let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
     let role = try await start(settings, runtime)
+    IdleMemory.watch(runtime)
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
     fflush(nil)
@@ -102,22 +103,34 @@ struct ConfigCommand: AsyncParsableCommand {
 
     struct Show: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Print each setting, its value and where it came from.")
-        @Option(help: "A settings file.") var config: String?
-        @Option(name: .customLong("set"), help: "KEY=VALUE") var overrides: [String] = []
-        @Flag(help: "For programs.") var json = false
+            abstract: "Print each setting, its value, where it came from, and what it is for.",
+            discussion: """
+                Where: the command line, the environment (om.cache-bytes is APUS_OM_CACHE_BYTES), \
+                the file, or the default.
+                """)
+        @Argument(help: "Only settings that begin with this, as in om.") var prefix = ""
+        @Option(help: "A settings file (or APUS_CONFIG).") var config: String?
+        @Option(name: .customLong("set"), help: "A setting, KEY=VALUE, over environment and file.")
+        var overrides: [String] = []
+        @Flag(help: "Print JSON, for programs.") var json = false
 
         func run() async throws {
             let file = config ?? ProcessInfo.processInfo.environment["APUS_CONFIG"]
             let settings = try await Settings(file: file, overrides: overrides)
-            let rows = Setting.all.map { setting in
+            let rows = Setting.all.filter { $0.key.hasPrefix(prefix) }.map { setting in
                 let (value, source) = settings.lookup(setting)
-                return ["key": setting.key, "value": value, "source": source]
+                return [
+                    "key": setting.key, "value": value, "source": source, "help": setting.help,
+                ]
+            }
+            guard !rows.isEmpty else {
+                throw ValidationError("no setting begins with '\(prefix)'")
             }
             if json { return try printJSON(rows) }
-            printTable(
-                ["setting", "value", "from"],
-                rows.map { [$0["key"]!, $0["value"]!, $0["source"]!] })
+            for row in rows {
+                print("\(row["key"]!) = \(shown(row["value"]!))  (\(shown(row["source"]!)))")
+                print("    \(row["help"]!)")
+            }
         }
     }
 }

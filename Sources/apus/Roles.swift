@@ -18,6 +18,8 @@ import Wire
 struct Runtime: Sendable {
     let reactors: ReactorGroup
     let channels: ChannelPool
+    /// What roles have done when the process has nothing to do.
+    let idle = IdleWork()
 
     /// What the memory of cells is for.
     enum Memory {
@@ -30,7 +32,11 @@ struct Runtime: Sendable {
     }
 
     init(name: String, memory: Memory, reactors count: Int? = nil) throws {
-        if memory == .datanodes { BufferPool.shareProcessPool() }
+        switch memory {
+        case .disks: break
+        case .datanodes: BufferPool.shareProcessPool()
+        case .none: BufferPool.keepProcessPoolSmall()
+        }
         reactors = try ReactorGroup(count: count, registersArena: memory == .disks)
         channels = ChannelPool(name: name)
     }
@@ -80,6 +86,7 @@ enum Roles {
             directory: settings.required("scm.directory"), reactor: runtime.reactors.next(),
             options: options, random: SystemRandomNumberGenerator(), logger: logger)
         await manager.start()
+        runtime.idle.add { await manager.releaseMemory() }
         let host = settings.text("scm.host")
         let telemetry = try telemetry("scm", settings)
         manager.addMetrics(to: telemetry.metrics)
@@ -137,6 +144,7 @@ enum Roles {
             clock: { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000)) },
             generator: SystemRandomNumberGenerator(), logger: logger)
         manager.start()
+        runtime.idle.add { await manager.releaseMemory() }
         let host = settings.text("om.host")
         let telemetry = try telemetry("om", settings)
         manager.addMetrics(to: telemetry.metrics)

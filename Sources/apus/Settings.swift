@@ -1,3 +1,4 @@
+import ArgumentParser
 import Client
 import Configuration
 import Foundation
@@ -16,9 +17,10 @@ struct Setting: Sendable {
         Setting(
             key: "cluster.replication", kind: .text, fallback: "rs-3-2-1024k",
             help: "what buckets are coded with that ask for nothing else"),
-        Setting(key: "om.host", kind: .text, fallback: "127.0.0.1", help: "where OM listens"),
-        Setting(key: "om.port", kind: .number, fallback: "9862", help: ""),
-        Setting(key: "om.directory", kind: .text, fallback: "", help: "OM's metadata"),
+        Setting(
+            key: "om.host", kind: .text, fallback: "127.0.0.1", help: "host that OM listens at"),
+        Setting(key: "om.port", kind: .number, fallback: "9862", help: "OM's port"),
+        Setting(key: "om.directory", kind: .text, fallback: "", help: "directory of OM's metadata"),
         Setting(
             key: "om.cache-bytes", kind: .number, fallback: "67108864",
             help: "memory for records that are looked up often, beside the database's pages"),
@@ -37,9 +39,11 @@ struct Setting: Sendable {
             fallback: String(ClusterClient.windowBytes),
             help: "memory for bytes on their way to and from datanodes, of all requests of a "
                 + "gateway; each takes a stripe at least"),
-        Setting(key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "where SCM listens"),
-        Setting(key: "scm.port", kind: .number, fallback: "9863", help: ""),
-        Setting(key: "scm.directory", kind: .text, fallback: "", help: "SCM's metadata"),
+        Setting(
+            key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "host that SCM listens at"),
+        Setting(key: "scm.port", kind: .number, fallback: "9863", help: "SCM's port"),
+        Setting(
+            key: "scm.directory", kind: .text, fallback: "", help: "directory of SCM's metadata"),
         Setting(
             key: "scm.minimum-datanodes", kind: .number, fallback: "1",
             help: "datanodes that must have registered before safe mode ends"),
@@ -62,11 +66,14 @@ struct Setting: Sendable {
         Setting(
             key: "datanode.host", kind: .text, fallback: "127.0.0.1",
             help: "where the datanode listens, as others reach it"),
-        Setting(key: "datanode.port", kind: .number, fallback: "9864", help: ""),
+        Setting(
+            key: "datanode.port", kind: .number, fallback: "9864",
+            help: "the datanode's port; 0: any that is free"),
         Setting(
             key: "datanode.rack", kind: .text, fallback: "/default-rack",
-            help: "network location"),
-        Setting(key: "datanode.directory", kind: .text, fallback: "", help: "its identity"),
+            help: "network location: /rack or /room/rack"),
+        Setting(
+            key: "datanode.directory", kind: .text, fallback: "", help: "directory of its identity"),
         Setting(
             key: "datanode.volumes", kind: .list, fallback: "",
             help: "one directory for each disk"),
@@ -97,7 +104,9 @@ struct Setting: Sendable {
         Setting(
             key: "s3.host", kind: .text, fallback: "127.0.0.1",
             help: "where the S3 gateway listens"),
-        Setting(key: "s3.port", kind: .number, fallback: "9878", help: ""),
+        Setting(
+            key: "s3.port", kind: .number, fallback: "9878",
+            help: "the S3 gateway's port; 0: any that is free"),
         Setting(
             key: "s3.region", kind: .text, fallback: "us-east-1",
             help: "what GetBucketLocation tells"),
@@ -125,7 +134,7 @@ struct Setting: Sendable {
         ),
         Setting(
             key: "log.level", kind: .text, fallback: "info",
-            help: "trace debug info notice warning error critical"),
+            help: "the least that is logged: trace debug info notice warning error critical"),
     ]
 }
 
@@ -137,15 +146,19 @@ struct Settings: Sendable {
     init(file: String?, overrides: [String]) async throws {
         var layers: [(String, ConfigReader)] = []
         var values: [AbsoluteConfigKey: ConfigValue] = [:]
-        for override in overrides {
-            guard let equals = override.firstIndex(of: "=") else {
-                throw StoreError(.invalidArgument, "--set takes KEY=VALUE, not '\(override)'")
+        do {
+            for override in overrides {
+                guard let equals = override.firstIndex(of: "=") else {
+                    throw ValidationError("--set takes KEY=VALUE, not '\(override)'")
+                }
+                let key = String(override[..<equals])
+                let setting = try Self.setting(key, in: "--set")
+                let text = String(override[override.index(after: equals)...])
+                values[AbsoluteConfigKey(key.split(separator: ".").map(String.init))] =
+                    try Self.value(text, for: setting)
             }
-            let key = String(override[..<equals])
-            let setting = try Self.setting(key, in: "--set")
-            let text = String(override[override.index(after: equals)...])
-            values[AbsoluteConfigKey(key.split(separator: ".").map(String.init))] =
-                try Self.value(text, for: setting)
+        } catch let error as StoreError {
+            throw ValidationError(error.message)
         }
         layers.append(
             ("command line", ConfigReader(provider: InMemoryProvider(values: values))))
@@ -185,10 +198,13 @@ struct Settings: Sendable {
     }
 
     private static func checkKeys(_ file: String) throws {
+        guard let data = FileManager.default.contents(atPath: file) else {
+            let reason = String(cString: strerror(errno))
+            throw StoreError(.io, "the settings file \(file) cannot be read: \(reason)")
+        }
         let content: Any
         do {
-            content = try JSONSerialization.jsonObject(
-                with: Data(contentsOf: URL(fileURLWithPath: file)))
+            content = try JSONSerialization.jsonObject(with: data)
         } catch {
             throw StoreError(
                 .invalidArgument, "\(file) cannot be read as JSON: \(error.localizedDescription)")

@@ -80,10 +80,6 @@ struct TraceCommand: AsyncParsableCommand {
             })
     }
 
-    private func note(_ text: String) {
-        FileHandle.standardError.write(Data("apus: \(text)\n".utf8))
-    }
-
     /// The addresses of gateways' metrics: of `apus up`'s folder, of the settings, of the options.
     private func gateways() async throws -> [String] {
         var found = gateway

@@ -27,16 +27,18 @@ struct TracePrinter {
         )
     }
 
+    private func out(_ line: String) { Swift.print(shown(line)) }
+
     func print(_ id: UInt64) {
         let began = Date(timeIntervalSince1970: Double(range.start) / 1e9).formatted(.iso8601)
         var line = "request \(TraceReport.text(id)) of \(began), "
         line += Self.duration(range.end - range.start)
         if tree.roots.contains(where: { tree.entries[$0].span.kind == .request }) {
-            Swift.print(line)
+            out(line)
         } else {
-            Swift.print(line + "; its gateway does not know it (any more)")
+            out(line + "; its gateway does not know it (any more)")
         }
-        Swift.print("     start      took  " + pad("what", Limits.labelColumns) + "  when")
+        out("     start      took  " + pad("what", Limits.labelColumns) + "  when")
         for root in tree.roots { show(root, depth: 0) }
         summary()
     }
@@ -55,7 +57,7 @@ struct TracePrinter {
         for child in children where shown.contains(child) { show(child, depth: depth + 1) }
         let hidden = children.filter { !shown.contains($0) }
         if let longest = hidden.map({ tree.entries[$0].span.durationNanoseconds }).max() {
-            Swift.print(
+            out(
                 String(repeating: " ", count: 22 + depth * 2)
                     + "and \(hidden.count) more of at most \(Self.duration(longest)) (--all)")
         }
@@ -77,7 +79,7 @@ struct TracePrinter {
         let took = Self.right(Self.duration(span.durationNanoseconds), 9)
         let mark = entry.isCritical ? ">" : " "
         let label = String(repeating: "  ", count: depth) + label(entry, served)
-        Swift.print("\(start) \(took) \(mark)\(pad(label, Limits.labelColumns + 1))  \(bar(span))")
+        out("\(start) \(took) \(mark)\(pad(label, Limits.labelColumns + 1))  \(bar(span))")
     }
 
     private func label(_ entry: TraceTree.Entry, _ served: TraceTree.Entry?) -> String {
@@ -133,11 +135,11 @@ struct TracePrinter {
         }
         guard !parts.isEmpty else { return }
         let total = Double(parts.values.reduce(0, +))
-        Swift.print("longest chain (>):")
+        out("longest chain (>):")
         let order = parts.sorted { ($0.value, $1.key) > ($1.value, $0.key) }
         for (owner, time) in order.prefix(6) {
             let percent = Self.right(String(format: "%.0f %%", Double(time) / total * 100), 6)
-            Swift.print("\(Self.right(Self.duration(time), 10))\(percent)  \(owner)")
+            out("\(Self.right(Self.duration(time), 10))\(percent)  \(owner)")
         }
     }
 

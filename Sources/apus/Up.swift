@@ -42,6 +42,11 @@ struct Up: AsyncParsableCommand {
         } catch let error as ReplicationError {
             throw ValidationError("--replication: \(error)")
         }
+        do throws(StoreError) {
+            _ = try ClusterLayout.address(s3)
+        } catch {
+            throw ValidationError(error.message)
+        }
     }
 
     func run() async throws {
@@ -57,10 +62,6 @@ struct Up: AsyncParsableCommand {
             try await runTogether(layout)
         }
         lock.release()
-    }
-
-    private func note(_ text: String) {
-        FileHandle.standardError.write(Data("apus: \(text)\n".utf8))
     }
 
     private func runTogether(_ layout: ClusterLayout) async throws {
@@ -79,6 +80,7 @@ struct Up: AsyncParsableCommand {
             let client = try Roles.client(s3Settings, runtime)
             try await becomeReady(client, layout)
             running.append(try await Roles.startS3Gateway(s3Settings, runtime))
+            IdleMemory.watch(runtime)
             announce(layout, s3Port: running[running.count - 1].port)
         } catch {
             for role in running.reversed() { await role.stop() }
@@ -167,8 +169,6 @@ struct Up: AsyncParsableCommand {
               aws s3 mb s3://demo && aws s3 cp /etc/services s3://demo/services
               aws s3 cp s3://demo/services - | head -3
             """)
-        // Whoever reads this through a pipe waits for it.
-        fflush(nil)
         // Whoever reads this through a pipe waits for it.
         fflush(nil)
     }

@@ -22,6 +22,7 @@ import urllib.request
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from command_line import CommandLineSteps
 from rig import Cluster
 
 MIB = int(os.environ.get("APUS_TEST_MIB", "256"))
@@ -71,7 +72,7 @@ def read_all(cluster, bucket, expected):
         [key for key in expected if seen.get(key) != expected[key]][:5])
 
 
-class Run:
+class Run(CommandLineSteps):
     def __init__(self):
         self.work = tempfile.mkdtemp(prefix="apus-files-", dir=os.environ.get("APUS_TEST_TMP"))
         self.cluster = Cluster()
@@ -386,7 +387,7 @@ class Run:
                               check=False)
         assert result.returncode == 1 and "needs 9 datanodes" in result.stderr, result
         result = cluster.apus("bucket", "create", "/s3v/odd", "--replication", "rs-6", check=False)
-        assert result.returncode == 1 and "codec-data-parity-cell" in result.stderr, result
+        assert result.returncode == 2 and "codec-data-parity-cell" in result.stderr, result
         assert cluster.apus("key", "nonsense", check=False).returncode == 2
 
     def test_13_a_slow_reader_finishes_whatever_becomes_of_its_key(self):

@@ -458,6 +458,36 @@ struct SCMStateTests {
         }
     }
 
+    @Test("a closed container's report names the replicas that nobody has who is heard of")
+    func missingReplicas() throws {
+        var rig = try Rig(nodes: 5)
+        let group = try rig.allocate("rs-3-2-1024k")[0]
+        let id = group.blockID.containerID
+        var request = SCMStatusRequest()
+        request.containers = true
+        // Open, and not yet written to: its nodes report nothing, which is no news.
+        #expect(rig.state.report(request, at: rig.now).containers[0].missingIndexes == [])
+        var command = SCMCommand()
+        command.containerState.id = id.rawValue
+        command.containerState.state = .containerClosed
+        command.containerState.emptyIndexes = [2]
+        rig.run(command)
+        func number(ofIndex index: Int) -> Int {
+            (0..<5).first { Rig.address($0).id == group.nodes[index - 1]?.id }!
+        }
+        var replica = SCMReplicaReport()
+        replica.container = id.rawValue
+        replica.state = .closed
+        for index in [1, 3, 4] { rig.beat(number(ofIndex: index), replicas: [replica]) }
+        #expect(rig.state.report(request, at: rig.now).containers[0].missingIndexes == [5])
+        // A dead node's replica is missing, whatever it once reported.
+        rig.now += 20_000_000_000
+        for index in [1, 2, 4, 5] {
+            rig.beat(number(ofIndex: index), replicas: index == 5 ? [] : [replica])
+        }
+        #expect(rig.state.report(request, at: rig.now).containers[0].missingIndexes == [3, 5])
+    }
+
     @Test("an unknown datanode is told to register")
     func unknown() throws {
         var rig = try Rig(nodes: 1)

@@ -22,6 +22,12 @@ uint64_t apus_process_cpu_ns(void);
 /// Anonymous zeroed memory aligned to `alignment` (a power of two), or NULL.
 void *apus_map_memory(size_t bytes, size_t alignment);
 void apus_unmap_memory(void *memory, size_t bytes);
+/// Has memory that `apus_map_memory` gave consist of small pages from now on.
+void apus_use_small_pages(void *memory, size_t bytes);
+/// Gives the pages of private anonymous memory back; it stays mapped, and reads as zeros.
+void apus_discard_memory(void *memory, size_t bytes);
+/// Gives what malloc holds free back to the system, in all of its arenas.
+void apus_trim_heap(void);
 /// close(2).
 void apus_close(int descriptor);
 

@@ -596,6 +596,9 @@ public nonisolated struct SCMContainerInfo: Sendable {
   /// Blocks of the replica that has most.
   public var blocks: UInt64 = 0
 
+  /// Indexes whose replica nobody is known to have who is heard of, and is not empty either.
+  public var missingIndexes: [UInt32] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1742,7 +1745,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{1}blocks\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{1}blocks\0\u{4}\u{c}missing_indexes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1758,6 +1761,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
       case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.corruptIndexes) }()
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.blocks) }()
+      case 20: try { try decoder.decodeRepeatedUInt32Field(value: &self.missingIndexes) }()
       default: break
       }
     }
@@ -1792,6 +1796,9 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if self.blocks != 0 {
       try visitor.visitSingularUInt64Field(value: self.blocks, fieldNumber: 8)
     }
+    if !self.missingIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.missingIndexes, fieldNumber: 20)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1804,6 +1811,7 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.replicas != rhs.replicas {return false}
     if lhs.corruptIndexes != rhs.corruptIndexes {return false}
     if lhs.blocks != rhs.blocks {return false}
+    if lhs.missingIndexes != rhs.missingIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
