@@ -82,6 +82,7 @@ extension OMClient {
         if let marker = query.uploadMarker { request.uploadMarker = marker.identity.message }
         request.limit = UInt32(clamping: query.limit)
         request.user = user
+        request.withoutAttributes = !query.wantsAttributes
         let response = try OMListUploadsResponse(
             parsing: try await caller.call(.listUploads, request.encoded))
         var page = UploadsPage(

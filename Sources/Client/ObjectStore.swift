@@ -312,6 +312,8 @@ public struct UploadsQuery: Hashable, Sendable {
     public var keyMarker: [UInt8]
     public var uploadMarker: UploadID?
     public var limit: Int
+    /// Whether headers and metadata are looked at.
+    public var wantsAttributes = true
 
     public init(
         prefix: [UInt8] = [], delimiter: [UInt8] = [], keyMarker: [UInt8] = [],

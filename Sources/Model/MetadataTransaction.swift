@@ -105,6 +105,11 @@ extension [UInt8] {
         return value
     }
 
+    /// Two digits a byte: a key as people are told it.
+    public var hexadecimal: String {
+        map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+
     /// The least byte string above every string that begins with this one; nil if there is none
     /// (no bytes, or all of them 0xFF). Seeking to it skips all that begin with this.
     public var prefixSuccessor: [UInt8]? {

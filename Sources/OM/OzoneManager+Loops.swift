@@ -114,12 +114,13 @@ extension OzoneManager {
         let reservedBefore = time(before: options.reservedKeyAge)
         var next: [UInt8]? = []
         while let start = next {
-            let found = try await read { reads throws(StoreError) in
-                try reads.oldOpens(
+            let found = try await read { reads in
+                reads.oldOpens(
                     before: before, reservedBefore: reservedBefore, from: start,
                     limit: OMLimits.expiryBatch)
             }
             next = found.next
+            for error in found.unreadable { logger.error("an open key stays: \(error.message)") }
             // A reserved key has no name for as long as it is open: it stays among these.
             try await expire(found.reserved, before: reservedBefore)
             try await expire(found.named, before: before)
@@ -139,10 +140,11 @@ extension OzoneManager {
         let before = time(before: options.uploadAge)
         var next: [UInt8]? = []
         while let start = next {
-            let found = try await read { reads throws(StoreError) in
-                try reads.oldUploads(before: before, from: start, limit: OMLimits.expiryBatch)
+            let found = try await read { reads in
+                reads.oldUploads(before: before, from: start, limit: OMLimits.expiryBatch)
             }
             next = found.next
+            for error in found.unreadable { logger.error("an upload stays: \(error.message)") }
             guard !found.keys.isEmpty else { continue }
             var command = OMExpireUploadsCommand()
             command.keys = found.keys.map { .octets($0) }

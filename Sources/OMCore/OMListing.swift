@@ -141,8 +141,10 @@ extension OMReads {
             }
             do throws(StoreError) {
                 let record: OMUploadRecord = try parse(value, in: OMTable.uploads)
-                response.uploads.append(record.upload)
-                response.nextUploadMarker = record.upload.upload
+                var upload = record.upload
+                if request.withoutAttributes { upload.clearAttributes() }
+                response.uploads.append(upload)
+                response.nextUploadMarker = upload.upload
             } catch {
                 failure = error
                 return .stop

@@ -18,7 +18,7 @@ public struct OMReads {
         _ table: MetadataTable, _ key: [UInt8], as type: M.Type = M.self
     ) throws(StoreError) -> M? {
         guard let bytes = reader.get(table, key) else { return nil }
-        return try parse(bytes, in: table)
+        return try parse(bytes, in: table, at: key)
     }
 
     /// The same for records that are kept parsed.
@@ -29,18 +29,26 @@ public struct OMReads {
         do {
             return try parsed.parse(bytes)
         } catch {
-            throw StoreError(.corrupt, "a record of \(table) is damaged: \(error.message)")
+            throw Self.damaged(table, key, error)
         }
     }
 
     func parse<M: StoredRecord>(
-        _ bytes: [UInt8], in table: MetadataTable
+        _ bytes: [UInt8], in table: MetadataTable, at key: [UInt8]? = nil
     ) throws(StoreError) -> M {
         do {
             return try M(stored: bytes)
         } catch {
-            throw StoreError(.corrupt, "a record of \(table) is damaged: \(error.message)")
+            throw Self.damaged(table, key, error)
         }
+    }
+
+    private static func damaged(
+        _ table: MetadataTable, _ key: [UInt8]?, _ error: StoreError
+    ) -> StoreError {
+        let place = key.map { " at key \($0.hexadecimal)" } ?? ""
+        return StoreError(
+            .corrupt, "the record of OM's \(table)\(place) is damaged: \(error.message)")
     }
 
     // MARK: Users
@@ -218,23 +226,30 @@ public struct OMReads {
     // MARK: What the background loops look for
 
     /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start` on,
-    /// as long as they have fewer than `parts` parts together; one may have more alone. And where
-    /// to go on, nil at the end of the table.
+    /// as long as they have fewer than `parts` parts together; one may have more alone. Where to
+    /// go on, nil at the end of the table; and why records could not be read.
     public func oldUploads(
         before: Int64, from start: [UInt8], limit: Int, parts: Int = OMLimits.expirySize
-    ) throws(StoreError) -> (keys: [[UInt8]], next: [UInt8]?) {
+    ) -> (keys: [[UInt8]], next: [UInt8]?, unreadable: [StoreError]) {
         let entries = reader.entries(OMTable.uploads, prefix: [], from: start, limit: limit)
         var keys: [[UInt8]] = []
+        var unreadable: [StoreError] = []
         var room = parts
         for entry in entries {
-            let record: OMUploadRecord = try parse(entry.value, in: OMTable.uploads)
+            let record: OMUploadRecord
+            do throws(StoreError) {
+                record = try parse(entry.value, in: OMTable.uploads, at: entry.key)
+            } catch {
+                unreadable.append(error)
+                continue
+            }
             guard record.upload.initiated < before else { continue }
             let count = countParts(record.upload.upload, upTo: parts)
-            guard keys.isEmpty || count <= room else { return (keys, entry.key) }
+            guard keys.isEmpty || count <= room else { return (keys, entry.key, unreadable) }
             keys.append(entry.key)
             room -= count
         }
-        return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] })
+        return (keys, entries.count < limit ? nil : entries.last.map { $0.key + [0] }, unreadable)
     }
 
     /// Open keys that have been open for too long.
@@ -245,22 +260,28 @@ public struct OMReads {
         public var reserved: [UInt64] = []
         /// Where to go on; nil if there are no more.
         public var next: [UInt8]?
+        /// Why records could not be read.
+        public var unreadable: [StoreError] = []
     }
 
     /// Open keys created before `before`, and those only reserved before `reservedBefore`, by
-    /// looking at `limit` open keys from `start` on, oldest first, until those found have `blocks`
-    /// blocks together.
+    /// looking at `limit` open keys from `start` on, until those found have `blocks` blocks
+    /// together. A younger one says nothing of those behind it: the clock may have been wrong.
     public func oldOpens(
         before: Int64, reservedBefore: Int64, from start: [UInt8], limit: Int,
         blocks: Int = OMLimits.expirySize
-    ) throws(StoreError) -> OldOpens {
+    ) -> OldOpens {
         var found = OldOpens()
         var count = 0
         let entries = reader.entries(OMTable.opens, prefix: [], from: start, limit: limit)
         for entry in entries {
-            let record: OMOpenRecord = try parse(entry.value, in: OMTable.opens)
-            // Open IDs grow with time, so all others are younger.
-            guard record.created < max(before, reservedBefore) else { return found }
+            let record: OMOpenRecord
+            do throws(StoreError) {
+                record = try parse(entry.value, in: OMTable.opens, at: entry.key)
+            } catch {
+                found.unreadable.append(error)
+                continue
+            }
             let id: UInt64 = entry.key.bigEndian(at: 0)
             if record.hasKey {
                 guard record.created < before else { continue }

@@ -51,12 +51,3 @@ enum SCMRows {
                 + "\(error.message); put the metadata back from a copy")
     }
 }
-
-extension [UInt8] {
-    /// Two digits a byte.
-    fileprivate var hexadecimal: String {
-        map { byte in
-            (byte < 16 ? "0" : "") + String(byte, radix: 16)
-        }.joined()
-    }
-}

@@ -170,7 +170,7 @@ struct DiscardedTests {
         var counts: [Int] = []
         var next: [UInt8]? = []
         while let start = next {
-            let found = try bench.reads.oldUploads(
+            let found = bench.reads.oldUploads(
                 before: .max, from: start, limit: 10, parts: 7)
             counts.append(found.keys.count)
             next = found.next
@@ -181,11 +181,32 @@ struct DiscardedTests {
         counts = []
         next = []
         while let start = next {
-            let found = try bench.reads.oldOpens(
+            let found = bench.reads.oldOpens(
                 before: .max, reservedBefore: .max, from: start, limit: 10, blocks: 4)
             counts.append(found.named.count)
             next = found.next
         }
         #expect(counts == [2, 1, 1, 1])
+    }
+
+    @Test("neither a damaged record nor one of the future keeps others from expiring")
+    func expiryGoesOn() throws {
+        let bench = try bench()
+        _ = try bench.createUpload(Bench.path("b-1", "u"), user: "ann")
+        bench.tables.put(OMTable.uploads, [0], [0xFF])
+        let uploads = bench.reads.oldUploads(before: .max, from: [], limit: 10)
+        #expect(uploads.keys.count == 1 && uploads.next == nil)
+        #expect(uploads.unreadable.map { $0.message.contains("table 7 at key 00") } == [true])
+
+        bench.tables.put(OMTable.opens, OMTableKey.open(1), [0xFF])
+        bench.time += 1_000_000_000
+        _ = try bench.open(path, user: "ann")
+        bench.time -= 1_000_000_000
+        let old = try bench.open(path, user: "ann")
+        let opens = bench.reads.oldOpens(
+            before: bench.time + 1, reservedBefore: .min, from: [], limit: 10)
+        #expect(opens.named == [old.id] && opens.next == nil)
+        #expect(
+            opens.unreadable.map { $0.message.contains("key 0000000000000001") } == [true])
     }
 }

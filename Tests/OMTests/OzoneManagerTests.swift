@@ -1,7 +1,6 @@
 import Client
 import Logging
 import Model
-import OMCore
 import RaftDriver
 import RaftLog
 import Reactor
@@ -11,6 +10,7 @@ import Testing
 import Wire
 
 @testable import OM
+@testable import OMCore
 
 /// Requests reach the Ozone Manager by a call in the same process.
 struct DirectCaller: OMCaller {
@@ -546,6 +546,15 @@ struct OzoneManagerTests {
             let (deleted, sizes) = setup.blocks.with { ($0.deleted, $0.deletions) }
             #expect(deleted == open.blocks.map { BlockID($0) })
             #expect(sizes.max() ?? .max <= 5000 && sizes.count >= 5)
+            // A record of a version that did not bound them.
+            let old = OMReads.Discarded(
+                key: [0, 0, 0, 0, 0, 0, 0, 1], deleted: 0,
+                blocks: (100_000..<130_000).map {
+                    BlockID(containerID: ContainerID(3), localID: $0)
+                })
+            #expect(try await manager.handOver([old]) == 0)
+            #expect(setup.blocks.with { Array($0.deleted.dropFirst(25_000)) } == old.blocks)
+            #expect(setup.blocks.with { $0.deletions.max() ?? .max } <= 8000)
         }
     }
 

@@ -166,10 +166,11 @@ extension S3Service {
             throw S3Error.invalidArgument(
                 "upload-id-marker", markerText, "Invalid uploadId marker")
         }
-        let query = UploadsQuery(
+        var query = UploadsQuery(
             prefix: request.queryBytes("prefix") ?? [],
             delimiter: request.queryBytes("delimiter") ?? [], keyMarker: keyMarker,
             uploadMarker: uploadMarker, limit: limit)
+        query.wantsAttributes = false
         let bucket = try await store.bucket(call.bucket, user: call.user)
         let page =
             limit == 0

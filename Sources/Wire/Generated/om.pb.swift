@@ -1579,6 +1579,9 @@ public nonisolated struct OMListUploadsRequest: Sendable {
 
   public var user: String = String()
 
+  /// What the caller does not look at.
+  public var withoutAttributes: Bool = false
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -3954,7 +3957,7 @@ nonisolated extension OMCompleteUploadRequest: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension OMListUploadsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListUploadsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}prefix\0\u{1}delimiter\0\u{3}key_marker\0\u{3}upload_marker\0\u{1}limit\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}prefix\0\u{1}delimiter\0\u{3}key_marker\0\u{3}upload_marker\0\u{1}limit\0\u{1}user\0\u{3}without_attributes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3969,6 +3972,7 @@ nonisolated extension OMListUploadsRequest: SwiftProtobuf.Message, SwiftProtobuf
       case 5: try { try decoder.decodeSingularMessageField(value: &self._uploadMarker) }()
       case 6: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
       case 7: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 8: try { try decoder.decodeSingularBoolField(value: &self.withoutAttributes) }()
       default: break
       }
     }
@@ -4000,6 +4004,9 @@ nonisolated extension OMListUploadsRequest: SwiftProtobuf.Message, SwiftProtobuf
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 7)
     }
+    if self.withoutAttributes != false {
+      try visitor.visitSingularBoolField(value: self.withoutAttributes, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4011,6 +4018,7 @@ nonisolated extension OMListUploadsRequest: SwiftProtobuf.Message, SwiftProtobuf
     if lhs._uploadMarker != rhs._uploadMarker {return false}
     if lhs.limit != rhs.limit {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.withoutAttributes != rhs.withoutAttributes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
