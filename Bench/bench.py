@@ -21,7 +21,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from measure import ROOT, environment, failed_row, load_average  # noqa: E402
 
-ALL_ROWS = set(range(1, 22))
+ALL_ROWS = set(range(1, 23))
 
 
 def parse():
@@ -152,13 +152,14 @@ def notes(rows):
 def experiments(wanted, quick):
     """The experiments that hold the wanted rows, in the order they are run."""
     from datapath import AppendRows, ReadRows, RPCRows
+    from deletionrow import DeletionRow
     from memoryrow import MemoryRow
     from metricsrow import MetricsRow
     from omrow import OMRows
     from s3rows import RangeRow, S3Rows
     from scrubrow import ScrubRow
     for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow,
-                 OMRows, MemoryRow]:
+                 OMRows, MemoryRow, DeletionRow]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 
