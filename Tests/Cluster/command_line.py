@@ -242,7 +242,7 @@ class CommandLineSteps:
             return sum(pss(pid) for pid in roles.values()) / MIB
 
         loaded, began = total(), time.monotonic()
-        # Memory is no timing: 110 MiB were measured, 860 before any was given back.
+        # Memory is no timing: 100 to 135 MiB were measured, over 400 before any was given back.
         while total() > 200 and time.monotonic() - began < 120:
             time.sleep(2)
         idle = total()
