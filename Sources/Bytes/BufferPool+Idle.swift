@@ -31,6 +31,7 @@ extension BufferPool {
             guard !state.isReleasing else { return false }
             state.registrations += 1
             // All of its pages exist from now on.
+            state.unusedHasPages = true
             for index in state.freeRegistered.indices {
                 state.freeRegistered[index].forgetReleased()
             }
@@ -69,6 +70,7 @@ extension BufferPool {
                 state.freeArena[index].putReleased(arena.plain[index])
             }
             state.isReleasing = false
+            state.isReleasingUnused = false
         }
         return bytes
     }
@@ -77,6 +79,8 @@ extension BufferPool {
     private struct ColdArena {
         var registered: [[UnsafeMutableRawPointer]] = []
         var plain: [[UnsafeMutableRawPointer]] = []
+        /// What has never been a buffer, but has pages.
+        var unused: Range<UInt>?
 
         /// Where they lie.
         var ranges: [Range<UInt>] {
@@ -86,7 +90,7 @@ extension BufferPool {
                         let start = UInt(bitPattern: base)
                         return start..<start + UInt(BufferPool.size(index))
                     }
-                }
+                } + [unused].compactMap { $0 }
         }
     }
 
@@ -97,8 +101,14 @@ extension BufferPool {
             var arena = ColdArena()
             var other: [[UnsafeMutableRawPointer]] = []
             let takesRegistered = state.registrations == 0
+            if takesRegistered, state.unusedHasPages {
+                state.unusedHasPages = false
+                state.isReleasingUnused = true
+                arena.unused = unused(state)
+            }
             let hasCold =
-                state.freeArena.contains(where: \.hasCold)
+                arena.unused != nil
+                || state.freeArena.contains(where: \.hasCold)
                 || takesRegistered && state.freeRegistered.contains(where: \.hasCold)
             for index in 0..<Self.classCount {
                 // All of it, also what has no pages: neighbours make whole pieces.
@@ -117,6 +127,13 @@ extension BufferPool {
             state.isReleasing = true
             return (arena, other)
         }
+    }
+
+    /// The part of the registered arena that has never been a buffer; nil if there is none.
+    private func unused(_ state: State) -> Range<UInt>? {
+        let end = min(arenaBytes, Limits.registeredBytes)
+        guard state.arenaUsed < end else { return nil }
+        return arenaAddress + UInt(state.arenaUsed)..<arenaAddress + UInt(end)
     }
 
     /// The whole pieces of `Limits.releaseBytes` that lie in the union of `ranges`.

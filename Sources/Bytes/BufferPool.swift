@@ -32,6 +32,10 @@ public final class BufferPool: Sendable {
         var registrations = 0
         /// `releaseIdle` is at work; no ring may register memory.
         var isReleasing = false
+        /// A registration gave pages to what of the arena has never been a buffer; and they are
+        /// being given back, so that no buffer may be made there.
+        var unusedHasPages = false
+        var isReleasingUnused = false
     }
 
     private static let smallestShift = 12
@@ -120,7 +124,7 @@ public final class BufferPool: Sendable {
         let found: (UnsafeMutableRawPointer, Bool)? = state.withLock { state in
             if let base = state.freeRegistered[index].take() { return (base, true) }
             if let base = state.freeArena[index].take() { return (base, false) }
-            if state.arenaUsed + size <= arenaBytes {
+            if state.arenaUsed + size <= arenaBytes, !state.isReleasingUnused {
                 let base = UnsafeMutableRawPointer(bitPattern: arenaAddress)! + state.arenaUsed
                 state.arenaUsed += size
                 return (base, state.arenaUsed <= Limits.registeredBytes)

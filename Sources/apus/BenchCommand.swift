@@ -38,8 +38,8 @@ struct BenchOptions: ParsableArguments {
     @Option(help: "How long: 30s, 5m. 30s if there is no --count either.")
     var duration: BenchTime?
     @Option(help: "How many operations.") var count: Int?
-    @Option(help: "codec-data-parity-cell of what is written, over the bucket's.")
-    var replication: String?
+    @Option(help: ReplicationArgument.help, transform: ReplicationArgument.parse)
+    var replication: ReplicationConfig?
     @Flag(help: "Leave what was written, and tell its prefix.") var keep = false
 
     func validate() throws {
@@ -87,7 +87,7 @@ struct BenchSession {
         runtime = try Runtime(name: "apus bench", memory: .datanodes)
         let client = try await options.cluster.client(runtime)
         let bucket = try ObjectPath.bucket(options.bucket)
-        let replication = try options.replication.map { try ReplicationConfig($0) }
+        let replication = options.replication
         var made = false
         do throws(StoreError) {
             _ = try await client.bucket(bucket, user: options.cluster.user)

@@ -112,7 +112,7 @@ struct BucketCommand: AsyncParsableCommand {
             abstract: "What is known of a bucket, with the number and size of its keys.",
             discussion: """
                 The keys are counted by walking through all of them, a page at a time: about \
-                100,000 keys a second. --quick leaves that out. Parts of uploads that are not \
+                50,000 keys a second. --quick leaves that out. Parts of uploads that are not \
                 completed are not counted, nor what coding adds.
                 """)
         @OptionGroup var cluster: ClusterOptions

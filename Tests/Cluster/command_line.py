@@ -94,7 +94,7 @@ class CommandLineSteps:
         assert self.output("key", "cat", "/s3v/files/cli/empty") == b""
         client.put_object(Bucket="files", Key="cli/source", Body=body, ContentType="text/x-cli",
                           CacheControl="no-store", Metadata={"colour": "blue"},
-                          ChecksumAlgorithm="CRC32C")
+                          ChecksumAlgorithm="CRC32")
         apus("bucket", "create", "/s3v/copies", "--replication", "rs-2-1-64k")
         said = apus("key", "cp", "/s3v/files/cli/source", "/s3v/copies").stdout
         assert said == ("copied key /s3v/files/cli/source to /s3v/copies/cli/source, 5.0 MiB, "
@@ -104,7 +104,7 @@ class CommandLineSteps:
             copy = client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             assert copy["Body"].read() == body
             assert copy["ContentType"] == "text/x-cli" and copy["CacheControl"] == "no-store"
-            assert copy["Metadata"] == {"colour": "blue"} and copy["ChecksumCRC32C"], copy
+            assert copy["Metadata"] == {"colour": "blue"} and copy["ChecksumCRC32"], copy
         # The ETag of parts tells nothing of the bytes; a copy's does.
         upload = client.create_multipart_upload(Bucket="files", Key="cli/parts")["UploadId"]
         part = client.upload_part(Bucket="files", Key="cli/parts", UploadId=upload, PartNumber=1,
@@ -116,7 +116,7 @@ class CommandLineSteps:
             apus("key", "cp", "/s3v/files/cli/parts", "/s3v/copies", "--json").stdout)
         assert copied["etag"] == hashlib.md5(body).hexdigest(), copied
         info = apus("key", "info", "/s3v/copies/cli/source").stdout
-        assert "text/x-cli" in info and "x-amz-meta-colour" in info and "CRC32C" in info, info
+        assert "text/x-cli" in info and "x-amz-meta-colour" in info and "CRC32" in info, info
         # What is there stays when a put or a get fails, and nothing half done is left.
         missing = apus("key", "put", "/s3v/files/cli/piped", "/nowhere", check=False)
         assert missing.returncode == 1 and "/nowhere" in missing.stderr, missing
@@ -169,19 +169,19 @@ class CommandLineSteps:
 
     def test_05j_a_terminal_is_shown_and_never_told(self):
         client = self.cluster.client()
-        evil = "cli/\u202etxt\u202c\x1b[2J\x07\\n"
+        evil = "shown/\u202etxt\u202c\x1b[2J\x07\\n"
         client.put_object(Bucket="files", Key=evil, Body=b"x")
-        for arguments in [["key", "list", "/s3v/files/cli/"], ["key", "info", "/s3v/files/" + evil],
+        for arguments in [["key", "list", "/s3v/files/shown/"], ["key", "info", "/s3v/files/" + evil],
                           ["key", "info", "/s3v/files/absent" + evil],
-                          ["key", "list", "/s3v/files/cli/", "--json"],
+                          ["key", "list", "/s3v/files/shown/", "--json"],
                           ["volume", "create", "/" + evil], ["volume", "list", "--user", evil]]:
             shown, _ = on_terminal(self.cluster, *arguments)
             assert not set("\u202e\u202c\x1b\x07") & set(shown), (arguments, shown)
-        shown, _ = on_terminal(self.cluster, "key", "list", "/s3v/files/cli/")
-        assert "cli/\\u{202E}txt\\u{202C}\\u{1B}[2J\\u{7}\\\\n" in shown, shown
+        shown, _ = on_terminal(self.cluster, "key", "list", "/s3v/files/shown/")
+        assert "shown/\\u{202E}txt\\u{202C}\\u{1B}[2J\\u{7}\\\\n" in shown, shown
         # A program gets the name itself.
-        assert evil in self.cluster.apus("key", "list", "/s3v/files/cli/").stdout
-        rows = json.loads(self.cluster.apus("key", "list", "/s3v/files/cli/", "--json").stdout)
+        assert evil in self.cluster.apus("key", "list", "/s3v/files/shown/").stdout
+        rows = json.loads(self.cluster.apus("key", "list", "/s3v/files/shown/", "--json").stdout)
         assert [row["key"] for row in rows] == [evil], rows
         client.delete_object(Bucket="files", Key=evil)
 
@@ -242,7 +242,7 @@ class CommandLineSteps:
             return sum(pss(pid) for pid in roles.values()) / MIB
 
         loaded, began = total(), time.monotonic()
-        # Memory is no timing: 110 MiB were measured, 860 before any was given back.
+        # Memory is no timing: 100 to 135 MiB were measured, over 400 before any was given back.
         while total() > 200 and time.monotonic() - began < 120:
             time.sleep(2)
         idle = total()
@@ -265,8 +265,10 @@ class CommandLineSteps:
         table = self.cluster.apus("admin", "datanode", "list").stdout.splitlines()
         assert all("DEAD" in line for line in table[1:3]), table
         rows = json.loads(self.cluster.apus("admin", "container", "list", "--json").stdout)
-        assert rows[0]["health"].startswith("missing"), rows[0]
-        assert len(rows[0]["missingIndexes"]) == 2, rows[0]
+        # Two of five are missing, of which three are enough; of three (rs-2-1) they are too many.
+        assert "missing" in rows[0]["health"] and len(rows[0]["missingIndexes"]) == 2, rows[0]
+        health = [row["health"].split()[0] for row in rows if row["state"] != "DELETED"]
+        assert health == sorted(health, key=["UNREADABLE:", "missing", "ok"].index), health
         text = self.cluster.apus("admin", "container", "info", str(rows[0]["id"])).stdout
         assert text.count("MISSING") == 2, text
         status = self.cluster.apus("admin", "safemode", "status").stdout
