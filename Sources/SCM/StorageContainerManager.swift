@@ -139,10 +139,10 @@ public actor StorageContainerManager: RPCHandler {
         if full.isEmpty == wasFull {
             wasFull = !full.isEmpty
             if wasFull {
+                let names = full.prefix(8).compactMap { state.nodes[$0]?.address.description }
                 logger.warning(
-                    "the disks of datanodes are full; \(room) can be written to",
-                    metadata: ["full": "\(full.map { state.nodes[$0]?.address.description ?? "" })"]
-                )
+                    "\(full.count) datanodes are full, \(room) can be written to; full are "
+                        + names.joined(separator: ", ") + (full.count > 8 ? ", …" : ""))
             } else {
                 logger.info("all \(room) datanodes have room again")
             }

@@ -101,14 +101,18 @@ struct ScrubTests {
     func order() async throws {
         try await withReactor { directory, reactor in
             let clock = Clock()
-            let store = try await openStore(directory, on: reactor)
-            try await fill(store, containers: 5...6, closing: true)
-            store.startScrubbing(.init(bytesPerSecond: nil), clock: clock.now)
-            try await rounds(1, of: store)
+            let first = try await openStore(directory, on: reactor)
+            try await fill(first, containers: 5...6, closing: true)
+            first.startScrubbing(.init(bytesPerSecond: nil), clock: clock.now)
+            try await rounds(1, of: first)
             clock.advance(days: 1)
+            try await first.close()
+            // Nobody scrubs while the others are made: else one may be verified before the next is.
+            let store = try await openStore(directory, on: reactor)
             try await fill(store, containers: 1...2, closing: true)
+            store.startScrubbing(.init(bytesPerSecond: nil), clock: clock.now)
             store.scrubbers[0].scrubNow()
-            try await rounds(2, of: store)
+            try await rounds(1, of: store)
             clock.advance(days: 1)
             try await store.close()
             let bytes = try contents(of: "\(directory)/v1/scrubbed")
