@@ -140,9 +140,10 @@ public actor StorageContainerManager: RPCHandler {
             wasFull = !full.isEmpty
             if wasFull {
                 let names = full.prefix(8).compactMap { state.nodes[$0]?.address.description }
+                    .joined(separator: ", ")
+                let more = full.count > 8 ? ", …" : ""
                 logger.warning(
-                    "\(full.count) datanodes are full, \(room) can be written to; full are "
-                        + names.joined(separator: ", ") + (full.count > 8 ? ", …" : ""))
+                    "\(full.count) datanodes are full, \(room) can be written to: \(names)\(more)")
             } else {
                 logger.info("all \(room) datanodes have room again")
             }
