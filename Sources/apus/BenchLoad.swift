@@ -145,7 +145,7 @@ final class StopSignal: Sendable {
     /// Begins to listen; a second signal ends the process as usual.
     func listen() {
         Task { [self] in
-            await waitForStop()
+            await StopRequest().wait()
             flag.store(true, ordering: .relaxed)
             for number in [SIGINT, SIGTERM] { signal(number, SIG_DFL) }
         }

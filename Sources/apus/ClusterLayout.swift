@@ -95,10 +95,29 @@ struct ClusterLayout: Sendable {
             taken.insert(port)
             return port
         }
+        // Not of those that the system gives to connections: one may have it before the role does,
+        // a datanode's own attempts to reach SCM included.
+        for _ in 0..<100 {
+            let port = Int.random(in: 10_000..<Self.firstEphemeralPort())
+            if !taken.contains(port), Self.bindable(port) == port {
+                taken.insert(port)
+                return port
+            }
+        }
         for _ in 0..<100 {
             if let port = Self.bindable(0), taken.insert(port).inserted { return port }
         }
         throw StoreError(.io, "no free port on 127.0.0.1")
+    }
+
+    /// The first port that the system gives to connections; 32768 unless it says otherwise.
+    private static func firstEphemeralPort() -> Int {
+        let path = "/proc/sys/net/ipv4/ip_local_port_range"
+        let text = FileManager.default.contents(atPath: path).map {
+            String(decoding: $0, as: UTF8.self)
+        }
+        let first = text?.split(whereSeparator: \.isWhitespace).first.flatMap { Int($0) }
+        return max(first ?? 32_768, 10_001)
     }
 
     /// The port that a listener on loopback would get, nil if it cannot be had.

@@ -2,6 +2,7 @@ import ArgumentParser
 import Dispatch
 import Foundation
 import Model
+import Synchronization
 
 /// The options of every command that runs a role.
 struct RoleOptions: ParsableArguments {
@@ -16,19 +17,42 @@ struct RoleOptions: ParsableArguments {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, or, for a role that `apus up --separate` started, for the end of
-/// that process.
-func waitForStop(withParent: Bool = false) async {
-    let (stream, continuation) = AsyncStream<Void>.makeStream()
-    var sources: [any DispatchSourceSignal] = []
-    for number in [SIGTERM, SIGINT] {
-        signal(number, SIG_IGN)
-        let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-        source.setEventHandler { continuation.yield() }
-        source.resume()
-        sources.append(source)
-    }
-    if withParent {
+/// The wish that this process end: SIGTERM or SIGINT, or, for a role that `apus up --separate`
+/// started, the end of that process.
+///
+/// Listens from when it is made. One made only when there is nothing left but to wait loses what
+/// comes right before: a signal is ignored before its source is registered, and nobody sends it
+/// again.
+final class StopRequest: Sendable {
+    private let stream: AsyncStream<Void>
+    private let isMadeFlag = Atomic<Bool>(false)
+    private let sources = Mutex<[any DispatchSourceSignal]>([])
+
+    /// Returns when it listens.
+    init(withParent: Bool = false) async {
+        let (stream, continuation) = AsyncStream<Void>.makeStream()
+        let (registrations, registered) = AsyncStream<Void>.makeStream()
+        self.stream = stream
+        let numbers = [SIGTERM, SIGINT]
+        sources.withLock { sources in
+            for number in numbers {
+                signal(number, SIG_IGN)
+                let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+                source.setEventHandler { [weak self] in
+                    self?.isMadeFlag.store(true, ordering: .relaxed)
+                    continuation.yield()
+                }
+                source.setRegistrationHandler { registered.yield() }
+                source.resume()
+                sources.append(source)
+            }
+        }
+        var missing = numbers.count
+        for await _ in registrations {
+            missing -= 1
+            if missing == 0 { break }
+        }
+        guard withParent else { return }
         Thread.detachNewThread {
             // The other end of this pipe is held by the parent and never written to.
             var byte: UInt8 = 0
@@ -36,8 +60,17 @@ func waitForStop(withParent: Bool = false) async {
             continuation.yield()
         }
     }
-    for await _ in stream { break }
-    for source in sources { source.cancel() }
+
+    /// Whether there was a signal.
+    var isMade: Bool { isMadeFlag.load(ordering: .relaxed) }
+
+    /// Waits until it is made; then listens no more.
+    func wait() async {
+        for await _ in stream { break }
+        sources.withLock { sources in
+            for source in sources { source.cancel() }
+        }
+    }
 }
 
 private func runRole(
@@ -45,6 +78,8 @@ private func runRole(
     reactors: (Settings) throws -> Int? = { _ in nil },
     _ start: (Settings, Runtime) async throws -> RunningRole
 ) async throws {
+    let stop = await StopRequest(
+        withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)
     let settings = try await options.settings()
     let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
     let role = try await start(settings, runtime)
@@ -52,7 +87,7 @@ private func runRole(
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
     fflush(nil)
-    await waitForStop(withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)
+    await stop.wait()
     await role.stop()
 }
 

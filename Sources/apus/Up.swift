@@ -50,6 +50,7 @@ struct Up: AsyncParsableCommand {
     }
 
     func run() async throws {
+        let stop = await StopRequest()
         let layout = try ClusterLayout(
             directory: dir, datanodes: datanodes, volumesPerDatanode: volumesPerDatanode,
             replication: replication, s3: s3)
@@ -57,14 +58,14 @@ struct Up: AsyncParsableCommand {
         try layout.write()
         if recon != nil { note("Recon is not there yet; --recon changes nothing") }
         if separate {
-            try await runSeparately(layout)
+            try await runSeparately(layout, stop)
         } else {
-            try await runTogether(layout)
+            try await runTogether(layout, stop)
         }
         lock.release()
     }
 
-    private func runTogether(_ layout: ClusterLayout) async throws {
+    private func runTogether(_ layout: ClusterLayout, _ stop: StopRequest) async throws {
         let runtime = try Runtime(name: "up", memory: .disks)
         var running: [RunningRole] = []
         do {
@@ -78,7 +79,7 @@ struct Up: AsyncParsableCommand {
             }
             let s3Settings = try await settings("s3g1")
             let client = try Roles.client(s3Settings, runtime)
-            try await becomeReady(client, layout)
+            try await becomeReady(client, layout, until: stop)
             running.append(try await Roles.startS3Gateway(s3Settings, runtime))
             IdleMemory.watch(runtime)
             announce(layout, s3Port: running[running.count - 1].port)
@@ -86,11 +87,11 @@ struct Up: AsyncParsableCommand {
             for role in running.reversed() { await role.stop() }
             throw error
         }
-        await waitForStop()
+        await stop.wait()
         for role in running.reversed() { await role.stop() }
     }
 
-    private func runSeparately(_ layout: ClusterLayout) async throws {
+    private func runSeparately(_ layout: ClusterLayout, _ stop: StopRequest) async throws {
         let children = Children(layout: layout, overrides: overrides)
         do {
             try children.start("scm1", "scm")
@@ -98,7 +99,8 @@ struct Up: AsyncParsableCommand {
             for index in 1...datanodes { try children.start("dn\(index)", "datanode") }
             let settings = try await Settings(file: layout.file("s3g1"), overrides: overrides)
             let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
-            try await becomeReady(try Roles.client(settings, runtime), layout, children)
+            try await becomeReady(
+                try Roles.client(settings, runtime), layout, children, until: stop)
             try children.start("s3g1", "s3gateway")
             let port = try await children.port(of: "s3g1", label: "s3gateway")
             announce(layout, s3Port: port)
@@ -106,14 +108,15 @@ struct Up: AsyncParsableCommand {
             await children.stop()
             throw error
         }
-        await waitForStop()
+        await stop.wait()
         await children.stop()
     }
 
     /// Waits until blocks can be written, and sees that there is a first user and a file with its
     /// keys.
     private func becomeReady(
-        _ client: ClusterClient, _ layout: ClusterLayout, _ children: Children? = nil
+        _ client: ClusterClient, _ layout: ClusterLayout, _ children: Children? = nil,
+        until stop: StopRequest
     ) async throws {
         let start = ContinuousClock.now
         var request = SCMStatusRequest()
@@ -134,6 +137,9 @@ struct Up: AsyncParsableCommand {
             if let dead = children?.firstDead() {
                 throw StoreError(
                     .unavailable, "\(dead) ended; its log is \(layout.log(dead))")
+            }
+            guard !stop.isMade else {
+                throw StoreError(.cancelled, "stopped before the cluster was there: \(reason)")
             }
             guard start.duration(to: .now) < .seconds(60) else {
                 throw StoreError(.notReady, "the cluster did not come up in 60 s: \(reason)")

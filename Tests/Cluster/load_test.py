@@ -191,9 +191,24 @@ def full_disks():
         cluster.destroy()
 
 
+def stops_whenever_asked():
+    """SIGTERM ends a cluster at once, in the moment it says that it is ready too."""
+    for _ in range(8):
+        cluster = Cluster().start()
+        try:
+            cluster.process.terminate()
+            assert cluster.process.wait(timeout=30) == 0
+            running = [path.name for path in pathlib.Path(cluster.dir, "run").glob("*.pid")
+                       if pathlib.Path("/proc", path.read_text().strip()).exists()]
+            assert not running, running
+        finally:
+            cluster.destroy()
+    return "8 times"
+
+
 def main():
     passed = failed = 0
-    for check in [full_disks, ingest_through_closings, steady_load]:
+    for check in [stops_whenever_asked, full_disks, ingest_through_closings, steady_load]:
         if sys.argv[1:] and check.__name__ not in sys.argv[1:]:
             continue
         start = time.time()
