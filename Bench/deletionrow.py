@@ -26,11 +26,12 @@ class DeletionRow:
         cluster = Cluster(options=["--set", f"om.deletion-delay-ms={grace}"]).start()
         try:
             load = SteadyLoad(cluster, self.seconds).run(interval=5)
+            unhealthy = load.unhealthy
         finally:
             cluster.destroy()
         settle()
-        if load.errors or load.unhealthy:
-            raise RuntimeError(f"the load failed: {load.errors} {load.unhealthy}")
+        if load.errors or unhealthy:
+            raise RuntimeError(f"the load failed: {load.errors} {unhealthy}")
         # The first seconds fill caches, and the first keys replaced have been there for no time.
         rows = [row for row in load.report["series"] if 5 < row["second"] <= self.seconds]
         return load, statistics.mean(row["operations"] for row in rows), statistics.median(
