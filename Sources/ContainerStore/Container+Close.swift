@@ -115,7 +115,7 @@ extension Container {
     private func takeSnapshot() async throws(StoreError) -> Snapshot {
         while true {
             // The new journal tells nothing of deletions before it: their holes come first.
-            if state.withLock({ $0.unreclaimed > 0 }) { await volume.reclaimer.flush() }
+            if state.withLock({ $0.unreclaimed > 0 }) { await volume.reclaimer.flush(id) }
             await untilIdle()
             try volume.check()
             let snapshot = state.withLock { state -> Snapshot? in

@@ -118,14 +118,13 @@ extension Container {
     }
 
     /// Gives the space of deleted blocks back: punches `holes`, then notes that it is done. What a
-    /// file system cannot punch is left as it is. If the disk fails the volume is taken out.
-    func reclaim(
-        _ localIDs: [UInt64], _ holes: [Range<Int>], class ioClass: IOClass, atOnce: Int
-    ) async {
+    /// file system cannot punch is left as it is; what the disk's queue has no place for is tried
+    /// again. If the disk fails the volume is taken out.
+    func reclaim(_ localIDs: [UInt64], _ holes: [Range<Int>], atOnce: Int) async {
         let file = await beginReclaiming()
         var isDone = false
         if let file {
-            isDone = await punch(holes, of: file, class: ioClass, atOnce: atOnce)
+            isDone = await punch(holes, of: file, atOnce: atOnce)
         }
         state.withLock { state in
             state.reclaiming -= 1
@@ -155,25 +154,38 @@ extension Container {
         }
     }
 
-    private func punch(
-        _ holes: [Range<Int>], of file: File, class ioClass: IOClass, atOnce: Int
-    ) async -> Bool {
+    private func punch(_ holes: [Range<Int>], of file: File, atOnce: Int) async -> Bool {
         let list = HoleList(holes)
         await withDiscardingTaskGroup { group in
             for _ in 0..<min(atOnce, holes.count) {
                 group.addTask {
                     while let hole = list.next() {
-                        do throws(IOError) {
-                            try await file.punchHole(hole, class: ioClass)
-                        } catch {
-                            if !error.isUnsupported { _ = self.volume.failure(of: error) }
-                            list.giveUp()
-                        }
+                        if await !self.punch(hole, of: file) { list.giveUp() }
                     }
                 }
             }
         }
         return !list.isGivenUp
+    }
+
+    /// False if the file system does not punch, or the volume was taken out.
+    private func punch(_ hole: Range<Int>, of file: File) async -> Bool {
+        while volume.failure == nil {
+            do throws(IOError) {
+                try await file.punchHole(hole, class: volume.reclaimer.ioClass(for: self))
+                return true
+            } catch {
+                if !error.isOverload {
+                    if !error.isUnsupported { _ = volume.failure(of: error) }
+                    return false
+                }
+                // Cancelled or not: a pause at least of one turn of the reactor.
+                do throws(CancellationError) {
+                    try await volume.reactor.sleep(for: Reclaimer.Limits.pauseAfterRefusal)
+                } catch { await Task.yield() }
+            }
+        }
+        return false
     }
 
     /// Refuses everything from now on, once a close that is under way has ended. False if

@@ -6,22 +6,27 @@ import Synchronization
 /// Gives the space of deleted blocks back to a volume's file system.
 ///
 /// A deletion is done when its record is durable; the holes are punched after that. They are
-/// gathered for some seconds, since what was written together is often deleted together: extents
-/// that lie side by side become one hole. Clients go first (`IOClass.background`) as long as little
-/// waits. Beyond `Limits.comfortable` holes, or on a full volume, they are punched as if
-/// a client waited, and beyond `Limits.most` deletions wait for them: what is pending has a bound,
-/// whatever the load.
+/// gathered for a while, since each hole costs the file system a change of its extents, and the
+/// disk a discard if it is mounted so, whatever its size: extents that lie side by side become
+/// one hole. Clients go first (`IOClass.background`) as long as little waits. Beyond
+/// `Limits.comfortable` holes, beyond twice the bytes that may wait, or on a full volume, they are
+/// punched as if a client waited, and beyond `Limits.most` deletions wait for them: what is pending
+/// has a bound, whatever the load.
 ///
 /// A crash loses nothing: the records list the extents, and the next start punches those that no
 /// `reclaimed` record tells of. One task at a time works, on the volume's reactor. Thread-safe.
 final class Reclaimer: Sendable {
     enum Limits {
         /// Extents that wait before clients' operations are no longer preferred.
-        static let comfortable = 16_384
+        static let comfortable = 65_536
         /// Extents that wait before deletions do.
         static let most = 131_072
         /// Holes punched at a time.
         static let punchesAtOnce = 4
+        /// The part of what is still free on the volume that may wait.
+        static let shareOfFree = 16
+        /// How long a hole waits that the disk's queue had no place for.
+        static let pauseAfterRefusal = Duration.milliseconds(50)
     }
 
     /// What waits of one container.
@@ -29,41 +34,79 @@ final class Reclaimer: Sendable {
         var container: Container
         var localIDs: [UInt64] = []
         var extents: [Range<Int>] = []
+        var bytes = 0
         var since: MonotonicTime
+    }
+
+    /// Somebody who wants what waited when they came punched now: all, or one container's.
+    private struct Flusher {
+        var container: ContainerID?
+        var since: MonotonicTime
+        var waiter: CheckedContinuation<Void, Never>
     }
 
     private struct State {
         var pending: [ContainerID: Pending] = [:]
         var extents = 0
+        var bytes = 0
         var blocks = 0
         var isRunning = false
-        /// Whoever wants punched now what waited when they came.
-        var flushers: [(since: MonotonicTime, waiter: CheckedContinuation<Void, Never>)] = []
+        var flushers: [Flusher] = []
         /// Whoever waits for there to be fewer than `Limits.most`.
         var waiting: [CheckedContinuation<Void, Never>] = []
         /// Of the task that gathers; cancelled when there is no time for that.
         var gathering: Task<Void, Never>?
 
-        /// The container that has waited longest; and the flushers that nothing is left for.
-        mutating func oldest() -> (Pending?, [CheckedContinuation<Void, Never>]) {
-            let oldest = pending.values.min { $0.since < $1.since }
-            if oldest == nil { isRunning = false }
-            let served = flushers.filter { flusher in
-                oldest.map { $0.since > flusher.since } ?? true
+        var oldest: Pending? { pending.values.min { $0.since < $1.since } }
+
+        /// Whether somebody waits for what `container` has pending.
+        func isWanted(_ container: ContainerID) -> Bool {
+            flushers.contains { $0.container == nil || $0.container == container }
+        }
+
+        /// Takes those out whose wish is fulfilled.
+        mutating func served() -> [Flusher] {
+            let oldest = oldest?.since
+            func isServed(_ flusher: Flusher) -> Bool {
+                if let container = flusher.container { return pending[container] == nil }
+                return oldest.map { $0 > flusher.since } ?? true
             }
-            flushers.removeAll { flusher in oldest.map { $0.since > flusher.since } ?? true }
-            return (oldest, served.map(\.waiter))
+            defer { flushers.removeAll(where: isServed) }
+            return flushers.filter(isServed)
+        }
+
+        func isTooMuch(bytesToWait: Int, isFull: Bool) -> Bool {
+            isFull || bytes > bytesToWait || extents > Limits.comfortable
+        }
+
+        /// The container to punch next, by who waits and by what is too much; and whether it may
+        /// go on gathering.
+        func choice(bytesToWait: Int, isFull: Bool) -> (Pending, mayWait: Bool)? {
+            guard let oldest else { return nil }
+            if flushers.contains(where: { $0.container == nil }) { return (oldest, false) }
+            if let wanted = flushers.lazy.compactMap(\.container).compactMap({ pending[$0] }).first
+            {
+                return (wanted, false)
+            }
+            if isTooMuch(bytesToWait: bytesToWait, isFull: isFull) {
+                return (pending.values.max { $0.bytes < $1.bytes } ?? oldest, false)
+            }
+            return (oldest, true)
         }
     }
 
     private let state = Mutex(State())
     private let reactor: Reactor
     private let delay: Duration
+    private let bytes: Int
 
-    /// - Parameter delay: how long extents are gathered.
-    init(reactor: Reactor, delay: Duration) {
+    /// - Parameters:
+    ///   - delay: how long extents are gathered.
+    ///   - bytes: what may wait meanwhile, on a volume with much space left.
+    init(reactor: Reactor, delay: Duration, bytes: Int) {
         self.reactor = reactor
         self.delay = delay
+        self.bytes = bytes
     }
 
     /// Deleted blocks whose space has not been given back.
@@ -80,6 +123,9 @@ final class Reclaimer: Sendable {
             for block in deleted {
                 pending.localIDs.append(block.localID)
                 pending.extents += block.extents
+                let bytes = block.extents.reduce(0) { $0 + $1.count }
+                pending.bytes += bytes
+                state.bytes += bytes
                 state.extents += block.extents.count
             }
             state.blocks += deleted.count
@@ -88,6 +134,16 @@ final class Reclaimer: Sendable {
             return !state.isRunning
         }
         if mustStart { Task(executorPreference: reactor) { await self.run() } }
+        look(at: container.volume)
+    }
+
+    /// Stops gathering if more waits than may, which what is free on the volume decides.
+    func look(at volume: Volume) {
+        let (bytesToWait, isFull) = room(on: volume)
+        let gathering = state.withLock { state in
+            state.isTooMuch(bytesToWait: bytesToWait, isFull: isFull) ? state.gathering : nil
+        }
+        gathering?.cancel()
     }
 
     /// Waits while too much is waiting already.
@@ -102,11 +158,14 @@ final class Reclaimer: Sendable {
         }
     }
 
-    /// Has everything punched that waits now, and returns when it is done.
-    func flush() async {
+    /// Has punched now what waits, of one container or of all, and returns when it is done.
+    func flush(_ container: ContainerID? = nil) async {
         await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
             let (isRunning, gathering) = state.withLock { state in
-                if state.isRunning { state.flushers.append((reactor.now(), waiter)) }
+                if state.isRunning {
+                    state.flushers.append(
+                        Flusher(container: container, since: reactor.now(), waiter: waiter))
+                }
                 return (state.isRunning, state.gathering)
             }
             guard isRunning else { return waiter.resume() }
@@ -118,9 +177,11 @@ final class Reclaimer: Sendable {
 
     private func run() async {
         while let work = await next() {
-            await punch(work)
+            await work.container.reclaim(
+                work.localIDs, Self.merged(work.extents), atOnce: Limits.punchesAtOnce)
             let waiters = state.withLock { state -> [CheckedContinuation<Void, Never>] in
                 state.extents -= work.extents.count
+                state.bytes -= work.bytes
                 state.blocks -= work.localIDs.count
                 guard state.extents <= Limits.most else { return [] }
                 defer { state.waiting = [] }
@@ -130,41 +191,52 @@ final class Reclaimer: Sendable {
         }
     }
 
-    /// The container that has waited longest, when it has waited long enough; nil, and the loop
-    /// ends, when nothing waits.
+    /// The container whose turn it is, when that has come; nil, and the loop ends, when nothing
+    /// waits.
     private func next() async -> Pending? {
         while true {
-            let (found, flushers) = state.withLock { $0.oldest() }
-            for flusher in flushers { flusher.resume() }
-            guard let oldest = found else { return nil }
-            let due = oldest.since.advanced(by: delay)
-            if reactor.now() >= due || isHurried(oldest.container.volume) {
-                return state.withLock { $0.pending.removeValue(forKey: oldest.container.id) }
+            let (flushers, volume) = state.withLock { state in
+                defer { state.isRunning = !state.pending.isEmpty }
+                return (state.served(), state.pending.values.first?.container.volume)
             }
-            let gathering = Task(executorPreference: reactor) { [reactor] in
-                // Cut short by somebody who wants it now.
-                do throws(CancellationError) { try await reactor.sleep(until: due) } catch {}
-            }
-            let isWanted = state.withLock { state in
+            for flusher in flushers { flusher.waiter.resume() }
+            guard let volume else { return nil }
+            let (bytesToWait, isFull) = room(on: volume)
+            let (gathering, work) = state.withLock { state -> (Task<Void, Never>?, Pending?) in
+                guard let (chosen, mayWait) = state.choice(bytesToWait: bytesToWait, isFull: isFull)
+                else { return (nil, nil) }
+                let due = chosen.since.advanced(by: delay)
+                if !mayWait || reactor.now() >= due {
+                    return (nil, state.pending.removeValue(forKey: chosen.container.id))
+                }
+                // Begun within the lock: whoever comes later finds it, and cuts it short.
+                let gathering = Task(executorPreference: reactor) { [reactor] in
+                    do throws(CancellationError) { try await reactor.sleep(until: due) } catch {}
+                }
                 state.gathering = gathering
-                return !state.flushers.isEmpty
+                return (gathering, nil)
             }
-            if isWanted { gathering.cancel() }
-            await gathering.value
+            if let work { return work }
+            await gathering?.value
             state.withLock { $0.gathering = nil }
         }
     }
 
-    private func isHurried(_ volume: Volume) -> Bool {
-        state.withLock { !$0.flushers.isEmpty || $0.extents > Limits.comfortable }
-            || volume.withState { $0.isFull }
+    /// Bytes that may wait, fewer than were asked for where little is free; and whether the volume
+    /// is full.
+    private func room(on volume: Volume) -> (bytesToWait: Int, isFull: Bool) {
+        let (available, isFull) = volume.withState { ($0.available, $0.isFull) }
+        return (min(bytes, available / Limits.shareOfFree), isFull)
     }
 
-    private func punch(_ work: Pending) async {
-        let ioClass: IOClass = isHurried(work.container.volume) ? .client : .background
-        await work.container.reclaim(
-            work.localIDs, Self.merged(work.extents), class: ioClass,
-            atOnce: Limits.punchesAtOnce)
+    /// The class to punch the next hole of `container` in.
+    func ioClass(for container: Container) -> IOClass {
+        let (bytesToWait, isFull) = room(on: container.volume)
+        let isPressing = state.withLock { state in
+            state.isWanted(container.id)
+                || state.isTooMuch(bytesToWait: 2 * bytesToWait, isFull: isFull)
+        }
+        return isPressing ? .client : .background
     }
 
     /// The union of `extents`, each as long as may be, in order.

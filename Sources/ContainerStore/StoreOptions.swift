@@ -29,7 +29,10 @@ extension ContainerStore {
         /// Data files of closed containers kept open, in all.
         public var openFiles: Int
         /// How long the space of deleted blocks is gathered before it is given back.
-        public var reclaimDelay = Duration.seconds(5)
+        public var reclaimDelay = Duration.seconds(30)
+        /// Bytes of deleted blocks, per volume, beyond which it is given back at once. With little
+        /// space left it is fewer.
+        public var reclaimBytes = 2 << 30
         /// Refuse a volume that another store has open. Off only where a test plays the death of
         /// a process within one.
         public var locksVolumes: Bool

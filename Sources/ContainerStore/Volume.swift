@@ -20,6 +20,8 @@ final class Volume: Sendable {
         var failure: String?
         /// Set when a write or the space check finds no room, cleared when there is room again.
         var isFull = false
+        /// What could be written when that was last looked at.
+        var available = Int.max
         /// Called when the volume becomes full.
         var whenFull: (@Sendable () -> Void)?
         /// Bytes that the store's files take: allocated or written.
@@ -38,7 +40,8 @@ final class Volume: Sendable {
         self.reactor = reactor
         self.options = options
         committer = Committer(reactor: reactor, durability: options.durability)
-        reclaimer = Reclaimer(reactor: reactor, delay: options.reclaimDelay)
+        reclaimer = Reclaimer(
+            reactor: reactor, delay: options.reclaimDelay, bytes: options.reclaimBytes)
         disk = Disk(name: path, on: reactor)
     }
 
@@ -109,11 +112,13 @@ final class Volume: Sendable {
     /// Notes whether there is room, by what may be written. Between full and not full lies some
     /// space, so that it does not change with each deletion.
     func noteRoom(available: Int) {
+        state.withLock { $0.available = available }
         if available < leastRoom {
             noteFull()
         } else if available >= 2 * leastRoom {
             state.withLock { $0.isFull = false }
         }
+        reclaimer.look(at: self)
     }
 
     /// Notes that nothing more fits, and has the volume's containers closed.
@@ -123,6 +128,7 @@ final class Volume: Sendable {
             return state.isFull ? nil : state.whenFull
         }
         handler?()
+        reclaimer.look(at: self)
     }
 
     func addUsed(_ bytes: Int) { state.withLock { $0.used += bytes } }

@@ -50,6 +50,7 @@ public final class FaultInjector: Sendable {
         var hasCrashed = false
         var isFull = false
         var isHung = false
+        var punchError: Int32?
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -105,6 +106,9 @@ public final class FaultInjector: Sendable {
     /// go on when it is false again.
     public func set(isHung: Bool) { state.withLock { $0.isHung = isHung } }
 
+    /// While not nil, the error that holes are refused with.
+    public func set(punchError: Int32?) { state.withLock { $0.punchError = punchError } }
+
     var isHung: Bool { state.withLock { $0.isHung } }
 
     // MARK: What the backend asks
@@ -128,7 +132,11 @@ public final class FaultInjector: Sendable {
                 state.count += 1
             }
             if state.isHung, request.changesFiles { return .delay(turns: 1) }
-            if state.isFull, request.opcode == .allocate { return .fail(-ENOSPC) }
+            if request.isPunch {
+                if let error = state.punchError { return .fail(-error) }
+            } else if state.isFull, request.opcode == .allocate {
+                return .fail(-ENOSPC)
+            }
             if state.random.chance(state.rates.error) { return .fail(-EIO) }
             if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {
                 return .skip
@@ -402,5 +410,12 @@ extension IORequest {
 
     var pathArgument: String? {
         UnsafePointer<CChar>(bitPattern: address).map { String(cString: $0) }
+    }
+}
+
+extension IORequest {
+    /// Gives space back instead of asking for it.
+    fileprivate var isPunch: Bool {
+        opcode == .allocate && flags & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0
     }
 }

@@ -211,6 +211,9 @@ enum Roles {
         let datanode = try await Datanode.open(
             options, scm: scm, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
+        for remark in MountTable.current().remarks(on: options.volumes) {
+            logger.notice("\(remark)")
+        }
         if let scrub = try scrubOptions(settings) {
             datanode.startScrubbing(scrub) {
                 Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))

@@ -1,3 +1,4 @@
+import Glibc
 import Model
 import Reactor
 import Testing
@@ -95,6 +96,87 @@ import Testing
             #expect(store.unreclaimedBlocks == 0)
             #expect(await store.volumes()[0].used == 0)
             try await store.close()
+        }
+    }
+
+    @Test("with more bytes than may wait, holes are punched long before their time")
+    func bytesBound() async throws {
+        try await withReactor { directory, reactor in
+            var options = ContainerStore.Options.small
+            options.reclaimDelay = .seconds(3600)
+            options.reclaimBytes = 10 * 65_536
+            let store = try await filled(directory, reactor, count: 20, options: options)
+            try await store.deleteBlocks((1...10).map { blockID($0) })
+            try await reactor.sleep(for: .milliseconds(50))
+            #expect(store.unreclaimedBlocks == 10)
+            let before = try await allocated(directory, reactor)
+            try await store.deleteBlocks([blockID(11)])
+            while store.unreclaimedBlocks > 0 { try await reactor.sleep(for: .milliseconds(10)) }
+            #expect(try await before - allocated(directory, reactor) >= 11 * 65_536)
+            try await store.close()
+        }
+    }
+
+    @Test("a volume that becomes full is given its space back at once")
+    func full() async throws {
+        try await withReactor { directory, reactor in
+            var options = ContainerStore.Options.small
+            options.reclaimDelay = .seconds(3600)
+            let store = try await filled(directory, reactor, count: 20, options: options)
+            try await store.deleteBlocks((1...10).map { blockID($0) })
+            try await reactor.sleep(for: .milliseconds(50))
+            #expect(store.unreclaimedBlocks == 10)
+            store.volumeList[0].noteFull()
+            while store.unreclaimedBlocks > 0 { try await reactor.sleep(for: .milliseconds(10)) }
+            try await store.close()
+        }
+    }
+
+    @Test("one container is closed without the holes of the others")
+    func closingOne() async throws {
+        try await withReactor { directory, reactor in
+            var options = ContainerStore.Options.small
+            options.reclaimDelay = .seconds(3600)
+            let store = try await filled(directory, reactor, count: 4, options: options)
+            try await store.createContainer(
+                ContainerID(2), replication: replication, replicaIndex: 1)
+            for number in 1...6 as ClosedRange<UInt64> {
+                try await store.append(
+                    cell(blockID(number, in: 2), at: 0, pattern(65_536, seed: number), ended: true))
+            }
+            try await store.deleteBlocks((1...4).map { blockID($0) })
+            try await store.deleteBlocks((1...6).map { blockID($0, in: 2) })
+            try await store.closeContainer(ContainerID(1))
+            #expect(store.unreclaimedBlocks == 6)
+            await store.reclaim()
+            #expect(store.unreclaimedBlocks == 0)
+            try await store.close()
+        }
+    }
+
+    @Test("a hole that the disk's queue has no place for is punched later")
+    func refused() async throws {
+        try await withDirectory { directory in
+            let faults = FaultInjector(seed: 1)
+            let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+            defer { reactor.stop() }
+            try await Task(executorPreference: reactor) {
+                var options = ContainerStore.Options.small
+                options.reclaimDelay = .milliseconds(1)
+                let store = try await filled(directory, reactor, count: 20, options: options)
+                let before = try await allocated(directory, reactor)
+                faults.set(punchError: ENOBUFS)
+                try await store.deleteBlocks((1...20).map { blockID($0) })
+                try await reactor.sleep(for: .milliseconds(300))
+                #expect(store.unreclaimedBlocks == 20)
+                faults.set(punchError: nil)
+                while store.unreclaimedBlocks > 0 {
+                    try await reactor.sleep(for: .milliseconds(10))
+                }
+                #expect(try await before - allocated(directory, reactor) >= 20 * 65_536)
+                #expect(await store.volumes()[0].isFailed == false)
+                try await store.close()
+            }.value
         }
     }
 }
