@@ -16,6 +16,7 @@ public struct ContainerContents: Sendable {
         public var footerOffset: Int
         public var blockCount: Int
         public var usedBytes: Int
+        public var generation: UInt64
     }
 
     /// Blocks of a container that is not closed. Those of a closed one are in its index.
@@ -54,16 +55,23 @@ public struct ContainerContents: Sendable {
             usedBytes -= length
             blockCount -= 1
         case .reclaimed(let localID): unpunched[localID] = nil
-        case .closed(let footerOffset, let count, let bytes):
+        case .closed(let footerOffset, let count, let bytes, let generation):
+            guard generation == 0 else {
+                throw .unsupported("generation \(generation) of a compacted container")
+            }
             guard closing == nil, blocks.isEmpty else {
                 throw .invalid("a journal closes a container that has blocks in it")
             }
-            closing = Closing(footerOffset: footerOffset, blockCount: count, usedBytes: bytes)
+            closing = Closing(
+                footerOffset: footerOffset, blockCount: count, usedBytes: bytes,
+                generation: generation)
             blockCount = count
             usedBytes = bytes
             tail = footerOffset + ContainerFooter.size
         case .unhealthy: isUnhealthy = true
         case .mark: break
+        case .recovering, .recovered, .staged, .adopt, .drop, .replaceTail:
+            throw .unsupported("the journal's record \(record.name)")
         }
     }
 

@@ -22,8 +22,11 @@ public struct ContainerHeader: Hashable, Sendable {
 
     /// Bytes of the header in the file.
     public static let size = SealedBlock.size
-    /// The format version written, and the only one read. Version 1 had a checksum for each 16 KiB.
-    public static let version: UInt32 = 2
+    /// The format version written. 2 is read as well: its journals have no generation, and none of
+    /// the records of repair, replication and appending (docs/internals/formats.md).
+    public static let version: UInt32 = 3
+    /// What is read. Version 1 had a checksum for each 16 KiB.
+    public static let versions: ClosedRange<UInt32> = 2...3
 
     /// Precondition: the replica index is one of the replication's.
     public init(containerID: ContainerID, replication: ReplicationConfig, replicaIndex: Int) {
@@ -36,8 +39,9 @@ public struct ContainerHeader: Hashable, Sendable {
     }
 
     /// The header as `size` bytes.
-    public func encoded(for file: File) -> [UInt8] {
-        SealedBlock.seal(magic: file.magic, version: Self.version, body: body)
+    /// - Parameter version: of the file that it begins; one of `versions`.
+    public func encoded(for file: File, version: UInt32 = Self.version) -> [UInt8] {
+        SealedBlock.seal(magic: file.magic, version: version, body: body)
     }
 
     /// Parses the beginning of a file.
@@ -45,13 +49,14 @@ public struct ContainerHeader: Hashable, Sendable {
         self = try Self.parse(bytes, of: file).header
     }
 
-    /// The header and its checksum, which the records of a journal are bound to.
+    /// The header, the version of the file, and the header's checksum, which the records of a
+    /// journal are bound to.
     static func parse(
         _ bytes: UnsafeRawBufferPointer, of file: File
-    ) throws(FormatError) -> (header: Self, checksum: UInt32) {
-        let (body, checksum) = try SealedBlock.open(
-            bytes, magic: file.magic, version: version, what: file.what)
-        return (try Self(body: body, what: file.what), checksum)
+    ) throws(FormatError) -> (header: Self, version: UInt32, checksum: UInt32) {
+        let (version, body, checksum) = try SealedBlock.open(
+            bytes, magic: file.magic, versions: versions, what: file.what)
+        return (try Self(body: body, what: file.what), version, checksum)
     }
 
     /// Shared with the footer.

@@ -21,12 +21,16 @@ public struct Journal: Sendable {
     static let frame = 12
 
     public let header: ContainerHeader
+    /// Of the file; what is added to an older one is in its version.
+    public let version: UInt32
     /// Binds records to this journal.
     let seed: UInt32
 
-    public init(_ header: ContainerHeader) {
+    /// - Parameter version: one of `ContainerHeader.versions`.
+    public init(_ header: ContainerHeader, version: UInt32 = ContainerHeader.version) {
         self.header = header
-        let bytes = header.encoded(for: .journal)
+        self.version = version
+        let bytes = header.encoded(for: .journal, version: version)
         seed =
             bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
             .littleEndian
@@ -40,9 +44,12 @@ public struct Journal: Sendable {
     ///
     /// Precondition: `syncedTo` ≤ `position`.
     public func encode(_ record: JournalRecord, at position: Int, syncedTo: Int) -> [UInt8] {
+        encode(body: record.body(version: version), at: position, syncedTo: syncedTo)
+    }
+
+    func encode(body: [UInt8], at position: Int, syncedTo: Int) -> [UInt8] {
         precondition(
             syncedTo <= position && syncedTo >= 0, "a record lies after what is durable")
-        let body = record.body
         precondition(body.count <= Limits.body, "a journal record of \(body.count) bytes")
         let back = UInt32(min(position - syncedTo, Int(UInt32.max)))
         var writer = ByteWriter()
@@ -57,6 +64,8 @@ public struct Journal: Sendable {
     /// What a journal file holds.
     public struct Contents: Sendable {
         public var header: ContainerHeader
+        /// Of the file.
+        public var version: UInt32
         public var records: [JournalRecord]
         /// Where the last good record ends.
         public var end: Int
@@ -99,15 +108,15 @@ public struct Journal: Sendable {
     /// Parses a whole file. Throws if the header is not right, or a record has an unknown kind or
     /// a body that makes no sense though its checksum is right.
     public static func parse(_ bytes: UnsafeRawBufferPointer) throws(FormatError) -> Contents {
-        let (header, seed) = try ContainerHeader.parse(bytes, of: .journal)
-        let journal = Journal(header)
+        let (header, version, seed) = try ContainerHeader.parse(bytes, of: .journal)
+        let journal = Journal(header, version: version)
         precondition(journal.seed == seed, "a header is encoded as it was parsed")
         var records: [JournalRecord] = []
         var positions: [Int] = []
         var durableTo = start
         var position = start
         while let frame = journal.frame(in: bytes, at: position) {
-            records.append(try JournalRecord(body: frame.body))
+            records.append(try JournalRecord(body: frame.body, version: version))
             positions.append(position)
             durableTo = max(durableTo, frame.syncedTo)
             position = frame.end
@@ -115,12 +124,14 @@ public struct Journal: Sendable {
         let rest = UnsafeRawBufferPointer(rebasing: bytes[min(position, bytes.count)...])
         guard rest.contains(where: { $0 != 0 }) else {
             return Contents(
-                header: header, records: records, end: position, hasTornTail: false,
+                header: header, version: version, records: records, end: position,
+                hasTornTail: false,
                 positions: positions, durableTo: durableTo)
         }
         let isDamaged = journal.hasRecord(in: bytes, thatKnowsDurable: position)
         return Contents(
-            header: header, records: records, end: position, hasTornTail: !isDamaged,
+            header: header, version: version, records: records, end: position,
+            hasTornTail: !isDamaged,
             damagedAt: isDamaged ? position : nil, positions: positions, durableTo: durableTo)
     }
 

@@ -23,7 +23,7 @@ public struct JournalTail: Sendable {
 
     /// The tail of the journal file `bytes`, that `contents` were parsed from.
     public init(_ contents: Journal.Contents, of bytes: UnsafeRawBufferPointer) {
-        journal = Journal(contents.header)
+        journal = Journal(contents.header, version: contents.version)
         end = contents.end
         syncedTo = contents.end
         partial = Array(bytes[contents.end / 4096 * 4096..<contents.end])
@@ -60,4 +60,11 @@ public struct JournalTail: Sendable {
 
     /// Everything appended so far is durable.
     public mutating func synced() { syncedTo = end }
+
+    /// Everything up to `position`, where a record ended once, is durable with the cells that the
+    /// records there tell of.
+    public mutating func synced(to position: Int) {
+        precondition(position <= end, "a journal is durable where nothing was written")
+        syncedTo = max(syncedTo, position)
+    }
 }

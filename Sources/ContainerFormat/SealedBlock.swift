@@ -24,10 +24,10 @@ enum SealedBlock {
         return head.bytes + [UInt8](repeating: 0, count: size - head.bytes.count)
     }
 
-    /// The body and its checksum, after magic, checksum and version were found right.
+    /// The version, the body and its checksum, after magic, checksum and version were found right.
     static func open(
-        _ bytes: UnsafeRawBufferPointer, magic: String, version: UInt32, what: String
-    ) throws(FormatError) -> (body: [UInt8], checksum: UInt32) {
+        _ bytes: UnsafeRawBufferPointer, magic: String, versions: ClosedRange<UInt32>, what: String
+    ) throws(FormatError) -> (version: UInt32, body: [UInt8], checksum: UInt32) {
         guard bytes.count >= prefix else { throw .truncated(what) }
         guard bytes.prefix(8).elementsEqual(magic.utf8) else { throw .notA(what) }
         var reader = ByteReader(bytes, of: what)
@@ -42,9 +42,9 @@ enum SealedBlock {
         crc.update(UnsafeRawBufferPointer(rebasing: bytes[..<16]))
         crc.update(UnsafeRawBufferPointer(rebasing: bytes[prefix..<prefix + length]))
         guard crc.value == checksum else { throw .checksum(of: what) }
-        guard found == version else {
-            throw .unknownVersion(of: what, found: found, known: version)
+        guard versions.contains(found) else {
+            throw .unknownVersion(of: what, found: found, known: versions)
         }
-        return (try reader.readBytes(length), checksum)
+        return (found, try reader.readBytes(length), checksum)
     }
 }

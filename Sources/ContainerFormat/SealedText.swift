@@ -25,7 +25,7 @@ enum SealedText {
             let found = UInt32(first[1])
         else { throw .notA(what) }
         guard found == version else {
-            throw .unknownVersion(of: what, found: found, known: version)
+            throw .unknownVersion(of: what, found: found, known: version...version)
         }
         guard lines.count >= 3, lines.removeLast() == [], let last = lines.popLast(),
             last.count == 2, last[0] == "crc32c", let sum = UInt32(last[1], radix: 16)

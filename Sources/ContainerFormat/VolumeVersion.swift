@@ -52,7 +52,7 @@ public struct VolumeVersion: Hashable, Sendable {
             throw .notA(what)
         }
         guard found == Self.version else {
-            throw .unknownVersion(of: what, found: found, known: Self.version)
+            throw .unknownVersion(of: what, found: found, known: Self.version...Self.version)
         }
         guard let datanode = value(1, "datanode").flatMap({ DatanodeID($0) }),
             let name = value(2, "cluster")

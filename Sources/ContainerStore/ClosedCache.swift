@@ -45,6 +45,9 @@ final class ClosedCache: Sendable {
             files.withLock { $0.insert(file, for: container.id, cost: 1) }
             return file
         } catch {
+            guard error.kind == .disk || error.kind == .absent else {
+                throw container.volume.refusal(for: error)
+            }
             throw StoreError(.io, "\(container.name): \(error.description)")
         }
     }
@@ -144,7 +147,7 @@ extension Container {
         -> [UInt8]
     {
         do throws(IOError) { return try await volume.read(file, range) } catch {
-            if error.isOverload { throw volume.overloaded(error) }
+            guard error.kind == .disk else { throw volume.refusal(for: error) }
             markDamaged("its index cannot be read: \(error.description)")
             throw StoreError(.io, "\(name): \(error.description)")
         }

@@ -27,9 +27,12 @@ final class Committer: Sendable {
     private let reactor: Reactor
     private let durability: ContainerStore.Durability
 
-    init(reactor: Reactor, durability: ContainerStore.Durability) {
+    private let proofInterval: Duration
+
+    init(reactor: Reactor, durability: ContainerStore.Durability, proofInterval: Duration) {
         self.reactor = reactor
         self.durability = durability
+        self.proofInterval = proofInterval
     }
 
     var statistics: StoreStatistics { state.withLock { $0.statistics } }
@@ -123,25 +126,36 @@ final class Committer: Sendable {
             return true
         }
         guard mustSchedule else { return }
-        Task(executorPreference: reactor) { [weak self] in
+        Task(executorPreference: reactor) { [weak self, reactor, durability, proofInterval] in
+            // In writeback nothing says that anything is durable, however long it goes on.
+            let latest =
+                durability == .writeback ? reactor.now().advanced(by: proofInterval) : nil
             var before = -1
-            while let self, self.statistics.commits != before {
+            while let self, self.statistics.commits != before,
+                latest.map({ reactor.now() < $0 }) ?? true
+            {
                 before = self.statistics.commits
                 do throws(CancellationError) {
                     try await self.reactor.sleep(for: ContainerStore.Limits.quietBeforeMark)
                 } catch { break }
             }
-            self?.markNow()
+            await self?.markNow()
         }
     }
 
-    private func markNow() {
+    private func markNow() async {
         let containers = state.withLock { state in
             defer { state.unmarked.removeAll() }
             state.isMarkScheduled = false
             return state.unmarked
         }
-        for container in containers where container.needsMark { container.note(.mark) }
+        for container in containers where container.needsMark {
+            if durability == .writeback {
+                await container.prove()
+            } else {
+                container.note(.mark)
+            }
+        }
     }
 
     /// Runs `body` for all of `work`, at the same time if there are several.

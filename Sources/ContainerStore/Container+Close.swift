@@ -6,8 +6,8 @@ import Synchronization
 
 extension Container {
     /// See `ContainerStore.closeContainer`.
-    func close(cache: ClosedCache) async throws(StoreError) {
-        guard try await beginClosing() else { return }
+    func close() async throws(StoreError) {
+        guard try await beginClosing() else { return try await mendJournal() }
         do throws(StoreError) {
             try await writeIndex(try await takeSnapshot())
         } catch {
@@ -35,6 +35,9 @@ extension Container {
                     try volume.check()
                     if state.isClosed { return .success(false) }
                     if state.isCloseUnderWay { return nil }
+                    if let damage = state.damage {
+                        throw StoreError(.containerState, "\(name) is unhealthy: \(damage)")
+                    }
                     if state.phase != .closing { try check(.open, state) }
                     state.phase = .closing
                     state.isCloseUnderWay = true
@@ -96,13 +99,17 @@ extension Container {
             state.journalFile = nil
             state.dataFile = nil
             state.isJournalHeld = false
-            state.isJournalBroken = false
+            state.journalTrouble = nil
+            state.writtenTo = tail.end
             state.needsMark = false
         }
         // What was allocated ahead is given back. If this fails, the next start does it.
         do throws(IOError) {
             try await snapshot.data.truncate(to: footerOffset + ContainerFooter.size)
-        } catch { if !error.isUnsupported { throw volume.failure(of: error) } }
+        } catch {
+            if error.kind == .disk { volume.note(error) }
+            guard error.kind == .unsupported else { throw volume.refusal(for: error) }
+        }
         let given = state.withLock { state in
             defer { state.allocatedTo = footerOffset + ContainerFooter.size }
             return state.allocatedTo - (footerOffset + ContainerFooter.size)

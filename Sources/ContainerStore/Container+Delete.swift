@@ -149,7 +149,7 @@ extension Container {
             return try await File.open(
                 volume.dataPath(id), [.write], on: volume.reactor, disk: volume.disk)
         } catch {
-            _ = volume.failure(of: error)
+            volume.note(error)
             return nil
         }
     }
@@ -175,8 +175,10 @@ extension Container {
                 try await file.punchHole(hole, class: volume.reclaimer.ioClass(for: self))
                 return true
             } catch {
-                if !error.isOverload {
-                    if !error.isUnsupported { _ = volume.failure(of: error) }
+                switch error.kind {
+                case .overload, .resource, .suspended, .badAddress: break
+                case .full, .absent, .disk, .unsupported:
+                    if error.kind != .unsupported { volume.note(error) }
                     return false
                 }
                 // Cancelled or not: a pause at least of one turn of the reactor.
@@ -188,16 +190,14 @@ extension Container {
         return false
     }
 
-    /// Refuses everything from now on, once a close that is under way has ended. False if
-    /// somebody did before.
-    private func seal() async -> Bool {
+    /// Refuses everything from now on, once a close that is under way has ended.
+    private func seal() async {
         while true {
-            let isFirst = state.withLock { state -> Bool? in
-                if state.isCloseUnderWay { return nil }
-                defer { state.phase = .deleted }
-                return state.phase != .deleted
+            let isSealed = state.withLock { state in
+                if !state.isCloseUnderWay { state.phase = .deleted }
+                return !state.isCloseUnderWay
             }
-            if let isFirst { return isFirst }
+            if isSealed { return }
             await untilClosed()
         }
     }
@@ -206,6 +206,7 @@ extension Container {
     /// nothing is changed.
     func removeEmpty(cache: ClosedCache) async throws(StoreError) {
         let refusal = state.withLock { state -> StoreError? in
+            if state.phase == .deleted { return nil }
             guard state.isClosed, state.blockCount == 0, state.damage == nil else {
                 return StoreError(
                     .containerState,
@@ -221,10 +222,11 @@ extension Container {
 
     /// Refuses everything from now on, and removes both files.
     func removeFiles(cache: ClosedCache) async throws(StoreError) {
-        guard await seal() else { return }
+        await seal()
         try await removeSealed(cache: cache)
     }
 
+    /// The files of a container whose phase is `deleted`; again if it failed before.
     private func removeSealed(cache: ClosedCache) async throws(StoreError) {
         await untilIdle()
         cache.forget(id)

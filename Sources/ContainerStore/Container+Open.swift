@@ -24,7 +24,7 @@ extension Container {
             try await new.write(
                 Payload(copying: header.encoded(for: .data), pool: reactor.pool), at: 0)
             do throws(IOError) { try await new.allocate(0..<extent) } catch {
-                if !error.isUnsupported { throw error }
+                if error.kind != .unsupported { throw error }
             }
             try await new.synchronize()
             try await new.close()
@@ -50,11 +50,7 @@ extension Container {
     /// finishes deletions. Damage makes it unhealthy; only I/O errors and files that are no
     /// container's throw.
     static func open(_ id: ContainerID, on volume: Volume) async throws(StoreError) -> Container {
-        let bytes: [UInt8]
-        do throws(IOError) {
-            bytes = try await volume.readAll(
-                volume.journalPath(id), limit: ContainerStore.Limits.journalBytes)
-        } catch { throw StoreError(.io, "container \(id): \(error.description)") }
+        let bytes = try await volume.journalBytes(of: id)
         var parsed: Journal.Contents
         do throws(FormatError) {
             parsed = try bytes.withParsed { (bytes) throws(FormatError) in
@@ -76,14 +72,20 @@ extension Container {
         var damage: String?
         do throws(FormatError) {
             for record in parsed.records { try contents.apply(record) }
-        } catch { damage = error.description }
+        } catch {
+            if error.isVersion {
+                throw StoreError(.versionMismatch, "container \(id): \(error.description)")
+            }
+            damage = error.description
+        }
         if let place = parsed.damagedAt { damage = "its journal is damaged at byte \(place)" }
         let tail = bytes.withUnsafeBytes { JournalTail(parsed, of: $0) }
         var state = ContainerState(journal: tail)
+        state.writtenTo = tail.end
         state.take(contents)
         if let damage {
             state.damage = damage
-            state.isJournalBroken = true
+            state.journalTrouble = .damaged
         }
         let container = Container(header: parsed.header, volume: volume, state: state)
         try await container.openFiles(
@@ -99,20 +101,20 @@ extension Container {
         var size = 0
         do throws(IOError) {
             size = try await reactor.status(volume.dataPath(id))?.size ?? 0
-        } catch { throw StoreError(.io, "\(name): \(error.description)") }
-        let damage = await dataDamage(size: size, contents)
+        } catch { throw volume.unreadable(id, error) }
+        let damage = try await dataDamage(size: size, contents)
         state.withLock { state in
             state.allocatedTo = size
             state.journalAheadTo = DataFile.aligned(journalBytes)
             if let damage, state.damage == nil {
                 state.damage = damage
-                state.isJournalBroken = true
+                state.journalTrouble = .damaged
             }
         }
         charge(size + journalBytes)
         guard let parsed, damage == nil else { return }
         try await volume.changing { () async throws(IOError) in
-            if parsed.hasTornTail { try await cutTail() }
+            if parsed.hasTornTail { try await cutTail(of: state.withLock { $0.journal }) }
             if let closing = contents.closing {
                 let end = closing.footerOffset + ContainerFooter.size
                 guard size > end else { return }
@@ -133,7 +135,9 @@ extension Container {
 
     /// Opens the data file of a replica that is not closed, and looks at its header and size.
     /// Returns what is wrong with it, if anything.
-    private func dataDamage(size: Int, _ contents: ContainerContents) async -> String? {
+    private func dataDamage(
+        size: Int, _ contents: ContainerContents
+    ) async throws(StoreError) -> String? {
         let shortage =
             size < contents.tail
             ? "its data file has \(size) bytes where its journal needs \(contents.tail)" : nil
@@ -148,22 +152,10 @@ extension Container {
                 try ContainerHeader(parsing: bytes, of: .data)
             }
             return found == header ? shortage : "the header of its data file is damaged"
-        } catch { return error.description }
-    }
-
-    /// Removes what a crash left of an unacknowledged write behind the journal's end, so that it
-    /// can never be taken for records.
-    private func cutTail() async throws(IOError) {
-        let (last, end) = state.withLock { ($0.journal.lastBlock, $0.journal.end) }
-        let journal = try await File.open(
-            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk)
-        if let last {
-            try await journal.write(
-                Payload(copying: last.bytes, pool: volume.reactor.pool), at: last.offset)
+        } catch {
+            guard error.kind == .disk else { throw volume.unreadable(id, error) }
+            return error.description
         }
-        try await journal.truncate(to: DataFile.aligned(end))
-        try await journal.synchronize()
-        state.withLock { $0.journalAheadTo = DataFile.aligned(end) }
     }
 
     /// Has the extents punched of blocks whose deletion was recorded but perhaps not carried out.
@@ -181,10 +173,12 @@ extension Container {
     /// Ends the use of the files in order: everything acknowledged is marked as such.
     func shut() async throws(StoreError) {
         await untilIdle()
+        if volume.options.durability == .writeback, needsProof { await prove() }
         let isMarked = state.withLock { state in
             !state.needsMark || state.isJournalBroken || state.phase == .deleted
         }
         if !isMarked { try await commit([.mark]) }
+        await untilIdle()
         let files = state.withLock { state in
             defer {
                 state.dataFile = nil
@@ -195,7 +189,8 @@ extension Container {
         }
         for file in files {
             do throws(IOError) { try await file.close() } catch {
-                throw volume.failure(of: error)
+                volume.note(error)
+                throw volume.refusal(for: error)
             }
         }
     }
@@ -206,7 +201,7 @@ extension Container {
         state.withLock { state in
             let reported: ContainerReport.State
             switch state.phase {
-            case .open: reported = .open
+            case .open: reported = state.fullness(volume.options) < 1 ? .open : .closing
             case .closing: reported = .closing
             case .closed: reported = .closed
             case .deleted: return nil
@@ -238,7 +233,7 @@ extension ContainerState {
 extension FormatError {
     var isVersion: Bool {
         switch self {
-        case .unknownVersion, .unknownRecord: true
+        case .unknownVersion, .unknownRecord, .unsupported: true
         default: false
         }
     }

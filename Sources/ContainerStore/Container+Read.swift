@@ -156,7 +156,7 @@ extension Container {
             count = try await file.read(
                 into: buffer, segment.bufferOffset..<end, at: segment.fileOffset)
         } catch {
-            if error.isOverload || error.isOfMemory { throw volume.overloaded(error) }
+            guard error.kind == .disk else { throw volume.refusal(for: error) }
             markDamaged("a read failed: \(error.description)")
             throw StoreError(.io, "\(name), block \(block): \(error.description)")
         }

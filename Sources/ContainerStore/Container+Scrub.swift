@@ -105,7 +105,7 @@ extension Container {
             read = try await file.read(
                 into: buffer, 0..<DataFile.aligned(count), at: offset, class: .scrub)
         } catch {
-            if error.isOverload { throw volume.overloaded(error) }
+            guard error.kind == .disk else { throw volume.refusal(for: error) }
             return "a read failed: \(error.description)"
         }
         guard read >= count else { return "the data file ends at \(offset + read), within it" }

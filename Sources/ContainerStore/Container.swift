@@ -85,15 +85,19 @@ final class Container: Sendable {
     }
 
     private func reserve(_ cell: CellAppend) throws(StoreError) -> ContainerState.Reservation {
+        var isFull = false
         let result = state.withLock { state -> Result<ContainerState.Reservation, StoreError> in
             do throws(StoreError) {
                 try check(.open, state)
-                guard state.tail <= ContainerStore.Limits.dataFileBytes else {
-                    throw StoreError(.containerState, "\(name) is full")
-                }
+                isFull =
+                    state.tail > ContainerStore.Limits.dataFileBytes
+                    || state.fullness(volume.options) >= 2
+                guard !isFull else { throw StoreError(.containerState, "\(name) is full") }
                 return .success(try state.reserve(cell))
             } catch { return .failure(error) }
         }
+        // SCM was told long ago, and has not had it closed.
+        if isFull { volume.closer.add(self) }
         allocateAhead()
         return try result.get()
     }
@@ -126,10 +130,8 @@ final class Container: Sendable {
             try await writePadded(cell.payload, to: file, at: fileOffset)
         } catch {
             // What was written of it lies where no record will point to.
-            failure =
-                error.isOfMemory
-                ? StoreError(.overloaded, "\(name): \(error.description)")
-                : volume.failure(of: error)
+            volume.note(error)
+            failure = volume.refusal(for: error)
         }
         let next = stretch?.end(
             .disk, "write", on: volume.disk, bytes: cell.payload.count,
@@ -210,7 +212,7 @@ final class Container: Sendable {
             var isDone = true
             do throws(IOError) { try await file.allocate(range) } catch {
                 // A full disk is found out by the space check below, a broken one by the writes.
-                isDone = error.isUnsupported
+                isDone = error.kind == .unsupported
             }
             state.withLock { state in
                 state.writing -= 1
@@ -245,11 +247,34 @@ final class Container: Sendable {
     private func inRound(_ body: (File?, File) async throws(IOError) -> Void) async {
         guard roundError.withLock({ $0 }) == nil else { return }
         do throws(IOError) {
-            let journal = try await openJournal()
-            try await body(state.withLock { $0.dataFile }, journal)
+            try await patiently { () async throws(IOError) in
+                let journal = try await openJournal()
+                try await body(state.withLock { $0.dataFile }, journal)
+            }
         } catch {
-            let failure = volume.failure(of: error)
+            volume.note(error)
+            let failure = volume.refusal(for: error)
             roundError.withLock { $0 = failure }
+        }
+    }
+
+    /// Repeats what fails for want of descriptors, memory or a place in the disk's queue, for a
+    /// while, and what a suspended disk refuses, until that answers or is given up: what a round
+    /// writes is the same each time, and lies at the same place.
+    private func patiently(
+        _ body: () async throws(IOError) -> Void
+    ) async throws(IOError) {
+        let deadline = volume.reactor.now().advanced(by: volume.options.roundPatience)
+        while true {
+            do throws(IOError) { return try await body() } catch {
+                let mayPass =
+                    error.kind == .resource || error.kind == .overload
+                    ? volume.reactor.now() < deadline : error.kind == .suspended
+                guard mayPass, volume.failure == nil else { throw error }
+                do throws(CancellationError) {
+                    try await volume.reactor.sleep(for: ContainerStore.Limits.roundPause)
+                } catch { await Task.yield() }
+            }
         }
     }
 
@@ -293,7 +318,11 @@ final class Container: Sendable {
     func complete(_ batch: ContainerState.Batch, isSynced: Bool) {
         if let error = roundError.withLock({ $0 }) { return fail(batch, error) }
         let (answers, hasMore) = state.withLock { state in
-            (state.complete(batch, isSynced: isSynced), state.hasReady)
+            let answers = state.complete(batch, isSynced: isSynced)
+            // Thousands of containers are closed: their journals are opened when there is something
+            // to write.
+            if state.isClosed, !state.hasReady { state.journalFile = nil }
+            return (answers, state.hasReady)
         }
         for (waiter, result) in answers { waiter.resume(returning: result) }
         if hasMore { volume.committer.add(self) }
@@ -301,17 +330,18 @@ final class Container: Sendable {
     }
 
     /// Gives up everything that waits: its round failed, and what it wrote is unknown. The old
-    /// journal is not written any more. If the disk is merely full, closing the container writes
-    /// a new one; otherwise the volume is out.
+    /// journal is not written any more. If the disk is merely full or busy, closing the container
+    /// writes a new one; otherwise the volume is out.
     private func fail(_ batch: ContainerState.Batch, _ error: StoreError) {
         let waiters = state.withLock { state in
             state.isCommitting = false
-            state.isJournalBroken = true
+            state.journalTrouble = state.journalTrouble ?? .unwritten
             if state.phase == .open { state.phase = .closing }
             return state.failAll(error) + batch.extras.compactMap(\.waiter)
         }
         for waiter in waiters { waiter.resume(returning: .failure(error)) }
         wakeIdle()
+        volume.closer.add(self)
     }
 
     // MARK: Records beside appends
@@ -346,6 +376,11 @@ final class Container: Sendable {
             return true
         }
         if isTaken { volume.committer.add(self) }
+    }
+
+    /// Whether something was written that the journal does not say to be durable.
+    var needsProof: Bool {
+        state.withLock { !$0.isJournalBroken && $0.journal.syncedTo < $0.writtenTo }
     }
 
     /// Whether the journal's last records have no mark behind them.

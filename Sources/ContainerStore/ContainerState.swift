@@ -115,9 +115,19 @@ struct ContainerState: Sendable {
     var isCommitting = false
     /// While set the committer keeps its hands off: the journal is being replaced.
     var isJournalHeld = false
-    /// The journal could not be written, or is damaged, and is left alone. If the disk was full,
-    /// closing, which writes a new one, helps.
-    var isJournalBroken = false
+    /// Why nothing is written to the journal any more.
+    enum JournalTrouble: Hashable {
+        /// It is damaged: nothing of the replica is changed until it is repaired.
+        case damaged
+        /// A round could not be written because the disk was full, or had too much to do. What is
+        /// on disk of it is not known, so that nothing may follow it; closing the container writes a
+        /// new journal, and is tried until it succeeds.
+        case unwritten
+    }
+    var journalTrouble: JournalTrouble?
+    var isJournalBroken: Bool { journalTrouble != nil }
+    /// Where the journal ends as far as it was written.
+    var writtenTo = Journal.start
     /// Woken when nothing is in flight.
     var idleWaiters: [UnsafeContinuation<Void, Never>] = []
     /// Woken when a close that is under way has ended.
@@ -196,6 +206,7 @@ struct ContainerState: Sendable {
     /// Applies a batch that is durable. Returns who is to be told what.
     mutating func complete(_ batch: Batch, isSynced: Bool) -> [(Waiter, Result<Int, StoreError>)] {
         isCommitting = false
+        writtenTo = journal.end
         if isSynced { journal.synced() }
         var answers: [(Waiter, Result<Int, StoreError>)] = []
         for localID in batch.localIDs {
@@ -231,7 +242,30 @@ struct ContainerState: Sendable {
         block.entry!.isEnded = pending.commit.isEnded
     }
 
+    // MARK: Bounds
+
+    /// What it holds of what `options` bound, in shares of the bound at which it asks to be closed.
+    func fullness(_ options: ContainerStore.Options) -> Double {
+        max(
+            Double(blocks.count) / Double(options.blocksToClose),
+            Double(journal.end) / Double(options.journalBytesToClose),
+            Double(tail - usedBytes) / Double(options.wasteToClose))
+    }
+
     // MARK: Failure
+
+    /// Takes who waits for appends out, to be told that the disk does not answer. The appends stay:
+    /// they may still be carried out.
+    mutating func takeAppendWaiters() -> [Waiter] {
+        var waiters: [Waiter] = []
+        for localID in Array(blocks.keys) where blocks[localID]?.queue.isEmpty == false {
+            for index in blocks[localID]!.queue.indices {
+                waiters += blocks[localID]!.queue[index].waiters
+                blocks[localID]!.queue[index].waiters = []
+            }
+        }
+        return waiters
+    }
 
     /// Gives up the append with `ticket` and all after it in its block. Returns who to tell.
     mutating func fail(ticket: UInt64, of localID: UInt64, _ error: StoreError) -> [Waiter] {

@@ -40,7 +40,7 @@ extension ContainerStore {
         let known = try agreedCluster(of: volumes, with: cluster)
         var containers: [ContainerID: Container] = [:]
         for volume in volumes where volume.failure == nil {
-            for container in await volume.openContainers() {
+            for container in try await volume.openContainers() {
                 if let other = containers[container.id] {
                     volume.withState { state in
                         state.problems.append(
@@ -67,8 +67,7 @@ extension ContainerStore {
         for volume in volumeList {
             volume.withState { state in
                 state.whenFull = { [weak self] in
-                    guard let self else { return }
-                    Task(executorPreference: volume.reactor) { await self.closeAll(of: volume) }
+                    self?.closeAll(of: volume)
                 }
             }
         }
@@ -76,19 +75,15 @@ extension ContainerStore {
         where container.volume.failure == nil {
             container.finishDeletions()
         }
+        startWatching()
     }
 
     /// Closes the open containers of a volume that has become full.
-    private func closeAll(of volume: Volume) async {
+    private func closeAll(of volume: Volume) {
         for container in state.withLock({ Array($0.containers.values) })
         where container.volume === volume {
             let isOpen = container.state.withLock { $0.phase == .open || $0.phase == .closing }
-            guard isOpen else { continue }
-            do throws(StoreError) { try await container.close(cache: cache) } catch {
-                volume.withState { state in
-                    state.problems.append("\(container.name) could not be closed: \(error)")
-                }
-            }
+            if isOpen { volume.closer.add(container) }
         }
     }
 
@@ -154,28 +149,37 @@ extension ContainerStore {
 
 extension Volume {
     /// Opens all containers, some at a time. Those that cannot be opened are noted as problems.
-    func openContainers() async -> [Container] {
+    ///
+    /// Throws `overloaded` if the process has too few descriptors or too little memory.
+    func openContainers() async throws(StoreError) -> [Container] {
         let ids: [ContainerID]
         do throws(IOError) {
             ids = try await tidy()
         } catch {
-            fail(error.description)
+            try failOpening(error)
             return []
         }
-        return await withTaskGroup(of: Container?.self) { group in
+        typealias Outcome = Result<Container?, StoreError>
+        let result = await withTaskGroup(of: Outcome.self) {
+            group -> Result<[Container], StoreError> in
             var opened: [Container] = []
+            var failure: StoreError?
             var next = ids.makeIterator()
             func startOne() {
-                guard let id = next.next() else { return }
+                guard failure == nil, let id = next.next() else { return }
                 group.addTask(executorPreference: reactor) { await self.openContainer(id) }
             }
             for _ in 0..<ContainerStore.Limits.openingAtOnce { startOne() }
             while let result = await group.next() {
-                if let container = result { opened.append(container) }
+                switch result {
+                case .success(let container): if let container { opened.append(container) }
+                case .failure(let error): failure = failure ?? error
+                }
                 startOne()
             }
-            return opened
+            return failure.map { .failure($0) } ?? .success(opened)
         }
+        return try result.get()
     }
 
     /// Finishes the creations and deletions that a crash cut short. Returns the containers that
@@ -214,15 +218,18 @@ extension Volume {
         return journals.sorted()
     }
 
-    private func openContainer(_ id: ContainerID) async -> Container? {
+    /// nil for one that cannot be opened, which is noted as a problem; a failure if it is not the
+    /// container that is at fault.
+    private func openContainer(_ id: ContainerID) async -> Result<Container?, StoreError> {
         do throws(StoreError) {
-            return try await Container.open(id, on: self)
+            return .success(try await Container.open(id, on: self))
         } catch {
+            if error.code == .overloaded { return .failure(error) }
             withState { state in
                 state.problems.append(error.description)
                 state.unusable.insert(id)
             }
-            return nil
+            return .success(nil)
         }
     }
 

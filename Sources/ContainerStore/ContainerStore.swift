@@ -23,11 +23,12 @@ public final class ContainerStore: Sendable {
 
     struct State {
         var containers: [ContainerID: Container] = [:]
-        /// Containers that are being made, and who waits for them.
-        var creating: [ContainerID: [UnsafeContinuation<Void, Never>]] = [:]
+        /// Containers that are being made or removed, and who waits for that.
+        var changing: [ContainerID: [UnsafeContinuation<Void, Never>]] = [:]
         var cluster: ClusterID?
         var isShut = false
         var scrubbers: [Scrubber] = []
+        var watches: [Task<Void, Never>] = []
     }
 
     init(
@@ -167,7 +168,7 @@ public final class ContainerStore: Sendable {
         }
         let header = ContainerHeader(
             containerID: id, replication: replication, replicaIndex: replicaIndex)
-        guard try await claim(header) else { return }
+        guard try await claimNew(header) else { return }
         defer { release(id) }
         for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
             throw StoreError(
@@ -179,34 +180,50 @@ public final class ContainerStore: Sendable {
         state.withLock { $0.containers[id] = container }
     }
 
-    /// Waits until nobody else makes container `header.containerID`. False if it is there.
-    private func claim(_ header: ContainerHeader) async throws(StoreError) -> Bool {
+    /// Waits until nobody else makes or removes container `header.containerID`, and keeps others
+    /// from it until `release`. False, and nothing to be released, if it is there.
+    private func claimNew(_ header: ContainerHeader) async throws(StoreError) -> Bool {
         let id = header.containerID
+        return try await claim(id) { state in
+            if state.isShut {
+                return .failure(StoreError(.notReady, "the container store is shut"))
+            }
+            guard let container = state.containers[id] else { return .success(true) }
+            guard container.state.withLock({ $0.phase != .deleted }) else {
+                return .failure(
+                    StoreError(
+                        .containerState,
+                        "\(container.name) is removed but its files are not; remove it again"))
+            }
+            guard container.header == header else {
+                return .failure(
+                    StoreError(
+                        .containerState,
+                        "\(container.name) is index \(container.header.replicaIndex) of "
+                            + "\(container.header.replication) already, it cannot be index "
+                            + "\(header.replicaIndex) of \(header.replication)"))
+            }
+            return .success(false)
+        }
+    }
+
+    /// Waits until nobody else makes or removes container `id`; then keeps others from it until
+    /// `release`, if `isWanted` says so.
+    private func claim(
+        _ id: ContainerID, if isWanted: (State) -> Result<Bool, StoreError>
+    ) async throws(StoreError) -> Bool {
         while true {
             let claimed = state.withLock { state -> Result<Bool, StoreError>? in
-                if state.isShut {
-                    return .failure(StoreError(.notReady, "the container store is shut"))
-                }
-                if let container = state.containers[id] {
-                    guard container.header == header else {
-                        return .failure(
-                            StoreError(
-                                .containerState,
-                                "\(container.name) is index \(container.header.replicaIndex) of "
-                                    + "\(container.header.replication) already, it cannot be index "
-                                    + "\(header.replicaIndex) of \(header.replication)"))
-                    }
-                    return .success(false)
-                }
-                guard state.creating[id] == nil else { return nil }
-                state.creating[id] = []
-                return .success(true)
+                guard state.changing[id] == nil else { return nil }
+                let result = isWanted(state)
+                if case .success(true) = result { state.changing[id] = [] }
+                return result
             }
             if let claimed { return try claimed.get() }
             await withUnsafeContinuation { (waiter: UnsafeContinuation<Void, Never>) in
                 let isWaiting = state.withLock { state in
-                    guard state.creating[id] != nil else { return false }
-                    state.creating[id]!.append(waiter)
+                    guard state.changing[id] != nil else { return false }
+                    state.changing[id]!.append(waiter)
                     return true
                 }
                 if !isWaiting { waiter.resume() }
@@ -215,7 +232,7 @@ public final class ContainerStore: Sendable {
     }
 
     private func release(_ id: ContainerID) {
-        for waiter in state.withLock({ $0.creating.removeValue(forKey: id) }) ?? [] {
+        for waiter in state.withLock({ $0.changing.removeValue(forKey: id) }) ?? [] {
             waiter.resume()
         }
     }
@@ -228,7 +245,7 @@ public final class ContainerStore: Sendable {
             if isOpen { open[container.volume.path, default: 0] += 1 }
         }
         var best: (volume: Volume, open: Int, available: Int)?
-        for volume in volumeList where volume.failure == nil {
+        for volume in volumeList where volume.outage == nil {
             let available = await volume.space().available
             guard available >= volume.leastRoom else { continue }
             volume.withState { $0.isFull = false }
@@ -245,27 +262,42 @@ public final class ContainerStore: Sendable {
     /// Ends appends to a container and writes its sorted index. Waits for the appends in flight.
     /// That it is closed already is no error.
     public func closeContainer(_ id: ContainerID) async throws(StoreError) {
-        try await container(id).close(cache: cache)
+        try await container(id).close()
     }
 
     /// Removes a container replica with everything in it. That it is not there is no error.
     public func deleteContainer(_ id: ContainerID) async throws(StoreError) {
-        for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
-            try await volume.removeContainer(id)
-            volume.withState { _ = $0.unusable.remove(id) }
-        }
-        guard let container = state.withLock({ $0.containers[id] }) else { return }
-        try await container.removeFiles(cache: cache)
-        state.withLock { state in
-            if state.containers[id] === container { state.containers[id] = nil }
+        try await remove(id, evenUnusable: true) { (container, cache) async throws(StoreError) in
+            try await container.removeFiles(cache: cache)
         }
     }
 
     /// Removes a closed replica whose blocks have all been deleted; `containerState` if there are
     /// some, or it is not closed. That it is not there is no error.
     public func deleteEmptyContainer(_ id: ContainerID) async throws(StoreError) {
+        guard state.withLock({ $0.containers[id] != nil }) else { return }
+        try await remove(id, evenUnusable: false) { (container, cache) async throws(StoreError) in
+            try await container.removeEmpty(cache: cache)
+        }
+    }
+
+    private func remove(
+        _ id: ContainerID, evenUnusable: Bool,
+        _ body: (Container, ClosedCache) async throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        // Whoever wants to make one of the same number waits until this one is gone.
+        _ = try await claim(id) { state in
+            state.isShut
+                ? .failure(StoreError(.notReady, "the container store is shut")) : .success(true)
+        }
+        defer { release(id) }
+        for volume in volumeList
+        where evenUnusable && volume.withState({ $0.unusable.contains(id) }) {
+            try await volume.removeContainer(id)
+            volume.withState { _ = $0.unusable.remove(id) }
+        }
         guard let container = state.withLock({ $0.containers[id] }) else { return }
-        try await container.removeEmpty(cache: cache)
+        try await body(container, cache)
         state.withLock { state in
             if state.containers[id] === container { state.containers[id] = nil }
         }
@@ -276,7 +308,7 @@ public final class ContainerStore: Sendable {
     /// The container replicas of the volumes that work, by ID.
     public func report() async -> [ContainerReport] {
         let containers = state.withLock { Array($0.containers.values) }
-        return containers.filter { $0.volume.failure == nil }.compactMap { $0.report() }
+        return containers.filter { $0.volume.outage == nil }.compactMap { $0.report() }
             .sorted { $0.id < $1.id }
     }
 
@@ -287,7 +319,7 @@ public final class ContainerStore: Sendable {
             let space = await volume.space()
             if volume.failure == nil { volume.noteRoom(available: space.available) }
             let (failure, isFull, problems) = volume.withState {
-                ($0.failure, $0.isFull, $0.problems)
+                ($0.failure ?? $0.suspension, $0.isFull, $0.problems)
             }
             reports.append(
                 VolumeReport(
@@ -308,11 +340,14 @@ public final class ContainerStore: Sendable {
     /// Ends the use of the store: waits for what is in flight, leaves the journals in order, and
     /// closes the files. Everything is refused afterwards.
     public func close() async throws(StoreError) {
-        let containers = state.withLock { state in
+        let (containers, watches) = state.withLock { state in
             state.isShut = true
-            return Array(state.containers.values)
+            defer { state.watches = [] }
+            return (Array(state.containers.values), state.watches)
         }
+        for watch in watches { watch.cancel() }
         for scrubber in scrubbers { await scrubber.stop() }
+        for volume in volumeList { await volume.closer.stop() }
         for container in containers where container.volume.failure == nil {
             try await container.shut()
         }

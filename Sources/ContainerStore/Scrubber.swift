@@ -244,6 +244,6 @@ public final class Scrubber: Sendable {
         guard !isForeign, volume.failure == nil else { return }
         do throws(IOError) {
             try await volume.replace(volume.scrubTimesPath, with: bytes, class: .scrub)
-        } catch { _ = volume.failure(of: error) }
+        } catch { volume.note(error) }
     }
 }

@@ -33,6 +33,24 @@ extension ContainerStore {
         /// Bytes of deleted blocks, per volume, beyond which it is given back at once. With little
         /// space left it is fewer.
         public var reclaimBytes = 2 << 30
+        /// The longest journal that is read when a store is opened.
+        public var journalReadBytes = 1 << 30
+        /// What an open container may hold before it asks to be closed; at twice as much it takes
+        /// no more and closes itself. Blocks are counted, since each takes memory, however small.
+        public var blocksToClose = 1 << 18
+        public var journalBytesToClose = 256 << 20
+        /// Bytes of the data file that are no block's: padding, and what was deleted.
+        public var wasteToClose = 4 << 30
+        /// How long, in writeback, what was written may be without proof that it is durable, which
+        /// only a sync gives: without it damage cannot be told from a torn write.
+        public var proofInterval = Duration.seconds(5)
+        /// A volume with operations under way of which none ends for so long is taken for hung.
+        public var hangDelay = Duration.seconds(10)
+        /// Between looks whether it is.
+        public var watchInterval = Duration.seconds(1)
+        /// How long a round of the committer is repeated that fails for want of descriptors, memory
+        /// or a place in the disk's queue.
+        public var roundPatience = Duration.seconds(5)
         /// Refuse a volume that another store has open. Off only where a test plays the death of
         /// a process within one.
         public var locksVolumes: Bool
@@ -63,8 +81,6 @@ extension ContainerStore {
         public static let readBytes = 32 << 20
         /// The longest data file.
         public static let dataFileBytes = 1 << 40
-        /// The longest journal that is looked at.
-        public static let journalBytes = 1 << 30
         /// Containers opened at a time per volume when a store is opened.
         public static let openingAtOnce = 16
         /// Bytes of an index written at a time.
@@ -75,6 +91,8 @@ extension ContainerStore {
         public static let lockPatience = Duration.seconds(1)
         /// How long nothing must have been committed before marks are written.
         public static let quietBeforeMark = Duration.milliseconds(200)
+        /// Between repetitions of such a round.
+        public static let roundPause = Duration.milliseconds(20)
         /// Bytes left of a journal's zeros at which more are written.
         public static let journalAheadBytes = 32 << 10
     }

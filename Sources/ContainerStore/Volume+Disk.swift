@@ -30,7 +30,7 @@ extension Volume {
             guard try await reactor.status(profilePath) != nil else { return }
             bytes = try await readAll(profilePath, limit: DiskProfile.largestSize)
         } catch {
-            fail(error.description)
+            try failOpening(error)
             return
         }
         do throws(FormatError) {

@@ -31,7 +31,8 @@ extension Volume {
             if !cells.isEmpty, try await reactor.status(dataPath(id)) != nil {
                 let data = try await File.open(
                     dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
-                for entry in cells where !(await isWhole(entry.cell, entry.checksums, in: data)) {
+                for entry in cells {
+                    if try await isWhole(entry.cell, entry.checksums, in: data) { continue }
                     try await data.close()
                     return entry.index
                 }
@@ -44,22 +45,51 @@ extension Volume {
             try await file.synchronize()
             try await file.close()
         } catch {
-            throw StoreError(.io, "container \(id): \(error.description)")
+            throw unreadable(id, error)
         }
         return nil
+    }
+
+    /// The whole journal of container `id`. One that is too long to be read is refused, never read
+    /// in part: its rest would look torn and be cut.
+    func journalBytes(of id: ContainerID) async throws(StoreError) -> [UInt8] {
+        let path = journalPath(id)
+        let size: Int
+        do throws(IOError) {
+            size = try await reactor.status(path)?.size ?? 0
+            if size <= options.journalReadBytes {
+                return try await readAll(path, limit: options.journalReadBytes)
+            }
+        } catch { throw unreadable(id, error) }
+        throw StoreError(
+            .corrupt,
+            "container \(id): its journal has \(size) bytes, this program reads at most "
+                + "\(options.journalReadBytes); nothing of it was changed")
+    }
+
+    /// What to tell of a replica's file that could not be opened, read or synced.
+    func unreadable(_ id: ContainerID, _ error: IOError) -> StoreError {
+        switch error.kind {
+        case .resource, .overload, .badAddress, .suspended: refusal(for: error)
+        case .full, .unsupported, .absent, .disk:
+            StoreError(.io, "container \(id): \(error.description)")
+        }
     }
 
     /// Whether the bytes of `cell` match their checksums. Bytes that cannot be read at all are no
     /// trace of a crash: they are left for the reads to meet.
     private func isWhole(
         _ cell: BlockEntry.Cell, _ checksums: [UInt32], in file: File
-    ) async -> Bool {
+    ) async throws(IOError) -> Bool {
         let buffer = reactor.pool.allocate(DataFile.aligned(cell.length))
         do throws(IOError) {
             let count = try await file.read(
                 into: buffer, 0..<DataFile.aligned(cell.length), at: cell.fileOffset)
             guard count >= cell.length else { return false }
-        } catch { return true }
+        } catch {
+            guard error.kind == .disk else { throw error }
+            return true
+        }
         do throws(UnitMismatch) {
             try CRC32C.verifyUnits(
                 UnsafeRawBufferPointer(buffer.bytes(in: 0..<cell.length)), against: checksums)

@@ -7,19 +7,20 @@ extension Volume {
     /// Reads the `VERSION` file, or formats the directory if it is empty.
     ///
     /// Throws `invalidArgument` if it belongs to another datanode or is no volume, and
-    /// `versionMismatch` if a newer program wrote it. I/O errors take the volume out instead.
+    /// `versionMismatch` if a newer program wrote it, `overloaded` if the process has too few
+    /// descriptors or too little memory. Errors of the disk take the volume out instead.
     func open(datanode: DatanodeID) async throws(StoreError) {
         var bytes: [UInt8]?
         var names: [String] = []
         do throws(IOError) {
-            try await reactor.makeDirectory(path)
+            try await makeRoot()
             if try await reactor.status(versionPath) != nil {
                 bytes = try await readAll(versionPath, limit: VolumeVersion.largestSize)
             } else {
                 names = try await reactor.list(path)
             }
         } catch {
-            fail(error.description)
+            try failOpening(error)
             return
         }
         guard let bytes else {
@@ -56,7 +57,7 @@ extension Volume {
             isTaken = try await Self.lockPatiently(file)
             if isTaken { withState { $0.lock = file } }
         } catch {
-            fail(error.description)
+            try failOpening(error)
             return
         }
         guard isTaken else {
@@ -106,11 +107,44 @@ extension Volume {
             }
             try await writeVersion(VolumeVersion(datanode: datanode, cluster: nil))
         } catch {
-            fail(error.description)
+            try failOpening(error)
             return
         }
         try await takeLock()
         try await loadProfile()
+    }
+
+    /// Makes the volume's directory and those above it that are missing, durably.
+    private func makeRoot() async throws(IOError) {
+        var missing: [String] = []
+        var folder = path
+        while !folder.isEmpty, try await reactor.status(folder) == nil {
+            missing.append(folder)
+            folder = Self.parent(of: folder)
+        }
+        for folder in missing.reversed() {
+            try await reactor.makeDirectory(folder)
+            try await reactor.synchronizeDirectory(Self.parent(of: folder))
+        }
+    }
+
+    /// The directory that holds `path`.
+    static func parent(of path: String) -> String {
+        var parts = path.split(separator: "/", omittingEmptySubsequences: true)
+        guard !parts.isEmpty else { return "/" }
+        parts.removeLast()
+        let rest = parts.joined(separator: "/")
+        if path.hasPrefix("/") { return "/" + rest }
+        return rest.isEmpty ? "." : rest
+    }
+
+    /// Takes the volume out if its disk does not work. What is no fault of the disk's is thrown: a
+    /// start that fails is better than one without half of the disks.
+    func failOpening(_ error: IOError) throws(StoreError) {
+        switch error.kind {
+        case .resource, .overload, .badAddress, .suspended: throw refusal(for: error)
+        case .full, .unsupported, .absent, .disk: fail(error.description)
+        }
     }
 
     /// Replaces the `VERSION` file, durably.

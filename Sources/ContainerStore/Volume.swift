@@ -12,16 +12,24 @@ final class Volume: Sendable {
     let options: ContainerStore.Options
     let committer: Committer
     let reclaimer: Reclaimer
+    let closer: Closer
     /// What all I/O on the volume's files goes through.
     let disk: Disk
 
     struct State {
         /// Why the volume was taken out.
         var failure: String?
+        /// Set while operations are under way and none ends: why the volume is left alone.
+        var suspension: String?
+        /// What `watch` saw last: operations completed, and since when no more.
+        var seenCompleted: UInt64 = 0
+        var seenAt: MonotonicTime?
         /// Set when a write or the space check finds no room, cleared when there is room again.
         var isFull = false
         /// What could be written when that was last looked at.
         var available = Int.max
+        /// Of the file system, as it was seen last.
+        var capacity = 0
         /// Called when the volume becomes full.
         var whenFull: (@Sendable () -> Void)?
         /// Bytes that the store's files take: allocated or written.
@@ -39,9 +47,11 @@ final class Volume: Sendable {
         self.path = path
         self.reactor = reactor
         self.options = options
-        committer = Committer(reactor: reactor, durability: options.durability)
+        committer = Committer(
+            reactor: reactor, durability: options.durability, proofInterval: options.proofInterval)
         reclaimer = Reclaimer(
             reactor: reactor, delay: options.reclaimDelay, bytes: options.reclaimBytes)
+        closer = Closer(reactor: reactor)
         disk = Disk(name: path, on: reactor)
     }
 
@@ -66,9 +76,12 @@ final class Volume: Sendable {
 
     var failure: String? { state.withLock { $0.failure } }
 
-    /// Throws if the volume was taken out.
+    /// Why nothing can be done on the volume now: it was taken out, or its disk does not answer.
+    var outage: String? { state.withLock { $0.failure ?? $0.suspension } }
+
+    /// Throws if the volume was taken out or its disk does not answer.
     func check() throws(StoreError) {
-        if let failure { throw failed(failure) }
+        if let outage { throw failed(outage) }
     }
 
     private func failed(_ reason: String) -> StoreError {
@@ -80,28 +93,39 @@ final class Volume: Sendable {
         state.withLock { if $0.failure == nil { $0.failure = reason } }
     }
 
-    /// What to tell of a failed operation that changes files. Unless the disk is merely full, the
-    /// volume is taken out: after a failed write or sync nobody knows what is on it.
-    func failure(of error: IOError) -> StoreError {
-        if error.isOverload { return overloaded(error) }
-        if error.isFull {
-            noteFull()
-            return StoreError(.noSpace, "volume \(path) is full: \(error.description)")
+    /// What to tell of a failed operation. Changes nothing; see `note`.
+    func refusal(for error: IOError) -> StoreError {
+        switch error.kind {
+        case .full: StoreError(.noSpace, "volume \(path) is full: \(error.description)")
+        case .overload:
+            StoreError(.overloaded, "volume \(path) has too much to do: \(error.description)")
+        case .resource, .badAddress:
+            StoreError(
+                .overloaded, "too little memory or too many open files: \(error.description)")
+        case .suspended: StoreError(.io, "volume \(path) does not answer: \(error.description)")
+        case .unsupported, .absent, .disk: failed(error.description)
         }
-        fail(error.description)
-        return failed(error.description)
     }
 
-    /// What to tell of an operation that found the disk's queue full.
-    func overloaded(_ error: IOError) -> StoreError {
-        StoreError(.overloaded, "volume \(path) has too much to do: \(error.description)")
+    /// Takes notice of a failed operation that changes files. If the disk is broken the volume is
+    /// taken out: after a failed write or sync nobody knows what is on it. If it is merely full its
+    /// containers are closed. What passes by itself changes nothing.
+    func note(_ error: IOError) {
+        switch error.kind {
+        case .full: noteFull()
+        case .overload, .resource, .badAddress, .suspended: break
+        case .unsupported, .absent, .disk: fail(error.description)
+        }
     }
 
-    /// Runs `body` and turns its error into what `failure(of:)` says.
+    /// Runs `body`, which changes files; notes its error, and throws what is to be told of it.
     func changing<R>(
         _ body: () async throws(IOError) -> R
     ) async throws(StoreError) -> R {
-        do throws(IOError) { return try await body() } catch { throw failure(of: error) }
+        do throws(IOError) { return try await body() } catch {
+            note(error)
+            throw refusal(for: error)
+        }
     }
 
     // MARK: Space
@@ -131,15 +155,22 @@ final class Volume: Sendable {
         reclaimer.look(at: self)
     }
 
+    private var seenCapacity: Int { state.withLock { $0.capacity } }
+
     func addUsed(_ bytes: Int) { state.withLock { $0.used += bytes } }
 
     /// Capacity, and what may still be written: neither the file system's reserve nor the
     /// volume's limit is passed. 0 for a volume that failed.
     func space() async -> (capacity: Int, used: Int, available: Int) {
-        let (used, isFailed) = state.withLock { ($0.used, $0.failure != nil) }
+        let (used, isFailed, isSuspended) = state.withLock {
+            ($0.used, $0.failure != nil, $0.suspension != nil)
+        }
+        // Asking a disk that does not answer would wait for it as well.
+        guard !isSuspended else { return (seenCapacity, used, 0) }
         do throws(IOError) {
             let status = try await reactor.fileSystemStatus(path)
             var capacity = status.capacity
+            state.withLock { $0.capacity = capacity }
             var available = max(0, status.available - options.reservedBytes)
             if let limit = options.volumeLimitBytes {
                 capacity = min(capacity, limit)
@@ -147,28 +178,8 @@ final class Volume: Sendable {
             }
             return (capacity, used, isFailed ? 0 : available)
         } catch {
-            fail(error.description)
+            note(error)
             return (0, used, 0)
         }
     }
-}
-
-extension IOError {
-    /// Linux's numbers; this layer does not import libc.
-    private enum Number {
-        static let noMemory: Int32 = 12
-        static let badAddress: Int32 = 14
-        static let noSpace: Int32 = 28
-        static let notImplemented: Int32 = 38
-        static let notSupported: Int32 = 95
-        static let quotaExceeded: Int32 = 122
-    }
-
-    /// The disk or quota is full; nothing is broken.
-    var isFull: Bool { code == Number.noSpace || code == Number.quotaExceeded }
-    /// The kernel could not get at the memory of the bytes, which may be a client's. It says
-    /// nothing about the disk.
-    var isOfMemory: Bool { code == Number.noMemory || code == Number.badAddress }
-    /// The file system does not know the operation.
-    var isUnsupported: Bool { code == Number.notSupported || code == Number.notImplemented }
 }

@@ -31,6 +31,7 @@ public final class Disk: @unchecked Sendable {
     private var queue: DiskQueue
     private let measures: InlineArray<4, ClassMeasures> = InlineArray { _ in ClassMeasures() }
     private let isClosed = Atomic<Bool>(false)
+    private let completed = Atomic<UInt64>(0)
     private var isWaking = false
 
     /// What is measured of one I/O class.
@@ -58,6 +59,10 @@ public final class Disk: @unchecked Sendable {
 
     /// Works by `settings` from now on.
     public func set(_ settings: DiskSettings) { reactor.change(.set(self, settings)) }
+
+    /// While suspended, operations that wait or come fail at once with `ETIMEDOUT`, as on a disk that
+    /// does not answer. Those under way go on: when one ends, the disk answers again.
+    public func suspend(_ isSuspended: Bool) { reactor.change(.suspend(self, isSuspended)) }
 
     /// Takes the disk off its reactor, unless operations are in flight. What follows on its files
     /// goes straight on, unmeasured.
@@ -90,6 +95,7 @@ public final class Disk: @unchecked Sendable {
         _ completion: IOCompletion, now: UInt64, requests: inout [IORequest]
     ) -> UInt64 {
         let done = queue.complete(slot: Int(completion.userData >> 16), now: now)
+        completed.wrappingAdd(1, ordering: .relaxed)
         let index = Int(done.ioClass.rawValue)
         record(done, completion.result, nanoseconds: now &- min(now, done.startedAt))
         while let (request, since) = queue.next(now: now) {
@@ -163,10 +169,30 @@ public final class Disk: @unchecked Sendable {
         startWaiting(to: &requests)
     }
 
+    /// Refuses what comes from now on, or no longer. Returns what waits, to be refused.
+    func apply(isSuspended: Bool) -> [IORequest] {
+        let dropped = queue.suspend(isSuspended)
+        for index in 0..<4 { measures[index].queued.store(waiting(index), ordering: .relaxed) }
+        return dropped
+    }
+
+    /// The result of a refused operation.
+    var refusal: Int32 { queue.isSuspended ? -ETIMEDOUT : -ENOBUFS }
+
     /// Nothing is in flight and nothing waits.
     var isIdle: Bool { queue.inFlight == 0 && queue.queued == 0 }
 
     // MARK: Statistics
+
+    /// Operations that have ended since the disk was made. From any thread.
+    public var operationsCompleted: UInt64 { completed.load(ordering: .relaxed) }
+
+    /// Operations in flight, of all classes, at about this moment. From any thread.
+    public var operationsInFlight: Int {
+        var sum = 0
+        for index in 0..<4 { sum += measures[index].inFlight.load(ordering: .relaxed) }
+        return sum
+    }
 
     /// Operations in flight and waiting, of all classes, at about this moment. From any thread.
     public var load: Int {

@@ -74,6 +74,8 @@ struct DiskQueue {
     private(set) var inFlight = 0
     private(set) var queued = 0
     private var bytesInFlight = 0
+    /// Whether operations are refused that are not under way.
+    private(set) var isSuspended = false
     /// Where the class that was served last stood.
     private var virtualTime: UInt64 = 0
     private var clientSeenAt: UInt64 = 0
@@ -109,6 +111,7 @@ struct DiskQueue {
 
     /// Takes an operation: it is to be started as returned, or waits, or is refused.
     mutating func submit(_ request: IORequest, now: UInt64) -> Admission {
+        if isSuspended { return .refuse }
         let index = Int(request.disk & 3)
         if index == 0, lanes[0].inFlight == 0 {
             let gap = min(now &- min(now, clientSeenAt), Limits.clientGrace.upperBound / 4)
@@ -128,6 +131,19 @@ struct DiskQueue {
         lanes[index].waiting.append(Waiting(request: request, since: now))
         queued += 1
         return .wait
+    }
+
+    /// Refuses what comes from now on, or no longer. Returns what waits, which waits no more.
+    mutating func suspend(_ isSuspended: Bool) -> [IORequest] {
+        self.isSuspended = isSuspended
+        guard isSuspended else { return [] }
+        var dropped: [IORequest] = []
+        for index in 0..<4 {
+            dropped += lanes[index].waiting.map(\.request)
+            lanes[index].waiting.removeAll()
+        }
+        queued = 0
+        return dropped
     }
 
     /// Takes the operation in `slot` off the disk.

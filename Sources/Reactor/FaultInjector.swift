@@ -50,7 +50,7 @@ public final class FaultInjector: Sendable {
         var hasCrashed = false
         var isFull = false
         var isHung = false
-        var punchError: Int32?
+        var errors: [Operation: Int32] = [:]
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -106,8 +106,13 @@ public final class FaultInjector: Sendable {
     /// go on when it is false again.
     public func set(isHung: Bool) { state.withLock { $0.isHung = isHung } }
 
-    /// While not nil, the error that holes are refused with.
-    public func set(punchError: Int32?) { state.withLock { $0.punchError = punchError } }
+    /// What `set(error:for:)` tells apart.
+    public enum Operation: Hashable, Sendable { case read, write, synchronize, allocate, punch }
+
+    /// While not nil, operations of the kind fail with `error` (errno) and do nothing.
+    public func set(error: Int32?, for operation: Operation) {
+        state.withLock { $0.errors[operation] = error }
+    }
 
     var isHung: Bool { state.withLock { $0.isHung } }
 
@@ -132,10 +137,9 @@ public final class FaultInjector: Sendable {
                 state.count += 1
             }
             if state.isHung, request.changesFiles { return .delay(turns: 1) }
-            if request.isPunch {
-                if let error = state.punchError { return .fail(-error) }
-            } else if state.isFull, request.opcode == .allocate {
-                return .fail(-ENOSPC)
+            if let kind = request.faultKind {
+                if let error = state.errors[kind] { return .fail(-error) }
+                if state.isFull, kind == .allocate { return .fail(-ENOSPC) }
             }
             if state.random.chance(state.rates.error) { return .fail(-EIO) }
             if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {
@@ -414,8 +418,14 @@ extension IORequest {
 }
 
 extension IORequest {
-    /// Gives space back instead of asking for it.
-    fileprivate var isPunch: Bool {
-        opcode == .allocate && flags & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0
+    /// nil for what `FaultInjector.set(error:for:)` leaves alone.
+    fileprivate var faultKind: FaultInjector.Operation? {
+        switch opcode {
+        case .read: .read
+        case .write: .write
+        case .synchronize: .synchronize
+        case .allocate: flags & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0 ? .punch : .allocate
+        default: nil
+        }
     }
 }

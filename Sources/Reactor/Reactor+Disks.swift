@@ -6,6 +6,7 @@ import Synchronization
 enum DiskChange {
     case add(Disk)
     case set(Disk, DiskSettings)
+    case suspend(Disk, Bool)
     case remove(Disk)
 }
 
@@ -85,7 +86,8 @@ extension Reactor {
             local.newDiskRequests += 1
         case .wait: break
         case .refuse:
-            local.completed.append(IOCompletion(userData: request.userData, result: -ENOBUFS))
+            local.completed.append(
+                IOCompletion(userData: request.userData, result: disk.refusal))
         }
     }
 
@@ -128,6 +130,11 @@ extension Reactor {
             case .set(let disk, let settings):
                 addingRequests { disk.apply(settings, to: &$0) }
                 disk.wakeLater()
+            case .suspend(let disk, let isSuspended):
+                for request in disk.apply(isSuspended: isSuspended) {
+                    local.completed.append(
+                        IOCompletion(userData: request.userData, result: disk.refusal))
+                }
             case .remove(let disk):
                 // One in use keeps its number: its completions are still to come.
                 guard disk.isIdle, local.disks[disk.number] === disk else { continue }

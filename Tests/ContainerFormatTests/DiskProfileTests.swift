@@ -26,7 +26,8 @@ struct DiskProfileTests {
     func version() {
         #expect(
             throws: FormatError.unknownVersion(
-                of: "volume's disk profile", found: 7, known: DiskProfile.version)
+                of: "volume's disk profile", found: 7,
+                known: DiskProfile.version...DiskProfile.version)
         ) { try DiskProfile(parsing: Array("apus-disk 7\nwhatever".utf8)) }
         #expect(throws: FormatError.notA("volume's disk profile")) {
             try DiskProfile(parsing: Array("hello".utf8))

@@ -48,7 +48,8 @@ import Testing
             let batches = (1...count).map { [cellRecord(UInt64($0))] } + [[.mark]]
             let contents = try Journal.parse(try journalFile(batches))
             #expect(contents.unproven.count == 1)
-            let isAlone = contents.end % 4096 >= Journal.frame + JournalRecord.mark.body.count
+            let isAlone =
+                contents.end % 4096 >= Journal.frame + JournalRecord.mark.body(version: 3).count
             #expect(contents.mustBeSynced == !isAlone)
             alone += isAlone ? 1 : 0
         }
@@ -83,7 +84,7 @@ import Testing
     func damaged() throws {
         let file = try journalFile([everyKind, [cellRecord(50), cellRecord(51)], [.mark]])
         let whole = try Journal.parse(file)
-        let acknowledged = whole.end - Journal.frame - JournalRecord.mark.body.count
+        let acknowledged = whole.end - Journal.frame - JournalRecord.mark.body(version: 3).count
         for position in Journal.start..<acknowledged {
             var flipped = file
             flipped[position] ^= 1 << UInt8(position % 8)
@@ -114,14 +115,14 @@ import Testing
     @Test("a record of an unknown kind is refused with its number")
     func unknownKind() throws {
         #expect(throws: FormatError.unknownRecord(kind: 99)) {
-            try [99, 0].withUnsafeBytes { try JournalRecord(body: $0) }
+            try [99, 0].withUnsafeBytes { try JournalRecord(body: $0, version: 3) }
         }
     }
 
     @Test("mutated journals and record bodies are parsed or refused, never trapped on")
     func fuzz() throws {
         let file = try journalFile([everyKind, everyKind, everyKind], ahead: 600)
-        let bodies = everyKind.map(\.body)
+        let bodies = everyKind.map { $0.body(version: 3) }
         var noise = Noise(seed: 11)
         for _ in 0..<400 {
             var mutated = file
@@ -139,9 +140,9 @@ import Testing
                     [0, 0xFF, 0x7F, 0x80, 1].randomElement(using: &noise) ?? 0
             }
             body.removeLast(Int.random(in: 0..<body.count, using: &noise) / 2)
-            let parsed = body.withUnsafeBytes { try? JournalRecord(body: $0) }
+            let parsed = body.withUnsafeBytes { try? JournalRecord(body: $0, version: 3) }
             // What is accepted is written as it was read.
-            if let parsed { #expect(parsed.body == body) }
+            if let parsed { #expect(parsed.body(version: 3) == body) }
         }
     }
 }

@@ -39,6 +39,14 @@ let everyKind: [JournalRecord] = [
     .deleted(localID: 9, length: 0, extents: []), .reclaimed(localID: 1),
     .closed(footerOffset: 1 << 20, blockCount: 3, usedBytes: 9),
     .unhealthy, .mark,
+    .closed(footerOffset: 8192, blockCount: 1, usedBytes: 2, generation: 1 << 40),
+    .recovering(token: 5), .recovered(token: .max),
+    .staged(.init(token: 6, length: 5000, fileOffset: 8192), checksums: [1, 2]),
+    .adopt(token: 6, offset: 4096, .init(localID: 1, groupLength: 9096, isEnded: false)),
+    .drop(token: 7),
+    .replaceTail(
+        .init(offset: 4096, length: 6000, fileOffset: 1 << 20), checksums: [3, 4],
+        .init(localID: 1, groupLength: 10_096, isEnded: true)),
 ]
 
 extension Journal {

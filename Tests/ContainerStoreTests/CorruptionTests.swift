@@ -186,15 +186,15 @@ import Testing
             _ = try await make(directory, reactor, closing: false)
             let path = "\(directory)/v1/containers/container-1.journal"
             var bytes = try contents(of: path)
-            // Version 3 with a right checksum, as a newer program would write it.
-            bytes[8] = 3
+            // With a right checksum, as a newer program would write it.
+            bytes[8] = UInt8(ContainerHeader.version + 1)
             let length = Int(bytes[12]) | Int(bytes[13]) << 8
             let sum = crc(Array(bytes[..<16]) + bytes[20..<20 + length])
             for index in 0..<4 { bytes[16 + index] = UInt8(truncatingIfNeeded: sum >> (8 * index)) }
             try replaceContents(of: path, with: bytes)
             let store = try await openStore(directory, on: reactor)
             let problems = await store.volumes()[0].problems
-            #expect(problems.count == 1 && problems[0].contains("version 3"))
+            #expect(problems.count == 1 && problems[0].contains("version 4"))
             #expect(try contents(of: path) == bytes)
         }
     }

@@ -165,11 +165,11 @@ import Testing
                 options.reclaimDelay = .milliseconds(1)
                 let store = try await filled(directory, reactor, count: 20, options: options)
                 let before = try await allocated(directory, reactor)
-                faults.set(punchError: ENOBUFS)
+                faults.set(error: ENOBUFS, for: .punch)
                 try await store.deleteBlocks((1...20).map { blockID($0) })
                 try await reactor.sleep(for: .milliseconds(300))
                 #expect(store.unreclaimedBlocks == 20)
-                faults.set(punchError: nil)
+                faults.set(error: nil, for: .punch)
                 while store.unreclaimedBlocks > 0 {
                     try await reactor.sleep(for: .milliseconds(10))
                 }

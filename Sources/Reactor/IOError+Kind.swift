@@ -1,0 +1,38 @@
+import Glibc
+
+extension IOError {
+    /// What an error is about, and so what helps against it. The one place that sorts errno.
+    public enum Kind: Hashable, Sendable {
+        /// The disk, the quota or the file's bound is used up. Room helps; nothing is broken.
+        case full
+        /// The process or the kernel has too little of something: descriptors, memory. It passes,
+        /// and says nothing about the disk.
+        case resource
+        /// The disk has too much to do; the operation was not begun.
+        case overload
+        /// The disk does not answer: the operation was not begun. See `Disk.suspend`.
+        case suspended
+        /// The bytes' memory could not be reached, which may be a client's.
+        case badAddress
+        /// The file system does not know the operation.
+        case unsupported
+        /// Nothing is there by that name.
+        case absent
+        /// The disk, its file system or the way to it is broken, or what was asked is not possible
+        /// on it. After a failed write or sync nobody knows what is there.
+        case disk
+    }
+
+    public var kind: Kind {
+        switch code {
+        case ENOSPC, EDQUOT, EFBIG: .full
+        case EMFILE, ENFILE, ENOMEM, EAGAIN, EINTR: .resource
+        case ENOBUFS: .overload
+        case ETIMEDOUT: .suspended
+        case EFAULT: .badAddress
+        case EOPNOTSUPP, ENOSYS: .unsupported
+        case ENOENT: .absent
+        default: .disk
+        }
+    }
+}
