@@ -64,6 +64,18 @@ public struct BlockEntry: Hashable, Sendable {
         checksums += sums
     }
 
+    /// Applies what one record says of the block: a cell, if there is one, and the lengths. What a
+    /// journal is replayed with at a start, and what a running container follows it with.
+    ///
+    /// Throws as `append` does; nothing is changed then.
+    public mutating func apply(
+        _ cell: Cell?, checksums: [UInt32], _ commit: JournalRecord.Commit
+    ) throws(FormatError) {
+        if let cell { try append(cell, checksums: checksums) }
+        groupLength = commit.groupLength
+        isEnded = commit.isEnded
+    }
+
     /// The index of the cell that holds byte `offset`. Precondition: 0 ≤ offset < length.
     public func cellIndex(at offset: Int) -> Int {
         precondition(offset >= 0 && offset < length, "byte \(offset) of a block of \(length)")

@@ -39,12 +39,10 @@ public struct ContainerContents: Sendable {
     public mutating func apply(_ record: JournalRecord) throws(FormatError) {
         switch record {
         case .cell(let cell, let checksums, let commit):
-            try update(commit) { (entry) throws(FormatError) in
-                try entry.append(cell, checksums: checksums)
-            }
+            try update(cell, checksums: checksums, commit)
             tail = max(tail, cell.extent.upperBound)
             usedBytes += cell.length
-        case .commit(let commit): try update(commit) { _ in }
+        case .commit(let commit): try update(nil, checksums: [], commit)
         case .deleted(let localID, let length, let extents):
             guard deleted.insert(localID).inserted else {
                 throw .invalid("block \(localID) is deleted twice")
@@ -76,7 +74,7 @@ public struct ContainerContents: Sendable {
     }
 
     private mutating func update(
-        _ commit: JournalRecord.Commit, _ change: (inout BlockEntry) throws(FormatError) -> Void
+        _ cell: BlockEntry.Cell?, checksums: [UInt32], _ commit: JournalRecord.Commit
     ) throws(FormatError) {
         guard closing == nil else {
             throw .invalid("a journal writes block \(commit.localID) after the container closed")
@@ -89,8 +87,6 @@ public struct ContainerContents: Sendable {
             blockCount += 1
         }
         // In place, so that appending to a long block does not copy it.
-        try change(&blocks[commit.localID]!)
-        blocks[commit.localID]!.groupLength = commit.groupLength
-        blocks[commit.localID]!.isEnded = commit.isEnded
+        try blocks[commit.localID]!.apply(cell, checksums: checksums, commit)
     }
 }

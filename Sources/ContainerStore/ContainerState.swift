@@ -230,16 +230,12 @@ struct ContainerState: Sendable {
             block.entry = BlockEntry(localID: localID)
             blockCount += 1
         }
-        if let cell = pending.cell {
-            do throws(FormatError) {
-                try block.entry!.append(cell, checksums: pending.checksums)
-            } catch {
-                preconditionFailure("a reserved cell does not fit its block: \(error)")
-            }
-            usedBytes += cell.length
+        do throws(FormatError) {
+            try block.entry!.apply(pending.cell, checksums: pending.checksums, pending.commit)
+        } catch {
+            preconditionFailure("a reserved cell does not fit its block: \(error)")
         }
-        block.entry!.groupLength = pending.commit.groupLength
-        block.entry!.isEnded = pending.commit.isEnded
+        usedBytes += pending.cell?.length ?? 0
     }
 
     // MARK: Bounds

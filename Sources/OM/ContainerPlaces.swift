@@ -26,7 +26,7 @@ final class ContainerPlaces: Sendable {
     private let blocks: any BlockAllocator  // called for many containers at once
     private let reactor: Reactor
     private let places = Mutex(
-        BoundedCache<ContainerID, Place>(capacity: Limits.containers))
+        BoundedCache<ContainerID, Place>(limit: Limits.containers))
 
     init(blocks: any BlockAllocator, reactor: Reactor) {
         self.blocks = blocks
@@ -55,7 +55,7 @@ final class ContainerPlaces: Sendable {
             known = places.withLock { places in
                 var known: [ContainerID: [DatanodeAddress?]] = [:]
                 for container in containers {
-                    guard let place = places[container],
+                    guard let place = places.value(container),
                         place.learned.duration(to: now) <= Limits.age
                     else { continue }
                     known[container] = place.nodes

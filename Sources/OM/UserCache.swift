@@ -10,7 +10,7 @@ final class UserCache: Sendable {
     }
 
     private struct State {
-        var users = BoundedCache<String, OMUser>(capacity: Limits.users)
+        var users = BoundedCache<String, OMUser>(limit: Limits.users)
         var generation = 0
     }
 
@@ -18,7 +18,7 @@ final class UserCache: Sendable {
 
     /// The user, if known, and a number to give to `insert` with what was read afterwards.
     func find(_ accessKeyID: String) -> (user: OMUser?, generation: Int) {
-        state.withLock { ($0.users[accessKeyID], $0.generation) }
+        state.withLock { ($0.users.value(accessKeyID), $0.generation) }
     }
 
     /// Remembers `user` unless users have changed since `generation`.

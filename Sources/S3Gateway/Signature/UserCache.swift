@@ -13,16 +13,15 @@ final class UserCache<Store: ObjectStore>: Sendable {
         var expires: Timestamp
     }
     private struct State {
-        var entries: [String: Entry] = [:]
+        var entries: BoundedCache<String, Entry>
         var lookups = 0
     }
 
     private let store: Store
     private let clock: @Sendable () -> Timestamp
     private let lifetimeMilliseconds: Int64
-    private let limit: Int
     private let lookupLimit: Int
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
     init(
         store: Store, clock: @escaping @Sendable () -> Timestamp, lifetimeMilliseconds: Int64,
@@ -32,7 +31,7 @@ final class UserCache<Store: ObjectStore>: Sendable {
         self.store = store
         self.clock = clock
         self.lifetimeMilliseconds = lifetimeMilliseconds
-        self.limit = limit
+        state = Mutex(State(entries: BoundedCache(limit: limit)))
         self.lookupLimit = lookupLimit
     }
 
@@ -40,7 +39,7 @@ final class UserCache<Store: ObjectStore>: Sendable {
     func user(accessKeyID: String) async throws -> UserInfo? {
         let now = clock()
         let found: UserInfo? = try state.withLock { state throws(S3Error) -> UserInfo? in
-            if let entry = state.entries[accessKeyID], now < entry.expires { return entry.user }
+            if let entry = state.entries.value(accessKeyID), now < entry.expires { return entry.user }
             guard state.lookups < lookupLimit else { throw S3Error(.slowDown) }
             state.lookups += 1
             return nil
@@ -60,12 +59,11 @@ final class UserCache<Store: ObjectStore>: Sendable {
         state.withLock { state in
             state.lookups -= 1
             guard let user else {
-                state.entries[accessKeyID] = nil
+                state.entries.remove(accessKeyID)
                 return
             }
-            if state.entries.count >= limit { state.entries.removeAll(keepingCapacity: true) }
             let expires = Timestamp(milliseconds: now.milliseconds + lifetimeMilliseconds)
-            state.entries[accessKeyID] = Entry(user: user, expires: expires)
+            state.entries.insert(Entry(user: user, expires: expires), for: accessKeyID)
         }
     }
 }
