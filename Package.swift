@@ -105,7 +105,8 @@ let package = Package(
         // L2: runtime
         target("Reactor", ["Bytes", "Telemetry", "CLiburing", "CLinux", .deque, .heap]),
         target(
-            "Transport", ["Wire", "Model", "Bytes", "Checksum", "Reactor", "Telemetry"]),
+            "Transport",
+            ["Wire", "Model", "Bytes", "Checksum", "Reactor", "Telemetry", .deque]),
 
         // L3: durable state
         target("MetadataStore", ["Model", .grdb, .hashTree]),

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -111,6 +113,23 @@ int64_t apus_peer_user(int descriptor) {
     socklen_t size = sizeof(peer);
     if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -errno;
     return peer.uid;
+}
+
+int apus_peer_process(int descriptor, int32_t *process, uint32_t *user) {
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+    if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -errno;
+    *process = peer.pid;
+    *user = peer.uid;
+    return 0;
+}
+
+void apus_keep_alive(int descriptor, int idle, int interval, int count) {
+    int one = 1;
+    if (setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) != 0) return;
+    setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+    setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+    setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
 }
 
 int64_t apus_user(void) { return geteuid(); }

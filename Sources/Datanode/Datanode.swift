@@ -78,7 +78,7 @@ public final class Datanode: RPCHandler {
     ) throws(StoreError) -> Int {
         let server = try RPCServer(
             host: options.host, port: options.port, name: "datanode \(id)", reactors: reactors,
-            handler: handler ?? self)
+            handler: handler ?? self, notice: { [logger] in logger.warning("\($0)") })
         server.start()
         self.server.withLock { $0 = server }
         let address = DatanodeAddress(
@@ -230,13 +230,21 @@ public final class Datanode: RPCHandler {
                     + "not \(message.length) from \(message.offset)")
         }
         let start = Int(message.offset)
+        let range = start..<start + Int(message.length)
+        // Before the store allocates what it reads into, unless the caller's memory takes it.
+        let unit = ReplicationConfig.checksumUnit
+        let needed =
+            (range.upperBound + unit - 1) / unit * unit - range.lowerBound / unit * unit
+        let hold = try await request.reserveAnswer(
+            needed <= request.landing?.capacity ?? 0 ? 0 : needed)
         let read = try await store.read(
-            BlockID(message.block), start..<start + Int(message.length), into: request.landing,
-            trace: request.trace)
+            BlockID(message.block), range, into: request.landing, trace: request.trace)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums
-        return RPCReply(response.encoded, payload: read.payload)
+        var reply = RPCReply(response.encoded, payload: read.payload)
+        reply.hold = hold
+        return reply
     }
 
     private func listBlocks(_ request: RPCRequest) async throws(StoreError) -> RPCReply {

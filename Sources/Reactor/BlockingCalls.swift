@@ -27,7 +27,11 @@ func performBlocking(_ request: IORequest) -> Int32 {
         case .truncate: result = Int(ftruncate(request.descriptor, Int(request.offset)))
         case .open:
             result = Int(Glibc.open(path(), Int32(request.flags), mode_t(request.length)))
-        case .close: result = Int(Glibc.close(request.descriptor))
+        case .close, .closeSocket: result = Int(Glibc.close(request.descriptor))
+        case .call:
+            precondition(pointer != nil, "a call has something to do")
+            Unmanaged<BlockingCall>.fromOpaque(pointer!).takeUnretainedValue().run()
+            result = 0
         case .remove: result = removeEntry(path())
         case .makeDirectory: result = Int(mkdir(path(), 0o755))
         case .rename:

@@ -49,7 +49,7 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
             for (turns, request) in waiting {
                 if injector.hasCrashed {
                     answer(request, -EIO, &completed)
-                } else if injector.isHung, request.changesFiles {
+                } else if injector.holds(request) {
                     held.append((turns, request))
                 } else if turns <= 1 {
                     begin(request, &completed)
@@ -117,7 +117,7 @@ extension IORequest {
     /// Closing and the ring's tables are no business of a disk.
     fileprivate var isOutsideOfFaults: Bool {
         switch opcode {
-        case .close, .register, .unregister, .accept, .connect, .receive, .send,
+        case .close, .closeSocket, .call, .register, .unregister, .accept, .connect, .receive, .send,
             .receiveMessage, .endInterval:
             true
         default: false

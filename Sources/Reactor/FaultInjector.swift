@@ -51,9 +51,26 @@ public final class FaultInjector: Sendable {
         var isFull = false
         var isHung = false
         var errors: [Operation: Int32] = [:]
+        var hungPath: String?
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
+
+        /// Whether the operation, on a file that is open, is held back because its disk hangs.
+        func holdsFile(_ request: IORequest) -> Bool {
+            switch request.opcode {
+            case .read, .write, .synchronize, .allocate: isBelowHungPath(request)
+            default: false
+            }
+        }
+
+        /// Whether the operation is one on what lies below the path that hangs.
+        func isBelowHungPath(_ request: IORequest) -> Bool {
+            guard let hungPath, let path = request.path ?? paths[request.descriptor] else {
+                return false
+            }
+            return path == hungPath || path.hasPrefix(hungPath + "/")
+        }
 
         /// The write stays; what was written before it to its sectors is of no account any more.
         mutating func noteDurable(_ request: IORequest) {
@@ -114,7 +131,21 @@ public final class FaultInjector: Sendable {
         state.withLock { $0.errors[operation] = error }
     }
 
-    var isHung: Bool { state.withLock { $0.isHung } }
+    /// While not nil, operations on that path and on what lies below it begin and do not end, as on
+    /// a disk that hangs: on names, where the thread that does them does not come back, and on files
+    /// that were opened there.
+    public func set(hungPath: String?) { state.withLock { $0.hungPath = hungPath } }
+
+    /// Whether an operation that was held back is still to be.
+    func holds(_ request: IORequest) -> Bool {
+        state.withLock { ($0.isHung && request.changesFiles) || $0.holdsFile(request) }
+    }
+
+    /// Does not return as long as the operation is on a path that hangs. On the thread that is about
+    /// to do it.
+    func waitWhileHung(_ request: IORequest) {
+        while state.withLock({ $0.isBelowHungPath(request) && !$0.hasCrashed }) { usleep(1000) }
+    }
 
     // MARK: What the backend asks
 
@@ -137,6 +168,7 @@ public final class FaultInjector: Sendable {
                 state.count += 1
             }
             if state.isHung, request.changesFiles { return .delay(turns: 1) }
+            if state.holdsFile(request) { return .delay(turns: 1) }
             if let kind = request.faultKind {
                 if let error = state.errors[kind] { return .fail(-error) }
                 if state.isFull, kind == .allocate { return .fail(-ENOSPC) }
@@ -414,6 +446,18 @@ extension IORequest {
 
     var pathArgument: String? {
         UnsafePointer<CChar>(bitPattern: address).map { String(cString: $0) }
+    }
+
+    /// The path that the operation names; nil where it names a descriptor.
+    fileprivate var path: String? {
+        switch opcode {
+        case .open, .remove, .makeDirectory, .rename, .synchronizeDirectory: pathArgument
+        case .call:
+            UnsafeRawPointer(bitPattern: address).map {
+                Unmanaged<BlockingCall>.fromOpaque($0).takeUnretainedValue().path
+            }
+        default: nil
+        }
     }
 }
 

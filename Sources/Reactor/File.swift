@@ -48,11 +48,12 @@ public final class File: Sendable {
     deinit {
         guard !isClosed.load(ordering: .relaxed) else { return }
         let (descriptor, slot) = (descriptor, slot)
-        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+        let thread = reactor.threadNumber(of: disk)
+        reactor.post { inbox in Self.appendClose(descriptor, slot, thread, &inbox.requests) }
     }
 
     private static func appendClose(
-        _ descriptor: Int32, _ slot: Int32, _ requests: inout [IORequest]
+        _ descriptor: Int32, _ slot: Int32, _ thread: UInt16, _ requests: inout [IORequest]
     ) {
         let ignored = IOCompletion.ignored
         if slot >= 0 {
@@ -60,7 +61,9 @@ public final class File: Sendable {
                 IORequest(
                     opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
         }
-        requests.append(IORequest(opcode: .close, descriptor: descriptor, userData: ignored))
+        requests.append(
+            IORequest(
+                opcode: .close, thread: thread, descriptor: descriptor, userData: ignored))
     }
 
     /// Opens `path`. Created files get mode 0644. Reads, writes, syncs and changes of its space
@@ -81,14 +84,15 @@ public final class File: Sendable {
         let wantsDirect = options.contains(.direct)
         var isDirect = wantsDirect
         var result = await reactor.performOnPath(
-            .open, path,
+            .open, path, disk: disk,
             flags: UInt32(bitPattern: wantsDirect ? flags | Int32(APUS_O_DIRECT) : flags),
             length: 0o644)
         if result == -EINVAL, wantsDirect {
             isDirect = false
             // The first try may have made the file before it refused the flag.
             result = await reactor.performOnPath(
-                .open, path, flags: UInt32(bitPattern: flags & ~O_EXCL), length: 0o644)
+                .open, path, disk: disk, flags: UInt32(bitPattern: flags & ~O_EXCL),
+                length: 0o644)
         }
         return try await adopt(result, path: path, isDirect: isDirect, on: reactor, disk: disk)
     }
@@ -99,7 +103,7 @@ public final class File: Sendable {
         let flags = O_RDWR | O_CLOEXEC | Int32(APUS_O_TMPFILE)
         for isDirect in options.contains(.direct) ? [true, false] : [false] {
             let result = await reactor.performOnPath(
-                .open, directory,
+                .open, directory, disk: disk,
                 flags: UInt32(bitPattern: isDirect ? flags | Int32(APUS_O_DIRECT) : flags),
                 length: 0o600)
             if result >= 0 {
@@ -111,7 +115,7 @@ public final class File: Sendable {
         let path = "\(directory)/.unnamed-\(getpid())"
         let named = options.subtracting(.unnamed).union([.read, .write, .create, .exclusive])
         let file = try await open(path, named, on: reactor, disk: disk)
-        try await reactor.remove(path)
+        try await reactor.remove(path, disk: disk)
         return file
     }
 
@@ -243,11 +247,13 @@ public final class File: Sendable {
 
     /// Bytes in the file.
     public func size() async throws(IOError) -> Int {
-        var status = stat()
-        guard fstat(descriptor, &status) == 0 else {
-            throw IOError(code: errno, operation: "fstat", path: path)
+        try await reactor.onThread(of: disk, "fstat", path) { [descriptor, path] in
+            var status = stat()
+            guard fstat(descriptor, &status) == 0 else {
+                return .failure(IOError(code: errno, operation: "fstat", path: path))
+            }
+            return .success(Int(status.st_size))
         }
-        return Int(status.st_size)
     }
 
     /// Closes the file. Later operations are errors of the caller.
@@ -258,7 +264,10 @@ public final class File: Sendable {
                 IORequest(opcode: .unregister, descriptor: descriptor, slot: slot))
         }
         try check(
-            await reactor.perform(IORequest(opcode: .close, descriptor: descriptor)), "close")
+            await reactor.perform(
+                IORequest(
+                    opcode: .close, thread: reactor.threadNumber(of: disk),
+                    descriptor: descriptor)), "close")
     }
 
     private func request(
@@ -267,115 +276,14 @@ public final class File: Sendable {
         var request = IORequest(
             opcode: opcode, descriptor: descriptor, slot: slot, length: length,
             offset: UInt64(offset))
-        if let disk, disk.isOpen {
-            request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue)
+        if let disk {
+            request.thread = UInt16(disk.number)
+            if disk.isOpen { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
         }
         return request
     }
 
     private func check(_ result: Int32, _ operation: String) throws(IOError) {
         guard result >= 0 else { throw IOError(code: -result, operation: operation, path: path) }
-    }
-}
-
-/// What `Reactor.status` says of a path.
-public struct FileStatus: Hashable, Sendable {
-    public var size: Int
-    public var isDirectory: Bool
-    /// Bytes of disk space in use.
-    public var allocated: Int
-}
-
-/// Space of a file system, in bytes.
-public struct FileSystemStatus: Hashable, Sendable {
-    public var capacity: Int
-    public var available: Int
-}
-
-extension Reactor {
-    public func rename(_ from: String, to target: String) async throws(IOError) {
-        let old = strdup(from)
-        let new = strdup(target)
-        defer {
-            free(old)
-            free(new)
-        }
-        let result = await perform(
-            IORequest(
-                opcode: .rename, address: UInt(bitPattern: old),
-                offset: UInt64(UInt(bitPattern: new))))
-        guard result >= 0 else { throw IOError(code: -result, operation: "rename", path: from) }
-    }
-
-    /// Removes a file or an empty directory.
-    public func remove(_ path: String) async throws(IOError) {
-        let result = await performOnPath(.remove, path)
-        guard result >= 0 else { throw IOError(code: -result, operation: "remove", path: path) }
-    }
-
-    /// Makes a directory; that it is there already is no error.
-    public func makeDirectory(_ path: String) async throws(IOError) {
-        let result = await performOnPath(.makeDirectory, path)
-        guard result >= 0 || result == -EEXIST else {
-            throw IOError(code: -result, operation: "mkdir", path: path)
-        }
-    }
-
-    /// Makes creations, renames and removals in the directory durable.
-    public func synchronizeDirectory(_ path: String) async throws(IOError) {
-        let result = await performOnPath(.synchronizeDirectory, path)
-        guard result >= 0 else {
-            throw IOError(code: -result, operation: "fsync of directory", path: path)
-        }
-    }
-
-    /// Names in a directory, without `.` and `..`, sorted. Reads in the calling thread.
-    public func list(_ path: String) async throws(IOError) -> [String] {
-        guard let directory = opendir(path) else {
-            throw IOError(code: errno, operation: "opendir", path: path)
-        }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-                pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if name != "." && name != ".." { names.append(name) }
-        }
-        return names.sorted()
-    }
-
-    /// Size and kind, nil if there is nothing at `path`.
-    public func status(_ path: String) async throws(IOError) -> FileStatus? {
-        var result = stat()
-        guard stat(path, &result) == 0 else {
-            if errno == ENOENT { return nil }
-            throw IOError(code: errno, operation: "stat", path: path)
-        }
-        return FileStatus(
-            size: Int(result.st_size), isDirectory: result.st_mode & S_IFMT == S_IFDIR,
-            allocated: Int(result.st_blocks) * 512)
-    }
-
-    /// Capacity and available space of the file system that holds `path`.
-    public func fileSystemStatus(_ path: String) async throws(IOError) -> FileSystemStatus {
-        var result = statvfs()
-        guard statvfs(path, &result) == 0 else {
-            throw IOError(code: errno, operation: "statvfs", path: path)
-        }
-        return FileSystemStatus(
-            capacity: Int(result.f_blocks) * Int(result.f_frsize),
-            available: Int(result.f_bavail) * Int(result.f_frsize))
-    }
-
-    func performOnPath(
-        _ opcode: IORequest.Opcode, _ path: String, flags: UInt32 = 0, length: Int = 0
-    ) async -> Int32 {
-        // The copy outlives the operation, which may start in a later turn on another thread.
-        let copy = strdup(path)
-        defer { free(copy) }
-        return await perform(
-            IORequest(opcode: opcode, flags: flags, address: UInt(bitPattern: copy), length: length)
-        )
     }
 }

@@ -14,13 +14,17 @@ struct IORequest: Sendable {
         case truncate
         /// `address` path; `flags` of open(2); `length` the mode. Result: descriptor.
         case open
+        /// Of a file.
         case close
+        case closeSocket
         /// `address` path.
         case remove, makeDirectory
         /// `address` old path, `offset` address of the new path.
         case rename
         /// Opens, syncs and closes the directory at `address`.
         case synchronizeDirectory
+        /// `address` of a `BlockingCall`. Result: 0.
+        case call
         /// Result: descriptor of the new connection.
         case accept
         /// `address` sockaddr, `length` its size.
@@ -47,6 +51,8 @@ struct IORequest: Sendable {
     var isDurable = false
     /// The disk's number on its reactor, times 4, plus the I/O class; 0: of no disk.
     var disk: UInt16 = 0
+    /// Of an operation that blocks: the number of the disk whose thread does it; 0: of no disk.
+    var thread: UInt16 = 0
     var flags: UInt32 = 0
     var descriptor: Int32 = -1
     /// Slot in the ring's file table, -1 if not registered.

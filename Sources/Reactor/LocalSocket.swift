@@ -34,6 +34,16 @@ extension Socket {
     /// Whether the process at the other end of a local socket runs as the same user.
     public var isOfSameUser: Bool { apus_peer_user(descriptor) == apus_user() }
 
+    /// The process at the other end of a local socket and its user, as the kernel noted them when it
+    /// connected; nil for a socket of the network.
+    public var peerProcess: (number: Int32, user: UInt32)? {
+        guard isLocal else { return nil }
+        var number: Int32 = 0
+        var user: UInt32 = 0
+        guard apus_peer_process(descriptor, &number, &user) == 0 else { return nil }
+        return (number, user)
+    }
+
     /// Sends `bytes`, and with them a descriptor of which the other end gets a copy of its own.
     public func send(_ bytes: [UInt8], passing passed: Int32) async throws(IOError) {
         let message = LocalMessage(count: bytes.count, pool: reactor.pool)

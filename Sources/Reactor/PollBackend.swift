@@ -2,8 +2,8 @@ import CLiburing
 import CLinux
 import Glibc
 
-/// The backend without io_uring: file operations by plain calls in the reactor's thread, sockets
-/// by readiness (`poll`). For kernels that refuse a ring and for sanitizers, which do not see what
+/// The backend without io_uring: reads, writes and syncs by plain calls in the reactor's thread, what
+/// may take longer by the threads of the disks (`BlockingThreads`), sockets by readiness (`poll`). For kernels that refuse a ring and for sanitizers, which do not see what
 /// a ring writes.
 struct PollBackend: IOBackend, ~Copyable {
     private struct Waiting {
@@ -21,17 +21,23 @@ struct PollBackend: IOBackend, ~Copyable {
     }
 
     let wakeDescriptor: Int32
+    private let threads: BlockingThreads
     private var waiting: [Waiting] = []
     private var polled: [pollfd] = []
 
     var name: String { "poll" }
 
-    init() {
+    /// - Parameter gate: called on a disk's thread before each operation.
+    init(gate: (@Sendable (IORequest) -> Void)? = nil) {
         wakeDescriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
         precondition(wakeDescriptor >= 0, "eventfd: no descriptors left")
+        threads = BlockingThreads(wakeDescriptor: wakeDescriptor, gate: gate)
     }
 
-    deinit { Glibc.close(wakeDescriptor) }
+    deinit {
+        threads.end()
+        Glibc.close(wakeDescriptor)
+    }
 
     mutating func submit(
         _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
@@ -44,12 +50,18 @@ struct PollBackend: IOBackend, ~Copyable {
             case .accept, .connect, .receive, .send, .receiveMessage:
                 var entry = Waiting(request: request)
                 if !progress(&entry, &completed) { waiting.append(entry) }
-            default: finish(request, performBlocking(request), &completed)
+            case .read, .write, .synchronize, .allocate, .closeSocket:
+                finish(request, performBlocking(request), &completed)
+            case .open, .close, .remove, .makeDirectory, .rename, .truncate,
+                .synchronizeDirectory, .call:
+                if let result = threads.begin(request) { finish(request, result, &completed) }
             }
         }
     }
 
     mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
+        threads.takeCompleted(&completed)
+        defer { threads.takeCompleted(&completed) }
         polled.removeAll(keepingCapacity: true)
         polled.append(pollfd(fd: wakeDescriptor, events: Int16(POLLIN), revents: 0))
         for entry in waiting {

@@ -267,10 +267,13 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
                 run(PollBackend())
             }
         case .faulty(let injector):
-            if injector.prefersUring, let uring = try? UringBackend.make(pool: registered) {
+            let gate: @Sendable (IORequest) -> Void = { injector.waitWhileHung($0) }
+            if injector.prefersUring,
+                let uring = try? UringBackend.make(pool: registered, gate: gate)
+            {
                 run(FaultBackend(over: uring, injector: injector))
             } else {
-                run(FaultBackend(over: PollBackend(), injector: injector))
+                run(FaultBackend(over: PollBackend(gate: gate), injector: injector))
             }
         }
         thread.store(0, ordering: .relaxed)

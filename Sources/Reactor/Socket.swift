@@ -9,13 +9,24 @@ public final class Socket: Sendable {
     public let reactor: Reactor
     /// `host:port` of the other end, for messages.
     public let peer: String
+    /// Between processes of one machine.
+    let isLocal: Bool
     let descriptor: Int32
     private let slot: Int32
     private let isClosed = Atomic<Bool>(false)
 
-    init(reactor: Reactor, peer: String, descriptor: Int32, slot: Int32) {
+    /// A connection that says nothing is asked after so many seconds whether it is still there, then
+    /// in such steps, and is lost after so many in vain: two minutes after the other machine went.
+    private enum KeepAlive {
+        static let idle: Int32 = 60
+        static let interval: Int32 = 10
+        static let count: Int32 = 6
+    }
+
+    init(reactor: Reactor, peer: String, isLocal: Bool, descriptor: Int32, slot: Int32) {
         self.reactor = reactor
         self.peer = peer
+        self.isLocal = isLocal
         self.descriptor = descriptor
         self.slot = slot
     }
@@ -26,14 +37,20 @@ public final class Socket: Sendable {
         reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
     }
 
-    static func adopt(_ descriptor: Int32, peer: String, on reactor: Reactor) async -> Socket {
-        var one: Int32 = 1
-        // Fails on Unix-domain sockets, which need no such option.
-        _ = setsockopt(
-            descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one,
-            socklen_t(MemoryLayout<Int32>.size))
+    static func adopt(
+        _ descriptor: Int32, peer: String, isLocal: Bool, on reactor: Reactor
+    ) async -> Socket {
+        if !isLocal {
+            var one: Int32 = 1
+            _ = setsockopt(
+                descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one,
+                socklen_t(MemoryLayout<Int32>.size))
+            apus_keep_alive(descriptor, KeepAlive.idle, KeepAlive.interval, KeepAlive.count)
+        }
         let slot = await reactor.perform(IORequest(opcode: .register, descriptor: descriptor))
-        return Socket(reactor: reactor, peer: peer, descriptor: descriptor, slot: max(slot, -1))
+        return Socket(
+            reactor: reactor, peer: peer, isLocal: isLocal, descriptor: descriptor,
+            slot: max(slot, -1))
     }
 
     /// Connects to `host` (name or address) and `port`.
@@ -67,7 +84,7 @@ public final class Socket: Sendable {
         }
         // A peer that takes nothing for long is slow, not gone.
         if timeout != nil { setUserTimeout(descriptor, .zero) }
-        return await adopt(descriptor, peer: name, on: reactor)
+        return await adopt(descriptor, peer: name, isLocal: address.isLocal, on: reactor)
     }
 
     /// How long the kernel tries to get something to the other end; zero: as it sees fit.
@@ -149,7 +166,8 @@ public final class Socket: Sendable {
                 IORequest(
                     opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
         }
-        requests.append(IORequest(opcode: .close, descriptor: descriptor, userData: ignored))
+        requests.append(
+            IORequest(opcode: .closeSocket, descriptor: descriptor, userData: ignored))
     }
 }
 
@@ -225,6 +243,7 @@ public final class Listener: Sendable {
     public let reactor: Reactor
     /// The port it listens on: the one asked for, or the one the system chose for 0.
     public let port: Int
+    private let isLocal: Bool
     private let descriptor: Int32
     private let isClosed = Atomic<Bool>(false)
 
@@ -234,6 +253,7 @@ public final class Listener: Sendable {
     ) throws(IOError) {
         let address = try resolve(host: host, port: port, isPassive: true)
         descriptor = try Self.listen(at: address, name: "\(host):\(port)", backlog: backlog)
+        isLocal = address.isLocal
         self.reactor = reactor
         self.port = port != 0 ? port : SocketAddress.localPort(of: descriptor)
     }
@@ -242,6 +262,7 @@ public final class Listener: Sendable {
         at address: SocketAddress, name: String, on reactor: Reactor, backlog: Int
     ) throws(IOError) {
         descriptor = try Self.listen(at: address, name: name, backlog: backlog)
+        isLocal = address.isLocal
         self.reactor = reactor
         port = 0
     }
@@ -280,7 +301,8 @@ public final class Listener: Sendable {
                 IORequest(opcode: .accept, descriptor: descriptor))
             if result >= 0 {
                 return await Socket.adopt(
-                    result, peer: SocketAddress.peerName(of: result), on: target ?? reactor)
+                    result, peer: isLocal ? "this machine" : SocketAddress.peerName(of: result),
+                    isLocal: isLocal, on: target ?? reactor)
             }
             if result == -EINTR || result == -EAGAIN || result == -ECONNABORTED { continue }
             throw IOError(code: -result, operation: "accept", path: "port \(port)")
@@ -295,7 +317,7 @@ public final class Listener: Sendable {
         reactor.post {
             $0.requests.append(
                 IORequest(
-                    opcode: .close, descriptor: descriptor, userData: IOCompletion.ignored))
+                    opcode: .closeSocket, descriptor: descriptor, userData: IOCompletion.ignored))
         }
     }
 }
@@ -307,6 +329,8 @@ struct SocketAddress {
     var length: socklen_t = 0
 
     var family: UInt16 { storage.ss_family }
+    /// Of the Unix domain.
+    var isLocal: Bool { family == UInt16(APUS_AF_UNIX) }
 
     static func localPort(of descriptor: Int32) -> Int {
         var address = SocketAddress()

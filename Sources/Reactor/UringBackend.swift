@@ -6,12 +6,16 @@ import Glibc
 /// The io_uring backend: one ring owned by one thread (`SINGLE_ISSUER`, `DEFER_TASKRUN`).
 ///
 /// Every operation is one entry; a batch costs one `io_uring_enter`, which also waits.
-/// Operations that the ring does not know on older kernels (`ftruncate`) are done in place.
+/// Operations on names, and those that the ring does not know on older kernels (`ftruncate`), are
+/// done by the threads of their disks (`BlockingThreads`).
 struct UringBackend: IOBackend, ~Copyable {
     enum Limits {
         static let submissionEntries: UInt32 = 512
         static let completionEntries: UInt32 = 8192
         static let files: UInt32 = 4096
+        /// Threads that the kernel has for a ring's operations that block in it, such as syncs. All
+        /// disks share them: so many that a disk that hangs does not hold them all.
+        static let workers: UInt32 = 256
         /// Operations of clients and repair on the arena in an interval (between two `.endInterval`,
         /// of some seconds) that make it worth while to register it: the kernel saves less than a
         /// microsecond with each, and registering costs some milliseconds.
@@ -37,6 +41,7 @@ struct UringBackend: IOBackend, ~Copyable {
     private var arenaOperations = 0
     private var quietIntervals = 0
     private let isHosted: Bool
+    private let threads: BlockingThreads
     private var freeSlots: [Int32]
     private var unsubmitted = 0
     private var isWakeArmed = false
@@ -47,9 +52,9 @@ struct UringBackend: IOBackend, ~Copyable {
     ///
     /// `isHosted`: its thread waits elsewhere, for `wakeDescriptor`, which then tells of
     /// completions too; `reap` never waits. `pool`: whose arena it registers when it has much to do
-    /// with it.
+    /// with it. `gate`: called on a disk's thread before each operation.
     static func make(
-        pool: BufferPool?, isHosted: Bool = false
+        pool: BufferPool?, isHosted: Bool = false, gate: (@Sendable (IORequest) -> Void)? = nil
     ) throws(IOError) -> UringBackend {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
@@ -63,7 +68,12 @@ struct UringBackend: IOBackend, ~Copyable {
             throw IOError(code: -result, operation: "io_uring_setup", path: "")
         }
         let descriptor = eventfd(0, Int32(isHosted ? EFD_CLOEXEC | EFD_NONBLOCK : EFD_CLOEXEC))
-        precondition(descriptor >= 0, "eventfd: no descriptors left")
+        guard descriptor >= 0 else {
+            let code = errno
+            io_uring_queue_exit(ring)
+            ring.deallocate()
+            throw IOError(code: code, operation: "eventfd", path: "")
+        }
         let told = isHosted ? io_uring_register_eventfd(ring, descriptor) : 0
         guard told == 0 else {
             io_uring_queue_exit(ring)
@@ -72,14 +82,15 @@ struct UringBackend: IOBackend, ~Copyable {
             throw IOError(code: -told, operation: "io_uring_register", path: "eventfd")
         }
         return UringBackend(
-            ring: ring, wakeDescriptor: descriptor, pool: pool, isHosted: isHosted)
+            ring: ring, wakeDescriptor: descriptor, pool: pool, isHosted: isHosted, gate: gate)
     }
 
     private init(
         ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32, pool: BufferPool?,
-        isHosted: Bool
+        isHosted: Bool, gate: (@Sendable (IORequest) -> Void)?
     ) {
         self.ring = ring
+        threads = BlockingThreads(wakeDescriptor: wakeDescriptor, gate: gate)
         self.pool = pool
         self.isHosted = isHosted
         self.wakeDescriptor = wakeDescriptor
@@ -87,6 +98,14 @@ struct UringBackend: IOBackend, ~Copyable {
         wakeValue.initialize(to: 0)
         cqes = .allocate(capacity: Int(Limits.completionEntries))
         _ = io_uring_register_ring_fd(ring)
+        // Bounded work, which is that of files, and the other kind, which stays as it is. Kernels
+        // before 5.15 have no such setting, and as many as the ring has entries.
+        var workers: (UInt32, UInt32) = (Limits.workers, 0)
+        withUnsafeMutablePointer(to: &workers) { pointer in
+            pointer.withMemoryRebound(to: UInt32.self, capacity: 2) {
+                _ = io_uring_register_iowq_max_workers(ring, $0)
+            }
+        }
         if io_uring_register_files_sparse(ring, Limits.files) == 0 {
             freeSlots = (0..<Int32(Limits.files)).reversed()
         } else {
@@ -98,6 +117,7 @@ struct UringBackend: IOBackend, ~Copyable {
     }
 
     deinit {
+        threads.end()
         io_uring_queue_exit(ring)
         if hasFixedBuffer { pool?.endRegistration() }
         ring.deallocate()
@@ -158,8 +178,12 @@ struct UringBackend: IOBackend, ~Copyable {
             endInterval()
             completed.append(
                 IOCompletion(userData: request.userData, result: hasFixedBuffer ? 1 : 0))
-        case .open, .close, .remove, .makeDirectory, .rename, .truncate, .synchronizeDirectory:
-            // Rare, and on some file systems handed to a kernel worker anyway.
+        case .open, .close, .remove, .makeDirectory, .rename, .truncate, .synchronizeDirectory,
+            .call:
+            if let result = threads.begin(request) {
+                completed.append(IOCompletion(userData: request.userData, result: result))
+            }
+        case .closeSocket:
             completed.append(
                 IOCompletion(userData: request.userData, result: performBlocking(request)))
         }
@@ -256,6 +280,10 @@ struct UringBackend: IOBackend, ~Copyable {
     }
 
     mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
+        let before = completed.count
+        threads.takeCompleted(&completed)
+        // There is something to go on with.
+        let nanoseconds = completed.count > before ? 0 : nanoseconds
         if isHosted {
             guard unsubmitted > 0 || hasWork else { return }
         } else if !isWakeArmed {
@@ -289,6 +317,7 @@ struct UringBackend: IOBackend, ~Copyable {
             }
         }
         apus_uring_advance(ring, count)
+        threads.takeCompleted(&completed)
     }
 
     /// Whether completions lie in the ring, or the kernel has some that it will hand over when

@@ -47,8 +47,7 @@ public struct S3Gateway<Store: ObjectStore>: Sendable {
     /// under way end within `Limits.shutdownSeconds`, and returns. Throws if it cannot listen. To be called once.
     public func run() async throws {
         let connection = S3Connection(
-            service: service, reactors: reactors,
-            idleSeconds: configuration.limits.idleSeconds)
+            service: service, reactors: reactors, limits: configuration.limits)
         let server = connection.server(
             configuration: ServerConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), backlog: 1024),

@@ -80,6 +80,13 @@ public struct MeasuredHandler: RPCHandler {
         }
     }
 
+    /// Whatever the handler that is measured permits.
+    public func authorize(
+        method: UInt16, token: [UInt8], peer: PeerIdentity
+    ) throws(StoreError) {
+        try handler.authorize(method: method, token: token, peer: peer)
+    }
+
     /// Counts the request, and gives it what is noted of it if it is to be followed.
     public func prepare(_ request: inout RPCRequest) -> any RPCHandler {
         if request.method == CommonMethod.trace.rawValue { return self }
@@ -115,7 +122,7 @@ public struct MeasuredHandler: RPCHandler {
             measures.count(error)
         }
         request.trace?.finish(
-            .serve, measures.name, detail: request.peer.name, at: end, isSlow: isSlow,
+            .serve, measures.name, detail: request.caller, at: end, isSlow: isSlow,
             outcome: code, bytes: bytes)
     }
 

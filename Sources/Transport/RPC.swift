@@ -14,8 +14,10 @@ public struct RPCRequest: Sendable {
     public var landing: AlignedBuffer?
     /// What the caller may do, as its issuer signed it. Empty while tokens are not in use.
     public var token: [UInt8]
-    /// Who is at the other end.
+    /// Who is at the other end, as far as the connection proves it.
     public var peer: PeerIdentity
+    /// What the other end calls itself: for traces and messages, and proof of nothing.
+    public var caller = ""
     /// When the caller stops waiting.
     public var deadline: MonotonicTime?
     /// Follows one request of a user through all roles.
@@ -24,10 +26,12 @@ public struct RPCRequest: Sendable {
     public var takenUp: MonotonicTime?
     /// What the role notes of the request while it serves it; nil where it is not followed.
     public var trace: TraceContext?
+    /// The connection's share of the budget of answers; nil: a caller in the same process.
+    var answers: AnswerBudget?
 
     public init(
         method: UInt16, message: [UInt8], payload: Payload? = nil, token: [UInt8] = [],
-        peer: PeerIdentity = .local, deadline: MonotonicTime? = nil, traceID: UInt64 = 0
+        peer: PeerIdentity = .sameProcess, deadline: MonotonicTime? = nil, traceID: UInt64 = 0
     ) {
         self.method = method
         self.message = message
@@ -39,36 +43,44 @@ public struct RPCRequest: Sendable {
         self.traceID = traceID
         takenUp = nil
         trace = nil
+        answers = nil
+    }
+
+    /// Takes `count` bytes of what answers under way may take, before the memory for this one's is
+    /// allocated: to be put into the reply as its `hold`. Waits where others have them.
+    ///
+    /// nil for 0 bytes: an answer that is put into the caller's `landing` takes nothing here.
+    /// Throws `overloaded` where too many wait, `cancelled` when the caller no longer does.
+    public func reserveAnswer(_ count: Int) async throws(StoreError) -> AnswerHold? {
+        guard count > 0 else { return nil }
+        return try await (answers ?? .process).reserve(count)
     }
 }
 
 public struct RPCReply: Sendable {
     public var message: [UInt8]
     public var payload: Payload?
+    /// What the answer has of the budget of answers: given back when it has been sent.
+    public var hold: AnswerHold?
 
     public init(_ message: [UInt8] = [], payload: Payload? = nil) {
         self.message = message
         self.payload = payload
     }
-}
 
-/// The other end of a connection: what it calls itself, and where it is.
-public struct PeerIdentity: Hashable, Sendable {
-    public var name: String
-    public var address: String
-
-    public init(name: String, address: String) {
-        self.name = name
-        self.address = address
-    }
-
-    /// A caller in the same process.
-    public static let local = PeerIdentity(name: "local", address: "local")
+    /// Bytes of message and payload.
+    var bytes: Int { message.count + (payload?.count ?? 0) }
 }
 
 /// Answers requests. Called on a reactor of the server, in the order in which the requests of a
 /// connection arrived: everything before the first suspension happens in that order.
 public protocol RPCHandler: Sendable {
+    /// Called with the head and the token of a request before its payload is received and before
+    /// anything is done for it. Throws why this peer may not call this method; nothing follows
+    /// then. On a reactor of the server, where it must not block.
+    func authorize(
+        method: UInt16, token: [UInt8], peer: PeerIdentity
+    ) throws(StoreError)
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply
     /// Called right before a request is handled: may add to it, and names who is to handle it. A
     /// handler around another one names that, so that there is no function more to suspend.
@@ -78,6 +90,10 @@ public protocol RPCHandler: Sendable {
 }
 
 extension RPCHandler {
+    /// Permits everything to everybody.
+    public func authorize(
+        method: UInt16, token: [UInt8], peer: PeerIdentity
+    ) throws(StoreError) {}
     /// Adds nothing; handles itself.
     public func prepare(_ request: inout RPCRequest) -> any RPCHandler { self }
     /// Does nothing.
@@ -89,26 +105,4 @@ public enum RPCOutcome: Sendable {
     /// Answered, with so many bytes of message and payload.
     case answered(bytes: Int)
     case failed(StoreError.Code)
-}
-
-public enum TransportLimits {
-    /// Request payload bytes that a server takes in flight on one connection.
-    public static let credit = 32 << 20
-    /// Bytes of answers that the client has not taken, beyond which a server reads no further
-    /// requests of the connection.
-    public static let unsentBytes = 32 << 20
-    /// Requests in flight on one connection; a server stops reading beyond it.
-    public static let requestsPerConnection = 4096
-    /// Bytes received at once while headers and messages are expected.
-    public static let stagingBytes = 16 << 10
-    /// Frames sent with one call.
-    public static let framesPerSend = 32
-    /// The largest memory of a client that a server maps.
-    public static let sharedBytes = 64 << 30
-    /// How long a connection may take to come about.
-    public static let connectTimeout = Duration.seconds(5)
-    /// After a failed attempt to connect, calls fail at once for so long.
-    public static let reconnectDelay = Duration.milliseconds(200)
-    /// Steps in which deadlines are looked at.
-    public static let deadlineTick = Duration.milliseconds(50)
 }

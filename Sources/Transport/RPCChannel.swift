@@ -80,7 +80,7 @@ public actor RPCChannel {
         // span.
         let now = timeout == nil && context == nil ? nil : reactor.now()
         var request = RPCRequest(
-            method: method, message: message, payload: payload, token: token, peer: .local,
+            method: method, message: message, payload: payload, token: token,
             deadline: timeout.flatMap { now?.advanced(by: $0) },
             traceID: traceID == 0 ? context?.traceID ?? 0 : traceID)
         request.takenUp = now
@@ -100,21 +100,41 @@ public actor RPCChannel {
     private nonisolated func send(
         _ request: RPCRequest, expecting: Int
     ) async throws(StoreError) -> RPCReply {
+        try request.checkSize()
         if case .local(let handler) = target {
             return try await callLocal(handler, request)
         }
-        // Without leaving the task's executor, as nearly always.
-        let isHere = reactor.isCurrent
-        if isHere, let connection = inPlace(with: (), { (channel, _) in channel.usableConnection })
-        {
-            return try await connection.call(request, expecting: expecting)
+        for _ in 0..<TransportLimits.callsNotTaken {
+            let end: RPCConnection.CallEnd
+            // Without leaving the task's executor, as nearly always.
+            if reactor.isCurrent,
+                let connection = inPlace(with: (), { (channel, _) in channel.usableConnection })
+            {
+                end = await connection.call(request, expecting: expecting)
+            } else {
+                end = try await connectAndCall(request, expecting: expecting)
+            }
+            switch end {
+            case .answered(let reply): return reply
+            case .failed(let error): throw error
+            case .notTaken: continue
+            }
         }
+        throw StoreError(
+            .connection,
+            "\(address) ended \(TransportLimits.callsNotTaken) connections before it took the call")
+    }
+
+    private nonisolated func connectAndCall(
+        _ request: RPCRequest, expecting: Int
+    ) async throws(StoreError) -> RPCConnection.CallEnd {
+        let isHere = reactor.isCurrent
         let connection = try await connected(until: request.deadline, arrives: isHere)
         // Back on the reactor the call begins before anything else does.
         if isHere {
             if reactor.isCurrent { inPlace { $0.arrived() } } else { await arrived() }
         }
-        return try await connection.call(request, expecting: expecting)
+        return await connection.call(request, expecting: expecting)
     }
 
     private nonisolated func note(
@@ -130,15 +150,19 @@ public actor RPCChannel {
     private nonisolated func callLocal(
         _ handler: any RPCHandler, _ request: RPCRequest
     ) async throws(StoreError) -> RPCReply {
+        try handler.authorize(method: request.method, token: request.token, peer: .sameProcess)
         var prepared = request
+        prepared.caller = name
         let target = handler.prepare(&prepared)
         let result: Result<RPCReply, StoreError> = await withTaskExecutorPreference(reactor) {
             [prepared] in
             do throws(StoreError) {
-                let reply = try await target.handle(prepared)
-                handler.conclude(
-                    prepared,
-                    .answered(bytes: reply.message.count + (reply.payload?.count ?? 0)))
+                var reply = try await target.handle(prepared)
+                // As over a connection, so that a role does not depend on where its callers are.
+                try reply.checkSize(method: prepared.method)
+                handler.conclude(prepared, .answered(bytes: reply.bytes))
+                // It is the caller's from here on.
+                reply.hold = nil
                 return .success(reply)
             } catch {
                 handler.conclude(prepared, .failed(error.code))
@@ -157,7 +181,7 @@ public actor RPCChannel {
 
     private var openConnection: RPCConnection? {
         guard let connection,
-            connection.inPlace(with: (), { (connection, _) in connection.failure == nil })
+            connection.inPlace(with: (), { (connection, _) in connection.isOpen })
         else { return nil }
         return connection
     }
@@ -245,7 +269,7 @@ public actor RPCChannel {
 
     /// Ends the connection, if there is one.
     public func close() async {
-        await connection?.fail(StoreError(.connection, "the channel was closed"))
+        await connection?.fail(.failed(StoreError(.connection, "the channel was closed")))
         connection = nil
     }
 }

@@ -9,8 +9,17 @@ import Wire
 /// Isolated to its reactor. Payload bytes in flight (sent with requests, or expected with
 /// answers) are bounded by the server's credit; calls beyond it wait their turn, in order.
 actor RPCConnection {
+    /// How a call on this connection ended.
+    enum CallEnd {
+        case answered(RPCReply)
+        case failed(StoreError)
+        /// The server has ended the connection, which was idle to it, and not taken the call up: it
+        /// may be made on another one.
+        case notTaken
+    }
+
     private struct Pending {
-        var continuation: UnsafeContinuation<Result<RPCReply, StoreError>, Never>
+        var continuation: UnsafeContinuation<CallEnd, Never>
         var bytes: Int
         var deadline: MonotonicTime?
         /// The payload or the landing area, where the server uses it in place.
@@ -22,7 +31,7 @@ actor RPCConnection {
         var id: UInt64
         var request: RPCRequest
         var expecting: Int
-        var continuation: UnsafeContinuation<Result<RPCReply, StoreError>, Never>
+        var continuation: UnsafeContinuation<CallEnd, Never>
 
         var bytes: Int { (request.payload?.count ?? 0) + expecting }
     }
@@ -40,8 +49,10 @@ actor RPCConnection {
     private var inFlight = 0
     private var credit: Int
     private var isWatching = false
-    /// Why no more calls are taken.
-    private(set) var failure: StoreError?
+    /// Why no more calls are taken: what becomes of those that come.
+    private var failure: CallEnd?
+    /// Calls are taken.
+    var isOpen: Bool { failure == nil }
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
@@ -122,8 +133,12 @@ actor RPCConnection {
         return connection
     }
 
+    /// What a goodbye says; nil for another frame.
     private static func goodbye(_ frame: Frame) -> StoreError? {
         guard frame.header.kind == .goodbye else { return nil }
+        if frame.header.status == 0 {
+            return StoreError(.connection, "the other end has ended the connection")
+        }
         return StoreError(
             StoreError.Code(rawValue: frame.header.status) ?? .connection,
             String(decoding: frame.message, as: UTF8.self))
@@ -155,18 +170,19 @@ actor RPCConnection {
     /// Why no more frames come.
     private nonisolated func receiveFrames(
         _ receiver: inout FrameReceiver
-    ) async -> StoreError {
+    ) async -> CallEnd {
         while true {
             do throws(StreamError) {
                 let frame = try await receiver.next()
                 switch frame.header.kind {
                 case .response: inPlace(with: frame) { $0.finish($1) }
-                case .goodbye: return Self.goodbye(frame)!
-                case .hello, .request, .cancel:
-                    return FrameError.unexpected(frame.header.kind).storeError
+                case .goodbye where frame.header.status == 0: return .notTaken
+                case .goodbye, .hello, .request, .cancel:
+                    return .failed(
+                        Self.goodbye(frame) ?? FrameError.unexpected(frame.header.kind).storeError)
                 }
             } catch {
-                return error.storeError
+                return .failed(error.storeError)
             }
         }
     }
@@ -180,11 +196,11 @@ actor RPCConnection {
         guard frame.header.status != 0 else {
             let reply = RPCReply(
                 frame.message, payload: frame.payload ?? landed(frame.header, call))
-            return call.continuation.resume(returning: .success(reply))
+            return call.continuation.resume(returning: .answered(reply))
         }
         let code = StoreError.Code(rawValue: frame.header.status) ?? .internal
         let text = String(decoding: frame.message, as: UTF8.self)
-        call.continuation.resume(returning: .failure(StoreError(code, text)))
+        call.continuation.resume(returning: .failed(StoreError(code, text)))
     }
 
     /// The answer's payload that lies in the landing area of `call`, if it does.
@@ -196,19 +212,19 @@ actor RPCConnection {
         return shared.slice(0..<header.payloadBytes)
     }
 
-    /// Ends the connection; every call in flight fails with `error`.
-    func fail(_ error: StoreError) {
+    /// Ends the connection; every call in flight ends with `end`, in the order of their making.
+    func fail(_ end: CallEnd) {
         guard failure == nil else { return }
-        failure = error
-        let calls = pending
+        failure = end
+        let calls = pending.sorted { $0.key < $1.key }
         pending = [:]
         for (id, call) in calls {
             if let shared = call.shared { orphans[id] = shared }
-            call.continuation.resume(returning: .failure(error))
+            call.continuation.resume(returning: end)
         }
         let refused = waiting
         waiting = []
-        for call in refused { call.continuation.resume(returning: .failure(error)) }
+        for call in refused { call.continuation.resume(returning: end) }
         if sharesMemory {
             // The receiving task waits for the server's end.
             socket.shutdownSending()
@@ -220,17 +236,16 @@ actor RPCConnection {
 
     /// Calls and waits for the answer. From a task on the connection's reactor nothing changes
     /// its executor on the way.
-    nonisolated func call(
-        _ request: RPCRequest, expecting: Int
-    ) async throws(StoreError) -> RPCReply {
+    ///
+    /// Precondition: frames can carry the request (`RPCRequest.checkSize`).
+    nonisolated func call(_ request: RPCRequest, expecting: Int) async -> CallEnd {
         let id = lastID.wrappingAdd(1, ordering: .relaxed).newValue
-        let result: Result<RPCReply, StoreError> = await withTaskCancellationHandler {
-            await withUnsafeContinuation {
-                (continuation: UnsafeContinuation<Result<RPCReply, StoreError>, Never>) in
+        return await withTaskCancellationHandler {
+            await withUnsafeContinuation { (continuation: UnsafeContinuation<CallEnd, Never>) in
                 // Cancelled before: the handler below may have run, and found nothing to end.
                 if Task.isCancelled {
                     return continuation.resume(
-                        returning: .failure(StoreError(.cancelled, "the call was cancelled")))
+                        returning: .failed(StoreError(.cancelled, "the call was cancelled")))
                 }
                 let call = Call(
                     id: id, request: request, expecting: expecting, continuation: continuation)
@@ -244,12 +259,11 @@ actor RPCConnection {
         } onCancel: {
             Task(executorPreference: reactor) { await self.cancel(id) }
         }
-        return try result.get()
     }
 
     /// Sends the call, or has it wait for credit.
     private func begin(_ call: Call) {
-        if let failure { return call.continuation.resume(returning: .failure(failure)) }
+        if let failure { return call.continuation.resume(returning: failure) }
         let bytes = call.bytes
         // Calls without bytes keep their place too: they may be about what waits.
         guard waiting.isEmpty, bytes == 0 || inFlight == 0 || inFlight + bytes <= credit else {
@@ -288,7 +302,8 @@ actor RPCConnection {
     ) -> Payload? {
         guard sharesMemory else { return nil }
         var shared = payload
-        if payload == nil, expecting > 0 {
+        // An answer that no frame can name has no place to land; the server tells so.
+        if payload == nil, expecting > 0, expecting <= FrameHeader.Limits.payloadBytes {
             let landing = reactor.pool.allocate(expecting)
             shared = Payload(landing, 0..<landing.capacity)
         }
@@ -307,14 +322,14 @@ actor RPCConnection {
         guard let place = waiting.firstIndex(where: { $0.id == id }) else {
             return abandon(id, error)
         }
-        waiting.remove(at: place).continuation.resume(returning: .failure(error))
+        waiting.remove(at: place).continuation.resume(returning: .failed(error))
     }
 
     private func abandon(_ id: UInt64, _ error: StoreError) {
         guard let call = pending.removeValue(forKey: id) else { return }
         release(call.bytes)
         if let shared = call.shared { orphans[id] = shared }
-        call.continuation.resume(returning: .failure(error))
+        call.continuation.resume(returning: .failed(error))
         sender.add(Frame(FrameHeader(kind: .cancel, requestID: id), message: []))
     }
 
@@ -356,7 +371,7 @@ actor RPCConnection {
             guard !unsent.isEmpty else { continue }
             let ids = Set(unsent.map(\.id))
             waiting.removeAll { ids.contains($0.id) }
-            for call in unsent { call.continuation.resume(returning: .failure(error)) }
+            for call in unsent { call.continuation.resume(returning: .failed(error)) }
             // What stood behind them may fit.
             release(0)
         }

@@ -1,4 +1,3 @@
-import Bytes
 import Glibc
 import Model
 import Reactor
@@ -9,30 +8,55 @@ import Wire
 ///
 /// One listener hands them on: with one for each reactor the kernel chooses by a hash, and of a few
 /// connections all may land on one core.
+///
+/// Whoever can reach the port can connect to it: connections are counted (of the server, of each
+/// origin, of the process), those beyond the bounds are told so and closed, and those that do
+/// nothing end (`ConnectionWatch`).
 public final class RPCServer: Sendable {
     private let handler: any RPCHandler
     private let name: String
+    private let limits: ServerLimits
+    private let notice: @Sendable (String) -> Void
     private let listener: Listener
     /// For clients on this machine; nil where the address is not one of it, or the name is taken.
     private let localListener: Listener?
     private let reactors: [Reactor]
+
     private struct State {
         var connections: [ObjectIdentifier: ServerConnection] = [:]
+        var origins: [PeerIdentity.Origin: Int] = [:]
         var isStopped = false
+        /// Connections are being looked at.
+        var isWatching = false
+        /// Told already, and not over since: connections were refused; none could be accepted.
+        var saidFull = false
+        var saidShort = false
+
+        /// Whether something is to be told: the first time since `flag` was reset.
+        mutating func mustSay(_ flag: WritableKeyPath<Self, Bool>) -> Bool {
+            defer { self[keyPath: flag] = true }
+            return !self[keyPath: flag]
+        }
     }
 
     private let state = Mutex(State())
+    /// Connections of all servers of this process.
+    private static let connectionsOfProcess = Atomic<Int>(0)
 
     /// The port it listens on.
     public var port: Int { listener.port }
 
     /// Binds `host:port` (0: any free port). `name` is what it calls itself to its clients.
+    /// - Parameter notice: told, once each time, that connections are refused or cannot be accepted.
     public init(
-        host: String, port: Int, name: String, reactors: [Reactor], handler: any RPCHandler
+        host: String, port: Int, name: String, reactors: [Reactor], handler: any RPCHandler,
+        limits: ServerLimits = ServerLimits(), notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(StoreError) {
         precondition(!reactors.isEmpty, "a server needs a reactor")
         self.handler = handler
         self.name = name
+        self.limits = limits
+        self.notice = notice
         do throws(IOError) {
             listener = try Listener(host: host, port: port, on: reactors[0])
         } catch {
@@ -47,11 +71,8 @@ public final class RPCServer: Sendable {
 
     /// Begins to accept.
     public func start() {
-        Task(executorPreference: listener.reactor) { await self.accept(self.listener) }
-        if let localListener {
-            Task(executorPreference: localListener.reactor) {
-                await self.acceptLocal(localListener)
-            }
+        for listener in [listener, localListener].compactMap(\.self) {
+            Task(executorPreference: listener.reactor) { await self.accept(listener) }
         }
     }
 
@@ -66,26 +87,16 @@ public final class RPCServer: Sendable {
         for connection in open { await connection.close() }
     }
 
+    /// Connections that are open.
+    var connectionCount: Int { state.withLock { $0.connections.count } }
+
+    // MARK: Accepting
+
     private func accept(_ listener: Listener) async {
         var turn = 0
         while let socket = await next(listener, for: reactors[turn % reactors.count]) {
             turn += 1
-            serve(socket, nil)
-        }
-    }
-
-    private func acceptLocal(_ listener: Listener) async {
-        var turn = 0
-        while let socket = await next(listener, for: reactors[turn % reactors.count]) {
-            turn += 1
-            Task(executorPreference: socket.reactor) {
-                do throws(StoreError) {
-                    self.serve(socket, try await SharedMemoryGreeting.receive(over: socket))
-                } catch {
-                    // Whoever it is gets no answer: it does not speak our protocol.
-                    socket.close()
-                }
-            }
+            serve(socket, sharesMemory: listener === localListener)
         }
     }
 
@@ -93,229 +104,107 @@ public final class RPCServer: Sendable {
     private func next(_ listener: Listener, for reactor: Reactor) async -> Socket? {
         while true {
             do throws(IOError) {
-                return try await listener.accept(for: reactor)
+                let socket = try await listener.accept(for: reactor)
+                state.withLock { $0.saidShort = false }
+                return socket
             } catch {
-                // Closed for good; or out of descriptors and the like, which passes.
                 let isClosed = [EBADF, EINVAL, ECANCELED].contains(error.code)
                 guard !isClosed else { return nil }
-                try? await listener.reactor.sleep(for: .milliseconds(100))
-            }
-        }
-    }
-
-    private func serve(_ socket: Socket, _ memory: SharedMap?) {
-        let connection = ServerConnection(socket, name: name, handler: handler, memory: memory)
-        let isStopped = state.withLock { state in
-            if !state.isStopped { state.connections[ObjectIdentifier(connection)] = connection }
-            return state.isStopped
-        }
-        guard !isStopped else { return socket.close() }
-        Task(executorPreference: socket.reactor) { @concurrent in
-            await connection.run()
-            self.state.withLock { $0.connections[ObjectIdentifier(connection)] = nil }
-        }
-    }
-}
-
-/// The server's end of one connection. Isolated to its reactor.
-actor ServerConnection {
-    private let reactor: Reactor
-    private let socket: Socket
-    private let sender: FrameSender
-    private let handler: any RPCHandler
-    private let name: String
-    /// What the client shares; nil for a client over the network.
-    private let memory: SharedMap?
-    private var running: [UInt64: Task<Void, Never>] = [:]
-    /// Payload bytes of requests that are not answered.
-    private var payloadBytes = 0
-    /// No answer is sent any more: requests that end now were cancelled for it, which is not what
-    /// their callers asked for.
-    private var isEnding = false
-    private var resume: UnsafeContinuation<Void, Never>?
-    /// Who waits for the last handler to end.
-    private var quiet: [UnsafeContinuation<Void, Never>] = []
-
-    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
-
-    init(_ socket: Socket, name: String, handler: any RPCHandler, memory: SharedMap?) {
-        reactor = socket.reactor
-        self.socket = socket
-        self.name = name
-        self.handler = handler
-        self.memory = memory
-        sender = FrameSender(socket)
-    }
-
-    func close() async {
-        isEnding = true
-        for task in running.values { task.cancel() }
-        await untilQuiet()
-        sender.close()
-    }
-
-    /// Waits until no handler uses the client's memory any more: the end of the connection tells
-    /// the client that it may use it for something else.
-    private func untilQuiet() async {
-        guard memory != nil, !running.isEmpty else { return }
-        // Looked at once more where the continuation is kept, as in `waitForRoom`.
-        await withUnsafeContinuation { continuation in
-            if running.isEmpty { continuation.resume() } else { quiet.append(continuation) }
-        }
-    }
-
-    /// Serves until the connection ends. To be called in a task on the reactor that is not isolated
-    /// to the connection: receiving would have to leave it and come back for each frame.
-    nonisolated func run() async {
-        var receiver = FrameReceiver(socket)
-        var peer = PeerIdentity(name: "", address: socket.peer)
-        do throws(StreamError) {
-            let hello = try await receiver.next()
-            guard hello.header.kind == .hello else {
-                throw .frame(.unexpected(hello.header.kind))
-            }
-            peer.name = String(decoding: hello.message, as: UTF8.self)
-            sender.add(
-                Frame(
-                    FrameHeader(kind: .hello, credit: TransportLimits.credit),
-                    message: Array(name.utf8)))
-            while true {
-                let frame = try await receiver.next()
-                switch frame.header.kind {
-                case .request: try await take(frame, from: peer)
-                case .cancel: inPlace { $0.running[frame.header.requestID]?.cancel() }
-                case .hello, .response, .goodbye:
-                    throw .frame(.unexpected(frame.header.kind))
+                // Out of descriptors or memory, which passes: the connection stays in the queue.
+                if state.withLock({ $0.mustSay(\.saidShort) }) {
+                    notice("no connection can be accepted: \(error)")
                 }
-            }
-        } catch {
-            await end(error)
-        }
-    }
-
-    private func end(_ error: StreamError) async {
-        isEnding = true
-        for task in running.values { task.cancel() }
-        if case .frame(let error) = error {
-            // The other end is told what was wrong before the connection goes.
-            let header = FrameHeader(kind: .goodbye, status: error.storeError.code.rawValue)
-            sender.add(Frame(header, message: Array(error.storeError.message.utf8)))
-            try? await reactor.sleep(for: .milliseconds(50))
-        }
-        await untilQuiet()
-        sender.close()
-    }
-
-    private nonisolated func take(
-        _ frame: Frame, from peer: PeerIdentity
-    ) async throws(StreamError) {
-        let shared = try sharedBuffer(frame.header)
-        let bytes = frame.header.payloadPlace == .landing ? 0 : frame.header.payloadBytes
-        // Not reading on is the back-pressure: the peer's socket fills. A peer that keeps to its
-        // credit never waits.
-        if !inPlace(with: bytes, { $0.hasRoom(for: $1) }) { await waitForRoom(for: bytes) }
-        while sender.isBehind(limit: TransportLimits.unsentBytes) {
-            await sender.waitForProgress()
-        }
-        let id = frame.header.requestID
-        guard !inPlace(with: id, { $0.running[$1] != nil }) else { throw .frame(.repeated(id)) }
-        inPlace(with: (frame, peer, shared, bytes)) {
-            $0.begin($1.0, from: $1.1, $1.2, bytes: $1.3)
-        }
-    }
-
-    private func hasRoom(for bytes: Int) -> Bool {
-        running.count < TransportLimits.requestsPerConnection
-            && (payloadBytes == 0 || payloadBytes + bytes <= TransportLimits.credit)
-    }
-
-    private func waitForRoom(for bytes: Int) async {
-        // Looked at once more where the continuation is kept: the call may leave the actor for a
-        // moment, in which the last request that is waited for can end.
-        while !hasRoom(for: bytes) {
-            await withUnsafeContinuation { continuation in
-                if hasRoom(for: bytes) { continuation.resume() } else { resume = continuation }
+                do throws(CancellationError) {
+                    try await listener.reactor.sleep(for: TransportLimits.acceptPause)
+                } catch { return nil }
             }
         }
     }
 
-    private func begin(
-        _ frame: Frame, from peer: PeerIdentity, _ shared: AlignedBuffer?, bytes: Int
-    ) {
-        payloadBytes += bytes
-        let header = frame.header
-        var request = RPCRequest(
-            method: header.method, message: frame.message, payload: frame.payload,
-            token: frame.token, peer: peer, traceID: header.traceID)
-        switch header.payloadPlace {
-        case .inline: break
-        case .shared: request.payload = shared.map { Payload($0, 0..<$0.capacity) }
-        case .landing: request.landing = shared
-        }
-        if header.deadlineMilliseconds > 0 {
-            let now = reactor.turnTime()
-            request.takenUp = now
-            request.deadline = now.advanced(
-                by: .milliseconds(Int(header.deadlineMilliseconds)))
-        }
-        let target = handler.prepare(&request)
-        let id = header.requestID
-        running[id] = Task(executorPreference: reactor) {
-            @concurrent [request, handler, target, memory, reactor] in
-            let response: Frame
-            do throws(StoreError) {
-                let reply = try await target.handle(request)
-                handler.conclude(
-                    request,
-                    .answered(bytes: reply.message.count + (reply.payload?.count ?? 0)))
-                var head = FrameHeader(kind: .response, requestID: id, traceID: header.traceID)
-                if let payload = reply.payload, let offset = memory?.offset(of: payload) {
-                    head.payloadPlace = .shared
-                    head.sharedOffset = offset
-                }
-                response = Frame(head, message: reply.message, payload: reply.payload)
-            } catch {
-                handler.conclude(request, .failed(error.code))
-                let header = FrameHeader(
-                    kind: .response, requestID: id, status: error.code.rawValue,
-                    traceID: header.traceID)
-                response = Frame(header, message: Array(error.message.utf8))
-            }
-            // A handler that was left on another thread comes back by a job.
-            if reactor.isCurrent {
-                self.inPlace(with: (id, response, bytes)) {
-                    $0.finish($1.0, $1.1, payload: $1.2)
-                }
-            } else {
-                await self.finish(id, response, payload: bytes)
+    private func serve(_ socket: Socket, sharesMemory: Bool) {
+        let peer = PeerIdentity(of: socket)
+        let connection = ServerConnection(
+            socket, peer: peer, name: name, handler: handler, sharesMemory: sharesMemory,
+            limits: limits)
+        switch admit(connection, peer) {
+        case .stopped: socket.close()
+        case .full(let error, let mustSay):
+            if mustSay { notice(error.message) }
+            Task(executorPreference: socket.reactor) { await connection.refuse(error) }
+        case .admitted(let mustWatch):
+            if mustWatch { watch() }
+            Task(executorPreference: socket.reactor) { @concurrent in
+                await connection.run()
+                self.forget(connection, peer)
             }
         }
     }
 
-    /// The memory that a request names.
-    private nonisolated func sharedBuffer(
-        _ header: FrameHeader
-    ) throws(StreamError) -> AlignedBuffer? {
-        do throws(FrameError) {
-            guard let range = try header.sharedRange(of: memory), let memory else { return nil }
-            return AlignedBuffer(range, of: memory)
-        } catch {
-            throw .frame(error)
+    private enum Admission {
+        case admitted(mustWatch: Bool)
+        case full(StoreError, mustSay: Bool)
+        case stopped
+    }
+
+    private func admit(_ connection: ServerConnection, _ peer: PeerIdentity) -> Admission {
+        state.withLock { state in
+            if state.isStopped { return .stopped }
+            if let error = refusal(state, peer) {
+                return .full(error, mustSay: state.mustSay(\.saidFull))
+            }
+            Self.connectionsOfProcess.add(1, ordering: .relaxed)
+            state.connections[ObjectIdentifier(connection)] = connection
+            state.origins[peer.origin, default: 0] += 1
+            defer { state.isWatching = true }
+            return .admitted(mustWatch: !state.isWatching)
         }
     }
 
-    private func finish(_ id: UInt64, _ response: Frame, payload bytes: Int) {
-        running[id] = nil
-        payloadBytes -= bytes
-        if let waiting = resume {
-            resume = nil
-            waiting.resume()
+    /// Why one more connection of `peer` is not taken; nil if it is.
+    private func refusal(_ state: State, _ peer: PeerIdentity) -> StoreError? {
+        func full(_ limit: Int, _ whose: String) -> StoreError {
+            StoreError(
+                .overloaded, "\(name) has \(limit) connections \(whose), the most that it takes")
         }
-        if !isEnding { sender.add(response) }
-        if running.isEmpty, !quiet.isEmpty {
-            let waiting = quiet
-            quiet = []
-            for continuation in waiting { continuation.resume() }
+        if state.connections.count >= limits.connections { return full(limits.connections, "open") }
+        if state.origins[peer.origin, default: 0] >= limits.connectionsPerOrigin {
+            return full(limits.connectionsPerOrigin, "from \(peer)")
+        }
+        let all = Self.connectionsOfProcess.load(ordering: .relaxed)
+        guard all < limits.connectionsOfProcess else {
+            return full(limits.connectionsOfProcess, "with the other roles of its process")
+        }
+        return nil
+    }
+
+    private func forget(_ connection: ServerConnection, _ peer: PeerIdentity) {
+        Self.connectionsOfProcess.subtract(1, ordering: .relaxed)
+        state.withLock { state in
+            state.connections[ObjectIdentifier(connection)] = nil
+            let left = state.origins[peer.origin, default: 1] - 1
+            state.origins[peer.origin] = left > 0 ? left : nil
+            if state.connections.count < limits.connections / 2 { state.saidFull = false }
+        }
+    }
+
+    // MARK: Watching
+
+    /// Looks at the connections in steps, as long as there are some.
+    private func watch() {
+        Task(executorPreference: listener.reactor) { await self.watchConnections() }
+    }
+
+    private func watchConnections() async {
+        while true {
+            do throws(CancellationError) {
+                try await listener.reactor.sleep(for: limits.interval)
+            } catch { preconditionFailure("nobody cancels this task") }
+            let open = state.withLock { state in
+                if state.connections.isEmpty { state.isWatching = false }
+                return Array(state.connections.values)
+            }
+            guard !open.isEmpty else { return }
+            for connection in open { await connection.look() }
         }
     }
 }

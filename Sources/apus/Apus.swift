@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import Model
+import Reactor
 
 /// The one program: every role, and the commands that talk to a cluster.
 @main
@@ -19,6 +20,8 @@ struct Apus: AsyncParsableCommand {
     /// Exit 0 done, 1 failed, 2 wrong usage; errors go to standard error.
     static func main() async {
         signal(SIGPIPE, SIG_IGN)
+        // Before anything asks how many there may be.
+        Descriptors.raiseLimit()
         // Whose usage is told if its arguments turn out to be wrong while it runs.
         var running: any ParsableCommand.Type = Self.self
         do {

@@ -94,7 +94,8 @@ enum Roles {
             manager, methods: SCMMethod.allCases.map(\.rawValue), telemetry: telemetry)
         let server = try RPCServer(
             host: host, port: settings.number("scm.port"), name: "scm",
-            reactors: [runtime.reactors.next()], handler: handler)
+            reactors: [runtime.reactors.next()], handler: handler,
+            notice: { logger.warning("\($0)") })
         server.start()
         runtime.channels.register(handler, host: host, port: server.port)
         let metrics = try await serve(telemetry, "scm", settings, logger)
@@ -152,7 +153,7 @@ enum Roles {
             OMService(manager), methods: OMMethod.allCases.map(\.rawValue), telemetry: telemetry)
         let server = try RPCServer(
             host: host, port: settings.number("om.port"), name: "om",
-            reactors: serving, handler: service)
+            reactors: serving, handler: service, notice: { logger.warning("\($0)") })
         server.start()
         runtime.channels.register(service, host: host, port: server.port)
         let metrics = try await serve(telemetry, "om", settings, logger)

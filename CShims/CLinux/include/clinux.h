@@ -41,6 +41,12 @@ void *apus_map_shared(int descriptor, size_t bytes, size_t alignment);
 int64_t apus_sealed_size(int descriptor);
 /// The effective user at the other end of a Unix-domain socket, or -errno.
 int64_t apus_peer_user(int descriptor);
+/// The process and the effective user at the other end of a Unix-domain socket, as they were when
+/// it connected. 0, or -errno.
+int apus_peer_process(int descriptor, int32_t *process, uint32_t *user);
+/// Asks the other end of a TCP connection for a sign of life after `idle` seconds without one, then
+/// every `interval` seconds; the connection is lost after `count` in vain.
+void apus_keep_alive(int descriptor, int idle, int interval, int count);
 /// The effective user of this process.
 int64_t apus_user(void);
 

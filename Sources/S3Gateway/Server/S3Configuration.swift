@@ -1,4 +1,5 @@
 import Model
+import Reactor
 
 /// How an S3 gateway listens and what it allows.
 public struct S3Configuration: Sendable {
@@ -43,6 +44,13 @@ public struct S3Configuration: Sendable {
         public var drainedBytes = 256 << 20
         /// Seconds without a byte from the client after which its connection is closed.
         public var idleSeconds = 120
+        /// Connections at once, a quarter of the descriptors that the process may have: one more
+        /// takes the place of the one that has been idle for longest.
+        public var connections = min(8192, max(8, Descriptors.limit / 4))
+        /// Seconds that a new connection may take to send the head of its first request.
+        public var headSeconds = 30
+        /// Seconds for which a client may take nothing of an answer.
+        public var stallSeconds = 120
         /// Milliseconds of silence after which a client that waits for a copy is sent a sign.
         public var silenceMilliseconds = 10_000
         /// Seconds that requests under way have to end when the gateway is stopped.

@@ -17,14 +17,20 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     private let pipeline: HTTP1Channel
     private let service: S3Service<Store>
     private let reactors: EventLoopReactors?
+    private let limits: S3Configuration.Limits
+    private let open: OpenConnections
 
-    init(service: S3Service<Store>, reactors: EventLoopReactors?, idleSeconds: Int) {
+    init(
+        service: S3Service<Store>, reactors: EventLoopReactors?, limits: S3Configuration.Limits
+    ) {
         self.service = service
         self.reactors = reactors
+        self.limits = limits
+        open = OpenConnections(limit: limits.connections)
         // Only the pipeline of this is used; `handle` below takes the place of its responder.
         pipeline = HTTP1Channel(
             responder: { _, _, _ in preconditionFailure("the connection serves its requests") },
-            configuration: .init(idleTimeout: .seconds(Int64(idleSeconds))))
+            configuration: .init(idleTimeout: .seconds(Int64(limits.idleSeconds))))
     }
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
@@ -36,6 +42,9 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
             .flatMap { pipeline.setup(channel: channel, logger: logger) }
             .flatMapThrowing { value in
                 try ConnectionPersistence.add(to: channel)
+                try Patience.add(
+                    to: channel, head: .seconds(Int64(limits.headSeconds)),
+                    stall: .seconds(Int64(limits.stallSeconds)))
                 return value
             }
     }
@@ -46,19 +55,44 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
     }
 
     func handle(value: Value, logger: Logger) async {
+        let (entry, becameFull) = open.enter(value.channel)
+        if becameFull {
+            let end = entry == nil ? "more are refused" : "idle ones give way to those that come"
+            logger.warning("\(limits.connections) connections are open, all that are taken: \(end)")
+        }
+        guard let entry else { return await refuse(value, logger) }
+        defer { open.leave(entry) }
         let loop = value.channel.eventLoop
         if let reactor = reactors?.reactor(of: loop) {
-            await withTaskExecutorPreference(reactor) { await run(value, logger) }
+            await withTaskExecutorPreference(reactor) { await run(value, entry, logger) }
         } else {
-            await withTaskExecutorPreference(EventLoopExecutor(loop)) { await run(value, logger) }
+            await withTaskExecutorPreference(EventLoopExecutor(loop)) {
+                await run(value, entry, logger)
+            }
         }
     }
 
-    private func run(_ value: Value, _ logger: Logger) async {
+    /// Answers a connection that is not served, without waiting for what it asks.
+    private func refuse(_ value: Value, _ logger: Logger) async {
+        do {
+            try await value.executeThenClose { _, outbound in
+                var head = ResponseHead(503, contentLength: 0)
+                head.set("Connection", "close")
+                head.set("Retry-After", "\(S3Error.retryAfterSeconds)")
+                try await outbound.write(contentsOf: [.head(head.http), .end(nil)])
+            }
+        } catch {
+            logger.trace("connection ended: \(error)")
+        }
+    }
+
+    private func run(
+        _ value: Value, _ entry: OpenConnections.Entry, _ logger: Logger
+    ) async {
         do {
             try await withTaskCancellationHandler {
                 try await value.executeThenClose { inbound, outbound in
-                    let rest = try await serve(inbound.makeAsyncIterator(), outbound)
+                    let rest = try await serve(inbound.makeAsyncIterator(), outbound, entry)
                     try await part(from: value.channel, rest, outbound)
                 }
             } onCancel: {
@@ -91,7 +125,8 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
 
     /// Serves requests until the connection is to end; what is left of its inbound side.
     private func serve(
-        _ iterator: Exchange.Inbound, _ outbound: Exchange.Outbound
+        _ iterator: Exchange.Inbound, _ outbound: Exchange.Outbound,
+        _ entry: OpenConnections.Entry
     ) async throws -> Exchange.Inbound {
         var iterator = iterator
         while true {
@@ -107,7 +142,9 @@ struct S3Connection<Store: ObjectStore>: ServerChildChannel {
             }
             guard case .head(let head) = part else { return iterator }
             let exchange = Exchange(head: head, inbound: iterator, outbound: outbound)
+            open.begin(entry)
             let isReusable = await service.serve(exchange)
+            open.end(entry)
             iterator = exchange.remaining
             guard isReusable else { return iterator }
         }
