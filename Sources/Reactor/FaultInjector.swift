@@ -51,6 +51,8 @@ public final class FaultInjector: Sendable {
         var isFull = false
         var isHung = false
         var punchError: Int32?
+        var openError: Int32?
+        var writeError: Int32?
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -109,6 +111,13 @@ public final class FaultInjector: Sendable {
     /// While not nil, the error that holes are refused with.
     public func set(punchError: Int32?) { state.withLock { $0.punchError = punchError } }
 
+    /// While not nil, the error that every operation fails with that needs a descriptor of its own:
+    /// opening a file, syncing a folder.
+    public func set(openError: Int32?) { state.withLock { $0.openError = openError } }
+
+    /// While not nil, the error that writes and syncs of files fail with.
+    public func set(writeError: Int32?) { state.withLock { $0.writeError = writeError } }
+
     var isHung: Bool { state.withLock { $0.isHung } }
 
     // MARK: What the backend asks
@@ -132,6 +141,13 @@ public final class FaultInjector: Sendable {
                 state.count += 1
             }
             if state.isHung, request.changesFiles { return .delay(turns: 1) }
+            switch request.opcode {
+            case .open, .synchronizeDirectory:
+                if let error = state.openError { return .fail(-error) }
+            case .write, .synchronize:
+                if let error = state.writeError { return .fail(-error) }
+            default: break
+            }
             if request.isPunch {
                 if let error = state.punchError { return .fail(-error) }
             } else if state.isFull, request.opcode == .allocate {
