@@ -29,7 +29,7 @@ public struct ECReader: ObjectReader {
     ) {
         var start = info.groupsOffset
         groups = info.blockGroups.map { group in
-            defer { start += group.length }
+            defer { start += group.keyLength }
             let reader = GroupReader(
                 group, codec: codec(group.replication), client: client, on: reactor,
                 reportCorrupt: reportCorrupt)
@@ -55,17 +55,20 @@ public struct ECReader: ObjectReader {
         var high = groups.count
         while low < high {
             let middle = (low + high) / 2
-            if groups[middle].start + groups[middle].reader.group.length <= range.lowerBound {
+            if groups[middle].start + groups[middle].reader.group.keyLength <= range.lowerBound {
                 low = middle + 1
             } else {
                 high = middle
             }
         }
         for (start, reader) in groups[low...] where start < range.upperBound {
-            let end = start + reader.group.length
-            let inner = max(range.lowerBound, start) - start..<min(range.upperBound, end) - start
-            guard !inner.isEmpty else { continue }
-            for parts in reader.stripes(in: inner) {
+            let end = start + reader.group.keyLength
+            // From places in the key to those in the group, of which the key may have a part.
+            let shift = (reader.group.range?.lowerBound ?? 0) - start
+            let first = max(range.lowerBound, start) + shift
+            let last = min(range.upperBound, end) + shift
+            guard first < last else { continue }
+            for parts in reader.stripes(in: first..<last) {
                 // The first byte should not wait for a whole stripe.
                 if steps.isEmpty {
                     steps = Self.firstSteps(reader, parts)

@@ -28,7 +28,24 @@ extension OMClient {
         return try UploadInfo(response.upload)
     }
 
+    /// As many parts as were asked for, whatever bytes they take.
     public func parts(
+        _ key: KeyPath, upload: UploadID, after: Int, limit: Int, user: String
+    ) async throws(StoreError) -> PartsPage {
+        var page = try await answeredParts(
+            key, upload: upload, after: after, limit: limit, user: user)
+        while page.isTruncated, page.parts.count < limit, let last = page.parts.last {
+            let more = try await answeredParts(
+                key, upload: upload, after: last.number, limit: limit - page.parts.count,
+                user: user)
+            page.parts += more.parts
+            page.isTruncated = more.isTruncated
+        }
+        return page
+    }
+
+    /// What goes into one answer.
+    private func answeredParts(
         _ key: KeyPath, upload: UploadID, after: Int, limit: Int, user: String
     ) async throws(StoreError) -> PartsPage {
         var request = OMListPartsRequest()
@@ -61,7 +78,10 @@ extension OMClient {
         if let checksum { request.checksum = checksum.message }
         request.condition = condition.message
         request.user = user
-        return try await keyInfo(.completeUpload, request.encoded)
+        var lookUp = OMLookupKeyRequest()
+        lookUp.key = request.key
+        lookUp.user = user
+        return try await keyInfo(.completeUpload, request.encoded, lookUp)
     }
 
     public func abortUpload(
@@ -71,7 +91,32 @@ extension OMClient {
             .abortUpload, uploadRequest(key, upload, user: user).encoded)
     }
 
+    /// A page of as many uploads as were asked for, but for the most that the Ozone Manager gives
+    /// at once, whatever bytes they take.
     public func uploads(
+        _ bucket: BucketPath, _ query: UploadsQuery, user: String
+    ) async throws(StoreError) -> UploadsPage {
+        var page = try await answeredUploads(bucket, query, user: user)
+        var rest = query
+        while page.isTruncated {
+            rest.limit =
+                min(query.limit, Int(OMClientLimits.page))
+                - page.uploads.count - page.commonPrefixes.count
+            guard rest.limit > 0 else { break }
+            rest.keyMarker = page.nextKeyMarker
+            rest.uploadMarker = page.nextUploadMarker
+            let more = try await answeredUploads(bucket, rest, user: user)
+            page.uploads += more.uploads
+            page.commonPrefixes += more.commonPrefixes
+            page.isTruncated = more.isTruncated
+            page.nextKeyMarker = more.nextKeyMarker
+            page.nextUploadMarker = more.nextUploadMarker
+        }
+        return page
+    }
+
+    /// What goes into one answer.
+    private func answeredUploads(
         _ bucket: BucketPath, _ query: UploadsQuery, user: String
     ) async throws(StoreError) -> UploadsPage {
         var request = OMListUploadsRequest()

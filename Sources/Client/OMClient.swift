@@ -41,8 +41,16 @@ public struct OMClient<Caller: OMCaller>: Sendable {
     }
 
     public func users() async throws(StoreError) -> [UserInfo] {
-        try OMListUsersResponse(parsing: try await caller.call(.listUsers, [])).users
-            .map { UserInfo($0) }
+        var request = OMListUsersRequest()
+        request.limit = OMClientLimits.page
+        var users: [UserInfo] = []
+        repeat {
+            let response = try OMListUsersResponse(
+                parsing: try await caller.call(.listUsers, request.encoded))
+            users += response.users.map { UserInfo($0) }
+            request.startAfter = response.next
+        } while !request.startAfter.isEmpty
+        return users
     }
 
     public func deleteUser(named name: String) async throws(StoreError) {
@@ -63,12 +71,18 @@ public struct OMClient<Caller: OMCaller>: Sendable {
     public func volumes(user: String) async throws(StoreError) -> [VolumeInfo] {
         var request = OMListVolumesRequest()
         request.user = user
-        return try OMListVolumesResponse(
-            parsing: try await caller.call(.listVolumes, request.encoded)
-        ).volumes.map {
-            VolumeInfo(
-                name: $0.name, owner: $0.owner, created: Timestamp(milliseconds: $0.created))
-        }
+        request.limit = OMClientLimits.page
+        var volumes: [VolumeInfo] = []
+        repeat {
+            let response = try OMListVolumesResponse(
+                parsing: try await caller.call(.listVolumes, request.encoded))
+            volumes += response.volumes.map {
+                VolumeInfo(
+                    name: $0.name, owner: $0.owner, created: Timestamp(milliseconds: $0.created))
+            }
+            request.startAfter = response.next
+        } while !request.startAfter.isEmpty
+        return volumes
     }
 
     public func deleteVolume(_ name: String, user: String) async throws(StoreError) {
@@ -104,10 +118,14 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         var request = OMListBucketsRequest()
         request.volume = volume
         request.user = user
-        let response = try OMListBucketsResponse(
-            parsing: try await caller.call(.listBuckets, request.encoded))
+        request.limit = OMClientLimits.page
         var buckets: [BucketInfo] = []
-        for bucket in response.buckets { buckets.append(try BucketInfo(bucket)) }
+        repeat {
+            let response = try OMListBucketsResponse(
+                parsing: try await caller.call(.listBuckets, request.encoded))
+            for bucket in response.buckets { buckets.append(try BucketInfo(bucket)) }
+            request.startAfter = response.next
+        } while !request.startAfter.isEmpty
         return buckets
     }
 
@@ -125,7 +143,30 @@ public struct OMClient<Caller: OMCaller>: Sendable {
 
     // MARK: Keys
 
+    /// A page of as many keys as were asked for, but for the most that the Ozone Manager gives at
+    /// once (10,000), whatever bytes they take: it is asked again for what did not go into one
+    /// answer.
     public func list(
+        _ bucket: BucketPath, _ query: ListQuery, user: String
+    ) async throws(StoreError) -> ListPage {
+        var page = try await answeredList(bucket, query, user: user)
+        var rest = query
+        while let next = page.next {
+            rest.limit =
+                min(query.limit, Int(OMClientLimits.page))
+                - page.keys.count - page.commonPrefixes.count
+            guard rest.limit > 0 else { break }
+            rest.startAfter = next
+            let more = try await answeredList(bucket, rest, user: user)
+            page.keys += more.keys
+            page.commonPrefixes += more.commonPrefixes
+            page.next = more.next
+        }
+        return page
+    }
+
+    /// What goes into one answer.
+    private func answeredList(
         _ bucket: BucketPath, _ query: ListQuery, user: String
     ) async throws(StoreError) -> ListPage {
         var request = OMListKeysRequest()
@@ -157,8 +198,11 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         request.refresh = refresh
         request.user = user
         if let selection = selection.message { request.selection = selection }
-        return try KeyInfo(
-            OMKeyResponse(parsing: try await caller.call(.lookupKey, request.encoded)), selection)
+        let response = try OMKeyResponse(
+            parsing: try await caller.call(.lookupKey, request.encoded))
+        let end = response.excerpt.first?.groupsEnd ?? 0
+        guard end > 0 else { return try KeyInfo(response, selection) }
+        return try await whole(response, selection, from: end, request)
     }
 
     /// Holds blocks that are being read for one grace more, which is returned: so long they stay
@@ -294,11 +338,6 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         ).existed
     }
 
-    func keyInfo(
-        _ method: OMMethod, _ message: [UInt8]
-    ) async throws(StoreError) -> KeyInfo {
-        try KeyInfo(OMKeyResponse(parsing: try await caller.call(method, message)).key)
-    }
 }
 
 /// A key or part that is being written: what its writer needs to write and commit it.

@@ -49,6 +49,7 @@ extension BucketInfo {
             ownerDisplayName: message.ownerDisplayName,
             created: Timestamp(milliseconds: message.created),
             replication: try ReplicationConfig(message.replication))
+        layout = BucketLayout(rawValue: message.layout.rawValue)
     }
 }
 
@@ -148,6 +149,9 @@ extension WriteCondition {
         case .ifETag(let etag):
             message.kind = .ifEtag
             message.etag = etag
+        case .ifGeneration(let generation):
+            message.kind = .ifGeneration
+            message.generation = generation
         }
         return message
     }
@@ -174,6 +178,7 @@ extension KeyInfo {
             attributes: ObjectAttributes(message.attributes),
             checksum: message.hasChecksum ? ObjectChecksum(message.checksum) : nil,
             blockGroups: groups, parts: message.parts.map { PartInfo($0) })
+        generation = message.generation
     }
 }
 

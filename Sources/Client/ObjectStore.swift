@@ -197,6 +197,8 @@ public enum WriteCondition: Hashable, Sendable {
     case ifETag(String)
     /// `If-Match: *`
     case ifPresent
+    /// The key is the very one that was looked up, with this `KeyInfo.generation`.
+    case ifGeneration(UInt64)
 }
 
 public struct KeyCommit: Sendable {

@@ -194,18 +194,23 @@ extension MetadataStore {
     }
 
     private func check(snapshotIn db: Database, path: String, index: UInt64) throws {
-        for name in ["format", "role"] {
-            let sql = "SELECT value FROM SCHEMA.apus WHERE name = ?"
-            let ours = try String.fetchOne(
-                db, sql: sql.replacing("SCHEMA", with: "main"), arguments: [name])
-            let theirs = try String.fetchOne(
-                db, sql: sql.replacing("SCHEMA", with: "snapshot"), arguments: [name])
-            guard ours == theirs else {
-                throw StoreError(
-                    name == "format" ? .versionMismatch : .badRequest,
-                    "the snapshot \(path) has \(name) \(theirs ?? "unknown"), not "
-                        + (ours ?? "unknown"))
-            }
+        let version = try Int.fetchOne(
+            db, sql: "SELECT value FROM snapshot.apus WHERE name = 'format'")
+        // Records of an older version stay what they are, as those of tables that are opened do.
+        guard let version, format.reads(version) else {
+            throw StoreError(
+                .versionMismatch,
+                "the snapshot \(path) has format \(version.map { "\($0)" } ?? "unknown"); this "
+                    + "program reads \(format)")
+        }
+        let role = { (schema: String) in
+            try String.fetchOne(db, sql: "SELECT value FROM \(schema).apus WHERE name = 'role'")
+        }
+        let (ours, theirs) = try (role("main"), role("snapshot"))
+        guard ours == theirs else {
+            throw StoreError(
+                .badRequest,
+                "the snapshot \(path) has role \(theirs ?? "unknown"), not \(ours ?? "unknown")")
         }
         let applied = try Int64.fetchOne(
             db, sql: "SELECT value FROM snapshot.apus WHERE name = 'applied'")

@@ -1,5 +1,6 @@
 import Dispatch
 import GRDB
+import Glibc
 import Model
 import Synchronization
 
@@ -50,9 +51,6 @@ public final class MetadataStore: Sendable {
         }
     }
 
-    /// Version of the layout of the file.
-    public static let formatVersion = 1
-
     /// Called once, with tables or with why there are none.
     private typealias WaitingRead = @Sendable (Result<StoredTables, StoreError>) -> Void
 
@@ -76,15 +74,17 @@ public final class MetadataStore: Sendable {
     private let isClosed = Atomic(false)
     public let path: String
     let tables: [MetadataTable]
+    let format: TablesFormat
 
     private init(
-        path: String, tables: [MetadataTable], pool: DatabasePool, applier: DatabaseQueue,
+        path: String, tables: [MetadataTable], format: TablesFormat, pool: DatabasePool, applier: DatabaseQueue,
         checkpointer: DatabaseQueue,
         applied: UInt64, cache: Cache
     ) {
         self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
         self.path = path
         self.tables = tables
+        self.format = format
         self.pool = pool
         self.applier = applier
         self.checkpointer = checkpointer
@@ -94,17 +94,23 @@ public final class MetadataStore: Sendable {
 
     /// Opens the file at `path`, making it if absent; its folder must be there.
     ///
+    /// A file of an older version that `format` reads bears the current one from then on; nothing
+    /// else of it is rewritten.
+    ///
     /// - Parameter role: what the file belongs to, as `om`; a file of another role is refused.
-    /// - Throws: `versionMismatch` if another version of this program wrote the file,
-    ///   `badRequest` if it belongs to another role, `corrupt` or `io` if it cannot be read.
+    /// - Throws: `versionMismatch` with its number if a version of this program wrote the file that
+    ///   `format` does not read, `badRequest` if it belongs to another role, `corrupt` or `io` if
+    ///   it cannot be read, `overloaded` for want of descriptors or memory.
     public static func open(
-        path: String, role: String, tables: [MetadataTable], cache: Cache = Cache()
+        path: String, role: String, tables: [MetadataTable], format: TablesFormat = .first,
+        cache: Cache = Cache()
     ) async throws(StoreError) -> MetadataStore {
         let result: Result<MetadataStore, StoreError> = await withCheckedContinuation { waiting in
             DispatchQueue.global().async {
                 waiting.resume(
                     returning: Result { () throws(StoreError) in
-                        try openBlocking(path: path, role: role, tables: tables, cache: cache)
+                        try openBlocking(
+                            path: path, role: role, tables: tables, format: format, cache: cache)
                     })
             }
         }
@@ -112,21 +118,20 @@ public final class MetadataStore: Sendable {
     }
 
     private static func openBlocking(
-        path: String, role: String, tables: [MetadataTable], cache: Cache
+        path: String, role: String, tables: [MetadataTable], format: TablesFormat, cache: Cache
     ) throws(StoreError) -> MetadataStore {
         try mapped(path) {
             let pool = try DatabasePool(path: path, configuration: configuration)
             let applied = try pool.writeWithoutTransaction { db in
                 // Checkpoints happen when the log asks for them, not in the middle of a commit.
                 try db.execute(sql: "PRAGMA wal_autocheckpoint = 0")
-                return try prepare(db, path: path, role: role, tables: tables)
+                return try prepare(db, path: path, role: role, tables: tables, format: format)
             }
             let applier = try DatabaseQueue(path: path, configuration: configuration)
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
-                path: path, tables: tables, pool: pool, applier: applier,
-                checkpointer: checkpointer,
-                applied: applied, cache: cache)
+                path: path, tables: tables, format: format, pool: pool, applier: applier,
+                checkpointer: checkpointer, applied: applied, cache: cache)
         }
     }
 
@@ -145,18 +150,19 @@ public final class MetadataStore: Sendable {
 
     /// Makes or checks the tables; returns the applied index.
     private static func prepare(
-        _ db: Database, path: String, role: String, tables: [MetadataTable]
+        _ db: Database, path: String, role: String, tables: [MetadataTable],
+        format: TablesFormat
     ) throws -> UInt64 {
         var applied: UInt64 = 0
         try db.inTransaction {
             if try db.tableExists("apus") {
                 let version = try Int.fetchOne(
                     db, sql: "SELECT value FROM apus WHERE name = 'format'")
-                guard version == formatVersion else {
+                guard let version, format.reads(version) else {
                     throw StoreError(
                         .versionMismatch,
                         "\(path) has format \(version.map { "\($0)" } ?? "unknown"); "
-                            + "this program reads format \(formatVersion)")
+                            + "this program reads \(format)")
                 }
                 let found = try String.fetchOne(
                     db, sql: "SELECT value FROM apus WHERE name = 'role'")
@@ -164,6 +170,11 @@ public final class MetadataStore: Sendable {
                     throw StoreError(
                         .badRequest,
                         "\(path) belongs to role '\(found ?? "")', not to '\(role)'")
+                }
+                if version < format.current {
+                    try db.execute(
+                        sql: "UPDATE apus SET value = ? WHERE name = 'format'",
+                        arguments: [format.current])
                 }
             } else {
                 try db.execute(
@@ -173,7 +184,7 @@ public final class MetadataStore: Sendable {
                         INSERT INTO apus (name, value) VALUES ('format', ?), ('role', ?), \
                         ('applied', 0)
                         """,
-                    arguments: [formatVersion, role])
+                    arguments: [format.current, role])
             }
             for table in tables {
                 try db.execute(
@@ -375,6 +386,21 @@ public final class MetadataStore: Sendable {
         }
     }
 
+    /// What is wanting if `error` says that the machine lacks memory or descriptors, and nothing
+    /// of the database: the same can be done when there is some again. Nil if it says something else.
+    ///
+    /// SQLite does not tell why it could not open a file. Where this process may read and write
+    /// the database, what it could not open was one more descriptor of it or of its log.
+    private static func shortage(_ error: DatabaseError, _ path: String) -> StoreError? {
+        switch error.extendedResultCode {
+        case .SQLITE_NOMEM, .SQLITE_IOERR_NOMEM:
+            return StoreError(.overloaded, "no memory for \(path): try again later")
+        case .SQLITE_CANTOPEN where access(path, R_OK | W_OK) == 0:
+            return StoreError(.overloaded, "no descriptor to open \(path): try again later")
+        default: return nil
+        }
+    }
+
     static func storeError(_ error: any Error, _ path: String) -> StoreError {
         switch error {
         case let error as StoreError: error
@@ -385,6 +411,9 @@ public final class MetadataStore: Sendable {
                 StoreError(.corrupt, "\(path) is damaged: \(error.message ?? "no reason given")")
             case .SQLITE_FULL:
                 StoreError(.noSpace, "no space left for \(path)")
+            case .SQLITE_NOMEM, .SQLITE_CANTOPEN, .SQLITE_IOERR:
+                shortage(error, path)
+                    ?? StoreError(.io, "\(path): \(error.message ?? "\(error.resultCode)")")
             case .SQLITE_BUSY, .SQLITE_LOCKED:
                 StoreError(.io, "\(path) is in use by another process")
             case .SQLITE_INTERRUPT, .SQLITE_ABORT:

@@ -26,6 +26,12 @@ public struct BlockGroup: Hashable, Sendable {
     /// User bytes the group holds. 0 while it is being written.
     public var length: Int
     public var nodes: [DatanodeAddress?]
+    /// Which of its bytes the key that it was looked up for consists of; nil: all of them. Several
+    /// keys may share a group.
+    public var range: Range<Int>?
+
+    /// How many bytes of the key lie in it.
+    public var keyLength: Int { range?.count ?? length }
 
     public init(
         blockID: BlockID, replication: ReplicationConfig, length: Int, nodes: [DatanodeAddress?]

@@ -99,6 +99,9 @@ public struct KeyInfo: Hashable, Sendable {
     /// with, which need not be consecutive; empty otherwise, and where only some of the key was
     /// asked for.
     public var parts: [PartInfo]
+    /// Grows with each change of the key, and is never given to another one of its bucket; 0 if it
+    /// was made before there were generations.
+    public var generation: UInt64 = 0
     /// Of a look-up that asked for a part, if the key was uploaded in parts; `parts` is empty then,
     /// as it is wherever only some of the key was asked for.
     public var selectedPart: SelectedPart?
@@ -157,6 +160,16 @@ public struct VolumeInfo: Hashable, Sendable {
     }
 }
 
+/// How the names of a bucket are kept, by its number. One that is not known to this version is
+/// refused by whoever would use the bucket.
+public struct BucketLayout: RawRepresentable, Hashable, Sendable {
+    public var rawValue: Int
+    public init(rawValue: Int) { self.rawValue = rawValue }
+
+    /// Each key under its whole name.
+    public static let objectStore = Self(rawValue: 0)
+}
+
 public struct BucketInfo: Hashable, Sendable {
     public var volume: String
     public var name: String
@@ -167,6 +180,7 @@ public struct BucketInfo: Hashable, Sendable {
     public var created: Timestamp
     /// What keys written here are coded with, unless the writer asks for something else.
     public var replication: ReplicationConfig
+    public var layout = BucketLayout.objectStore
 
     public init(
         volume: String, name: String, owner: String, ownerCanonicalID: String,

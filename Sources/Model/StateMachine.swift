@@ -7,6 +7,8 @@ public protocol StateMachine: Sendable {
 
     /// The tables that commands are applied to.
     var tables: [MetadataTable] { get }
+    /// Which forms of their records it reads and writes.
+    var format: TablesFormat { get }
 
     /// The bytes of a command in the log.
     func encode(_ command: Command) -> [UInt8]
@@ -29,6 +31,36 @@ public protocol StateMachine: Sendable {
     func applied(_ command: Command, answer: Answer, at index: UInt64)
 }
 
+/// The forms of the records in a role's tables, by the numbers of the versions of all of them.
+///
+/// Tables of an older version that is still read are not rewritten when they are opened: records
+/// in them stay as they are until they are changed. Their file bears the number of the current
+/// version from then on, which keeps older programs from what they would misread.
+public struct TablesFormat: Hashable, Sendable, CustomStringConvertible {
+    /// What is written.
+    public var current: Int
+    /// The oldest that is read.
+    public var oldest: Int
+
+    public init(current: Int, oldest: Int) {
+        precondition(1 <= oldest && oldest <= current, "an older version comes before this one")
+        self.current = current
+        self.oldest = oldest
+    }
+
+    /// That of tables whose records have had one form alone.
+    public static let first = TablesFormat(current: 1, oldest: 1)
+
+    /// Whether tables of `version` can be read.
+    public func reads(_ version: Int) -> Bool { oldest <= version && version <= current }
+
+    public var description: String {
+        oldest == current ? "format \(current)" : "formats \(oldest) to \(current)"
+    }
+}
+
 extension StateMachine {
+    public var format: TablesFormat { .first }
+
     public func applied(_ command: Command, answer: Answer, at index: UInt64) {}
 }

@@ -13,6 +13,7 @@ extension OzoneManager {
         switch method {
         case .listKeys:
             let request = try OMListKeysRequest(parsing: message)
+            try RequestRules.check(request)
             return try await read { reads throws(StoreError) in try reads.list(request) }.encoded
         case .lookupKey:
             return try await lookupKey(OMLookupKeyRequest(parsing: message), trace).encoded
@@ -23,10 +24,14 @@ extension OzoneManager {
         case .reserve:
             return try await reserve(OMReserveRequest(parsing: message))
         case .allocateGroup:
-            return try await allocateGroup(OMAllocateGroupRequest(parsing: message)).encoded
+            let request = try OMAllocateGroupRequest(parsing: message)
+            try RequestRules.check(request)
+            return try await allocateGroup(request).encoded
         case .commit:
+            let request = try OMCommitRequest(parsing: message)
+            try RequestRules.check(request)
             // Without places: whoever wrote the blocks knows where they are.
-            return try await propose(.commit(OMCommitRequest(parsing: message)))
+            return try await propose(.commit(request))
         case .abortOpen:
             return try await propose(.abortOpen(OMAbortOpenRequest(parsing: message)))
         case .deleteKey:
@@ -41,45 +46,73 @@ extension OzoneManager {
     ) async throws(StoreError) -> OMKeyResponse {
         var response = try await read { reads throws(StoreError) in try reads.key(request) }
         if response.key.groups.isEmpty { return response }
-        var key = response.key
-        response.clearKey()
-        try await fillNodes(&key, refresh: request.refresh, trace)
-        response.key = key
+        try await fillNodes(&response, refresh: request.refresh, trace)
         return response
     }
 
-    /// Writes into each group of `key` where its replicas are.
+    /// Writes into each group of the answer where its replicas are.
     private func fillNodes(
-        _ key: inout OMKey, refresh: Bool, _ trace: TraceContext? = nil
+        _ response: inout OMKeyResponse, refresh: Bool, _ trace: TraceContext? = nil
     ) async throws(StoreError) {
-        guard !key.groups.isEmpty else { return }
-        let containers = Set(key.groups.map { ContainerID($0.block.container) })
-        fillNodes(
-            &key, from: try await places.locate(containers, refresh: refresh, trace: trace))
+        guard !response.key.groups.isEmpty else { return }
+        let containers = Set(response.key.groups.map { ContainerID($0.block.container) })
+        Self.fillNodes(
+            &response, from: try await places.locate(containers, refresh: refresh, trace: trace))
     }
 
-    /// Groups in containers that are not in `places` get empty places: not known.
-    private func fillNodes(
-        _ key: inout OMKey, from places: [ContainerID: [DatanodeAddress?]]
+    /// Groups in containers that are not in `places` get empty places: not known. Those beyond
+    /// `OMLimits.answerBytes` are left for their reader to ask for.
+    static func fillNodes(
+        _ response: inout OMKeyResponse, from places: [ContainerID: [DatanodeAddress?]]
     ) {
+        var key = response.key
+        response.clearKey()
+        var size = 0
         for index in key.groups.indices {
+            guard size < OMLimits.answerBytes else {
+                cut(&key.groups, to: index, &response)
+                break
+            }
             let group = key.groups[index]
             let width = Int(group.replication.data) + Int(group.replication.parity)
             var nodes = places[ContainerID(group.block.container)] ?? []
             if nodes.count != width { nodes = Array(repeating: nil, count: width) }
-            key.groups[index].nodes = nodes.map { $0?.message ?? WireAddress() }
+            size += Limits.groupBytes
+            key.groups[index].nodes = nodes.map { node in
+                guard let node else { return WireAddress() }
+                size += node.host.utf8.count + node.rack.utf8.count + Limits.addressBytes
+                return node.message
+            }
         }
+        response.key = key
+    }
+
+    /// Leaves the first `count` groups in an answer, which says where in the key they end.
+    private static func cut(
+        _ groups: inout [WireGroup], to count: Int, _ response: inout OMKeyResponse
+    ) {
+        var excerpt = response.excerpt.first ?? OMKeyExcerpt()
+        excerpt.groupsEnd = groups[..<count].reduce(excerpt.groupsOffset) { end, group in
+            end + (group.count == 0 ? group.length : group.count)
+        }
+        response.excerpt = [excerpt]
+        groups.removeSubrange(count...)
     }
 
     /// A completed upload with the places of its blocks as far as they can be had: the change is
     /// made, and must be answered whether SCM can be asked or not.
     func located(_ answer: OMKeyResponse) async throws(StoreError) -> OMKeyResponse {
         var response = answer
+        if response.key.groups.count > OMLimits.groupsPerAnswer {
+            var groups = response.key.groups
+            Self.cut(&groups, to: OMLimits.groupsPerAnswer, &response)
+            response.key.groups = groups
+        }
         do throws(StoreError) {
-            try await fillNodes(&response.key, refresh: false)
+            try await fillNodes(&response, refresh: false)
         } catch {
             logger.debug("places of a committed key are not known: \(error)")
-            fillNodes(&response.key, from: [:])
+            Self.fillNodes(&response, from: [:])
         }
         return response
     }

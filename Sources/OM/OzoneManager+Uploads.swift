@@ -28,6 +28,7 @@ extension OzoneManager {
             return try await read { reads throws(StoreError) in try reads.parts(request) }.encoded
         case .completeUpload:
             let request = try OMCompleteUploadRequest(parsing: message)
+            try RequestRules.check(request)
             guard case .key(let response) = try await answer(.completeUpload(request)) else {
                 throw StoreError(.internal, "a completed upload was answered as something else")
             }
@@ -36,6 +37,7 @@ extension OzoneManager {
             return try await propose(.abortUpload(OMUploadRequest(parsing: message)))
         case .listUploads:
             let request = try OMListUploadsRequest(parsing: message)
+            try RequestRules.check(request)
             return try await read { reads throws(StoreError) in
                 try reads.uploads(request)
             }.encoded

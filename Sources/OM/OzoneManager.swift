@@ -36,6 +36,8 @@ public final class OzoneManager: Sendable {
         public var expiryInterval = Duration.seconds(600)
         /// How often SCM is asked which containers take no new blocks any more.
         public var closingsInterval = Duration.milliseconds(250)
+        /// How long counting the keys of an old bucket rests after each command.
+        public var countingInterval = Duration.milliseconds(50)
         public var group = MetadataGroupOptions()
         /// Records kept in memory, in bytes.
         public var cacheBytes = 64 << 20
@@ -54,6 +56,10 @@ public final class OzoneManager: Sendable {
         public static let deletionRecords = 4096
         /// Requests of one look that SCM may refuse; what is left then waits for the next walk.
         public static let refusals = 32
+        /// Bytes that a block group takes in an answer beside its nodes, about.
+        static let groupBytes = 64
+        /// Bytes that a node takes in an answer beside its names, about.
+        static let addressBytes = 40
     }
 
     let group: MetadataGroup<OMStateMachine>
@@ -112,6 +118,7 @@ public final class OzoneManager: Sendable {
         let machine = OMStateMachine { users.removeAll() }
         var settings = options.group
         settings.cache = .init(tables: OMStateMachine.cachedTables, bytes: options.cacheBytes)
+        settings.member.notice = { logger.warning("\($0)") }
         let group = try await MetadataGroup.open(
             directory: directory, role: "om", reactor: reactor, stateMachine: machine,
             options: settings)
@@ -133,6 +140,7 @@ public final class OzoneManager: Sendable {
                 Task(executorPreference: reactor) { await self.deleteBlocksForever() },
                 Task(executorPreference: reactor) { await self.expireForever() },
                 Task(executorPreference: reactor) { await self.watchClosings() },
+                Task(executorPreference: reactor) { await self.countOldBuckets() },
             ]
         }
     }
@@ -177,6 +185,7 @@ public final class OzoneManager: Sendable {
         switch method {
         case .createUser:
             let request = try OMCreateUserRequest(parsing: message)
+            try RequestRules.check(request.user)
             return try await propose(.createUser(request.user))
         case .deleteUser:
             let request = try OMDeleteUserRequest(parsing: message)
@@ -193,9 +202,8 @@ public final class OzoneManager: Sendable {
             if let found { response.user = found }
             return response.encoded
         case .listUsers:
-            var response = OMListUsersResponse()
-            response.users = try await read { reads throws(StoreError) in try reads.users() }
-            return response.encoded
+            let request = try OMListUsersRequest(parsing: message)
+            return try await read { reads throws(StoreError) in try reads.users(request) }.encoded
         }
     }
 
@@ -226,11 +234,9 @@ public final class OzoneManager: Sendable {
             return try await propose(.deleteVolume(OMDeleteVolumeRequest(parsing: message)))
         case .listVolumes:
             let request = try OMListVolumesRequest(parsing: message)
-            var response = OMListVolumesResponse()
-            response.volumes = try await read { reads throws(StoreError) in
-                try reads.volumes(user: request.user)
-            }
-            return response.encoded
+            return try await read { reads throws(StoreError) in
+                try reads.volumes(request)
+            }.encoded
         case .createBucket:
             return try await createBucket(OMCreateBucketRequest(parsing: message))
         case .deleteBucket:
@@ -244,11 +250,9 @@ public final class OzoneManager: Sendable {
             }.encoded
         case .listBuckets:
             let request = try OMListBucketsRequest(parsing: message)
-            var response = OMListBucketsResponse()
-            response.buckets = try await read { reads throws(StoreError) in
+            return try await read { reads throws(StoreError) in
                 try reads.buckets(request)
-            }
-            return response.encoded
+            }.encoded
         }
     }
 
@@ -258,6 +262,7 @@ public final class OzoneManager: Sendable {
         var command = OMCreateBucketCommand()
         command.bucket = request.bucket
         command.user = request.user
+        command.layout = request.layout
         command.replication = options.defaultReplication.message
         if request.hasReplication {
             try await checkPlaceable(request.replication)
@@ -278,6 +283,7 @@ public final class OzoneManager: Sendable {
         var command = OMCommand()
         command.time = now().milliseconds
         command.body = body
+        command.version = OMFormat.command
         let answer = try await group.propose(command)
         if case .refused(let error) = answer { throw error }
         return answer

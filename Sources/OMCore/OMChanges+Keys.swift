@@ -60,7 +60,7 @@ extension OMChanges {
         if open.hasUpload {
             response.key = try putPart(request, open: open, layout: layout)
         } else {
-            response.key = try putKey(request, open: open, layout: layout)
+            response.key = try putKey(request, open: open, layout: layout, in: bucket)
         }
         transaction.delete(OMTable.opens, openKey)
         return response
@@ -82,6 +82,10 @@ extension OMChanges {
         var layout = Layout(blocks: [], length: 0, unused: [])
         for group in request.groups where group.length > 0 {
             let id = BlockID(group.block)
+            guard group.offset == 0, group.count == 0 || group.count == group.length else {
+                throw StoreError(
+                    .unsupported, "a key consists of whole blocks; of block \(id) a part is named")
+            }
             guard unused.remove(id) != nil else {
                 throw StoreError(
                     .badRequest, "block \(id) was not given to open key \(request.openID)")
@@ -105,14 +109,11 @@ extension OMChanges {
     }
 
     private func putKey(
-        _ request: OMCommitRequest, open: OMOpenRecord, layout: Layout
+        _ request: OMCommitRequest, open: OMOpenRecord, layout: Layout, in bucket: OMBucketRecord
     ) throws(StoreError) -> OMKey {
         let name = open.key.name.octets
-        let existing = try reads.keyRecord(bucket: open.bucketNumber, name: name)
+        let existing = try reads.keyRecord(bucket: bucket.number, name: name)
         try checkCondition(request.condition, existing, name: name)
-        let replaced = try existing.map { existing throws(StoreError) in
-            try existing.allBlocks()
-        }
 
         var record = OMKeyRecord()
         record.length = layout.length
@@ -125,9 +126,11 @@ extension OMChanges {
         stored.blocks = layout.blocks
         record.layout = .octets(stored.encoded)
         record.openID = request.openID
+        record.generation = generation(after: existing)
         let key = try record.key(named: name)
-        put(OMTable.keys, OMTableKey.key(bucket: open.bucketNumber, name: name), record)
-        discard((replaced ?? []) + layout.unused)
+        let released = try replace(
+            existing, with: record, blocks: layout.blocks, named: name, in: bucket)
+        discard(released + layout.unused)
         return key
     }
 
@@ -149,7 +152,7 @@ extension OMChanges {
         record.openID = request.openID
         let answer = record.key(named: name, replication: open.replication)
         put(OMTable.parts, key, record)
-        discard((existing?.blocks.map(\.block) ?? []) + layout.unused)
+        discard(BlockReferences.released(by: existing?.blocks ?? []) + layout.unused)
         return answer
     }
 
@@ -194,9 +197,7 @@ extension OMChanges {
         try checkCondition(request.condition, existing, name: name)
         var response = OMDeleteKeyResponse()
         guard let existing else { return response }
-        let blocks = try existing.allBlocks()
-        transaction.delete(OMTable.keys, OMTableKey.key(bucket: bucket.number, name: name))
-        discard(blocks)
+        discard(try replace(existing, with: nil, named: name, in: bucket))
         response.existed = true
         return response
     }
@@ -238,6 +239,14 @@ extension OMChanges {
                     "the key '\(KeyName(unchecked: name))' has the ETag '\(existing.etag)', "
                         + "not '\(condition.etag)'")
             }
+        case .ifGeneration:
+            guard let existing else { throw absent() }
+            guard existing.generation == condition.generation else {
+                throw StoreError(
+                    .preconditionFailed,
+                    "the key '\(KeyName(unchecked: name))' has generation \(existing.generation), "
+                        + "not \(condition.generation)")
+            }
         case .UNRECOGNIZED(let value):
             throw StoreError(.unsupported, "condition \(value) is not known to this version")
         }
@@ -263,12 +272,6 @@ extension OMChanges {
     }
 }
 
-extension OMKeyRecord {
-    func allBlocks() throws(StoreError) -> [WireBlock] {
-        try OMKeyLayout(parsing: layout.octets).blocks.map(\.block)
-    }
-}
-
 extension OMPartRecord {
     /// A part in the form of a key, for its writer's answer.
     func key(named name: [UInt8], replication: WireReplication) -> OMKey {
@@ -279,13 +282,7 @@ extension OMPartRecord {
         key.modified = part.modified
         key.replication = replication
         if part.hasChecksum { key.checksum = part.checksum }
-        key.groups = blocks.map { block in
-            var group = WireGroup()
-            group.block = block.block
-            group.replication = replication
-            group.length = block.length
-            return group
-        }
+        key.groups = blocks.map { $0.group(replication) }
         return key
     }
 }

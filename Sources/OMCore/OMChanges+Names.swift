@@ -86,6 +86,7 @@ extension OMChanges {
     func createBucket(_ request: OMCreateBucketCommand) throws(StoreError) {
         let path = request.bucket
         try NameRules.checkBucket(path.bucket)
+        try OMReads.check(request.layout, of: path)
         let replication = try ReplicationConfig(request.replication)
         var caller = try reads.caller(request.user)
         let volume = try reads.volume(path.volume)
@@ -117,7 +118,9 @@ extension OMChanges {
         record.bucket.ownerDisplayName = caller.user.displayName
         record.bucket.created = time
         record.bucket.replication = replication.message
+        record.bucket.layout = request.layout
         put(OMTable.buckets, key, record)
+        beginUsage(of: index)
         caller.buckets += 1
         put(OMTable.users, OMTableKey.user(request.user), caller)
     }
@@ -132,6 +135,12 @@ extension OMChanges {
         guard !transaction.containsKey(OMTable.keys, prefix: scope) else {
             throw StoreError(.bucketNotEmpty, "the bucket '\(path)' still has keys")
         }
+        if bucket.keepsHistory, transaction.containsKey(OMTable.history, prefix: scope) {
+            throw StoreError(
+                .bucketNotEmpty, "the bucket '\(path)' still has earlier versions of keys")
+        }
+        deleteSettings(of: bucket.number)
+        transaction.delete(OMTable.usage, scope)
         transaction.delete(OMTable.buckets, OMTableKey.bucket(request.bucket))
         try changeOwned(by: bucket.bucket.owner) { $0.buckets -= min($0.buckets, 1) }
     }

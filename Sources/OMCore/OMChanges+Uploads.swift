@@ -46,21 +46,24 @@ extension OMChanges {
         let parts = try allParts(request.upload)
         let chosen = try checkedParts(request, among: parts)
         try checkCondition(request.condition, existing, name: name)
-        var blocks =
-            try existing.map { existing throws(StoreError) in
-                try existing.allBlocks()
-            } ?? []
-        let chosenNumbers = Set(chosen.map(\.part.number))
-        for part in parts where !chosenNumbers.contains(part.part.number) {
-            blocks += part.blocks.map(\.block)
+        let blocks = chosen.flatMap(\.blocks)
+        guard version < 1 || blocks.count <= OMLimits.blocksPerKey else {
+            throw StoreError(
+                .invalidArgument,
+                "a key consists of at most \(OMLimits.blocksPerKey) blocks; those of the parts are "
+                    + "\(blocks.count)")
         }
+        let chosenNumbers = Set(chosen.map(\.part.number))
+        let unused = parts.filter { !chosenNumbers.contains($0.part.number) }
 
-        let record = keyRecord(request, upload: upload, parts: chosen)
+        var record = keyRecord(request, upload: upload, parts: chosen)
+        record.generation = generation(after: existing)
         var response = OMKeyResponse()
         response.key = try record.key(named: name)
-        put(OMTable.keys, OMTableKey.key(bucket: bucket.number, name: name), record)
+        let released = try replace(
+            existing, with: record, blocks: blocks, named: name, in: bucket)
         forget(uploadKey, request.upload, parts)
-        discard(blocks)
+        discard(released + BlockReferences.released(by: unused.flatMap(\.blocks)))
         return response
     }
 
@@ -78,7 +81,7 @@ extension OMChanges {
         record.attributes = upload.upload.attributes
         if request.hasChecksum { record.checksum = request.checksum }
         record.layout = .octets(layout.encoded)
-        record.upload = request.upload
+        record.upload = [request.upload]
         return record
     }
 
@@ -87,8 +90,7 @@ extension OMChanges {
     private func repeatedCompletion(
         _ request: OMCompleteUploadRequest, _ existing: OMKeyRecord?, bucket: UInt64, name: [UInt8]
     ) throws(StoreError) -> OMKeyResponse {
-        guard let existing, existing.hasUpload, existing.upload == request.upload,
-            existing.etag == request.etag
+        guard let existing, existing.upload.first == request.upload, existing.etag == request.etag
         else {
             throw StoreError(
                 .noSuchUpload, "there is no upload \(Identity128(request.upload)) of this key")
@@ -148,7 +150,7 @@ extension OMChanges {
         let parts = try allParts(request.upload)
         let key = OMTableKey.upload(bucket: bucket.number, name: name, upload: request.upload)
         forget(key, request.upload, parts)
-        discard(parts.flatMap { $0.blocks.map(\.block) })
+        discard(BlockReferences.released(by: parts.flatMap(\.blocks)))
     }
 
     /// Aborts uploads that are too old, and those whose bucket was deleted, whatever their age.
@@ -163,7 +165,8 @@ extension OMChanges {
             expired.append((key, record.upload.upload, try allParts(record.upload.upload)))
         }
         for entry in expired { forget(entry.key, entry.upload, entry.parts) }
-        discard(expired.flatMap { $0.parts.flatMap { $0.blocks.map(\.block) } })
+        discard(
+            BlockReferences.released(by: expired.flatMap { $0.parts.flatMap(\.blocks) }))
     }
 
     /// Removes the records of an upload and its parts, not their blocks.

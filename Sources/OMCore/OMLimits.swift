@@ -4,6 +4,21 @@ public enum OMLimits {
     public static let bucketsPerUser = 1000
     /// Entries in one page of a listing; a larger wish is served by more pages.
     public static let listLimit = 10_000
+    /// Bytes of one answer, about, beyond which it takes in no more: the rest comes with the next.
+    /// Well below what the transport takes, so that one large entry more does not matter.
+    public static let answerBytes = 4 << 20
+    /// Block groups in one answer; those of a longer key are looked up a range at a time.
+    public static let groupsPerAnswer = 10_000
+    /// Bytes of a document that a bucket sets.
+    public static let settingSize = 256 << 10
+    /// Bytes of each name, key or other text that comes with a user, and of an ETag or a checksum.
+    public static let textSize = 1024
+    /// Bytes of what a listing compares names with: prefix, delimiter, marker.
+    public static let markerSize = 64 << 10
+    /// Nodes, and containers, that a writer names as failed.
+    public static let exclusions = 10_000
+    /// Keys of a bucket that one command counts.
+    public static let countedKeys = 4096
     /// Parts of one upload, numbered from 1.
     public static let parts = 10_000
     /// Bytes of every part but the last.

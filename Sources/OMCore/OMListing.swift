@@ -68,20 +68,18 @@ extension OMReads {
         let walk = GroupingWalk(
             reader: reader, table: OMTable.keys, scope: scope, encodePrefix: { $0 },
             prefix: request.prefix.octets, delimiter: request.delimiter.octets)
-        let limit = min(Int(request.limit), OMLimits.listLimit)
         var response = OMListKeysResponse()
-        guard limit > 0 else { return response }
+        guard request.limit > 0 else { return response }
+        var room = AnswerRoom(limit: Int(request.limit))
         var last: [UInt8] = []
-        var count = 0
         var isTruncated = false
         var failure: StoreError?
         /// Whether the page has room for `entry`; ends the walk if not.
         func take(_ entry: [UInt8]) -> Bool {
-            guard count < limit else {
+            guard room.hasRoom else {
                 isTruncated = true
                 return false
             }
-            count += 1
             last = entry
             return true
         }
@@ -98,6 +96,10 @@ extension OMReads {
                     head: value, attributes: !request.withoutAttributes)
                 var head = record.head(named: name)
                 if request.withoutChecksums { head.clearChecksum() }
+                var size = name.count + head.etag.utf8.count
+                if head.hasAttributes { size += head.attributes.textSize }
+                if head.hasChecksum { size += head.checksum.value.utf8.count }
+                room.add(size)
                 response.keys.append(head)
             } catch {
                 failure = StoreError(
@@ -109,6 +111,7 @@ extension OMReads {
             return .goOn
         } group: { group in
             guard take(group) else { return .stop }
+            room.add(group.count)
             response.commonPrefixes.append(.octets(group))
             return .goOn
         }
@@ -126,16 +129,15 @@ extension OMReads {
             reader: reader, table: OMTable.uploads, scope: scope,
             encodePrefix: TerminatedName.encodePrefix,
             prefix: request.prefix.octets, delimiter: request.delimiter.octets)
-        let limit = min(Int(request.limit), OMLimits.listLimit)
         var response = OMListUploadsResponse()
-        guard limit > 0 else { return response }
-        var count = 0
+        guard request.limit > 0 else { return response }
+        var room = AnswerRoom(limit: Int(request.limit))
         var failure: StoreError?
 
         walk.walk(from: uploadsStart(request, scope: scope, walk: walk)) { key in
             TerminatedName.decode(key.dropFirst(scope.count))?.name ?? []
         } each: { _, name, value in
-            guard count < limit else {
+            guard room.hasRoom else {
                 response.isTruncated = true
                 return .stop
             }
@@ -143,6 +145,8 @@ extension OMReads {
                 let record: OMUploadRecord = try parse(value, in: OMTable.uploads)
                 var upload = record.upload
                 if request.withoutAttributes { upload.clearAttributes() }
+                room.add(
+                    name.count + upload.initiator.utf8.count + upload.attributes.textSize)
                 response.uploads.append(upload)
                 response.nextUploadMarker = upload.upload
             } catch {
@@ -150,17 +154,16 @@ extension OMReads {
                 return .stop
             }
             response.nextKeyMarker = .octets(name)
-            count += 1
             return .goOn
         } group: { group in
-            guard count < limit else {
+            guard room.hasRoom else {
                 response.isTruncated = true
                 return .stop
             }
             response.commonPrefixes.append(.octets(group))
             response.nextKeyMarker = .octets(group)
             response.clearNextUploadMarker()
-            count += 1
+            room.add(group.count)
             return .goOn
         }
         if let failure { throw failure }

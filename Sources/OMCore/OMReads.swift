@@ -63,9 +63,21 @@ public struct OMReads {
         return try user(named: String(decoding: name, as: UTF8.self))
     }
 
-    /// All users by name.
-    public func users() throws(StoreError) -> [OMUser] {
-        try all(OMTable.users, prefix: [], as: OMUserRecord.self).map(\.user)
+    /// Users by name, a page of them.
+    public func users(_ request: OMListUsersRequest) throws(StoreError) -> OMListUsersResponse {
+        var response = OMListUsersResponse()
+        (response.users, response.next) = try page(
+            OMTable.users, after: request.startAfter, limit: request.limit
+        ) { (record: OMUserRecord) in
+            let user = record.user
+            return (
+                user, user.name,
+                user.name.utf8.count + user.accessKeyID.utf8.count
+                    + user.secretAccessKey.utf8.count + user.canonicalID.utf8.count
+                    + user.displayName.utf8.count
+            )
+        }
+        return response
     }
 
     /// The user on whose behalf something is done; `accessDenied` if there is no such user.
@@ -87,13 +99,23 @@ public struct OMReads {
         return volume
     }
 
-    /// The volumes that `user` owns, and the one that all may use; all of them for an
-    /// administrator.
-    public func volumes(user: String) throws(StoreError) -> [OMVolume] {
-        let caller = try caller(user)
-        return try all(OMTable.volumes, prefix: [], as: OMVolume.self).filter {
-            caller.user.isAdministrator || $0.owner == user || $0.name == OMStateMachine.s3Volume
+    /// The volumes that the user owns, and the one that all may use; all of them for an
+    /// administrator. A page of them.
+    public func volumes(
+        _ request: OMListVolumesRequest
+    ) throws(StoreError) -> OMListVolumesResponse {
+        let isAdministrator = try caller(request.user).user.isAdministrator
+        var response = OMListVolumesResponse()
+        (response.volumes, response.next) = try page(
+            OMTable.volumes, after: request.startAfter, limit: request.limit
+        ) { (volume: OMVolume) in
+            guard
+                isAdministrator || volume.owner == request.user
+                    || volume.name == OMStateMachine.s3Volume
+            else { return nil }
+            return (volume, volume.name, volume.name.utf8.count + volume.owner.utf8.count)
         }
+        return response
     }
 
     /// The bucket, if `user` may use it. `noSuchBucket` or `accessDenied` otherwise.
@@ -111,20 +133,44 @@ public struct OMReads {
                 .accessDenied,
                 "the bucket '/\(path.volume)/\(path.bucket)' does not belong to '\(user)'")
         }
+        try Self.check(bucket.bucket.layout, of: path)
         return bucket
+    }
+
+    /// Throws `unsupported` with its number for a layout that is not known.
+    static func check(_ layout: OMBucketLayout, of path: OMBucketPath) throws(StoreError) {
+        guard case .UNRECOGNIZED(let number) = layout else { return }
+        throw StoreError(
+            .unsupported,
+            "the bucket '/\(path.volume)/\(path.bucket)' has layout \(number), which is not known "
+                + "to this version: it knows \(OMBucketLayout.objectStore.rawValue), object store")
     }
 
     public func bucket(_ request: OMBucketRequest) throws(StoreError) -> OMBucket {
         try bucket(request.bucket, user: request.user).bucket
     }
 
-    public func buckets(_ request: OMListBucketsRequest) throws(StoreError) -> [OMBucket] {
-        let caller = try caller(request.user)
+    /// The buckets of a volume that the user owns, all of them for an administrator. A page of
+    /// them.
+    public func buckets(
+        _ request: OMListBucketsRequest
+    ) throws(StoreError) -> OMListBucketsResponse {
+        let isAdministrator = try caller(request.user).user.isAdministrator
         _ = try volume(request.volume)
-        return try all(
-            OMTable.buckets, prefix: OMTableKey.bucketPrefix(volume: request.volume),
-            as: OMBucketRecord.self
-        ).map(\.bucket).filter { caller.user.isAdministrator || $0.owner == request.user }
+        var response = OMListBucketsResponse()
+        (response.buckets, response.next) = try page(
+            OMTable.buckets, in: OMTableKey.bucketPrefix(volume: request.volume),
+            after: request.startAfter, limit: request.limit
+        ) { (record: OMBucketRecord) in
+            let bucket = record.bucket
+            guard isAdministrator || bucket.owner == request.user else { return nil }
+            return (
+                bucket, bucket.name,
+                bucket.volume.utf8.count + bucket.name.utf8.count + bucket.owner.utf8.count
+                    + bucket.ownerCanonicalID.utf8.count + bucket.ownerDisplayName.utf8.count
+            )
+        }
+        return response
     }
 
     // MARK: Keys and uploads
@@ -207,22 +253,6 @@ public struct OMReads {
         ).upload
     }
 
-    public func parts(_ request: OMListPartsRequest) throws(StoreError) -> OMListPartsResponse {
-        let bucket = try bucket(request.key.bucket, user: request.user)
-        _ = try upload(bucket: bucket.number, name: request.key.name.octets, request.upload)
-        let limit = min(Int(request.limit), OMLimits.listLimit)
-        let from = OMTableKey.part(request.upload, number: min(request.after, 0xFFFE) + 1)
-        let entries = reader.entries(
-            OMTable.parts, prefix: OMTableKey.parts(request.upload), from: from, limit: limit + 1)
-        var response = OMListPartsResponse()
-        for entry in entries.prefix(limit) {
-            let record: OMPartRecord = try parse(entry.value, in: OMTable.parts)
-            response.parts.append(record.part)
-        }
-        response.isTruncated = entries.count > limit
-        return response
-    }
-
     // MARK: What the background loops look for
 
     /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start` on,
@@ -273,41 +303,30 @@ public struct OMReads {
     ) -> OldOpens {
         var found = OldOpens()
         var count = 0
-        let entries = reader.entries(OMTable.opens, prefix: [], from: start, limit: limit)
-        for entry in entries {
-            let record: OMOpenRecord
+        var looked = 0
+        // One after the other: an open key may have a hundred thousand blocks.
+        reader.scan(OMTable.opens, from: start) { key, value in
+            looked += 1
             do throws(StoreError) {
-                record = try parse(entry.value, in: OMTable.opens, at: entry.key)
+                let record: OMOpenRecord = try parse(value, in: OMTable.opens, at: key)
+                let id: UInt64 = key.bigEndian(at: 0)
+                if record.hasKey, record.created < before {
+                    found.named.append(id)
+                    count += record.blocks.count
+                } else if !record.hasKey, record.created < reservedBefore {
+                    found.reserved.append(id)
+                    count += record.blocks.count
+                }
             } catch {
                 found.unreadable.append(error)
-                continue
             }
-            let id: UInt64 = entry.key.bigEndian(at: 0)
-            if record.hasKey {
-                guard record.created < before else { continue }
-                found.named.append(id)
-            } else {
-                guard record.created < reservedBefore else { continue }
-                found.reserved.append(id)
+            guard looked < limit, count < blocks else {
+                found.next = key + [0]
+                return false
             }
-            count += record.blocks.count
-            if count >= blocks {
-                found.next = entry.key + [0]
-                return found
-            }
+            return true
         }
-        if entries.count == limit { found.next = entries.last.map { $0.key + [0] } }
         return found
-    }
-
-    private func all<M: StoredRecord>(
-        _ table: MetadataTable, prefix: [UInt8], as type: M.Type
-    ) throws(StoreError) -> [M] {
-        var records: [M] = []
-        for entry in reader.entries(table, prefix: prefix, limit: .max) {
-            records.append(try parse(entry.value, in: table))
-        }
-        return records
     }
 }
 
@@ -316,19 +335,40 @@ extension OMKeyRecord {
     func key(named name: [UInt8]) throws(StoreError) -> OMKey {
         var key = head(named: name)
         let layout = try OMKeyLayout(parsing: self.layout.octets)
-        key.groups = groups(of: layout.blocks)
+        key.groups = try groups(of: layout.blocks)
         key.parts = layout.parts
         return key
     }
 
-    private func groups(of blocks: [OMStoredBlock]) -> [WireGroup] {
-        blocks.map { block in
-            var group = WireGroup()
-            group.block = block.block
-            group.replication = replication
-            group.length = block.length
-            return group
+    private func groups(of blocks: some Collection<OMStoredBlock>) throws(StoreError) -> [WireGroup]
+    {
+        var groups: [WireGroup] = []
+        groups.reserveCapacity(blocks.count)
+        for block in blocks {
+            guard block.isWithin else {
+                throw StoreError(
+                    .corrupt,
+                    "\(block.count) bytes from \(block.offset) on are not within the "
+                        + "\(block.length) of block \(BlockID(block.block))")
+            }
+            groups.append(block.group(replication))
         }
+        return groups
+    }
+
+    /// All of it, but of block groups no more than go into one answer.
+    private func whole(named name: [UInt8]) throws(StoreError) -> OMKeyResponse {
+        let layout = try OMKeyLayout(parsing: self.layout.octets)
+        let blocks = layout.blocks.prefix(OMLimits.groupsPerAnswer)
+        var key = head(named: name)
+        key.groups = try groups(of: blocks)
+        key.parts = layout.parts
+        var response = OMKeyResponse()
+        response.key = key
+        if blocks.count < layout.blocks.count {
+            response.excerpt = [.with { $0.groupsEnd = blocks.reduce(0) { $0 + $1.bytesReferred } }]
+        }
+        return response
     }
 
     /// What a look-up asked for. Of a long key only that is looked at.
@@ -336,10 +376,7 @@ extension OMKeyRecord {
         _ selection: OMKeySelection, named name: [UInt8]
     ) throws(StoreError) -> OMKeyResponse {
         switch selection.kind {
-        case .all:
-            var response = OMKeyResponse()
-            response.key = try key(named: name)
-            return response
+        case .all: return try whole(named: name)
         case .head: return try answer(0..<0, named: name)
         case .range:
             let end = selection.end == 0 ? length : min(selection.end, length)
@@ -359,11 +396,13 @@ extension OMKeyRecord {
         var response = OMKeyResponse()
         var key = head(named: name)
         if !range.isEmpty {
-            let found = try LayoutExcerpt(of: layout, bytes: range)
-            key.groups = groups(of: found.blocks)
-            if found.offset > 0 {
+            let found = try LayoutExcerpt(
+                of: layout, bytes: range, limit: OMLimits.groupsPerAnswer)
+            key.groups = try groups(of: found.blocks)
+            if found.offset > 0 || found.isCut {
                 var excerpt = OMKeyExcerpt()
                 excerpt.groupsOffset = found.offset
+                if found.isCut { excerpt.groupsEnd = found.end }
                 response.excerpt = [excerpt]
             }
         }
@@ -404,7 +443,27 @@ extension OMKeyRecord {
         key.replication = replication
         if hasAttributes { key.attributes = attributes }
         if hasChecksum { key.checksum = checksum }
+        key.generation = generation
         return key
+    }
+}
+
+extension OMStoredBlock {
+    /// Whether what is referred to is there. An offset comes with a count.
+    var isWithin: Bool {
+        let (end, isBeyond) = offset.addingReportingOverflow(count)
+        return !isBeyond && end <= length && (count > 0 || offset == 0)
+    }
+
+    /// As a client sees it, without nodes.
+    func group(_ replication: WireReplication) -> WireGroup {
+        var group = WireGroup()
+        group.block = block
+        group.replication = replication
+        group.length = length
+        group.offset = offset
+        group.count = count
+        return group
     }
 }
 
@@ -430,3 +489,6 @@ extension OMOpenRecord: StoredRecord {}
 extension OMUploadRecord: StoredRecord {}
 extension OMPartRecord: StoredRecord {}
 extension OMDeletedRecord: StoredRecord {}
+extension OMHistoryRecord: StoredRecord {}
+extension OMSettingRecord: StoredRecord {}
+extension OMUsageRecord: StoredRecord {}

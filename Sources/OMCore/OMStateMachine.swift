@@ -17,17 +17,24 @@ public struct OMStateMachine: StateMachine {
     public init(usersChanged: (@Sendable () -> Void)? = nil) { self.usersChanged = usersChanged }
 
     public var tables: [MetadataTable] { OMTable.all }
+    public var format: TablesFormat { OMFormat.tables }
 
     /// Tables whose records are looked up one by one, again and again.
     public static let cachedTables: Set<MetadataTable> = [
         OMTable.users, OMTable.accessKeys, OMTable.volumes, OMTable.buckets, OMTable.keys,
-        OMTable.opens, OMTable.uploads,
+        OMTable.opens, OMTable.uploads, OMTable.usage, OMTable.settings,
     ]
 
     public func encode(_ command: OMCommand) -> [UInt8] { command.encoded }
 
     public func decode(_ bytes: [UInt8]) throws(StoreError) -> OMCommand {
         let command = try OMCommand(parsing: bytes)
+        guard command.version <= OMFormat.command else {
+            throw StoreError(
+                .versionMismatch,
+                "the log holds a command of version \(command.version); this program knows those "
+                    + "up to version \(OMFormat.command)")
+        }
         guard command.body != nil else {
             throw StoreError(
                 .versionMismatch, "the log holds a command of a kind not known to this version")
@@ -39,7 +46,9 @@ public struct OMStateMachine: StateMachine {
         _ command: OMCommand, at index: UInt64, in transaction: some MetadataTransaction
     ) -> OMAnswer {
         do throws(StoreError) {
-            return try OMChanges(transaction, index: index, time: command.time).run(command)
+            return try OMChanges(
+                transaction, index: index, time: command.time, version: command.version
+            ).run(command)
         } catch {
             return .refused(error)
         }
@@ -50,7 +59,8 @@ public struct OMStateMachine: StateMachine {
         case .createUser, .deleteUser: usersChanged?()
         case .createVolume, .deleteVolume, .createBucket, .deleteBucket, .open, .addBlock,
             .commit, .abortOpen, .deleteKey, .createUpload, .completeUpload, .abortUpload,
-            .expireOpens, .expireUploads, .purgeDeleted, .reserve, nil:
+            .expireOpens, .expireUploads, .purgeDeleted, .reserve, .putSetting, .deleteSetting,
+            .countUsage, nil:
             break
         }
     }
@@ -90,11 +100,17 @@ struct OMChanges {
     let index: UInt64
     /// The leader's clock when it prepared the command, in milliseconds since 1970.
     let time: Int64
+    /// The rules that it is applied by, as it says itself: see `OMFormat.command`.
+    let version: UInt32
 
-    init(_ transaction: any MetadataTransaction, index: UInt64, time: Int64) {
+    init(
+        _ transaction: any MetadataTransaction, index: UInt64, time: Int64,
+        version: UInt32 = OMFormat.command
+    ) {
         self.transaction = transaction
         self.index = index
         self.time = time
+        self.version = version
     }
 
     var reads: OMReads { OMReads(transaction) }
@@ -138,6 +154,9 @@ struct OMChanges {
         case .expireUploads(let request): try expireUploads(request)
         case .purgeDeleted(let request): purgeDeleted(request)
         case .reserve(let request): return .reserved(try reserve(request))
+        case .putSetting(let request): try putSetting(request)
+        case .deleteSetting(let request): try deleteSetting(request)
+        case .countUsage(let request): try countUsage(request)
         case nil:
             throw StoreError(
                 .versionMismatch, "the command at \(index) is of a kind not known to this version")

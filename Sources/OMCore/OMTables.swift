@@ -23,8 +23,19 @@ enum OMTable {
     /// → DeletedRecord: blocks for SCM to delete.
     static let deleted = MetadataTable(9)
 
+    /// Bucket number, key name (terminated), generation (inverted) → HistoryRecord: what keys were.
+    static let history = MetadataTable(10)
+    /// Bucket number, kind → SettingRecord.
+    static let settings = MetadataTable(11)
+    /// Bucket number → UsageRecord.
+    static let usage = MetadataTable(12)
+    /// Bucket number, number of the directory, leaf: what a directory of a file-system bucket
+    /// holds. Reserved: there are no such buckets yet.
+    static let entries = MetadataTable(13)
+
     static let all = [
-        users, accessKeys, volumes, buckets, keys, opens, uploads, parts, deleted,
+        users, accessKeys, volumes, buckets, keys, opens, uploads, parts, deleted, history,
+        settings, usage, entries,
     ]
 }
 
@@ -71,6 +82,59 @@ enum OMTableKey {
         var key = identity(upload)
         key.appendBigEndian(UInt16(clamping: number))
         return key
+    }
+
+    /// All that a key was: the newest first, as the generation is inverted.
+    static func history(bucket: UInt64, name: [UInt8]) -> [UInt8] {
+        number(bucket) + TerminatedName.encode(name)
+    }
+    static func history(bucket: UInt64, name: [UInt8], generation: UInt64) -> [UInt8] {
+        var key = history(bucket: bucket, name: name)
+        key.appendBigEndian(~generation)
+        return key
+    }
+
+    /// What a key of the history table says; nil if it is none.
+    static func decodeHistory(
+        _ key: [UInt8]
+    ) -> (bucket: UInt64, name: [UInt8], generation: UInt64)? {
+        guard key.count >= 8, let (name, rest) = TerminatedName.decode(key.dropFirst(8)),
+            rest.count == 8
+        else { return nil }
+        return (key.bigEndian(at: 0), name, ~key.bigEndian(at: rest.startIndex))
+    }
+
+    static func setting(bucket: UInt64, _ kind: BucketSettingKind) -> [UInt8] {
+        var key = number(bucket)
+        key.appendBigEndian(kind.rawValue)
+        return key
+    }
+
+    /// All entries of a directory, in the order of their leaves. The root of a bucket has the
+    /// bucket's own number.
+    static func directory(bucket: UInt64, parent: UInt64) -> [UInt8] {
+        var key = number(bucket)
+        key.appendBigEndian(parent)
+        return key
+    }
+    static func entry(bucket: UInt64, parent: UInt64, leaf: [UInt8]) -> [UInt8] {
+        directory(bucket: bucket, parent: parent) + leaf
+    }
+
+    /// What a key of the table of entries says; nil if it is none.
+    static func decodeEntry(
+        _ key: [UInt8]
+    ) -> (bucket: UInt64, parent: UInt64, leaf: [UInt8])? {
+        guard key.count > 16 else { return nil }
+        return (key.bigEndian(at: 0), key.bigEndian(at: 8), Array(key[16...]))
+    }
+
+    /// The number of the directory that is at `place` among those that a command makes. They come
+    /// from the same space as those of buckets, which are the indexes of their commands: a command
+    /// makes a bucket or directories, and no two have the same number.
+    static func directoryNumber(of index: UInt64, place: Int) -> UInt64 {
+        precondition(index < 1 << 56 && (0..<256).contains(place), "a number of a directory")
+        return UInt64(place) << 56 | index
     }
 
     static func identity(_ identity: WireIdentity) -> [UInt8] {

@@ -47,7 +47,7 @@ public final class MetadataEngine: Sendable {
         }
         let store = try await MetadataStore.open(
             path: "\(directory)/metadata.db", role: role, tables: replay.tables,
-            cache: options.cache)
+            format: replay.format, cache: options.cache)
         let tablesOpened = reactor.now()
         var opened: SharedLog?
         var started: RaftMember?

@@ -115,6 +115,7 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
 /// How entries are applied that were not proposed here: commands of a certain state machine.
 protocol CommandReplay: Sendable {
     var tables: [MetadataTable] { get }
+    var format: TablesFormat { get }
     /// Applies commands of the log. Throws, before it changes anything, if one cannot be read.
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands
 }
@@ -133,6 +134,7 @@ struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
     init(_ machine: Machine) { self.machine = machine }
 
     var tables: [MetadataTable] { machine.tables }
+    var format: TablesFormat { machine.format }
 
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands {
         let machine = machine

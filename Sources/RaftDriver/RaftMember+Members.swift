@@ -65,7 +65,9 @@ extension RaftMember {
                 return true
             }
             do throws(StoreError) {
-                try await log.setConfState(state, at: entry.index)
+                try await whenItCan { () async throws(StoreError) in
+                    try await log.setConfState(state, at: entry.index)
+                }
             } catch {
                 stop(error)
                 return false

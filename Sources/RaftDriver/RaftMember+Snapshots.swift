@@ -226,8 +226,10 @@ extension RaftMember {
             try? await reactor.sleep(for: .milliseconds(1))
         }
         do throws(StoreError) {
-            try await applier.installSnapshot(
-                from: snapshots.path(snapshot.index), index: snapshot.index)
+            try await whenItCan { () async throws(StoreError) in
+                try await applier.installSnapshot(
+                    from: snapshots.path(snapshot.index), index: snapshot.index)
+            }
         } catch {
             stop(error)
             return false

@@ -85,7 +85,9 @@ extension RaftMember {
     private func fetch(from start: LogIndex, for peer: PeerID) async {
         do throws(StoreError) {
             if start <= log.lastIndex {
-                try await log.fetch(from: start, to: log.lastIndex + 1, maxSize: 4 << 20)
+                try await whenItCan { () async throws(StoreError) in
+                    try await log.fetch(from: start, to: log.lastIndex + 1, maxSize: 4 << 20)
+                }
             }
         } catch {
             // Compacted meanwhile: the core finds out and sends a snapshot. Anything else is the

@@ -109,10 +109,11 @@ extension RaftMember {
                     measures.noteAppend(
                         of: batch.entries.count, bytes: batch.bytes, since: start)
                 }
+                goesOn()
                 if let snapshot = batch.snapshot { return await install(snapshot) }
                 return true
             } catch {
-                guard error.code == .noSpace || error.code == .overloaded else {
+                guard error.isTransient else {
                     stop(error)
                     return false
                 }
@@ -122,11 +123,39 @@ extension RaftMember {
         return false
     }
 
+    /// Does `work`, again and again while it fails for want of room, descriptors or memory, until
+    /// the member is closed.
+    func whenItCan(
+        _ work: () async throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        while true {
+            do throws(StoreError) {
+                try await work()
+                goesOn()
+                return
+            } catch {
+                guard error.isTransient, !isClosed else { throw error }
+                await waitForSpace(error)
+            }
+        }
+    }
+
+    /// What was waited for is there.
+    private func goesOn() {
+        guard isShort, waitsForSpace == 0 else { return }
+        isShort = false
+        options.notice?("log and tables go on")
+    }
+
     /// Log or state take nothing for now: new commands are refused until they do. Those that are
     /// in the log already wait: they will be applied.
     private func waitForSpace(_ error: StoreError) async {
         waitsForSpace += 1
         defer { waitsForSpace -= 1 }
+        if !isShort {
+            isShort = true
+            options.notice?("log or tables wait, and are tried again: \(error)")
+        }
         inbox.withLock { inbox in
             if inbox.refusal == nil { inbox.refusal = error }
         }
@@ -200,7 +229,7 @@ extension RaftMember {
         guard !batch.isEmpty else { return true }
         let start = reactor.now()
         do throws(StoreError) {
-            try await applyWhenThereIsRoom(batch)
+            try await whenItCan { () async throws(StoreError) in try await applier.apply(batch) }
         } catch {
             let pending = batch.compactMap(\.pending)
             release(pending)
@@ -213,18 +242,6 @@ extension RaftMember {
         release(pending)
         for command in batch { command.pending?.succeed(at: command.index) }
         return true
-    }
-
-    /// Tries again while the state has no room, until the member is closed.
-    private func applyWhenThereIsRoom(_ batch: [CommittedCommand]) async throws(StoreError) {
-        while true {
-            do throws(StoreError) {
-                return try await applier.apply(batch)
-            } catch {
-                guard error.code == .noSpace, !isClosed else { throw error }
-                await waitForSpace(error)
-            }
-        }
     }
 
     /// The command that was proposed here as this entry. Commands whose place another leader's
@@ -252,4 +269,10 @@ extension RaftMember {
             try? await reactor.sleep(for: .milliseconds(1))
         }
     }
+}
+
+extension StoreError {
+    /// Whether the same may succeed a little later, nothing being broken: a disk is full, or
+    /// descriptors or memory are wanting.
+    var isTransient: Bool { code == .noSpace || code == .overloaded }
 }

@@ -79,8 +79,10 @@ public actor RaftMember {
     var isClosed = false
     /// Whether entries are being applied at this moment.
     var isApplying = false
-    /// How many of the loops wait for room on a disk.
+    /// How many of the loops wait for room on a disk, descriptors or memory.
     var waitsForSpace = 0
+    /// Whether they have waited since all went well.
+    var isShort = false
     /// Fetches of entries that are only on disk, by follower.
     var fetching: Set<PeerID> = []
 

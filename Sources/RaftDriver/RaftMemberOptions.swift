@@ -14,7 +14,8 @@ public enum RaftMemberLimits {
     public static let waitingReads = 16_384
     /// Elections that a read waits for its index.
     public static let readElections = 2
-    /// After the disk had no room the write is tried again so much later.
+    /// After the disk had no room, or descriptors or memory were wanting, the same is tried again
+    /// so much later.
     public static let noSpaceRetry = Duration.milliseconds(200)
     /// After a snapshot could not be written the next attempt is made so much later.
     public static let snapshotRetry = Duration.seconds(2)
@@ -30,6 +31,9 @@ public struct RaftMemberOptions: Sendable {
     public var electionTicks = 10
     /// Ticks between heartbeats.
     public var heartbeatTicks = 1
+    /// Told once when log or state begin to wait for what they lack (room on a disk, descriptors,
+    /// memory), and once when they go on.
+    public var notice: (@Sendable (String) -> Void)?
     /// Whether linearizable reads rest on the leader's lease instead of a round of messages.
     public var usesLease = false
 

@@ -103,8 +103,9 @@ struct RecoveredLog {
         do throws(IOError) {
             let unfinished = "\(directory)/\(LogFile.unfinished)"
             try await SharedLog.fillSegment(unfinished, size: options.segmentSize, on: reactor)
-            let file = try await SharedLog.activate(
-                unfinished, header, in: directory, on: reactor)
+            var first = Activation(spare: 0, header: header)
+            try await first.advance(unfinished, in: directory, on: reactor)
+            guard let file = first.file else { preconditionFailure("an active segment is open") }
             return RecoveredLog(
                 groups: [:], ledger: SegmentLedger([.init(sequence: 1, salt: header.salt)]),
                 file: file, capacity: options.segmentSize, end: LogBytes.blockSize, nextBatch: 1,

@@ -5,6 +5,45 @@ import Raft
 import Reactor
 import Synchronization
 
+/// A spare that is to become the segment that is written to, and what is done of that.
+struct Activation {
+    var spare: UInt64
+    var header: LogBytes.SegmentHeader
+    var file: File?
+    /// The header is durable.
+    var isWritten = false
+    /// It has its name, which need not be durable. From now on nothing may be written to the
+    /// segment before.
+    var isRenamed = false
+
+    /// Gives a spare its header and then its name, each made durable before the next. If it
+    /// throws it goes on with what is left when it is called again.
+    mutating func advance(
+        _ spare: String, in directory: String, on reactor: Reactor
+    ) async throws(IOError) {
+        let opened: File
+        if let file {
+            opened = file
+        } else {
+            opened = try await File.open(spare, [.read, .write, .direct], on: reactor)
+            file = opened
+        }
+        if !isWritten {
+            let block = reactor.pool.allocate(LogBytes.blockSize)
+            header.write(into: block.bytes)
+            try await opened.write(Payload(block, 0..<LogBytes.blockSize), at: 0)
+            try await opened.synchronize()
+            isWritten = true
+        }
+        if !isRenamed {
+            try await reactor.rename(
+                spare, to: "\(directory)/\(LogFile.segment(header.sequence))")
+            isRenamed = true
+        }
+        try await reactor.synchronizeDirectory(directory)
+    }
+}
+
 /// Why no new segment could be begun.
 enum SegmentFailure: Error {
     /// Nothing of the log was touched: it may be tried again.
@@ -36,29 +75,43 @@ enum LogFile {
 extension SharedLog {
     func path(_ name: String) -> String { "\(directory)/\(name)" }
 
-    /// Goes over to a new segment: makes one if none is spare.
+    /// Goes over to a new segment: makes one if none is spare. Where descriptors or memory are
+    /// wanting it fails with `overloaded`, and goes on with what it has done when called again.
     func startSegment() async throws(SegmentFailure) {
-        if spares.isEmpty { try await makeSpareNow() }
-        let spare = spares.removeFirst()
-        var random = SystemRandomNumberGenerator()
-        let sequence = ledger.current.sequence + 1
-        let header = LogBytes.SegmentHeader(
-            sequence: sequence, salt: random.next() | 1, firstBatch: nextBatch,
-            size: options.segmentSize)
+        if activation == nil {
+            if spares.isEmpty { try await makeSpareNow() }
+            activation = Activation(spare: spares.removeFirst(), header: newHeader())
+        }
+        // Others may have been written to the old segment since, while this had to wait.
+        if activation?.isRenamed == false, activation?.header.firstBatch != nextBatch {
+            activation?.header = newHeader()
+            activation?.isWritten = false
+        }
         do throws(IOError) {
-            let next = try await Self.activate(
-                path(LogFile.spare(spare)), header, in: directory, on: reactor)
-            // Whoever still reads from the old one holds on to it.
-            keep(file, of: ledger.current.sequence)
-            file = next
+            try await activate()
         } catch {
+            if error.isShortage { throw .none(StoreError(error)) }
             throw .unusable(unusable(error))
         }
+        guard let begun = activation, let next = begun.file else {
+            preconditionFailure("an active segment is open")
+        }
+        activation = nil
+        // Whoever still reads from the old one holds on to it.
+        keep(file, of: ledger.current.sequence)
+        file = next
         capacity = options.segmentSize
         end = LogBytes.blockSize
         sparelessAt = nil
-        ledger.append(.init(sequence: sequence, salt: header.salt))
+        ledger.append(.init(sequence: begun.header.sequence, salt: begun.header.salt))
         counts.segmentsBegun += 1
+    }
+
+    private func newHeader() -> LogBytes.SegmentHeader {
+        var random = SystemRandomNumberGenerator()
+        return LogBytes.SegmentHeader(
+            sequence: ledger.current.sequence + 1, salt: random.next() | 1, firstBatch: nextBatch,
+            size: options.segmentSize)
     }
 
     private func makeSpareNow() async throws(SegmentFailure) {
@@ -116,24 +169,27 @@ extension SharedLog {
         try await file.close()
     }
 
-    /// Gives a spare its header and then its name, each made durable before the next.
-    static func activate(
-        _ spare: String, _ header: LogBytes.SegmentHeader, in directory: String,
-        on reactor: Reactor
-    ) async throws(IOError) -> File {
-        let path = "\(directory)/\(LogFile.segment(header.sequence))"
-        let file = try await File.open(spare, [.read, .write, .direct], on: reactor)
-        let block = reactor.pool.allocate(LogBytes.blockSize)
-        header.write(into: block.bytes)
-        try await file.write(Payload(block, 0..<LogBytes.blockSize), at: 0)
-        try await file.synchronize()
-        try await file.close()
-        try await reactor.rename(spare, to: path)
-        try await reactor.synchronizeDirectory(directory)
-        return try await File.open(path, [.read, .write, .direct], on: reactor)
+    private func activate() async throws(IOError) {
+        guard var work = activation else { return }
+        defer { activation = work }
+        try await work.advance(path(LogFile.spare(work.spare)), in: directory, on: reactor)
     }
 
     // MARK: Work in the background
+
+    /// Does `work`, again and again while descriptors or memory are wanting, until the log closes.
+    private func patiently<R>(
+        _ work: () async throws(IOError) -> R
+    ) async throws(IOError) -> R {
+        while true {
+            do throws(IOError) {
+                return try await work()
+            } catch {
+                guard error.isShortage, !queue.withLock({ $0.isClosing }) else { throw error }
+            }
+            try? await reactor.sleep(for: Limits.shortageRetry)
+        }
+    }
 
     /// The segments that the log may take before the oldest is emptied.
     var allowedSegments: Int {
@@ -177,6 +233,8 @@ extension SharedLog {
                     return
                 }
             } catch let error as IOError {
+                // At the end of the log: the next start finds what is left.
+                if error.isShortage { return }
                 let failure = unusable(error)
                 self.failure = failure
                 queue.withLock { $0.refusal = failure }
@@ -198,20 +256,30 @@ extension SharedLog {
         let segment = ledger.removeOldest()
         readers[segment.sequence] = nil
         let old = path(LogFile.segment(segment.sequence))
-        let isReusable = try await reactor.status(old)?.size == options.segmentSize
+        let isReusable = try await patiently { () async throws(IOError) in
+            try await reactor.status(old)?.size == options.segmentSize
+        }
         if isReusable, spares.count < options.spareSegments {
             let number = nextSpare
             nextSpare += 1
-            try await reactor.rename(old, to: path(LogFile.spare(number)))
+            try await patiently { () async throws(IOError) in
+                try await reactor.rename(old, to: path(LogFile.spare(number)))
+            }
             // Before it is written to: a header of its next life must not be found under the
             // name of this one.
-            try await reactor.synchronizeDirectory(directory)
+            try await synchronizeNames()
             spares.append(number)
         } else {
-            try await reactor.remove(old)
-            try await reactor.synchronizeDirectory(directory)
+            try await patiently { () async throws(IOError) in try await reactor.remove(old) }
+            try await synchronizeNames()
         }
         counts.segmentsFreed += 1
+    }
+
+    private func synchronizeNames() async throws(IOError) {
+        try await patiently { () async throws(IOError) in
+            try await reactor.synchronizeDirectory(directory)
+        }
     }
 
     /// Writes again what is needed of the oldest segment, so that it can be freed.

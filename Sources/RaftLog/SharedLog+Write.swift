@@ -74,6 +74,10 @@ extension SharedLog {
 
     /// Writes the next batch of what is pending. Throws when the log is unusable from now on.
     private func writeBatch() async throws(StoreError) {
+        // The next segment has its name: nothing more goes into this one.
+        if activation?.isRenamed == true, let request = pending.first {
+            return try await makeRoom(for: request)
+        }
         var done: [LogRequest] = []
         let (bodySize, recordCount, isNoted) = fill(&done)
         guard recordCount > 0 || isNoted else {
@@ -89,8 +93,7 @@ extension SharedLog {
         header.seal(buffer.bytes)
         let size = header.paddedSize
         do throws(IOError) {
-            try await file.write(Payload(buffer, 0..<size), at: end)
-            try await file.synchronize()
+            try await writeOut(size)
         } catch {
             let failure = unusable(error)
             for request in done { finish(request, failure) }
@@ -108,9 +111,27 @@ extension SharedLog {
         finishAll(done)
     }
 
+    /// Makes the first `size` bytes of the buffer durable at the end of the segment. Where memory
+    /// is wanting the same bytes are written again a little later, and what comes meanwhile is
+    /// refused; only where the disk fails is it not known what is there.
+    private func writeOut(_ size: Int) async throws(IOError) {
+        while true {
+            do throws(IOError) {
+                try await file.write(Payload(buffer, 0..<size), at: end)
+                return try await file.synchronize()
+            } catch {
+                guard error.isShortage, !queue.withLock({ $0.isClosing }) else { throw error }
+                let refusal = StoreError(error)
+                queue.withLock { if $0.refusal == nil { $0.refusal = refusal } }
+                try? await reactor.sleep(for: Limits.shortageRetry)
+                queue.withLock { if $0.refusal == refusal { $0.refusal = nil } }
+            }
+        }
+    }
+
     func unusable(_ error: IOError) -> StoreError {
         StoreError(
-            StoreError(error).code == .noSpace ? .io : StoreError(error).code,
+            .io,
             "the log cannot be written any more until it is opened again: \(error)")
     }
 
@@ -160,8 +181,9 @@ extension SharedLog {
             case .none(let error):
                 let waiting = pending
                 pending.removeAll()
+                let isBetween = activation?.isRenamed == true
                 for (place, other) in waiting.enumerated() {
-                    if place > 0 && other.makesRoom {
+                    if place > 0 && other.makesRoom && !isBetween {
                         pending.append(other)
                     } else {
                         finish(other, error)

@@ -31,6 +31,8 @@ public actor SharedLog {
         public static let openSegments = 64
         /// Members that a configuration may name.
         public static let members = 4096
+        /// After descriptors or memory were wanting the same is tried again so much later.
+        public static let shortageRetry = Duration.milliseconds(200)
     }
 
     /// How a log uses its disk and memory.
@@ -136,6 +138,8 @@ public actor SharedLog {
     /// Numbers of the segments that are ready to be used, and the next to be given.
     var spares: [UInt64]
     var nextSpare: UInt64
+    /// The segment that is to be begun, if that could not be finished.
+    var activation: Activation?
     /// Makes a segment while it runs.
     var making: Task<Void, any Error>?
     /// Where the current segment ended when the last attempt to make a spare failed.

@@ -124,7 +124,11 @@ public final class FaultInjector: Sendable {
     public func set(isHung: Bool) { state.withLock { $0.isHung = isHung } }
 
     /// What `set(error:for:)` tells apart.
-    public enum Operation: Hashable, Sendable { case read, write, synchronize, allocate, punch }
+    public enum Operation: Hashable, Sendable {
+        case read, write, synchronize, allocate, punch
+        /// All that needs a descriptor of its own: opening a file, syncing a folder.
+        case open
+    }
 
     /// While not nil, operations of the kind fail with `error` (errno) and do nothing.
     public func set(error: Int32?, for operation: Operation) {
@@ -468,6 +472,7 @@ extension IORequest {
         case .read: .read
         case .write: .write
         case .synchronize: .synchronize
+        case .open, .synchronizeDirectory: .open
         case .allocate: flags & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0 ? .punch : .allocate
         default: nil
         }

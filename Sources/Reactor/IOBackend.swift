@@ -112,5 +112,10 @@ public struct IOError: Error, Hashable, Sendable, CustomStringConvertible {
     /// done, and nothing is broken.
     public var isOverload: Bool { code == ENOBUFS }
     public var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
+    /// The process or the machine lacks descriptors or memory; the disk is all right, and the same
+    /// may succeed later.
+    public var isShortage: Bool {
+        kind == .resource || kind == .overload
+    }
     public var isAbsent: Bool { code == ENOENT }
 }

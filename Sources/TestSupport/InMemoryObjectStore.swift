@@ -267,6 +267,7 @@ extension WriteCondition {
             case .ifAbsent: key == nil
             case .ifPresent: key != nil
             case .ifETag(let etag): key?.etag == etag
+            case .ifGeneration(let generation): key?.generation == generation
             }
         if holds { return }
         // As S3 has it: there is nothing that could match.

@@ -96,12 +96,24 @@ extension BlockGroup {
                 "a block group of \(replication) holds at most \(replication.blockGroupSize) "
                     + "bytes, not \(message.length)")
         }
+        var range: Range<Int>?
+        if message.count > 0 || message.offset > 0 {
+            let (end, isBeyond) = message.offset.addingReportingOverflow(message.count)
+            guard message.count > 0, !isBeyond, end <= message.length else {
+                throw StoreError(
+                    .badRequest,
+                    "\(message.count) bytes from \(message.offset) on are not within a block group "
+                        + "of \(message.length)")
+            }
+            range = Int(message.offset)..<Int(end)
+        }
         var nodes: [DatanodeAddress?] = []
         nodes.reserveCapacity(message.nodes.count)
         for node in message.nodes { nodes.append(try DatanodeAddress(node)) }
         self.init(
             blockID: BlockID(message.block), replication: replication,
             length: Int(message.length), nodes: nodes)
+        self.range = range
     }
 
     public var message: WireGroup {
@@ -110,6 +122,10 @@ extension BlockGroup {
         message.replication = replication.message
         message.length = UInt64(length)
         message.nodes = nodes.map { $0?.message ?? WireAddress() }
+        if let range {
+            message.offset = UInt64(range.lowerBound)
+            message.count = UInt64(range.count)
+        }
         return message
     }
 }

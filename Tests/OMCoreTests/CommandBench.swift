@@ -21,6 +21,8 @@ final class Bench {
     var index: UInt64 = 0
     var time: Int64 = 1_000_000
     var nextBlock: UInt64 = 1
+    /// The rules that commands are made for.
+    var version = OMFormat.command
     /// Every command so far, for running them again.
     var commands: [[UInt8]] = []
     var answers: [OMAnswer] = []
@@ -45,6 +47,7 @@ final class Bench {
         var command = OMCommand()
         command.time = time
         command.body = body
+        command.version = version
         commands.append(machine.encode(command))
         // What the log holds, not what was put into it.
         let answer = machine.apply(
@@ -228,7 +231,7 @@ final class Bench {
             held += try OMOpenRecord(parsing: value).blocks.map { BlockID($0) }
         }
         for (_, value) in tables.dump(OMTable.keys) {
-            held += try OMKeyRecord(parsing: value).allBlocks().map { BlockID($0) }
+            held += try OMKeyRecord(parsing: value).allReferences().map { BlockID($0.block) }
         }
         for (_, value) in tables.dump(OMTable.parts) {
             held += try OMPartRecord(parsing: value).blocks.map { BlockID($0.block) }
@@ -237,6 +240,24 @@ final class Bench {
             held += try OMDeletedRecord(parsing: value).blocks.map { BlockID($0) }
         }
         return held.sorted()
+    }
+
+    /// What the keys of a bucket come to, by looking at each of them.
+    func recount(_ bucket: String) throws -> (keys: UInt64, bytes: UInt64) {
+        let key = OMTableKey.bucket(Self.path(bucket, "").bucket)
+        let record = try OMBucketRecord(parsing: tables.get(OMTable.buckets, key) ?? [])
+        let found = tables.entries(
+            OMTable.keys, prefix: OMTableKey.number(record.number), limit: .max)
+        var bytes: UInt64 = 0
+        for entry in found { bytes += try OMKeyRecord(parsing: entry.value).length }
+        return (UInt64(found.count), bytes)
+    }
+
+    func usage(_ bucket: String, user: String) throws(StoreError) -> OMReads.Usage {
+        var request = OMBucketRequest()
+        request.bucket = Self.path(bucket, "").bucket
+        request.user = user
+        return try reads.usage(request)
     }
 
     func dump() -> [[[UInt8]]] {

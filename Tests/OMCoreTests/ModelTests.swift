@@ -55,6 +55,8 @@ private struct RandomRun {
     let buckets = ["aaa", "bbb"]
     let names = ["k", "k/1", "k/2", "l"]
     let etags = ["e1", "e2", "e3"]
+    /// Of keys when they were looked at last.
+    var generations: [String: UInt64] = [:]
 
     init(seed: UInt64) throws {
         random = SeededGenerator(state: seed)
@@ -279,8 +281,9 @@ private struct RandomRun {
         model.uploads[id] = nil
     }
 
-    /// All keys as they are listed and looked up, against the model; no block lost or doubled.
-    func check() throws {
+    /// All keys as they are listed and looked up, against the model; no block lost or doubled;
+    /// usage as it is when everything is counted again, and generations that only grow.
+    mutating func check() throws {
         for bucket in buckets {
             var request = OMListKeysRequest()
             request.bucket = Bench.path(bucket, "").bucket
@@ -292,7 +295,19 @@ private struct RandomRun {
                         == .noSuchBucket)
                 continue
             }
+            let usage = try bench.usage(bucket, user: "ann")
+            let counted = try bench.recount(bucket)
+            #expect(usage.isComplete)
+            #expect(usage.keys == counted.keys && usage.bytes == counted.bytes)
+            #expect(usage.bytes == keys.values.reduce(0) { $0 + $1.length })
             let listed = try bench.reads.list(request).keys
+            for key in listed {
+                let name = String(decoding: key.name, as: UTF8.self)
+                let before = generations[bucket + "/" + name] ?? 0
+                #expect(key.generation >= before && key.generation <= bench.index)
+                #expect(key.generation > 0, "each key has a generation")
+                generations[bucket + "/" + name] = key.generation
+            }
             #expect(listed.map { String(decoding: $0.name, as: UTF8.self) } == keys.keys.sorted())
             for (name, key) in keys {
                 let found = try bench.reads.key(Bench.path(bucket, name), user: "ann")
@@ -338,7 +353,8 @@ struct ModelTests {
 
         try await withTemporaryDirectory { directory in
             let store = try await MetadataStore.open(
-                path: directory + "/om.db", role: "om", tables: machine.tables)
+                path: directory + "/om.db", role: "om", tables: machine.tables,
+                format: machine.format)
             var random = SeededGenerator(state: seed)
             var done = 0
             while done < commands.count {

@@ -58,6 +58,8 @@ import Testing
                 if coin() { $0.replication = replication() }
                 $0.length = number()
                 $0.nodes = several { $0.address() }
+                $0.offset = number()
+                $0.count = number()
             }
         }
         mutating func path() -> OMKeyPath {
@@ -92,6 +94,7 @@ import Testing
                     $0.condition = .with {
                         $0.kind = coin() ? .ifEtag : .UNRECOGNIZED(77)
                         $0.etag = text()
+                        $0.generation = number()
                     }
                 }
                 $0.user = text()
@@ -129,6 +132,8 @@ import Testing
                         $0.container = source.number()
                         $0.local = source.number()
                         $0.length = source.number()
+                        $0.offset = source.number()
+                        $0.count = source.number()
                     }
                 }
                 $0.parts = several { $0.part() }
@@ -148,6 +153,15 @@ import Testing
                 $0.groupsOffset = number()
                 $0.partsCount = UInt32(truncatingIfNeeded: number())
                 $0.partOffset = number()
+                $0.groupsEnd = number()
+            }
+        }
+        mutating func usage() -> OMUsageRecord {
+            .with {
+                $0.keys = number()
+                $0.bytes = number()
+                $0.isCounted = coin()
+                $0.countedTo = octets()
             }
         }
         mutating func deleted() -> OMDeletedRecord {
@@ -166,7 +180,8 @@ import Testing
                 if coin() { $0.checksum = checksum() }
                 $0.layout = octets()
                 $0.openID = number()
-                if coin() { $0.upload = identity() }
+                if coin() { $0.upload = [identity()] }
+                $0.generation = number()
             }
         }
         mutating func key() -> OMKey {
@@ -180,6 +195,7 @@ import Testing
                 if coin() { $0.checksum = checksum() }
                 $0.groups = several { $0.group() }
                 $0.parts = several { $0.part() }
+                $0.generation = number()
             }
         }
         mutating func checksums() -> [UInt32] {
@@ -234,6 +250,7 @@ import Testing
                 case 2: $0.body = .deleteUser(text())
                 default: break
                 }
+                $0.version = UInt32(truncatingIfNeeded: number())
             }
         }
     }
@@ -259,7 +276,11 @@ import Testing
         var source = Source()
         for round in 0..<400 {
             var layout = source.layout()
-            for index in layout.blocks.indices { layout.blocks[index].length = .random(in: 0...9) }
+            for index in layout.blocks.indices {
+                layout.blocks[index].length = .random(in: 0...9)
+                // Of some only a part is referred to.
+                layout.blocks[index].count = .random(in: 0...layout.blocks[index].length)
+            }
             // Fields of a later version are read by the generated parser.
             var bytes = layout.encoded
             if round % 4 == 0 { bytes += [0x98, 0x06, 0x01] }
@@ -269,15 +290,20 @@ import Testing
             var offset: UInt64 = 0
             var position: UInt64 = 0
             for block in layout.blocks {
-                let bytes = position..<position + block.length
+                let count = block.count == 0 ? block.length : block.count
+                let bytes = position..<position + count
                 if bytes.overlaps(range) {
                     if expected.isEmpty { offset = position }
                     expected.append(block)
                 }
-                position += block.length
+                position += count
             }
             let found = try LayoutExcerpt(of: Data(bytes), bytes: range)
-            #expect(found.blocks == expected && found.offset == offset)
+            #expect(found.blocks == expected && found.offset == offset && !found.isCut)
+            let cut = try LayoutExcerpt(of: Data(bytes), bytes: range, limit: 1)
+            #expect(cut.blocks == expected.prefix(1).map { $0 } && cut.offset == offset)
+            #expect(cut.isCut == (expected.count > 1))
+            #expect(cut.end == offset + (cut.blocks.first?.bytesReferred ?? 0))
         }
     }
 
@@ -288,14 +314,14 @@ import Testing
             var expected = record
             expected.layout = Data()
             expected.openID = 0
-            expected.clearUpload()
+            expected.upload = []
             for isWanted in [true, false] {
                 if !isWanted { expected.clearAttributes() }
                 var found = try OMKeyRecord(head: record.encoded, attributes: isWanted)
                 // The generated parser reads all.
                 found.layout = Data()
                 found.openID = 0
-                found.clearUpload()
+                found.upload = []
                 #expect(found == expected)
             }
         }
@@ -308,6 +334,8 @@ import Testing
             expectSameBytes(source.readRequest())
             expectSameBytes(source.readResponse())
             expectSameBytes(source.lookup())
+            expectSameBytes(source.usage())
+            try expectSame(source.usage())
             expectSameBytes(DNWriteCellResponse.with { $0.durableLength = source.number() })
             try expectSame(source.write())
             try expectSame(source.readRequest())

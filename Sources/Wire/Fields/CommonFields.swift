@@ -95,6 +95,8 @@ extension WireGroup: FieldReadable, FieldWritable {
             case 0x12: fields.message(into: &replication)
             case 0x18: length = fields.varint()
             case 0x22: nodes.append(fields.message())
+            case 0x28: offset = fields.varint()
+            case 0x30: count = fields.varint()
             default: fields.refuse()
             }
         }
@@ -106,6 +108,8 @@ extension WireGroup: FieldReadable, FieldWritable {
         if hasReplication { fields.message(2, replication) }
         fields.number(3, length)
         for node in nodes { fields.message(4, node) }
+        fields.number(5, offset)
+        fields.number(6, count)
     }
 }
 

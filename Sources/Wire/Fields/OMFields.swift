@@ -112,6 +112,7 @@ extension OMCondition: FieldReadable, FieldWritable {
                 }
                 kind = known
             case 0x12: etag = fields.text()
+            case 0x18: generation = fields.varint()
             default: fields.refuse()
             }
         }
@@ -121,6 +122,7 @@ extension OMCondition: FieldReadable, FieldWritable {
         fields.check(unknownFields)
         fields.number(1, UInt64(truncatingIfNeeded: kind.rawValue))
         fields.text(2, etag)
+        fields.number(3, generation)
     }
 }
 
@@ -244,6 +246,7 @@ extension OMKey: FieldReadable, FieldWritable {
             case 0x3A: fields.message(into: &checksum)
             case 0x42: groups.append(fields.message())
             case 0x4A: parts.append(fields.message())
+            case 0x50: generation = fields.varint()
             default: fields.refuse()
             }
         }
@@ -260,6 +263,7 @@ extension OMKey: FieldReadable, FieldWritable {
         if hasChecksum { fields.message(7, checksum) }
         for group in groups { fields.message(8, group) }
         for part in parts { fields.message(9, part) }
+        fields.number(10, generation)
     }
 }
 
@@ -288,6 +292,7 @@ extension OMKeyExcerpt: FieldReadable, FieldWritable {
             case 0x08: groupsOffset = fields.varint()
             case 0x10: partsCount = fields.number32()
             case 0x18: partOffset = fields.varint()
+            case 0x20: groupsEnd = fields.varint()
             default: fields.refuse()
             }
         }
@@ -298,5 +303,6 @@ extension OMKeyExcerpt: FieldReadable, FieldWritable {
         fields.number(1, groupsOffset)
         fields.number(2, UInt64(partsCount))
         fields.number(3, partOffset)
+        fields.number(4, groupsEnd)
     }
 }

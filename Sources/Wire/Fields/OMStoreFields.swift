@@ -10,6 +10,8 @@ extension OMStoredBlock: FieldReadable, FieldWritable {
             case 0x08: container = fields.varint()
             case 0x10: local = fields.varint()
             case 0x18: length = fields.varint()
+            case 0x20: offset = fields.varint()
+            case 0x28: count = fields.varint()
             default: fields.refuse()
             }
         }
@@ -20,6 +22,8 @@ extension OMStoredBlock: FieldReadable, FieldWritable {
         fields.number(1, container)
         fields.number(2, local)
         fields.number(3, length)
+        fields.number(4, offset)
+        fields.number(5, count)
     }
 }
 
@@ -53,7 +57,8 @@ extension OMKeyRecord: FieldReadable, FieldWritable {
             case 0x32: fields.message(into: &checksum)
             case 0x3A: layout = fields.octets()
             case 0x40: openID = fields.varint()
-            case 0x4A: fields.message(into: &upload)
+            case 0x4A: upload.append(fields.message())
+            case 0x50: generation = fields.varint()
             default: fields.refuse()
             }
         }
@@ -69,7 +74,8 @@ extension OMKeyRecord: FieldReadable, FieldWritable {
         if hasChecksum { fields.message(6, checksum) }
         fields.octets(7, layout)
         fields.number(8, openID)
-        if hasUpload { fields.message(9, upload) }
+        for upload in upload { fields.message(9, upload) }
+        fields.number(10, generation)
     }
 }
 
@@ -90,6 +96,7 @@ extension OMKeyRecord {
                 case 0x2A, 0x3A, 0x4A: _ = fields.counted()
                 case 0x32: fields.message(into: &checksum)
                 case 0x40: _ = fields.varint()
+                case 0x50: generation = fields.varint()
                 default: fields.refuse()
                 }
             }
@@ -183,6 +190,7 @@ extension OMCommand: FieldReadable, FieldWritable {
             case 0x08: time = Int64(bitPattern: fields.varint())
             case 0x42 where body == nil: body = .open(fields.message())
             case 0x52 where body == nil: body = .commit(fields.message())
+            case 0xB8: version = fields.number32()
             default: fields.refuse()
             }
         }
@@ -196,5 +204,28 @@ extension OMCommand: FieldReadable, FieldWritable {
         case .commit(let request): fields.message(10, request)
         default: fields.refuse()
         }
+        fields.number(23, UInt64(version))
+    }
+}
+
+extension OMUsageRecord: FieldReadable, FieldWritable {
+    public mutating func read(_ fields: inout FieldReader) {
+        while let tag = fields.next() {
+            switch tag {
+            case 0x08: keys = fields.varint()
+            case 0x10: bytes = fields.varint()
+            case 0x18: isCounted = fields.varint() != 0
+            case 0x22: countedTo = fields.octets()
+            default: fields.refuse()
+            }
+        }
+    }
+
+    public func write(_ fields: inout FieldWriter) {
+        fields.check(unknownFields)
+        fields.number(1, keys)
+        fields.number(2, bytes)
+        fields.number(3, isCounted ? 1 : 0)
+        fields.octets(4, countedTo)
     }
 }

@@ -29,6 +29,39 @@ fileprivate nonisolated struct _GeneratedWithProtocGenSwiftVersion: SwiftProtobu
   typealias Version = _2
 }
 
+/// How the names of a bucket are kept.
+public nonisolated enum OMBucketLayout: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// Each key under its whole name.
+  case objectStore // = 0
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .objectStore
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .objectStore
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .objectStore: return 0
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [OMBucketLayout] = [
+    .objectStore,
+  ]
+
+}
+
 public nonisolated enum OMChecksumAlgorithm: SwiftProtobuf.Enum, Swift.CaseIterable {
   public typealias RawValue = Int
   case crc32 // = 0
@@ -186,6 +219,23 @@ public nonisolated struct OMUserByNameRequest: Sendable {
   public init() {}
 }
 
+/// What lists ask for that are not of keys: entries after `start_after`, at most `limit`, fewer
+/// where they would not go into one answer. Without a limit, as they were asked for before there
+/// were pages: all, refused where there are more than go into one answer.
+public nonisolated struct OMListUsersRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var startAfter: String = String()
+
+  public var limit: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// Without a user if there is none.
 public nonisolated struct OMUserResponse: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -214,6 +264,9 @@ public nonisolated struct OMListUsersResponse: Sendable {
   // methods supported on all messages.
 
   public var users: [OMUser] = []
+
+  /// The last one's name if there are more: the next `start_after`. So in all lists.
+  public var next: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -270,6 +323,10 @@ public nonisolated struct OMListVolumesRequest: Sendable {
 
   public var user: String = String()
 
+  public var startAfter: String = String()
+
+  public var limit: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -281,6 +338,8 @@ public nonisolated struct OMListVolumesResponse: Sendable {
   // methods supported on all messages.
 
   public var volumes: [OMVolume] = []
+
+  public var next: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -341,6 +400,8 @@ public nonisolated struct OMBucket: Sendable {
   /// Clears the value of `replication`. Subsequent reads from it will return its default value.
   public mutating func clearReplication() {self._replication = nil}
 
+  public var layout: OMBucketLayout = .objectStore
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -373,6 +434,8 @@ public nonisolated struct OMCreateBucketRequest: Sendable {
   public mutating func clearReplication() {self._replication = nil}
 
   public var user: String = String()
+
+  public var layout: OMBucketLayout = .objectStore
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -414,6 +477,10 @@ public nonisolated struct OMListBucketsRequest: Sendable {
 
   public var user: String = String()
 
+  public var startAfter: String = String()
+
+  public var limit: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -425,6 +492,8 @@ public nonisolated struct OMListBucketsResponse: Sendable {
   // methods supported on all messages.
 
   public var buckets: [OMBucket] = []
+
+  public var next: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -534,6 +603,10 @@ public nonisolated struct OMKey: Sendable {
   public var groups: [WireGroup] = []
 
   public var parts: [OMPart] = []
+
+  /// Grows with each change of the key, and is never given to another one of its bucket; 0 if it
+  /// was made before there were generations.
+  public var generation: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -745,29 +818,32 @@ public nonisolated struct OMLookupKeyRequest: Sendable {
   fileprivate var _selection: OMKeySelection? = nil
 }
 
-public nonisolated struct OMKeyResponse: Sendable {
+public nonisolated struct OMKeyResponse: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   public var key: OMKey {
-    get {_key ?? OMKey()}
-    set {_key = newValue}
+    get {_storage._key ?? OMKey()}
+    set {_uniqueStorage()._key = newValue}
   }
   /// Returns true if `key` has been explicitly set.
-  public var hasKey: Bool {self._key != nil}
+  public var hasKey: Bool {_storage._key != nil}
   /// Clears the value of `key`. Subsequent reads from it will return its default value.
-  public mutating func clearKey() {self._key = nil}
+  public mutating func clearKey() {_uniqueStorage()._key = nil}
 
   /// Of a look-up that asked for some of the key, at most one. Repeated, as one that is optional
   /// would have the generated code keep all of this on the heap.
-  public var excerpt: [OMKeyExcerpt] = []
+  public var excerpt: [OMKeyExcerpt] {
+    get {_storage._excerpt}
+    set {_uniqueStorage()._excerpt = newValue}
+  }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _key: OMKey? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 public nonisolated struct OMKeyExcerpt: Sendable {
@@ -783,6 +859,10 @@ public nonisolated struct OMKeyExcerpt: Sendable {
   public var partsCount: UInt32 = 0
 
   public var partOffset: UInt64 = 0
+
+  /// Where in the key the last of its groups ends, if there were more to come than go into one
+  /// answer: whoever wants them looks up the range from there. 0 otherwise.
+  public var groupsEnd: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1033,6 +1113,8 @@ public nonisolated struct OMCondition: Sendable {
 
   public var etag: String = String()
 
+  public var generation: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum Kind: SwiftProtobuf.Enum, Swift.CaseIterable {
@@ -1041,6 +1123,7 @@ public nonisolated struct OMCondition: Sendable {
     case ifAbsent // = 1
     case ifEtag // = 2
     case ifPresent // = 3
+    case ifGeneration // = 4
     case UNRECOGNIZED(Int)
 
     public init() {
@@ -1053,6 +1136,7 @@ public nonisolated struct OMCondition: Sendable {
       case 1: self = .ifAbsent
       case 2: self = .ifEtag
       case 3: self = .ifPresent
+      case 4: self = .ifGeneration
       default: self = .UNRECOGNIZED(rawValue)
       }
     }
@@ -1063,6 +1147,7 @@ public nonisolated struct OMCondition: Sendable {
       case .ifAbsent: return 1
       case .ifEtag: return 2
       case .ifPresent: return 3
+      case .ifGeneration: return 4
       case .UNRECOGNIZED(let i): return i
       }
     }
@@ -1073,6 +1158,7 @@ public nonisolated struct OMCondition: Sendable {
       .ifAbsent,
       .ifEtag,
       .ifPresent,
+      .ifGeneration,
     ]
 
   }
@@ -1623,6 +1709,10 @@ public nonisolated struct OMListUploadsResponse: Sendable {
 
 fileprivate nonisolated let _protobuf_package = "apus.om.v1"
 
+nonisolated extension OMBucketLayout: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OBJECT_STORE\0")
+}
+
 nonisolated extension OMChecksumAlgorithm: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CRC32\0\u{1}CRC32C\0\u{1}CRC64NVME\0\u{1}SHA1\0\u{1}SHA256\0")
 }
@@ -1799,6 +1889,41 @@ nonisolated extension OMUserByNameRequest: SwiftProtobuf.Message, SwiftProtobuf.
   }
 }
 
+nonisolated extension OMListUsersRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ListUsersRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}start_after\0\u{1}limit\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.startAfter) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.startAfter.isEmpty {
+      try visitor.visitSingularStringField(value: self.startAfter, fieldNumber: 1)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularUInt32Field(value: self.limit, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMListUsersRequest, rhs: OMListUsersRequest) -> Bool {
+    if lhs.startAfter != rhs.startAfter {return false}
+    if lhs.limit != rhs.limit {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension OMUserResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".UserResponse"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}user\0")
@@ -1835,7 +1960,7 @@ nonisolated extension OMUserResponse: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension OMListUsersResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListUsersResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}users\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}users\0\u{1}next\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1844,6 +1969,7 @@ nonisolated extension OMListUsersResponse: SwiftProtobuf.Message, SwiftProtobuf.
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.users) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.next) }()
       default: break
       }
     }
@@ -1853,11 +1979,15 @@ nonisolated extension OMListUsersResponse: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.users.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.users, fieldNumber: 1)
     }
+    if !self.next.isEmpty {
+      try visitor.visitSingularStringField(value: self.next, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMListUsersResponse, rhs: OMListUsersResponse) -> Bool {
     if lhs.users != rhs.users {return false}
+    if lhs.next != rhs.next {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1970,7 +2100,7 @@ nonisolated extension OMCreateVolumeRequest: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension OMListVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListVolumesRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}user\0\u{3}start_after\0\u{1}limit\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1979,6 +2109,8 @@ nonisolated extension OMListVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.startAfter) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
       default: break
       }
     }
@@ -1988,11 +2120,19 @@ nonisolated extension OMListVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 1)
     }
+    if !self.startAfter.isEmpty {
+      try visitor.visitSingularStringField(value: self.startAfter, fieldNumber: 2)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularUInt32Field(value: self.limit, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMListVolumesRequest, rhs: OMListVolumesRequest) -> Bool {
     if lhs.user != rhs.user {return false}
+    if lhs.startAfter != rhs.startAfter {return false}
+    if lhs.limit != rhs.limit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2000,7 +2140,7 @@ nonisolated extension OMListVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension OMListVolumesResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListVolumesResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volumes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volumes\0\u{1}next\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2009,6 +2149,7 @@ nonisolated extension OMListVolumesResponse: SwiftProtobuf.Message, SwiftProtobu
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.next) }()
       default: break
       }
     }
@@ -2018,11 +2159,15 @@ nonisolated extension OMListVolumesResponse: SwiftProtobuf.Message, SwiftProtobu
     if !self.volumes.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 1)
     }
+    if !self.next.isEmpty {
+      try visitor.visitSingularStringField(value: self.next, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMListVolumesResponse, rhs: OMListVolumesResponse) -> Bool {
     if lhs.volumes != rhs.volumes {return false}
+    if lhs.next != rhs.next {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2100,7 +2245,7 @@ nonisolated extension OMBucketPath: SwiftProtobuf.Message, SwiftProtobuf._Messag
 
 nonisolated extension OMBucket: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Bucket"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}owner\0\u{3}owner_canonical_id\0\u{3}owner_display_name\0\u{1}created\0\u{1}replication\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}owner\0\u{3}owner_canonical_id\0\u{3}owner_display_name\0\u{1}created\0\u{1}replication\0\u{1}layout\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2115,6 +2260,7 @@ nonisolated extension OMBucket: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
       case 5: try { try decoder.decodeSingularStringField(value: &self.ownerDisplayName) }()
       case 6: try { try decoder.decodeSingularInt64Field(value: &self.created) }()
       case 7: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 8: try { try decoder.decodeSingularEnumField(value: &self.layout) }()
       default: break
       }
     }
@@ -2146,6 +2292,9 @@ nonisolated extension OMBucket: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     try { if let v = self._replication {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
     } }()
+    if self.layout != .objectStore {
+      try visitor.visitSingularEnumField(value: self.layout, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2157,6 +2306,7 @@ nonisolated extension OMBucket: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     if lhs.ownerDisplayName != rhs.ownerDisplayName {return false}
     if lhs.created != rhs.created {return false}
     if lhs._replication != rhs._replication {return false}
+    if lhs.layout != rhs.layout {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2164,7 +2314,7 @@ nonisolated extension OMBucket: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
 
 nonisolated extension OMCreateBucketRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".CreateBucketRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}replication\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}replication\0\u{1}user\0\u{1}layout\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2175,6 +2325,7 @@ nonisolated extension OMCreateBucketRequest: SwiftProtobuf.Message, SwiftProtobu
       case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 4: try { try decoder.decodeSingularEnumField(value: &self.layout) }()
       default: break
       }
     }
@@ -2194,6 +2345,9 @@ nonisolated extension OMCreateBucketRequest: SwiftProtobuf.Message, SwiftProtobu
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 3)
     }
+    if self.layout != .objectStore {
+      try visitor.visitSingularEnumField(value: self.layout, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2201,6 +2355,7 @@ nonisolated extension OMCreateBucketRequest: SwiftProtobuf.Message, SwiftProtobu
     if lhs._bucket != rhs._bucket {return false}
     if lhs._replication != rhs._replication {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.layout != rhs.layout {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2247,7 +2402,7 @@ nonisolated extension OMBucketRequest: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension OMListBucketsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListBucketsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}user\0\u{3}start_after\0\u{1}limit\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2257,6 +2412,8 @@ nonisolated extension OMListBucketsRequest: SwiftProtobuf.Message, SwiftProtobuf
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.startAfter) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
       default: break
       }
     }
@@ -2269,12 +2426,20 @@ nonisolated extension OMListBucketsRequest: SwiftProtobuf.Message, SwiftProtobuf
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 2)
     }
+    if !self.startAfter.isEmpty {
+      try visitor.visitSingularStringField(value: self.startAfter, fieldNumber: 3)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularUInt32Field(value: self.limit, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMListBucketsRequest, rhs: OMListBucketsRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.startAfter != rhs.startAfter {return false}
+    if lhs.limit != rhs.limit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2282,7 +2447,7 @@ nonisolated extension OMListBucketsRequest: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension OMListBucketsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListBucketsResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}buckets\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}buckets\0\u{1}next\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2291,6 +2456,7 @@ nonisolated extension OMListBucketsResponse: SwiftProtobuf.Message, SwiftProtobu
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.buckets) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.next) }()
       default: break
       }
     }
@@ -2300,11 +2466,15 @@ nonisolated extension OMListBucketsResponse: SwiftProtobuf.Message, SwiftProtobu
     if !self.buckets.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.buckets, fieldNumber: 1)
     }
+    if !self.next.isEmpty {
+      try visitor.visitSingularStringField(value: self.next, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMListBucketsResponse, rhs: OMListBucketsResponse) -> Bool {
     if lhs.buckets != rhs.buckets {return false}
+    if lhs.next != rhs.next {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2441,7 +2611,7 @@ nonisolated extension OMPart: SwiftProtobuf.Message, SwiftProtobuf._MessageImple
 
 nonisolated extension OMKey: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Key"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}length\0\u{1}etag\0\u{1}modified\0\u{1}replication\0\u{1}attributes\0\u{1}checksum\0\u{1}groups\0\u{1}parts\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}length\0\u{1}etag\0\u{1}modified\0\u{1}replication\0\u{1}attributes\0\u{1}checksum\0\u{1}groups\0\u{1}parts\0\u{1}generation\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2458,6 +2628,7 @@ nonisolated extension OMKey: SwiftProtobuf.Message, SwiftProtobuf._MessageImplem
       case 7: try { try decoder.decodeSingularMessageField(value: &self._checksum) }()
       case 8: try { try decoder.decodeRepeatedMessageField(value: &self.groups) }()
       case 9: try { try decoder.decodeRepeatedMessageField(value: &self.parts) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.generation) }()
       default: break
       }
     }
@@ -2495,6 +2666,9 @@ nonisolated extension OMKey: SwiftProtobuf.Message, SwiftProtobuf._MessageImplem
     if !self.parts.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.parts, fieldNumber: 9)
     }
+    if self.generation != 0 {
+      try visitor.visitSingularUInt64Field(value: self.generation, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2508,6 +2682,7 @@ nonisolated extension OMKey: SwiftProtobuf.Message, SwiftProtobuf._MessageImplem
     if lhs._checksum != rhs._checksum {return false}
     if lhs.groups != rhs.groups {return false}
     if lhs.parts != rhs.parts {return false}
+    if lhs.generation != rhs.generation {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2772,36 +2947,74 @@ nonisolated extension OMKeyResponse: SwiftProtobuf.Message, SwiftProtobuf._Messa
   public static let protoMessageName: String = _protobuf_package + ".KeyResponse"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}excerpt\0")
 
+  fileprivate class _StorageClass {
+    var _key: OMKey? = nil
+    var _excerpt: [OMKeyExcerpt] = []
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _key = source._key
+      _excerpt = source._excerpt
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._key) }()
-      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.excerpt) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._key) }()
+        case 2: try { try decoder.decodeRepeatedMessageField(value: &_storage._excerpt) }()
+        default: break
+        }
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._key {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if !self.excerpt.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.excerpt, fieldNumber: 2)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._key {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      if !_storage._excerpt.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._excerpt, fieldNumber: 2)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMKeyResponse, rhs: OMKeyResponse) -> Bool {
-    if lhs._key != rhs._key {return false}
-    if lhs.excerpt != rhs.excerpt {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._key != rhs_storage._key {return false}
+        if _storage._excerpt != rhs_storage._excerpt {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2809,7 +3022,7 @@ nonisolated extension OMKeyResponse: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension OMKeyExcerpt: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".KeyExcerpt"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}groups_offset\0\u{3}parts_count\0\u{3}part_offset\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}groups_offset\0\u{3}parts_count\0\u{3}part_offset\0\u{3}groups_end\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2820,6 +3033,7 @@ nonisolated extension OMKeyExcerpt: SwiftProtobuf.Message, SwiftProtobuf._Messag
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.groupsOffset) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.partsCount) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.partOffset) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.groupsEnd) }()
       default: break
       }
     }
@@ -2835,6 +3049,9 @@ nonisolated extension OMKeyExcerpt: SwiftProtobuf.Message, SwiftProtobuf._Messag
     if self.partOffset != 0 {
       try visitor.visitSingularUInt64Field(value: self.partOffset, fieldNumber: 3)
     }
+    if self.groupsEnd != 0 {
+      try visitor.visitSingularUInt64Field(value: self.groupsEnd, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2842,6 +3059,7 @@ nonisolated extension OMKeyExcerpt: SwiftProtobuf.Message, SwiftProtobuf._Messag
     if lhs.groupsOffset != rhs.groupsOffset {return false}
     if lhs.partsCount != rhs.partsCount {return false}
     if lhs.partOffset != rhs.partOffset {return false}
+    if lhs.groupsEnd != rhs.groupsEnd {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3223,7 +3441,7 @@ nonisolated extension OMAllocateGroupResponse: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension OMCondition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Condition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{1}etag\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{1}etag\0\u{1}generation\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3233,6 +3451,7 @@ nonisolated extension OMCondition: SwiftProtobuf.Message, SwiftProtobuf._Message
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularEnumField(value: &self.kind) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.etag) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.generation) }()
       default: break
       }
     }
@@ -3245,19 +3464,23 @@ nonisolated extension OMCondition: SwiftProtobuf.Message, SwiftProtobuf._Message
     if !self.etag.isEmpty {
       try visitor.visitSingularStringField(value: self.etag, fieldNumber: 2)
     }
+    if self.generation != 0 {
+      try visitor.visitSingularUInt64Field(value: self.generation, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMCondition, rhs: OMCondition) -> Bool {
     if lhs.kind != rhs.kind {return false}
     if lhs.etag != rhs.etag {return false}
+    if lhs.generation != rhs.generation {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
 }
 
 nonisolated extension OMCondition.Kind: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0NONE\0\u{1}IF_ABSENT\0\u{1}IF_ETAG\0\u{1}IF_PRESENT\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0NONE\0\u{1}IF_ABSENT\0\u{1}IF_ETAG\0\u{1}IF_PRESENT\0\u{1}IF_GENERATION\0")
 }
 
 nonisolated extension OMCommitRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {

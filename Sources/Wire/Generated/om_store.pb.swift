@@ -70,6 +70,9 @@ public nonisolated struct OMBucketRecord: Sendable {
   /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
   public mutating func clearBucket() {self._bucket = nil}
 
+  /// Whether keys that are replaced or deleted go to the history table. Nothing sets it yet.
+  public var keepsHistory: Bool = false
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -77,6 +80,7 @@ public nonisolated struct OMBucketRecord: Sendable {
   fileprivate var _bucket: OMBucket? = nil
 }
 
+/// A block group, or some of its bytes.
 public nonisolated struct OMStoredBlock: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -86,8 +90,14 @@ public nonisolated struct OMStoredBlock: Sendable {
 
   public var local: UInt64 = 0
 
-  /// User bytes.
+  /// User bytes that the group holds.
   public var length: UInt64 = 0
+
+  /// Which of them are referred to: `count` from `offset` on. Without a count all of them, as in
+  /// all records before format 2.
+  public var offset: UInt64 = 0
+
+  public var count: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -135,17 +145,14 @@ public nonisolated struct OMKeyRecord: Sendable {
   /// A KeyLayout. Bytes, so that listings need not parse it.
   public var layout: Data = Data()
 
-  /// The open key or the upload that this one came from.
+  /// The open key or the upload that this one came from. Of uploads there is at most one; repeated,
+  /// as one that is optional would have the generated code keep all of this on the heap.
   public var openID: UInt64 = 0
 
-  public var upload: WireIdentity {
-    get {_upload ?? WireIdentity()}
-    set {_upload = newValue}
-  }
-  /// Returns true if `upload` has been explicitly set.
-  public var hasUpload: Bool {self._upload != nil}
-  /// Clears the value of `upload`. Subsequent reads from it will return its default value.
-  public mutating func clearUpload() {self._upload = nil}
+  public var upload: [WireIdentity] = []
+
+  /// The index of the command that made it; 0 in records before format 2.
+  public var generation: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -154,7 +161,6 @@ public nonisolated struct OMKeyRecord: Sendable {
   fileprivate var _replication: WireReplication? = nil
   fileprivate var _attributes: OMAttributes? = nil
   fileprivate var _checksum: OMChecksum? = nil
-  fileprivate var _upload: WireIdentity? = nil
 }
 
 public nonisolated struct OMKeyLayout: Sendable {
@@ -165,6 +171,64 @@ public nonisolated struct OMKeyLayout: Sendable {
   public var blocks: [OMStoredBlock] = []
 
   public var parts: [OMPart] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// A key that was replaced or deleted. Its generation stands in its place in the table.
+public nonisolated struct OMHistoryRecord: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// A KeyRecord.
+  public var key: Data = Data()
+
+  /// The index of the command that ended it: it lived from its generation on until this.
+  public var until: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// What a bucket sets: a document of which only who reads it knows more.
+public nonisolated struct OMSettingRecord: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Version of the form of the document.
+  public var version: UInt32 = 0
+
+  /// The index of the command that put it.
+  public var generation: UInt64 = 0
+
+  public var document: Data = Data()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// What the keys of a bucket come to. A bucket of before format 2 is counted a piece at a time;
+/// keys beyond what is counted change nothing here.
+public nonisolated struct OMUsageRecord: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var keys: UInt64 = 0
+
+  public var bytes: UInt64 = 0
+
+  /// Whether all of its keys are counted.
+  public var isCounted: Bool = false
+
+  /// If not: the last name that is.
+  public var countedTo: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -458,12 +522,95 @@ public nonisolated struct OMCreateBucketCommand: Sendable {
 
   public var user: String = String()
 
+  public var layout: OMBucketLayout = .objectStore
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _bucket: OMBucketPath? = nil
   fileprivate var _replication: WireReplication? = nil
+}
+
+/// Puts a bucket's setting of a kind in place of what is there.
+public nonisolated struct OMPutSettingCommand: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var bucket: OMBucketPath {
+    get {_bucket ?? OMBucketPath()}
+    set {_bucket = newValue}
+  }
+  /// Returns true if `bucket` has been explicitly set.
+  public var hasBucket: Bool {self._bucket != nil}
+  /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
+  public mutating func clearBucket() {self._bucket = nil}
+
+  public var user: String = String()
+
+  public var kind: UInt32 = 0
+
+  public var version: UInt32 = 0
+
+  public var document: Data = Data()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _bucket: OMBucketPath? = nil
+}
+
+public nonisolated struct OMDeleteSettingCommand: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var bucket: OMBucketPath {
+    get {_bucket ?? OMBucketPath()}
+    set {_bucket = newValue}
+  }
+  /// Returns true if `bucket` has been explicitly set.
+  public var hasBucket: Bool {self._bucket != nil}
+  /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
+  public mutating func clearBucket() {self._bucket = nil}
+
+  public var user: String = String()
+
+  public var kind: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _bucket: OMBucketPath? = nil
+}
+
+/// Counts up to `limit` more keys of a bucket that was there before usage was counted.
+public nonisolated struct OMCountUsageCommand: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var bucket: OMBucketPath {
+    get {_bucket ?? OMBucketPath()}
+    set {_bucket = newValue}
+  }
+  /// Returns true if `bucket` has been explicitly set.
+  public var hasBucket: Bool {self._bucket != nil}
+  /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
+  public mutating func clearBucket() {self._bucket = nil}
+
+  public var number: UInt64 = 0
+
+  public var limit: UInt32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _bucket: OMBucketPath? = nil
 }
 
 /// Drops open keys created before `before`.
@@ -663,6 +810,34 @@ public nonisolated struct OMCommand: Sendable {
     set {body = .reserve(newValue)}
   }
 
+  public var putSetting: OMPutSettingCommand {
+    get {
+      if case .putSetting(let v)? = body {return v}
+      return OMPutSettingCommand()
+    }
+    set {body = .putSetting(newValue)}
+  }
+
+  public var deleteSetting: OMDeleteSettingCommand {
+    get {
+      if case .deleteSetting(let v)? = body {return v}
+      return OMDeleteSettingCommand()
+    }
+    set {body = .deleteSetting(newValue)}
+  }
+
+  public var countUsage: OMCountUsageCommand {
+    get {
+      if case .countUsage(let v)? = body {return v}
+      return OMCountUsageCommand()
+    }
+    set {body = .countUsage(newValue)}
+  }
+
+  /// The rules that it is applied by, on whatever version of the program. 0: those of before there
+  /// were generations, usage and settings; 1: with them.
+  public var version: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -684,6 +859,9 @@ public nonisolated struct OMCommand: Sendable {
     case expireUploads(OMExpireUploadsCommand)
     case purgeDeleted(OMPurgeDeletedCommand)
     case reserve(OMReserveCommand)
+    case putSetting(OMPutSettingCommand)
+    case deleteSetting(OMDeleteSettingCommand)
+    case countUsage(OMCountUsageCommand)
 
   }
 
@@ -758,7 +936,7 @@ nonisolated extension OMUserRecord: SwiftProtobuf.Message, SwiftProtobuf._Messag
 
 nonisolated extension OMBucketRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".BucketRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{1}bucket\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{1}bucket\0\u{3}keeps_history\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -768,6 +946,7 @@ nonisolated extension OMBucketRecord: SwiftProtobuf.Message, SwiftProtobuf._Mess
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.number) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.keepsHistory) }()
       default: break
       }
     }
@@ -784,12 +963,16 @@ nonisolated extension OMBucketRecord: SwiftProtobuf.Message, SwiftProtobuf._Mess
     try { if let v = self._bucket {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
     } }()
+    if self.keepsHistory != false {
+      try visitor.visitSingularBoolField(value: self.keepsHistory, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMBucketRecord, rhs: OMBucketRecord) -> Bool {
     if lhs.number != rhs.number {return false}
     if lhs._bucket != rhs._bucket {return false}
+    if lhs.keepsHistory != rhs.keepsHistory {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -797,7 +980,7 @@ nonisolated extension OMBucketRecord: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension OMStoredBlock: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".StoredBlock"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}local\0\u{1}length\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}local\0\u{1}length\0\u{1}offset\0\u{1}count\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -808,6 +991,8 @@ nonisolated extension OMStoredBlock: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.local) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.offset) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
       default: break
       }
     }
@@ -823,6 +1008,12 @@ nonisolated extension OMStoredBlock: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if self.length != 0 {
       try visitor.visitSingularUInt64Field(value: self.length, fieldNumber: 3)
     }
+    if self.offset != 0 {
+      try visitor.visitSingularUInt64Field(value: self.offset, fieldNumber: 4)
+    }
+    if self.count != 0 {
+      try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -830,6 +1021,8 @@ nonisolated extension OMStoredBlock: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.container != rhs.container {return false}
     if lhs.local != rhs.local {return false}
     if lhs.length != rhs.length {return false}
+    if lhs.offset != rhs.offset {return false}
+    if lhs.count != rhs.count {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -837,7 +1030,7 @@ nonisolated extension OMStoredBlock: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension OMKeyRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".KeyRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}length\0\u{1}etag\0\u{1}modified\0\u{1}replication\0\u{1}attributes\0\u{1}checksum\0\u{1}layout\0\u{3}open_id\0\u{1}upload\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}length\0\u{1}etag\0\u{1}modified\0\u{1}replication\0\u{1}attributes\0\u{1}checksum\0\u{1}layout\0\u{3}open_id\0\u{1}upload\0\u{1}generation\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -853,7 +1046,8 @@ nonisolated extension OMKeyRecord: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 6: try { try decoder.decodeSingularMessageField(value: &self._checksum) }()
       case 7: try { try decoder.decodeSingularBytesField(value: &self.layout) }()
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.openID) }()
-      case 9: try { try decoder.decodeSingularMessageField(value: &self._upload) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.upload) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.generation) }()
       default: break
       }
     }
@@ -888,9 +1082,12 @@ nonisolated extension OMKeyRecord: SwiftProtobuf.Message, SwiftProtobuf._Message
     if self.openID != 0 {
       try visitor.visitSingularUInt64Field(value: self.openID, fieldNumber: 8)
     }
-    try { if let v = self._upload {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
-    } }()
+    if !self.upload.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.upload, fieldNumber: 9)
+    }
+    if self.generation != 0 {
+      try visitor.visitSingularUInt64Field(value: self.generation, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -903,7 +1100,8 @@ nonisolated extension OMKeyRecord: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs._checksum != rhs._checksum {return false}
     if lhs.layout != rhs.layout {return false}
     if lhs.openID != rhs.openID {return false}
-    if lhs._upload != rhs._upload {return false}
+    if lhs.upload != rhs.upload {return false}
+    if lhs.generation != rhs.generation {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -939,6 +1137,126 @@ nonisolated extension OMKeyLayout: SwiftProtobuf.Message, SwiftProtobuf._Message
   public static func ==(lhs: OMKeyLayout, rhs: OMKeyLayout) -> Bool {
     if lhs.blocks != rhs.blocks {return false}
     if lhs.parts != rhs.parts {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMHistoryRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".HistoryRecord"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}until\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.key) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.until) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.key.isEmpty {
+      try visitor.visitSingularBytesField(value: self.key, fieldNumber: 1)
+    }
+    if self.until != 0 {
+      try visitor.visitSingularUInt64Field(value: self.until, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMHistoryRecord, rhs: OMHistoryRecord) -> Bool {
+    if lhs.key != rhs.key {return false}
+    if lhs.until != rhs.until {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMSettingRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SettingRecord"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{1}generation\0\u{1}document\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.generation) }()
+      case 3: try { try decoder.decodeSingularBytesField(value: &self.document) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.version != 0 {
+      try visitor.visitSingularUInt32Field(value: self.version, fieldNumber: 1)
+    }
+    if self.generation != 0 {
+      try visitor.visitSingularUInt64Field(value: self.generation, fieldNumber: 2)
+    }
+    if !self.document.isEmpty {
+      try visitor.visitSingularBytesField(value: self.document, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMSettingRecord, rhs: OMSettingRecord) -> Bool {
+    if lhs.version != rhs.version {return false}
+    if lhs.generation != rhs.generation {return false}
+    if lhs.document != rhs.document {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMUsageRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".UsageRecord"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}keys\0\u{1}bytes\0\u{3}is_counted\0\u{3}counted_to\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.keys) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.bytes) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.isCounted) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.countedTo) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.keys != 0 {
+      try visitor.visitSingularUInt64Field(value: self.keys, fieldNumber: 1)
+    }
+    if self.bytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytes, fieldNumber: 2)
+    }
+    if self.isCounted != false {
+      try visitor.visitSingularBoolField(value: self.isCounted, fieldNumber: 3)
+    }
+    if !self.countedTo.isEmpty {
+      try visitor.visitSingularBytesField(value: self.countedTo, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMUsageRecord, rhs: OMUsageRecord) -> Bool {
+    if lhs.keys != rhs.keys {return false}
+    if lhs.bytes != rhs.bytes {return false}
+    if lhs.isCounted != rhs.isCounted {return false}
+    if lhs.countedTo != rhs.countedTo {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1324,7 +1642,7 @@ nonisolated extension OMCreateUploadCommand: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension OMCreateBucketCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".CreateBucketCommand"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}replication\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}replication\0\u{1}user\0\u{1}layout\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1335,6 +1653,7 @@ nonisolated extension OMCreateBucketCommand: SwiftProtobuf.Message, SwiftProtobu
       case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 4: try { try decoder.decodeSingularEnumField(value: &self.layout) }()
       default: break
       }
     }
@@ -1354,6 +1673,9 @@ nonisolated extension OMCreateBucketCommand: SwiftProtobuf.Message, SwiftProtobu
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 3)
     }
+    if self.layout != .objectStore {
+      try visitor.visitSingularEnumField(value: self.layout, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1361,6 +1683,149 @@ nonisolated extension OMCreateBucketCommand: SwiftProtobuf.Message, SwiftProtobu
     if lhs._bucket != rhs._bucket {return false}
     if lhs._replication != rhs._replication {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.layout != rhs.layout {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMPutSettingCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".PutSettingCommand"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}user\0\u{1}kind\0\u{1}version\0\u{1}document\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.kind) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.document) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._bucket {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.user.isEmpty {
+      try visitor.visitSingularStringField(value: self.user, fieldNumber: 2)
+    }
+    if self.kind != 0 {
+      try visitor.visitSingularUInt32Field(value: self.kind, fieldNumber: 3)
+    }
+    if self.version != 0 {
+      try visitor.visitSingularUInt32Field(value: self.version, fieldNumber: 4)
+    }
+    if !self.document.isEmpty {
+      try visitor.visitSingularBytesField(value: self.document, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMPutSettingCommand, rhs: OMPutSettingCommand) -> Bool {
+    if lhs._bucket != rhs._bucket {return false}
+    if lhs.user != rhs.user {return false}
+    if lhs.kind != rhs.kind {return false}
+    if lhs.version != rhs.version {return false}
+    if lhs.document != rhs.document {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMDeleteSettingCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DeleteSettingCommand"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}user\0\u{1}kind\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.kind) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._bucket {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.user.isEmpty {
+      try visitor.visitSingularStringField(value: self.user, fieldNumber: 2)
+    }
+    if self.kind != 0 {
+      try visitor.visitSingularUInt32Field(value: self.kind, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMDeleteSettingCommand, rhs: OMDeleteSettingCommand) -> Bool {
+    if lhs._bucket != rhs._bucket {return false}
+    if lhs.user != rhs.user {return false}
+    if lhs.kind != rhs.kind {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension OMCountUsageCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".CountUsageCommand"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}number\0\u{1}limit\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.number) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._bucket {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.number != 0 {
+      try visitor.visitSingularUInt64Field(value: self.number, fieldNumber: 2)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularUInt32Field(value: self.limit, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: OMCountUsageCommand, rhs: OMCountUsageCommand) -> Bool {
+    if lhs._bucket != rhs._bucket {return false}
+    if lhs.number != rhs.number {return false}
+    if lhs.limit != rhs.limit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1468,7 +1933,7 @@ nonisolated extension OMPurgeDeletedCommand: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0\u{1}reserve\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0\u{1}reserve\0\u{3}put_setting\0\u{3}delete_setting\0\u{3}count_usage\0\u{1}version\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1706,6 +2171,46 @@ nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
           self.body = .reserve(v)
         }
       }()
+      case 20: try {
+        var v: OMPutSettingCommand?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .putSetting(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .putSetting(v)
+        }
+      }()
+      case 21: try {
+        var v: OMDeleteSettingCommand?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .deleteSetting(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .deleteSetting(v)
+        }
+      }()
+      case 22: try {
+        var v: OMCountUsageCommand?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .countUsage(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .countUsage(v)
+        }
+      }()
+      case 23: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
       default: break
       }
     }
@@ -1792,7 +2297,22 @@ nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       guard case .reserve(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 19)
     }()
+    case .putSetting?: try {
+      guard case .putSetting(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
+    }()
+    case .deleteSetting?: try {
+      guard case .deleteSetting(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 21)
+    }()
+    case .countUsage?: try {
+      guard case .countUsage(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
+    }()
     case nil: break
+    }
+    if self.version != 0 {
+      try visitor.visitSingularUInt32Field(value: self.version, fieldNumber: 23)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1800,6 +2320,7 @@ nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
   public static func ==(lhs: OMCommand, rhs: OMCommand) -> Bool {
     if lhs.time != rhs.time {return false}
     if lhs.body != rhs.body {return false}
+    if lhs.version != rhs.version {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
