@@ -95,3 +95,4 @@ public struct BoundedCache<Key: Hashable, Value> {
 }
 
 extension BoundedCache: Sendable where Key: Sendable, Value: Sendable {}
+extension BoundedCache.Entry: Sendable where Key: Sendable, Value: Sendable {}
