@@ -77,7 +77,8 @@ public final class MetadataStore: Sendable {
     let format: TablesFormat
 
     private init(
-        path: String, tables: [MetadataTable], format: TablesFormat, pool: DatabasePool, applier: DatabaseQueue,
+        path: String, tables: [MetadataTable], format: TablesFormat, pool: DatabasePool,
+        applier: DatabaseQueue,
         checkpointer: DatabaseQueue,
         applied: UInt64, cache: Cache
     ) {

@@ -81,7 +81,8 @@ enum OldForm {
         _ bucket: String, _ key: String, user: String, block: [UInt8]
     ) -> [UInt8] {
         command(
-            3, 8, bytes(1, path(bucket, key)) + bytes(2, replication) + text(3, user)
+            3, 8,
+            bytes(1, path(bucket, key)) + bytes(2, replication) + text(3, user)
                 + bytes(4, block))
     }
 
@@ -89,7 +90,8 @@ enum OldForm {
         _ id: UInt64, user: String, etag: String, block: [UInt8], length: UInt64
     ) -> [UInt8] {
         command(
-            4, 10, number(1, id) + bytes(2, bytes(1, block) + number(3, length)) + text(3, etag)
+            4, 10,
+            number(1, id) + bytes(2, bytes(1, block) + number(3, length)) + text(3, etag)
                 + bytes(4, []) + bytes(6, []) + text(7, user))
     }
 

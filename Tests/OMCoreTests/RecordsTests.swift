@@ -179,8 +179,9 @@ struct RecordsTests {
         #expect(second.key.groups.map { $0.block.local } == [2])
         #expect(second.excerpt.first?.groupsOffset == 30, "a part counts as long as it is")
         #expect(key.generation == found.key.generation)
-        for damaged in [reference(1, 100, 20, 81), reference(1, 100, 20, 0), reference(1, 5, .max, 9)]
-        {
+        for damaged in [
+            reference(1, 100, 20, 81), reference(1, 100, 20, 0), reference(1, 5, .max, 9),
+        ] {
             layout.blocks = [damaged]
             record.layout = .octets(layout.encoded)
             bench.tables.put(OMTable.keys, place, record.encoded)

@@ -46,7 +46,7 @@ private final class SmallAnswers: OMCaller {
             }
             let start = request.hasSelection ? Int(request.selection.start) / 10 : 0
             let wanted = request.selection.end == 0 ? state.groups : Int(request.selection.end) / 10
-            let end = min(wanted, start + Self.perAnswer)
+            let end = max(start, min(wanted, start + Self.perAnswer))
             var response = OMKeyResponse()
             response.key.replication = Self.replication
             response.key.generation = state.generation

@@ -68,7 +68,9 @@ struct ShortageTests {
                     }
                 }
                 next += 1
-                while await group.engine.member.waitsForSpace == 0, group.engine.member.waitingCommands > 0 {
+                while await group.engine.member.waitsForSpace == 0,
+                    group.engine.member.waitingCommands > 0
+                {
                     try await reactor.sleep(for: .milliseconds(1))
                 }
                 if await group.engine.member.waitsForSpace > 0 {

@@ -66,7 +66,9 @@ struct SharedLogShortageTests {
         }
     }
 
-    @Test("the log may be closed and opened again whatever of a new segment is done", arguments: 0..<4)
+    @Test(
+        "the log may be closed and opened again whatever of a new segment is done", arguments: 0..<4
+    )
     func closedBetween(step: Int) async throws {
         try await withTemporaryDirectory { directory in
             let faults = FaultInjector(seed: 2)
