@@ -26,6 +26,11 @@ public struct BlockGroup: Hashable, Sendable {
     /// User bytes the group holds. 0 while it is being written.
     public var length: Int
     public var nodes: [DatanodeAddress?]
+    /// By place: the permission to make the replica, which names the epoch of its datanode; 0
+    /// where there is one already. Empty where none is given: of groups that are read.
+    public var permissions: [UInt64] = []
+    /// Proves to datanodes that the block may be written or read; passed on as it is.
+    public var token: [UInt8] = []
 
     public init(
         blockID: BlockID, replication: ReplicationConfig, length: Int, nodes: [DatanodeAddress?]
@@ -36,4 +41,12 @@ public struct BlockGroup: Hashable, Sendable {
         self.length = length
         self.nodes = nodes
     }
+
+    /// The permission to make the replica at `place` (from 0); 0: none.
+    public func permission(at place: Int) -> UInt64 {
+        place < permissions.count ? permissions[place] : 0
+    }
+
+    /// Whether an index was placed nowhere.
+    public var isDegraded: Bool { nodes.contains { $0 == nil } }
 }

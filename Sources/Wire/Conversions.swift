@@ -99,9 +99,17 @@ extension BlockGroup {
         var nodes: [DatanodeAddress?] = []
         nodes.reserveCapacity(message.nodes.count)
         for node in message.nodes { nodes.append(try DatanodeAddress(node)) }
+        guard message.mayCreate.isEmpty || message.mayCreate.count == nodes.count else {
+            throw StoreError(
+                .badRequest,
+                "a block group of \(replication) has a permission for each of "
+                    + "\(replication.width) replicas or none, not \(message.mayCreate.count)")
+        }
         self.init(
             blockID: BlockID(message.block), replication: replication,
             length: Int(message.length), nodes: nodes)
+        permissions = message.mayCreate
+        token = message.token.octets
     }
 
     public var message: WireGroup {
@@ -110,6 +118,8 @@ extension BlockGroup {
         message.replication = replication.message
         message.length = UInt64(length)
         message.nodes = nodes.map { $0?.message ?? WireAddress() }
+        message.mayCreate = permissions
+        message.token = .octets(token)
         return message
     }
 }

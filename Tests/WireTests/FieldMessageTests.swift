@@ -58,6 +58,8 @@ import Testing
                 if coin() { $0.replication = replication() }
                 $0.length = number()
                 $0.nodes = several { $0.address() }
+                $0.mayCreate = several { $0.number() }
+                $0.token = octets()
             }
         }
         mutating func path() -> OMKeyPath {
@@ -194,6 +196,8 @@ import Testing
                 $0.checksums = checksums()
                 $0.groupLength = number()
                 $0.endOfBlock = coin()
+                $0.mayCreate = number()
+                $0.token = octets()
             }
         }
         mutating func readRequest() -> DNReadBlockRequest {
@@ -201,6 +205,8 @@ import Testing
                 if coin() { $0.block = block() }
                 $0.offset = number()
                 $0.length = number()
+                $0.replicaIndex = UInt32(truncatingIfNeeded: number())
+                $0.token = octets()
             }
         }
         mutating func readResponse() -> DNReadBlockResponse {

@@ -10,6 +10,11 @@
 
 /// Messages that more than one role speaks.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -160,6 +165,13 @@ public nonisolated struct WireGroup: Sendable {
 
   /// One for each replica index, in order.
   public var nodes: [WireAddress] = []
+
+  /// One for each replica index, in order, or none: the permission to make its replica, which names
+  /// the epoch of its datanode; 0 where none is given, because there is a replica already.
+  public var mayCreate: [UInt64] = []
+
+  /// What proves to datanodes that the block may be written or read. Passed on as it is.
+  public var token: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -343,7 +355,7 @@ nonisolated extension WireAddress: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Group"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0\u{3}may_create\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -355,6 +367,8 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
+      case 5: try { try decoder.decodeRepeatedFixed64Field(value: &self.mayCreate) }()
+      case 6: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -377,6 +391,12 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if !self.nodes.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.nodes, fieldNumber: 4)
     }
+    if !self.mayCreate.isEmpty {
+      try visitor.visitPackedFixed64Field(value: self.mayCreate, fieldNumber: 5)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -385,6 +405,8 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if lhs._replication != rhs._replication {return false}
     if lhs.length != rhs.length {return false}
     if lhs.nodes != rhs.nodes {return false}
+    if lhs.mayCreate != rhs.mayCreate {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
