@@ -136,7 +136,8 @@ let package = Package(
         target(
             "Datanode",
             [
-                "ContainerStore", "Transport", "Wire", "Model", "Bytes", "Reactor", "Telemetry",
+                "ContainerStore", "ContainerFormat", "Transport", "Wire", "Model", "Bytes",
+                "Reactor", "Telemetry",
                 .deque, .log,
             ]),
         target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
@@ -209,7 +210,9 @@ let package = Package(
                 "OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model",
                 .protobuf, .log,
             ]),
-        tests("ClientTests", ["Client", "Reactor", "Model"]),
+        tests(
+            "ClientTests",
+            ["Client", "ErasureCode", "Transport", "Wire", "Bytes", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(
@@ -222,7 +225,10 @@ let package = Package(
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests(
             "DatanodeTests",
-            ["Datanode", "ContainerStore", "Transport", "Wire", "Reactor", "Model", .log]),
+            [
+                "Datanode", "ContainerStore", "ContainerFormat", "Transport", "Wire", "Reactor",
+                "Model", "Bytes", .log,
+            ]),
         tests(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),

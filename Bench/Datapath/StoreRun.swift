@@ -64,7 +64,7 @@ struct StoreRun {
                         for index in 0..<cellsPerBlock {
                             let (payload, checksums) = source.cells[(block + index) % 8]
                             let append = CellAppend(
-                                block: id, offset: index * cell, payload: payload,
+                                block: id, replicaIndex: 1, offset: index * cell, payload: payload,
                                 checksums: checksums, groupLength: (index + 1) * cell,
                                 endOfBlock: index == cellsPerBlock - 1)
                             try await store.append(append)
@@ -118,7 +118,9 @@ struct StoreRun {
         let depth = options.number("depth", 8)
         let reactor = try start()
         let store = try await open(on: reactor)
-        let blocks = try await store.blocks(in: StoreRun.container)
+        let blocks = try await store.blocks(
+            in: StoreRun.container, replicaIndex: 1, limit: 1 << 20
+        ).records
         guard let shortest = blocks.map(\.length).min(), shortest >= size else {
             throw UsageError(message: "run prepare first, with blocks of at least --size bytes")
         }
@@ -138,7 +140,8 @@ struct StoreRun {
                             let block = blocks[pick % blocks.count]
                             let slots = block.length / size
                             let start = pick / blocks.count % slots * size
-                            let read = try await store.read(block.id, start..<start + size)
+                            let read = try await store.read(
+                                block.id, replicaIndex: 1, start..<start + size)
                             precondition(read.payload.count >= size, "all bytes asked for")
                             count += 1
                         }

@@ -90,6 +90,25 @@ public final class ClusterClient: Sendable {
         _ = try await scm.call(SCMMethod.safeMode.rawValue, request.encoded, timeout: .seconds(10))
     }
 
+    /// Where the replicas of a container are by now, of SCM itself; nil if it cannot be asked.
+    private func locate(_ container: ContainerID) async -> [DatanodeAddress?]? {
+        var request = SCMLocateRequest()
+        request.containers = [container.rawValue]
+        do throws(StoreError) {
+            let reply = try await scm.call(
+                SCMMethod.locate.rawValue, request.encoded, timeout: .seconds(5))
+            guard let place = try SCMLocateResponse(parsing: reply.message).places.first else {
+                return nil
+            }
+            var nodes: [DatanodeAddress?] = []
+            for node in place.nodes { nodes.append(try DatanodeAddress(node)) }
+            return nodes
+        } catch {
+            // The reader goes on with the other replicas.
+            return nil
+        }
+    }
+
     private func reportCorrupt(
         _ block: BlockID, _ index: Int, _ node: DatanodeAddress, _ reason: String
     ) {
@@ -235,6 +254,7 @@ extension ClusterClient: ObjectStore {
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
         ECReader(
             info, codec: codec, client: datanodes, holds: holds, on: reactors.here(),
+            locate: { [weak self] in await self?.locate($0) },
             reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
     }
 

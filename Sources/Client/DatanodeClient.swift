@@ -1,6 +1,7 @@
 import Bytes
 import Checksum
 import ErasureCode
+import FoundationEssentials
 import Model
 import Reactor
 import Transport
@@ -9,7 +10,8 @@ import Wire
 /// Typed calls to datanodes.
 struct DatanodeClient: Sendable {
     enum Limits {
-        /// How long a write of one cell may take before its node counts as failed.
+        /// How long a write of one cell may take before its node counts as failed, where nothing
+        /// can be done without it. A writer that has another place gives it up when it is late.
         static let writeTimeout = Duration.seconds(20)
         static let readTimeout = Duration.seconds(15)
     }
@@ -30,6 +32,23 @@ struct DatanodeClient: Sendable {
         var checksums: [UInt32]
         var groupLength: Int
         var isEnd: Bool
+        /// To make the replica; 0: there is one, or none may be made.
+        var permission: UInt64
+        var token: [UInt8]
+    }
+
+    /// A replica of a block, as a reader knows it.
+    struct Replica: Sendable {
+        var block: BlockID
+        /// From 1.
+        var index: Int
+        var token: [UInt8]
+
+        init(of group: BlockGroup, at place: Int) {
+            block = group.blockID
+            index = place + 1
+            token = group.token
+        }
     }
 
     /// Writes a cell; returns the durable length of the block replica.
@@ -44,9 +63,13 @@ struct DatanodeClient: Sendable {
         request.checksums = cell.checksums
         request.groupLength = UInt64(cell.groupLength)
         request.endOfBlock = cell.isEnd
+        request.mayCreate = cell.permission
+        request.token = .octets(cell.token)
+        let start = reactor.now()
         let reply = try await channels.channel(to: node, on: reactor).call(
             DatanodeMethod.writeCell.rawValue, request.encoded, payload: cell.payload,
             timeout: Limits.writeTimeout)
+        health.wrote(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
         let durable = try DNWriteCellResponse(parsing: reply.message).durableLength
         guard durable <= UInt64(ReplicationConfig.blockSize) else {
             throw StoreError(
@@ -61,11 +84,14 @@ struct DatanodeClient: Sendable {
     /// with it: bytes that were damaged on the way are an error `corrupt`.
     /// - Parameter patience: how long to wait; then `deadlineExceeded`.
     func read(
-        _ block: BlockID, _ range: Range<Int>, from node: DatanodeAddress, on reactor: Reactor,
-        patience: Duration
+        _ replica: Replica, _ range: Range<Int>, from node: DatanodeAddress,
+        on reactor: Reactor, patience: Duration
     ) async throws(StoreError) -> Payload {
+        let block = replica.block
         var request = DNReadBlockRequest()
         request.block = block.message
+        request.replicaIndex = UInt32(replica.index)
+        request.token = .octets(replica.token)
         request.offset = UInt64(range.lowerBound)
         request.length = UInt64(range.count)
         // The answer is rounded out to checksum units, and room for it to the blocks of disks.
@@ -104,5 +130,23 @@ struct DatanodeClient: Sendable {
                     + "\(payload.count) bytes from \(response.offset)")
         }
         return payload.slice(skip..<skip + range.count)
+    }
+
+    /// A page of what a container replica holds, by local ID: at most `limit` blocks behind
+    /// `localID`, and whether there are more.
+    func listBlocks(
+        in container: ContainerID, replicaIndex: Int, after localID: UInt64 = 0,
+        limit: Int = 0, token: [UInt8] = [], from node: DatanodeAddress, on reactor: Reactor
+    ) async throws(StoreError) -> (blocks: [DNListBlocksResponse.Entry], hasMore: Bool) {
+        var request = DNListBlocksRequest()
+        request.container = container.rawValue
+        request.replicaIndex = UInt32(replicaIndex)
+        request.after = localID
+        request.limit = UInt32(limit)
+        request.token = .octets(token)
+        let reply = try await channels.channel(to: node, on: reactor).call(
+            DatanodeMethod.listBlocks.rawValue, request.encoded, timeout: Limits.readTimeout)
+        let response = try DNListBlocksResponse(parsing: reply.message)
+        return (response.blocks, response.hasMore_p)
     }
 }

@@ -24,7 +24,7 @@ public struct ECReader: ObjectReader {
 
     init(
         _ info: KeyInfo, codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
-        holds: ReaderHolds, on reactor: Reactor,
+        holds: ReaderHolds, on reactor: Reactor, locate: @escaping GroupReader.Locator,
         reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
     ) {
         var start = info.groupsOffset
@@ -32,7 +32,7 @@ public struct ECReader: ObjectReader {
             defer { start += group.keyLength }
             let reader = GroupReader(
                 group, codec: codec(group.replication), client: client, on: reactor,
-                reportCorrupt: reportCorrupt)
+                locate: locate, reportCorrupt: reportCorrupt)
             return (start, reader)
         }
         bytes = info.groupsOffset..<start

@@ -41,8 +41,6 @@ actor ECWriter {
     private var finished: [BlockGroup] = []
     /// Nodes that failed, and when.
     private var failedNodes: [DatanodeID: MonotonicTime] = [:]
-    /// Nodes that had no room for a group; the second time they are avoided.
-    private var fullNodes: Set<DatanodeID> = []
     /// Containers that took nothing more, oldest first.
     private var refused: [ContainerID] = []
     private var failures = 0
@@ -107,7 +105,9 @@ actor ECWriter {
             return try await writer()
         }
         let group = try await nextGroup()
-        let writer = GroupWriter(group, client: client, on: reactor)
+        let writer = GroupWriter(group, client: client, on: reactor) { [weak self] late in
+            await self?.group(without: late)
+        }
         current = writer
         return writer
     }
@@ -122,13 +122,13 @@ actor ECWriter {
     private func nextGroup() async throws(StoreError) -> BlockGroup {
         while !prepared.isEmpty {
             let group = prepared.removeFirst()
-            if !excluded().contains(group) { return group }
+            if !excluded().contains(group) { return await preferred(to: group) }
         }
         let deadline = reactor.now().advanced(by: Limits.placementPatience)
         var delay = Duration.milliseconds(100)
         while true {
             do throws(StoreError) {
-                return try await source.allocate(excluding: excluded())
+                return await preferred(to: try await source.allocate(excluding: excluded()))
             } catch {
                 // Nodes are missing because they have no room: waiting does not make any.
                 if let fullFailure, [.cannotPlace, .overloaded].contains(error.code) {
@@ -148,10 +148,37 @@ actor ECWriter {
         }
     }
 
+    /// `group`, or another if a node of it was late for a writer just now and there is one without.
+    private func preferred(to group: BlockGroup) async -> BlockGroup {
+        let now = reactor.now()
+        let late = Set(group.nodes.compactMap(\.?.id)).filter {
+            client.health.shouldAvoidWriting(to: $0, at: now)
+        }
+        guard !late.isEmpty, !group.isDegraded,
+            client.health.mayGiveUpWriting(to: late, most: replication.parity, at: now)
+        else { return group }
+        return await self.group(without: late) ?? group
+    }
+
+    /// A whole group without `late`; nil if there is none now.
+    private func group(without late: Set<DatanodeID>) async -> BlockGroup? {
+        var excluding = excluded()
+        excluding.nodes.formUnion(late)
+        do throws(StoreError) {
+            let group = try await source.allocate(excluding: excluding)
+            if !group.isDegraded { return group }
+        } catch {
+            // Then there is nothing better than what there is.
+        }
+        client.health.foundNoOther(at: reactor.now())
+        return nil
+    }
+
     /// Ends the current group. Returns the stripes that must be sent again.
     private func moveOn(from writer: GroupWriter) async throws(StoreError) -> [Stripe] {
         let outcome = await writer.settled()
         current = nil
+        if let replacement = outcome.replacement { prepared.insert(replacement, at: 0) }
         if outcome.length > 0 {
             var group = writer.group
             group.length = outcome.length
@@ -176,11 +203,7 @@ actor ECWriter {
             refused.append(container)
             if refused.count > Limits.avoidedContainers { refused.removeFirst() }
         }
-        guard !outcome.fullNodes.isEmpty else { return }
-        fullFailure = outcome.failure
-        // Another of its disks may have room, if SCM knew of the full one; else the node is full.
-        for node in outcome.fullNodes where !fullNodes.insert(node).inserted {
-            failedNodes[node] = now
-        }
+        for node in outcome.fullNodes { failedNodes[node] = now }
+        if outcome.isWithoutRoom { fullFailure = outcome.failure }
     }
 }

@@ -14,11 +14,30 @@ final class GroupReader: Sendable {
     private let client: DatanodeClient
     private let reactor: Reactor
     private let reporter: @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
-    /// Places (from 0) that gave no bytes, with the reason.
-    private let lost: Mutex<[Int: StoreError]>
+    /// Where the replicas of a container are by now, of whoever knows.
+    typealias Locator = @Sendable (ContainerID) async -> [DatanodeAddress?]?
+
+    private let locate: Locator
+    private let places: Mutex<Places>
+
+    private struct Places {
+        var nodes: [DatanodeAddress?]
+        /// Places (from 0) that gave no bytes, with the reason.
+        var lost: [Int: StoreError] = [:]
+        /// They were asked for again: once is enough for the life of a reader.
+        var areFresh = false
+
+        init(_ nodes: [DatanodeAddress?]) {
+            self.nodes = nodes
+            for (place, node) in nodes.enumerated() where node == nil {
+                lost[place] = StoreError(.unavailable, "no datanode known")
+            }
+        }
+    }
 
     init(
         _ group: BlockGroup, codec: Codec, client: DatanodeClient, on reactor: Reactor,
+        locate: @escaping Locator,
         reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
     ) {
         self.group = group
@@ -27,12 +46,11 @@ final class GroupReader: Sendable {
         self.reactor = reactor
         reporter = reportCorrupt
         geometry = StripeGeometry(group.replication, groupLength: group.length)
-        var absent: [Int: StoreError] = [:]
-        for (place, node) in group.nodes.enumerated() where node == nil {
-            absent[place] = StoreError(.unavailable, "no datanode known")
-        }
-        lost = Mutex(absent)
+        self.locate = locate
+        places = Mutex(Places(group.nodes))
     }
+
+    private func node(at place: Int) -> DatanodeAddress? { places.withLock { $0.nodes[place] } }
 
     /// The parts of stripes that `range` of the group's bytes lies in, by stripe.
     func stripes(in range: Range<Int>) -> [[StripeGeometry.CellRange]] {
@@ -57,9 +75,8 @@ final class GroupReader: Sendable {
     }
 
     private func isPromising(_ place: Int) -> Bool {
-        guard lost.withLock({ $0[place] }) == nil, let node = group.nodes[place] else {
-            return false
-        }
+        let node = places.withLock { $0.lost[place] == nil ? $0.nodes[place] : nil }
+        guard let node else { return false }
         return !client.health.shouldAvoid(node.id, at: reactor.now())
     }
 
@@ -94,7 +111,7 @@ final class GroupReader: Sendable {
     /// Lateness is the deadline of the call, so that a read in time costs no timer of its own; if
     /// the late node is needed after all it is asked once more.
     private func readInTime(_ part: StripeGeometry.CellRange) async -> Payload? {
-        guard let node = group.nodes[part.cell] else { return nil }
+        guard let node = node(at: part.cell) else { return nil }
         let patience = client.health.lateAfter(node.id)
         switch await readCell(part, patience: patience) {
         case .bytes(let payload): return payload
@@ -124,22 +141,47 @@ final class GroupReader: Sendable {
     private func readCell(
         _ part: StripeGeometry.CellRange, patience: Duration
     ) async -> Outcome {
-        guard let node = group.nodes[part.cell] else { return .failed }
+        guard let node = node(at: part.cell) else { return .failed }
         do throws(StoreError) {
             return .bytes(
                 try await client.read(
-                    group.blockID, part.replicaRange, from: node, on: reactor, patience: patience))
+                    DatanodeClient.Replica(of: group, at: part.cell), part.replicaRange,
+                    from: node, on: reactor, patience: patience))
         } catch {
             guard error.code != .cancelled else { return .failed }
             if error.code == .deadlineExceeded, patience < DatanodeClient.Limits.readTimeout {
                 return .late
             }
-            lost.withLock { $0[part.cell] = error }
+            places.withLock { $0.lost[part.cell] = error }
+            if error.code == .noSuchContainer, await isElsewhere(part.cell, not: node) {
+                return await readCell(part, patience: patience)
+            }
             if error.code == .corrupt {
                 reporter(group.blockID, part.replicaIndex, node, error.message)
             }
             return .failed
         }
+    }
+
+    /// Asks once where the replicas are by now. True if the one at `place` is on another node than
+    /// `old`, which has not got it.
+    private func isElsewhere(_ place: Int, not old: DatanodeAddress) async -> Bool {
+        let mustAsk = places.withLock { places in
+            defer { places.areFresh = true }
+            return !places.areFresh
+        }
+        if mustAsk, let fresh = await locate(group.blockID.containerID),
+            fresh.count == group.nodes.count
+        {
+            places.withLock { places in
+                for place in fresh.indices where fresh[place] != places.nodes[place] {
+                    guard let node = fresh[place] else { continue }
+                    places.nodes[place] = node
+                    places.lost[place] = nil
+                }
+            }
+        }
+        return node(at: place) != old
     }
 
     /// Reads the same range of d cells, whichever can be had, and decodes the others.
@@ -183,7 +225,7 @@ final class GroupReader: Sendable {
         while cells.count(where: { $0 != nil }) < replication.data {
             let needed = replication.data - cells.count { $0 != nil }
             let candidates = (0..<replication.width).filter { place in
-                cells[place] == nil && !tried.contains(place) && group.nodes[place] != nil
+                cells[place] == nil && !tried.contains(place) && node(at: place) != nil
                     && (mayAskAvoided || isPromising(place))
             }.sorted { (wanted.contains($0) ? 0 : 1, $0) < (wanted.contains($1) ? 0 : 1, $1) }
             guard !candidates.isEmpty else {
@@ -216,7 +258,7 @@ final class GroupReader: Sendable {
     ) async -> [(Int, Outcome)] {
         await withTaskGroup(of: (Int, Outcome).self) { group in
             for place in places {
-                guard let node = self.group.nodes[place] else { continue }
+                guard let node = node(at: place) else { continue }
                 let part = geometry.cellRange(stripe: stripe, cell: place, union)
                 let patience =
                     isPatient
@@ -257,8 +299,8 @@ final class GroupReader: Sendable {
     }
 
     private func unreadable(_ stripe: Int, found: Int) -> StoreError {
-        let reasons = lost.withLock { $0 }.sorted { $0.key < $1.key }.map { place, error in
-            "index \(place + 1) (\(group.nodes[place]?.description ?? "never placed")): "
+        let reasons = places.withLock { $0.lost }.sorted { $0.key < $1.key }.map { place, error in
+            "index \(place + 1) (\(node(at: place)?.description ?? "never placed")): "
                 + error.message
         }
         return StoreError(

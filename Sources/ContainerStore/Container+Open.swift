@@ -199,16 +199,17 @@ extension Container {
 
     func report() -> ContainerReport? {
         state.withLock { state in
-            let reported: ContainerReport.State
+            var reported: ContainerReport.State
             switch state.phase {
             case .open: reported = state.fullness(volume.options) < 1 ? .open : .closing
             case .closing: reported = .closing
             case .closed: reported = .closed
             case .deleted: return nil
             }
+            if volume.outage != nil { reported = .lost }
             return ContainerReport(
                 id: id, replication: header.replication, replicaIndex: header.replicaIndex,
-                state: state.damage == nil ? reported : .unhealthy,
+                state: state.damage == nil || reported == .lost ? reported : .unhealthy,
                 usedBytes: state.usedBytes, blockCount: state.blockCount)
         }
     }

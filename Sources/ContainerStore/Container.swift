@@ -221,7 +221,7 @@ final class Container: Sendable {
                     state.isAllocating = false
                 }
             }
-            charge(range.count)
+            if isDone { charge(range.count) }
             wakeIdle()
             if await volume.space().available <= 0 { volume.noteFull() }
         }

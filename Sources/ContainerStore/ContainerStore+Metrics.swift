@@ -90,7 +90,7 @@ extension ContainerStore {
                 "apus_volume_failed", "1 if the volume was taken out.", labels,
                 volume.isFailed ? 1 : 0)
         }
-        var counts = ["open": 0, "closing": 0, "closed": 0, "unhealthy": 0]
+        var counts = ["open": 0, "closing": 0, "closed": 0, "unhealthy": 0, "lost": 0]
         for container in state.withLock({ Array($0.containers.values) }) {
             if let report = container.report() { counts["\(report.state)", default: 0] += 1 }
         }

@@ -25,6 +25,7 @@ public final class ContainerStore: Sendable {
         var containers: [ContainerID: Container] = [:]
         /// Containers that are being made or removed, and who waits for that.
         var changing: [ContainerID: [UnsafeContinuation<Void, Never>]] = [:]
+        var permissions = ReplicaPermissions()
         var cluster: ClusterID?
         var isShut = false
         var scrubbers: [Scrubber] = []
@@ -54,6 +55,19 @@ public final class ContainerStore: Sendable {
         return container
     }
 
+    /// The replica of `id` with that index; `noSuchContainer` if there is none, or the one that
+    /// is here has another index: whoever asked knows an old place.
+    func container(_ id: ContainerID, replicaIndex: Int) throws(StoreError) -> Container {
+        let container = try container(id)
+        guard container.header.replicaIndex == replicaIndex else {
+            throw StoreError(
+                .noSuchContainer,
+                "datanode \(datanode) has replica \(container.header.replicaIndex) of container "
+                    + "\(id), not replica \(replicaIndex): the place asked for is out of date")
+        }
+        return container
+    }
+
     // MARK: Blocks
 
     /// Appends a cell to its block replica, whose record is made when it is first seen, and
@@ -74,7 +88,8 @@ public final class ContainerStore: Sendable {
             _ cell: CellAppend, trace: TraceContext? = nil
         ) async throws(StoreError) -> Int
     {
-        try await container(cell.block.containerID).append(cell, trace: trace)
+        try await container(cell.block.containerID, replicaIndex: cell.replicaIndex)
+            .append(cell, trace: trace)
     }
 
     /// Reads `range` of a block replica, rounded out to units of 4 KiB, and verifies it.
@@ -83,24 +98,26 @@ public final class ContainerStore: Sendable {
     /// goes past the replica's durable length or is longer than `Limits.readBytes`;
     /// `noSuchContainer`, `noSuchBlock`, `io`.
     /// - Parameters:
+    ///   - replicaIndex: which replica is meant; `noSuchContainer` if another one is here.
     ///   - target: where the bytes go, from its start, if they fit; a buffer of the store's own
     ///     otherwise.
     ///   - trace: what is noted of the request that it is for.
     public nonisolated(nonsending)
         func read(
-            _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer? = nil,
-            trace: TraceContext? = nil
+            _ block: BlockID, replicaIndex: Int, _ range: Range<Int>,
+            into target: AlignedBuffer? = nil, trace: TraceContext? = nil
         ) async throws(StoreError) -> BlockRead
     {
-        try await container(block.containerID).read(
+        try await container(block.containerID, replicaIndex: replicaIndex).read(
             block, range, into: target, cache: cache, trace: trace)
     }
 
     /// What is known of a block replica, as far as it is durable.
+    /// - Parameter replicaIndex: which replica is meant; `noSuchContainer` if another one is here.
     public nonisolated(nonsending)
-        func block(_ block: BlockID) async throws(StoreError) -> BlockRecord
+        func block(_ block: BlockID, replicaIndex: Int) async throws(StoreError) -> BlockRecord
     {
-        let container = try container(block.containerID)
+        let container = try container(block.containerID, replicaIndex: replicaIndex)
         try container.volume.check()
         let open = container.state.withLock { state -> (BlockEntry?, Bool) in
             if state.isClosed { return (nil, true) }
@@ -113,36 +130,31 @@ public final class ContainerStore: Sendable {
             try await container.closedEntry(block, cache: cache), in: container.id)
     }
 
-    /// All block replicas of a container, by local ID.
-    public nonisolated(nonsending)
-        func blocks(in id: ContainerID) async throws(StoreError) -> [BlockRecord]
-    {
-        let container = try container(id)
-        try container.volume.check()
-        let open = container.state.withLock { state -> [BlockRecord]? in
-            guard !state.isClosed else { return nil }
-            return state.blocks.values.compactMap(\.entry)
-                .filter { !state.deleted.contains($0.localID) }
-                .map { BlockRecord($0, in: id) }
-        }
-        if let open { return open.sorted { $0.id < $1.id } }
-        var records: [BlockRecord] = []
-        let pages = try await container.indexTable(cache)
-        for number in pages.indices {
-            let entries = try await container.indexPage(number, of: pages, cache)
-            records += entries.map { BlockRecord($0, in: id) }
-        }
-        let deleted = container.state.withLock { $0.deleted }
-        return records.filter { !deleted.contains($0.id.localID) }
-    }
-
     /// Deletes blocks: they are durably forgotten when it returns; their space is given back some
-    /// seconds later. Blocks and containers that are not there are passed over.
-    public func deleteBlocks(_ ids: [BlockID]) async throws(StoreError) {
+    /// seconds later. Blocks that are not there are passed over.
+    ///
+    /// - Returns: containers whose replica is not here or cannot be had, and why: of these nothing
+    ///   was deleted.
+    @discardableResult
+    public func deleteBlocks(
+        _ ids: [BlockID]
+    ) async throws(StoreError) -> [ContainerID: ReplicaAbsence] {
+        var absent: [ContainerID: ReplicaAbsence] = [:]
         for (id, blocks) in Dictionary(grouping: ids, by: \.containerID) {
-            guard let container = state.withLock({ $0.containers[id] }) else { continue }
+            guard let container = state.withLock({ $0.containers[id] }) else {
+                let isUnusable = volumeList.contains {
+                    $0.withState { $0.unusable.contains(id) }
+                }
+                absent[id] = isUnusable ? .unusable : ReplicaAbsence.none
+                continue
+            }
+            guard container.volume.failure == nil else {
+                absent[id] = .volumeFailed
+                continue
+            }
             try await container.delete(blocks, cache: cache)
         }
+        return absent
     }
 
     /// Deleted blocks whose space has not been given back.
@@ -157,8 +169,11 @@ public final class ContainerStore: Sendable {
 
     /// Makes an empty container replica, durably. That the same one is there already is no error;
     /// one of another replication or index is `containerState`. `noSpace` if no volume has room.
+    /// - Parameter permission: that of SCM, without which none is made: `noSuchContainer` if it is
+    ///   not of this epoch, `containerState` if the container was retired. Nil: none is needed.
     public func createContainer(
-        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int
+        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int,
+        permission: UInt64? = nil
     ) async throws(StoreError) {
         guard (1...replication.width).contains(replicaIndex) else {
             throw StoreError(
@@ -168,7 +183,7 @@ public final class ContainerStore: Sendable {
         }
         let header = ContainerHeader(
             containerID: id, replication: replication, replicaIndex: replicaIndex)
-        guard try await claimNew(header) else { return }
+        guard try await claimNew(header, permission) else { return }
         defer { release(id) }
         for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
             throw StoreError(
@@ -182,13 +197,19 @@ public final class ContainerStore: Sendable {
 
     /// Waits until nobody else makes or removes container `header.containerID`, and keeps others
     /// from it until `release`. False, and nothing to be released, if it is there.
-    private func claimNew(_ header: ContainerHeader) async throws(StoreError) -> Bool {
+    private func claimNew(
+        _ header: ContainerHeader, _ permission: UInt64?
+    ) async throws(StoreError) -> Bool {
         let id = header.containerID
         return try await claim(id) { state in
             if state.isShut {
                 return .failure(StoreError(.notReady, "the container store is shut"))
             }
-            guard let container = state.containers[id] else { return .success(true) }
+            guard let container = state.containers[id] else {
+                let refusal = Self.refusal(
+                    (id, header.replicaIndex), permission: permission, state.permissions)
+                return refusal.map { .failure($0) } ?? .success(true)
+            }
             guard container.state.withLock({ $0.phase != .deleted }) else {
                 return .failure(
                     StoreError(
@@ -220,14 +241,7 @@ public final class ContainerStore: Sendable {
                 return result
             }
             if let claimed { return try claimed.get() }
-            await withUnsafeContinuation { (waiter: UnsafeContinuation<Void, Never>) in
-                let isWaiting = state.withLock { state in
-                    guard state.changing[id] != nil else { return false }
-                    state.changing[id]!.append(waiter)
-                    return true
-                }
-                if !isWaiting { waiter.resume() }
-            }
+            await untilUnchanged(id)
         }
     }
 
@@ -299,17 +313,24 @@ public final class ContainerStore: Sendable {
         guard let container = state.withLock({ $0.containers[id] }) else { return }
         try await body(container, cache)
         state.withLock { state in
+            // A writer that comes late must not begin it anew.
+            state.permissions.retire(id)
             if state.containers[id] === container { state.containers[id] = nil }
         }
     }
 
     // MARK: Reports
 
-    /// The container replicas of the volumes that work, by ID.
+    /// The container replicas, by ID: those of volumes that were taken out, and those that could
+    /// not be opened, as lost.
     public func report() async -> [ContainerReport] {
-        let containers = state.withLock { Array($0.containers.values) }
-        return containers.filter { $0.volume.outage == nil }.compactMap { $0.report() }
-            .sorted { $0.id < $1.id }
+        let containers = state.withLock { $0.containers }
+        var reports = containers.values.compactMap { $0.report() }
+        for volume in volumeList {
+            reports += volume.withState { $0.unusable }.filter { containers[$0] == nil }
+                .map { .unusable($0) }
+        }
+        return reports.sorted { $0.id < $1.id }
     }
 
     /// The volumes, in the order they were given in.

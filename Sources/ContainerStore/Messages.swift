@@ -4,6 +4,8 @@ import Model
 /// One cell to be appended to a block replica, or only what is to be known of its group.
 public struct CellAppend: Sendable {
     public var block: BlockID
+    /// Which replica it belongs to: one that has another index refuses it.
+    public var replicaIndex: Int
     /// Where the cell begins in the block replica: its length so far.
     public var offset: Int
     /// May be empty: then only group length and end are noted.
@@ -16,10 +18,11 @@ public struct CellAppend: Sendable {
     public var endOfBlock: Bool
 
     public init(
-        block: BlockID, offset: Int, payload: Payload, checksums: [UInt32], groupLength: Int,
-        endOfBlock: Bool
+        block: BlockID, replicaIndex: Int, offset: Int, payload: Payload, checksums: [UInt32],
+        groupLength: Int, endOfBlock: Bool
     ) {
         self.block = block
+        self.replicaIndex = replicaIndex
         self.offset = offset
         self.payload = payload
         self.checksums = checksums
@@ -65,15 +68,25 @@ public struct ContainerReport: Hashable, Sendable {
         case closed
         /// Damage was found. Reads may fail; nothing is appended.
         case unhealthy
+        /// It cannot be had: its volume was taken out, or it could not be opened.
+        case lost
     }
 
     public var id: ContainerID
-    public var replication: ReplicationConfig
+    /// Nil if it could not be opened.
+    public var replication: ReplicationConfig?
+    /// 0 if it could not be opened.
     public var replicaIndex: Int
     public var state: State
     /// Bytes of the blocks, without padding.
     public var usedBytes: Int
     public var blockCount: Int
+
+    /// A replica whose files are there but could not be opened.
+    static func unusable(_ id: ContainerID) -> Self {
+        Self(
+            id: id, replication: nil, replicaIndex: 0, state: .lost, usedBytes: 0, blockCount: 0)
+    }
 }
 
 /// One volume, for the report to SCM and for people.

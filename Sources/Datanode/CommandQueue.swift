@@ -28,6 +28,11 @@ final class CommandQueue: Sendable {
     struct Outcome: Sendable {
         var done: [UInt64] = []
         var failed: [UInt64] = []
+        /// Deletions whose replica is not here: nothing was deleted, and only SCM knows whether
+        /// there ever was one.
+        var absent: [UInt64] = []
+
+        var all: [UInt64] { done + failed + absent }
     }
 
     private enum ContainerWork: Hashable {
@@ -66,7 +71,8 @@ final class CommandQueue: Sendable {
     var isAwaited: Bool {
         state.withLock { state in
             state.hasChange
-                || (state.deletions.isEmpty && state.deleting == 0 && !state.outcome.done.isEmpty)
+                || (state.deletions.isEmpty && state.deleting == 0
+                    && !(state.outcome.done.isEmpty && state.outcome.absent.isEmpty))
         }
     }
 
@@ -75,7 +81,7 @@ final class CommandQueue: Sendable {
         state.withLock { state in
             defer { state.outcome = Outcome() }
             state.hasChange = false
-            for number in state.outcome.done + state.outcome.failed { state.known.remove(number) }
+            for number in state.outcome.all { state.known.remove(number) }
             return state.outcome
         }
     }
@@ -85,7 +91,8 @@ final class CommandQueue: Sendable {
         state.withLock { state in
             state.outcome.done += outcome.done
             state.outcome.failed += outcome.failed
-            state.known.formUnion(outcome.done + outcome.failed)
+            state.outcome.absent += outcome.absent
+            state.known.formUnion(outcome.all)
         }
     }
 
@@ -123,18 +130,23 @@ final class CommandQueue: Sendable {
 
     private func delete(_ command: SCMDatanodeCommand) async {
         var failure: StoreError?
+        var isAbsent = false
         do throws(StoreError) {
-            try await store.deleteBlocks(command.deleteBlocks.blocks.map { BlockID($0) })
+            let absent = try await store.deleteBlocks(
+                command.deleteBlocks.blocks.map { BlockID($0) })
+            isAbsent = !absent.isEmpty
         } catch { failure = error }
         if let failure {
             logger.warning("a deletion of SCM's failed and is tried again: \(failure)")
         }
         end { state in
             state.deleting -= 1
-            if failure == nil {
-                state.outcome.done.append(command.number)
-            } else {
+            if failure != nil {
                 state.outcome.failed.append(command.number)
+            } else if isAbsent {
+                state.outcome.absent.append(command.number)
+            } else {
+                state.outcome.done.append(command.number)
             }
         }
     }
@@ -142,7 +154,7 @@ final class CommandQueue: Sendable {
     private func carryOut(_ work: ContainerWork) async {
         do throws(StoreError) {
             switch work {
-            case .close(let id): try await store.closeContainer(id)
+            case .close(let id): try await store.retireContainer(id)
             case .remove(let id): try await store.deleteEmptyContainer(id)
             }
         } catch {

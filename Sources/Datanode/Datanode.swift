@@ -1,4 +1,5 @@
 import Bytes
+import ContainerFormat
 import ContainerStore
 import Logging
 import Model
@@ -12,6 +13,11 @@ import Wire
 ///
 /// Requests run on the reactor that received them; the store moves them to the disk's.
 public final class Datanode: RPCHandler {
+    enum Limits {
+        /// Blocks in an answer that lists them: 35 bytes each at most.
+        static let listedBlocks = 4096
+    }
+
     public struct Options: Sendable {
         public var host: String
         public var port: Int
@@ -36,6 +42,8 @@ public final class Datanode: RPCHandler {
     public let id: DatanodeID
     let store: ContainerStore
     let logger: Logger
+    /// Stands for what the volumes hold; see `StoreIdentity`.
+    private let storeNumber: UInt64
     private let options: Options
     private let scm: SCMClient
     private let reactor: Reactor
@@ -44,11 +52,12 @@ public final class Datanode: RPCHandler {
     private let scrubLog = Mutex<Task<Void, Never>?>(nil)
 
     private init(
-        id: DatanodeID, store: ContainerStore, options: Options, scm: SCMClient, reactor: Reactor,
-        logger: Logger
+        id: DatanodeID, store: ContainerStore, storeNumber: UInt64, options: Options,
+        scm: SCMClient, reactor: Reactor, logger: Logger
     ) {
         self.id = id
         self.store = store
+        self.storeNumber = storeNumber
         self.options = options
         self.scm = scm
         self.reactor = reactor
@@ -65,9 +74,20 @@ public final class Datanode: RPCHandler {
         let store = try await ContainerStore.open(
             volumes: options.volumes, datanode: id, cluster: nil, options: options.store,
             reactors: reactors)
+        var random = random
+        let working = await store.volumes().filter { !$0.isFailed }.map(\.path)
+        let identity: StoreIdentity
+        do throws(StoreError) {
+            identity = try await StoreIdentityFiles(reactor: reactors[0]).load(
+                from: options.metadataDirectory, volumes: working, using: &random)
+        } catch {
+            try await store.close()
+            throw error
+        }
+        store.begin(epoch: .random(in: 1...(.max), using: &random))
         return Datanode(
-            id: id, store: store, options: options, scm: scm, reactor: reactors[0],
-            logger: logger)
+            id: id, store: store, storeNumber: identity.number, options: options, scm: scm,
+            reactor: reactors[0], logger: logger)
     }
 
     /// Serves on the configured port and begins to report to SCM. Returns the port.
@@ -84,7 +104,8 @@ public final class Datanode: RPCHandler {
         let address = DatanodeAddress(
             id: id, host: options.host, port: server.port, rack: options.rack)
         let reporter = Reporter(
-            address: address, store: store, scm: scm, reactor: reactor, logger: logger)
+            address: address, store: store, storeNumber: storeNumber, scm: scm, reactor: reactor,
+            logger: logger)
         heartbeats.withLock {
             $0 = Task(executorPreference: reactor) { await reporter.run() }
         }
@@ -147,8 +168,9 @@ public final class Datanode: RPCHandler {
         case .writeCell: return try await writeCell(request)
         case .readBlock: return try await readBlock(request)
         case .block:
-            let block = BlockID(try DNBlockRequest(parsing: request.message).block)
-            let record = try await store.block(block)
+            let message = try DNBlockRequest(parsing: request.message)
+            let record = try await store.block(
+                BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex))
             var response = DNBlockResponse()
             response.length = UInt64(record.length)
             response.groupLength = UInt64(record.groupLength)
@@ -157,7 +179,7 @@ public final class Datanode: RPCHandler {
         case .listBlocks: return try await listBlocks(request)
         case .closeContainer:
             let id = ContainerID(try DNContainerRequest(parsing: request.message).container)
-            try await store.closeContainer(id)
+            try await store.retireContainer(id)
             return RPCReply()
         case .status: return await status()
         case .disks: return await disks()
@@ -193,29 +215,43 @@ public final class Datanode: RPCHandler {
                     + "not \(payload.count)")
         }
         let cell = CellAppend(
-            block: block, offset: Int(message.offset), payload: payload,
+            block: block, replicaIndex: index, offset: Int(message.offset), payload: payload,
             checksums: message.checksums, groupLength: Int(message.groupLength),
             endOfBlock: message.endOfBlock)
         var response = DNWriteCellResponse()
         response.durableLength = UInt64(
             try await append(
-                cell, replication: replication, replicaIndex: index, trace: request.trace))
+                cell, replication: replication, permission: message.mayCreate,
+                trace: request.trace))
         return RPCReply(response.encoded)
     }
 
-    /// Appends; makes the container replica when its first cell arrives.
+    /// Appends; makes the container replica before that if there is none, the cell is the first of
+    /// its block, and SCM has given permission: without, its absence is loss.
     private func append(
-        _ cell: CellAppend, replication: ReplicationConfig, replicaIndex: Int,
+        _ cell: CellAppend, replication: ReplicationConfig, permission: UInt64,
         trace: TraceContext?
     ) async throws(StoreError) -> Int {
-        do throws(StoreError) {
+        if cell.offset > 0 || store.hasReplica(of: cell.block.containerID) {
             return try await store.append(cell, trace: trace)
-        } catch {
-            guard error.code == .noSuchContainer, cell.offset == 0 else { throw error }
         }
         try await store.createContainer(
-            cell.block.containerID, replication: replication, replicaIndex: replicaIndex)
+            cell.block.containerID, replication: replication, replicaIndex: cell.replicaIndex,
+            permission: permission)
         return try await store.append(cell, trace: trace)
+    }
+
+    /// The index of a replica in a request. Throws `badRequest` if it is missing, as from a client
+    /// of before.
+    private static func replicaIndex(_ index: UInt32) throws(StoreError) -> Int {
+        guard index > 0, index <= UInt32(ReplicationConfig.maximumWidth) else {
+            throw StoreError(
+                .badRequest,
+                "the request says 'replica_index' \(index): which replica is meant, from 1 to "
+                    + "\(ReplicationConfig.maximumWidth), must be said; a client that does not is "
+                    + "of an earlier version")
+        }
+        return Int(index)
     }
 
     private func readBlock(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
@@ -238,7 +274,8 @@ public final class Datanode: RPCHandler {
         let hold = try await request.reserveAnswer(
             needed <= request.landing?.capacity ?? 0 ? 0 : needed)
         let read = try await store.read(
-            BlockID(message.block), range, into: request.landing, trace: request.trace)
+            BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex), range,
+            into: request.landing, trace: request.trace)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums
@@ -248,9 +285,17 @@ public final class Datanode: RPCHandler {
     }
 
     private func listBlocks(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
-        let id = ContainerID(try DNContainerRequest(parsing: request.message).container)
+        let message = try DNListBlocksRequest(parsing: request.message)
+        let limit =
+            message.limit == 0
+            ? Limits.listedBlocks : min(Int(message.limit), Limits.listedBlocks)
+        let page = try await store.blocks(
+            in: ContainerID(message.container),
+            replicaIndex: try Self.replicaIndex(message.replicaIndex),
+            after: message.after == 0 ? nil : message.after, limit: limit)
         var response = DNListBlocksResponse()
-        response.blocks = try await store.blocks(in: id).map { record in
+        response.hasMore_p = page.hasMore
+        response.blocks = page.records.map { record in
             var entry = DNListBlocksResponse.Entry()
             entry.local = record.id.localID
             entry.length = UInt64(record.length)
@@ -266,7 +311,7 @@ public final class Datanode: RPCHandler {
         response.id = id.message
         if let cluster = store.cluster { response.cluster = cluster.message }
         response.volumes = await store.volumes().map(\.message)
-        response.containers = UInt64(await store.report().count)
+        response.containers = UInt64(await store.report().count { $0.state != .lost })
         return RPCReply(response.encoded)
     }
 }

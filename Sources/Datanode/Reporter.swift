@@ -21,6 +21,7 @@ actor Reporter {
 
     private let address: DatanodeAddress
     private let store: ContainerStore
+    private let storeNumber: UInt64
     private let scm: SCMClient
     private let reactor: Reactor
     private let logger: Logger
@@ -34,11 +35,12 @@ actor Reporter {
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
     init(
-        address: DatanodeAddress, store: ContainerStore, scm: SCMClient, reactor: Reactor,
-        logger: Logger
+        address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scm: SCMClient,
+        reactor: Reactor, logger: Logger
     ) {
         self.address = address
         self.store = store
+        self.storeNumber = storeNumber
         self.scm = scm
         self.reactor = reactor
         self.logger = logger
@@ -107,8 +109,16 @@ actor Reporter {
         }
     }
 
+    /// The replicas, with those that are lost, and the containers of which there is none and none
+    /// is made any more.
     private func replicas() async -> [ContainerID: SCMReplicaReport] {
         var replicas: [ContainerID: SCMReplicaReport] = [:]
+        for id in store.retiredContainers {
+            var message = SCMReplicaReport()
+            message.container = id.rawValue
+            message.state = .none
+            replicas[id] = message
+        }
         for report in await store.report() { replicas[report.id] = report.message }
         return replicas
     }
@@ -118,6 +128,9 @@ actor Reporter {
         request.address = address.message
         if let cluster = store.cluster { request.cluster = cluster.message }
         request.volumes = volumes.map(\.message)
+        request.store = storeNumber
+        // Before the replicas: of an epoch that begins now nothing would be known.
+        request.epoch = store.epoch
         let replicas = await replicas()
         request.replicas = Array(replicas.values)
         let response = try await scm.register(request)
@@ -131,8 +144,10 @@ actor Reporter {
     }
 
     private func heartbeat() async throws(StoreError) {
-        let replicas = await replicas()
         var request = SCMHeartbeatRequest()
+        request.epoch = store.epoch
+        request.store = storeNumber
+        let replicas = await replicas()
         request.id = address.id.message
         request.volumes = volumes.map(\.message)
         let isRemoved = reported.keys.contains { replicas[$0] == nil }
@@ -142,6 +157,7 @@ actor Reporter {
         let outcome = commands.takeOutcome()
         request.doneCommands = outcome.done
         request.failedCommands = outcome.failed
+        request.absentCommands = outcome.absent
         request.unreclaimedBlocks = UInt64(store.unreclaimedBlocks)
         let response: SCMHeartbeatResponse
         do throws(StoreError) {
@@ -167,11 +183,13 @@ extension ContainerReport {
         var message = SCMReplicaReport()
         message.container = id.rawValue
         message.replicaIndex = UInt32(replicaIndex)
-        message.replication = replication.message
+        if let replication { message.replication = replication.message }
         switch state {
-        case .open, .closing: message.state = .open
+        case .open: message.state = .open
+        case .closing: message.state = .closing
         case .closed: message.state = .closed
         case .unhealthy: message.state = .unhealthy
+        case .lost: message.state = .lost
         }
         message.usedBytes = UInt64(usedBytes)
         message.blocks = UInt64(blockCount)

@@ -29,6 +29,11 @@ public struct BlockGroup: Hashable, Sendable {
     /// Which of its bytes the key that it was looked up for consists of; nil: all of them. Several
     /// keys may share a group.
     public var range: Range<Int>?
+    /// By place: the permission to make the replica, which names the epoch of its datanode; 0
+    /// where there is one already. Empty where none is given: of groups that are read.
+    public var permissions: [UInt64] = []
+    /// Proves to datanodes that the block may be written or read; passed on as it is.
+    public var token: [UInt8] = []
 
     /// How many bytes of the key lie in it.
     public var keyLength: Int { range?.count ?? length }
@@ -42,4 +47,12 @@ public struct BlockGroup: Hashable, Sendable {
         self.length = length
         self.nodes = nodes
     }
+
+    /// The permission to make the replica at `place` (from 0); 0: none.
+    public func permission(at place: Int) -> UInt64 {
+        place < permissions.count ? permissions[place] : 0
+    }
+
+    /// Whether an index was placed nowhere.
+    public var isDegraded: Bool { nodes.contains { $0 == nil } }
 }

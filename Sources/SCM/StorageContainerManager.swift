@@ -115,6 +115,7 @@ public actor StorageContainerManager: RPCHandler {
             noteRoom(at: now)
             noteNodes(at: now)
             if wasInSafeMode, !state.isInSafeMode { logger.info("left safe mode") }
+            await logWitnesses()
             await closeContainers()
         }
     }
@@ -158,12 +159,28 @@ public actor StorageContainerManager: RPCHandler {
         measures.pendingDeletions.set(state.pendingDeletions)
     }
 
+    /// Has the log say which replicas have been reported for the first time. What cannot be logged
+    /// now is at the next tick.
+    private func logWitnesses() async {
+        while let command = state.dueWitnesses() {
+            do throws(StoreError) {
+                try await change(command)
+            } catch {
+                logger.error("cannot log which replicas there are: \(error)")
+                return
+            }
+        }
+    }
+
     private func closeContainers() async {
         for command in state.dueStateChanges(at: reactor.now().nanoseconds) {
             do throws(StoreError) {
                 try await change(command)
                 logger.info(
                     "container \(command.containerState.id) is \(command.containerState.state)")
+                guard command.containerState.state == .containerDeleted else { continue }
+                let gone = state.deletions(ofGone: ContainerID(command.containerState.id))
+                for (node, numbers) in gone { confirm(numbers, by: node) }
             } catch {
                 logger.error("cannot log a container's state: \(error)")
             }
@@ -262,7 +279,7 @@ public actor StorageContainerManager: RPCHandler {
         }
         state.registered(
             address.id, volumes: request.volumes, replicas: request.replicas,
-            at: reactor.now().nanoseconds)
+            store: request.store, epoch: request.epoch, at: reactor.now().nanoseconds)
         state.updateSafeMode(at: reactor.now().nanoseconds)
         logger.info("datanode \(address) registered with \(request.replicas.count) replicas")
         var response = SCMRegisterResponse()
@@ -282,7 +299,7 @@ public actor StorageContainerManager: RPCHandler {
         guard
             state.heard(
                 id, volumes: request.volumes, replicas: request.replicas, isFull: request.isFull,
-                at: now)
+                store: request.store, epoch: request.epoch, at: now)
         else {
             var command = SCMDatanodeCommand()
             command.registerAgain = true
@@ -291,7 +308,8 @@ public actor StorageContainerManager: RPCHandler {
         }
         state.heard(
             id, failed: request.failedCommands, unreclaimed: request.unreclaimedBlocks, at: now)
-        confirm(request.doneCommands, by: id)
+        let absent = state.heard(id, absent: request.absentCommands, at: now)
+        confirm(request.doneCommands + absent, by: id)
         response.commands = state.commands(for: id, at: now)
         return response
     }

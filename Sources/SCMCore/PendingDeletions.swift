@@ -9,6 +9,10 @@ import Wire
 /// told again `Limits.retryNanoseconds` later. A node that registers is told everything anew.
 /// What was told is kept in memory alone: to delete a block twice is no error.
 ///
+/// A deletion in a replica that is lost is parked: it is told when the replica is back. What waits
+/// for such replicas alone takes none of the room that others have; beyond `Limits.parkedBlocks` it
+/// is given up, and a replica that comes back keeps blocks that nobody names.
+///
 /// Pure; not thread-safe.
 struct PendingDeletions: Sendable {
     enum Limits {
@@ -18,11 +22,19 @@ struct PendingDeletions: Sendable {
         static let retryNanoseconds: UInt64 = 30_000_000_000
         /// Blocks that wait for datanodes; with more the Ozone Manager keeps them.
         static let blocks = 1 << 20
+        /// Blocks that wait for lost replicas alone.
+        static let parkedBlocks = 1 << 20
     }
 
     private struct Deletion: Sendable {
         var blocks: [BlockID]
         var waiting: [DatanodeID]
+        /// Those of `waiting` whose replica is lost.
+        var parked: Set<DatanodeID> = []
+
+        /// All are of one container.
+        var container: ContainerID? { blocks.first?.containerID }
+        var isParked: Bool { !waiting.isEmpty && parked.count == waiting.count }
     }
 
     private struct Node: Sendable {
@@ -31,14 +43,18 @@ struct PendingDeletions: Sendable {
         var told: Set<UInt64> = []
         var toldBlocks = 0
         var failed: Deque<(number: UInt64, retry: UInt64)> = []
+        /// Numbers by container whose replica is lost.
+        var parked: [ContainerID: Set<UInt64>] = [:]
         /// Of all that it has not confirmed.
         var blocks = 0
     }
 
     private var deletions: [UInt64: Deletion] = [:]
     private var nodes: [DatanodeID: Node] = [:]
-    /// Blocks of all deletions.
+    /// Blocks of all deletions that are not parked on each node they wait for.
     private(set) var blocks = 0
+    /// Blocks of those that are.
+    private(set) var parkedBlocks = 0
 
     /// Takes a deletion; numbers ascend.
     mutating func add(_ record: SCMDeletionRecord, number: UInt64) {
@@ -56,14 +72,71 @@ struct PendingDeletions: Sendable {
 
     /// `node` has done what `number` says.
     mutating func confirm(_ number: UInt64, by node: DatanodeID) {
-        guard let place = deletions[number]?.waiting.firstIndex(of: node) else { return }
-        deletions[number]!.waiting.remove(at: place)
-        let count = deletions[number]!.blocks.count
+        guard let deletion = deletions[number], deletion.waiting.contains(node) else { return }
+        let count = deletion.blocks.count
         nodes[node]?.blocks -= count
         if nodes[node]?.told.remove(number) != nil { nodes[node]!.toldBlocks -= count }
-        guard deletions[number]!.waiting.isEmpty else { return }
-        deletions[number] = nil
-        blocks -= count
+        if let container = deletion.container { removeParked(number, of: container, by: node) }
+        change(number) { deletion in
+            deletion.waiting.removeAll { $0 == node }
+            deletion.parked.remove(node)
+        }
+    }
+
+    /// Changes a deletion and what is counted of it; one that waits for nobody is gone.
+    private mutating func change(_ number: UInt64, _ body: (inout Deletion) -> Void) {
+        guard var deletion = deletions[number] else { return }
+        if deletion.isParked {
+            parkedBlocks -= deletion.blocks.count
+        } else {
+            blocks -= deletion.blocks.count
+        }
+        body(&deletion)
+        deletions[number] = deletion.waiting.isEmpty ? nil : deletion
+        guard !deletion.waiting.isEmpty else { return }
+        if deletion.isParked {
+            parkedBlocks += deletion.blocks.count
+        } else {
+            blocks += deletion.blocks.count
+        }
+    }
+
+    // MARK: Lost replicas
+
+    /// The container whose blocks `number` deletes.
+    func container(of number: UInt64) -> ContainerID? { deletions[number]?.container }
+
+    /// Keeps a deletion aside until the replica of `node`, which is lost, is back. False, with
+    /// nothing changed, if too much is kept so.
+    mutating func park(_ number: UInt64, by node: DatanodeID) -> Bool {
+        guard let deletion = deletions[number], let container = deletion.container,
+            deletion.waiting.contains(node), !deletion.parked.contains(node)
+        else { return true }
+        let count = deletion.blocks.count
+        guard parkedBlocks + count <= Limits.parkedBlocks else { return false }
+        if nodes[node]?.told.remove(number) != nil { nodes[node]!.toldBlocks -= count }
+        nodes[node, default: Node()].parked[container, default: []].insert(number)
+        change(number) { $0.parked.insert(node) }
+        return true
+    }
+
+    /// The replica of `container` on `node` is there: it is told of what was kept aside.
+    mutating func unpark(_ container: ContainerID, by node: DatanodeID) {
+        guard let numbers = nodes[node]?.parked.removeValue(forKey: container) else { return }
+        nodes[node]!.untold.append(contentsOf: numbers.sorted())
+        for number in numbers { change(number) { $0.parked.remove(node) } }
+    }
+
+    /// What is kept aside in `container`, by node.
+    func parked(of container: ContainerID) -> [DatanodeID: [UInt64]] {
+        nodes.compactMapValues { $0.parked[container]?.sorted() }
+    }
+
+    private mutating func removeParked(
+        _ number: UInt64, of container: ContainerID, by node: DatanodeID
+    ) {
+        guard nodes[node]?.parked[container]?.remove(number) != nil else { return }
+        if nodes[node]?.parked[container]?.isEmpty == true { nodes[node]?.parked[container] = nil }
     }
 
     /// `node` could not do what `number` says.
@@ -98,9 +171,9 @@ struct PendingDeletions: Sendable {
         }
         var commands: [SCMDatanodeCommand] = []
         while state.toldBlocks < Limits.toldBlocks, let number = state.untold.popFirst() {
-            guard let deletion = deletions[number], deletion.waiting.contains(node) else {
-                continue
-            }
+            guard let deletion = deletions[number], deletion.waiting.contains(node),
+                !deletion.parked.contains(node)
+            else { continue }
             state.told.insert(number)
             state.toldBlocks += deletion.blocks.count
             var command = SCMDatanodeCommand()

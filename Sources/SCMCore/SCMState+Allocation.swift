@@ -7,6 +7,8 @@ extension SCMState {
         public static let localIDsPerReservation: UInt64 = 100_000
         /// Groups given out with one request.
         public static let groupsPerRequest = 1000
+        /// Containers in one command that logs what was reported for the first time.
+        public static let witnessedPerCommand = 4096
         /// Longer than SCM ever goes without looking at its state while it runs.
         public static let standstillNanoseconds: UInt64 = 2_000_000_000
     }
@@ -68,7 +70,7 @@ extension SCMState {
         }
         let healthy = healthyNodes(at: now, excluding: excluding.nodes)
         let usable = usableContainers(
-            replication, healthy: Set(healthy), excluding: excluding.containers)
+            replication, healthy: Set(healthy), excluding: excluding.containers, at: now)
         if usable.count < options.openContainers {
             switch newContainer(replication, healthy: healthy, now: now, using: &random) {
             case .success(let command): return .needs(command)
@@ -81,23 +83,21 @@ extension SCMState {
                 nextLocalID + UInt64(count) + Limits.localIDsPerReservation
             return .needs(command)
         }
-        return .groups(nextGroups(count, usable))
+        return .groups(nextGroups(count, usable, at: now))
     }
 
     /// Open containers that a writer which avoids the other nodes can use: whole ones if there
-    /// are any.
+    /// are any. None that has lost a replica.
     private func usableContainers(
         _ replication: ReplicationConfig, healthy: Set<DatanodeID>,
-        excluding: Set<ContainerID>
+        excluding: Set<ContainerID>, at now: UInt64
     ) -> [Container] {
         let open = (openByReplication[replication] ?? []).compactMap { containers[$0] }
         let usable = open.filter { container in
             !excluding.contains(container.id)
-                && container.nodes.allSatisfy { id in
-                    guard let id else { return true }
-                    // A datanode closes a container by itself when its disk is full.
-                    let reported = nodes[id]?.replicas[container.id]?.state
-                    return healthy.contains(id) && reported ?? .open == .open
+                && container.nodes.indices.allSatisfy { place in
+                    guard let id = container.nodes[place] else { return true }
+                    return healthy.contains(id) && takesBlocks(place, of: container, at: now)
                 }
         }
         let whole = usable.filter { !$0.isDegraded }
@@ -105,22 +105,42 @@ extension SCMState {
         return usable
     }
 
+    /// Whether the replica at `place` takes blocks, or will be made for the first.
+    private func takesBlocks(_ place: Int, of container: Container, at now: UInt64) -> Bool {
+        switch presence(of: place, in: container, at: now) {
+        // A datanode closes a container by itself when its disk is full.
+        case .here: replica(of: container, at: place)?.state == .open
+        case .unmade: canBeMade(place, of: container)
+        case .unplaced, .silent, .empty, .lost, .doubtful: false
+        }
+    }
+
     /// Groups in all usable containers, those of one container together: many small keys written
     /// at the same time then share the syncs of one container instead of three.
-    private mutating func nextGroups(_ count: Int, _ usable: [Container]) -> [BlockGroup] {
+    private mutating func nextGroups(
+        _ count: Int, _ usable: [Container], at now: UInt64
+    ) -> [BlockGroup] {
         let share = (count + usable.count - 1) / usable.count
-        let groups = (0..<count).map { nextGroup(usable[(turn + $0 / share) % usable.count]) }
+        let permissions = usable.map { self.permissions(for: $0, at: now) }
+        let groups = (0..<count).map { number in
+            let place = (turn + number / share) % usable.count
+            return nextGroup(usable[place], permissions[place])
+        }
         turn += (count + share - 1) / share
         return groups
     }
 
-    private mutating func nextGroup(_ container: Container) -> BlockGroup {
+    private mutating func nextGroup(
+        _ container: Container, _ permissions: [UInt64]
+    ) -> BlockGroup {
         let localID = nextLocalID
         nextLocalID += 1
-        return BlockGroup(
+        var group = BlockGroup(
             blockID: BlockID(containerID: container.id, localID: localID),
             replication: container.replication, length: 0,
             nodes: container.nodes.map { $0.flatMap { nodes[$0]?.address } })
+        group.permissions = permissions
+        return group
     }
 
     private func newContainer(
@@ -151,6 +171,7 @@ extension SCMState {
         command.createContainer.nodes = places.map { id in
             id.flatMap { nodes[$0]?.address.message } ?? WireAddress()
         }
+        command.createContainer.stores = places.map { id in id.flatMap { nodes[$0]?.store } ?? 0 }
         return .success(command)
     }
 

@@ -31,10 +31,14 @@ extension SCMState {
             return mustClose(container, at: now) ? (.containerClosing, []) : nil
         case .containerClosing:
             guard isClosedEverywhere(container, at: now) else { return nil }
-            if replicaCount(container) > 0 {
-                return (.containerClosed, emptyIndexes(container, at: now))
+            if replicaCount(container) == 0, neverHeldABlock(container, at: now) {
+                return isWhollyHeard(container, at: now) ? (.containerDeleted, []) : nil
             }
-            return isWhollyHeard(container, at: now) ? (.containerDeleted, []) : nil
+            // Where nothing is known of any replica, a node that is not heard of may have one.
+            let isKnown = container.nodes.indices.contains { place in
+                [.here, .lost, .doubtful].contains(presence(of: place, in: container, at: now))
+            }
+            return isKnown ? (.containerClosed, emptyIndexes(container, at: now)) : nil
         case .containerClosed:
             guard holdsNothing(container) else { return nil }
             guard isWhollyHeard(container, at: now) else {
@@ -57,28 +61,30 @@ extension SCMState {
     }
 
     /// Whether there are replicas, and all are closed and have no block left. Any block that was
-    /// acknowledged has a record with each parity index, so no single lost replica hides one.
+    /// acknowledged has a record with index 1 and each parity index: one of these must be there, or
+    /// a lost replica might hide a block.
     private func holdsNothing(_ container: Container) -> Bool {
-        let replicas = container.nodes.compactMap { id in
-            id.flatMap { nodes[$0]?.replicas[container.id] }
-        }
-        return !replicas.isEmpty && replicas.allSatisfy { $0.state == .closed && $0.blocks == 0 }
+        let places = container.nodes.indices.filter { replica(of: container, at: $0) != nil }
+        return places.contains { container.isInEachBlock($0) }
+            && places.allSatisfy { place in
+                let replica = replica(of: container, at: place)
+                return replica?.state == .closed && replica?.blocks == 0
+            }
     }
 
-    /// Indexes whose nodes are there and report no replica.
+    /// Indexes of which no replica was made, and none is made any more.
     private func emptyIndexes(_ container: Container, at now: UInt64) -> [UInt32] {
-        container.nodes.enumerated().compactMap { place, id in
-            guard let id, state(of: id, at: now) == .healthy,
-                nodes[id]?.replicas[container.id] == nil
+        container.nodes.indices.compactMap { place in
+            guard let id = container.nodes[place], state(of: id, at: now) == .healthy,
+                presence(of: place, in: container, at: now) == .unmade,
+                isRetired(place, of: container)
             else { return nil }
             return UInt32(place + 1)
         }
     }
 
     private func replicaCount(_ container: Container) -> Int {
-        container.nodes.count { id in
-            id.flatMap { nodes[$0]?.replicas[container.id] } != nil
-        }
+        container.nodes.indices.count { replica(of: container, at: $0) != nil }
     }
 
     private func isWhollyHeard(_ container: Container, at now: UInt64) -> Bool {
@@ -87,11 +93,16 @@ extension SCMState {
 
     private func mustClose(_ container: Container, at now: UInt64) -> Bool {
         let limit = options.containerSize / 100 * options.closeAtPercent
-        for case let id? in container.nodes {
-            // One that is merely late may come back; until then nothing is placed in it.
-            if state(of: id, at: now) == .dead { return true }
-            guard let replica = nodes[id]?.replicas[container.id] else { continue }
-            if replica.state != .open || replica.usedBytes >= UInt64(limit) { return true }
+        for place in container.nodes.indices {
+            switch presence(of: place, in: container, at: now) {
+            // A node that is merely late may come back; until then nothing is placed in it.
+            case .silent, .lost, .doubtful: return true
+            case .unmade: if !canBeMade(place, of: container) { return true }
+            case .here:
+                guard let replica = replica(of: container, at: place) else { continue }
+                if replica.state != .open || replica.usedBytes >= UInt64(limit) { return true }
+            case .unplaced, .empty: continue
+            }
         }
         // Better a whole group as soon as the nodes for one are back.
         return container.isDegraded
@@ -99,11 +110,17 @@ extension SCMState {
     }
 
     private func isClosedEverywhere(_ container: Container, at now: UInt64) -> Bool {
-        container.nodes.allSatisfy { id in
-            guard let id, state(of: id, at: now) == .healthy,
-                let replica = nodes[id]?.replicas[container.id]
-            else { return true }
-            return replica.state != .open
+        container.nodes.indices.allSatisfy { place in
+            guard let id = container.nodes[place], state(of: id, at: now) == .healthy else {
+                return true
+            }
+            switch presence(of: place, in: container, at: now) {
+            case .here:
+                let state = replica(of: container, at: place)?.state
+                return state != .open && state != .closing
+            case .unmade: return isRetired(place, of: container)
+            case .unplaced, .silent, .empty, .lost, .doubtful: return true
+            }
         }
     }
 }

@@ -63,6 +63,8 @@ extension SCMState {
         }
         info.corruptIndexes = container.corrupt.sorted().map { UInt32($0) }
         info.missingIndexes = missingIndexes(container, at: now)
+        info.witnessedIndexes = container.witnessed.sorted().map { UInt32($0) }
+        info.emptyIndexes = container.empty.sorted().map { UInt32($0) }
         for case let id? in container.nodes {
             guard let replica = nodes[id]?.replicas[container.id] else { continue }
             info.usedBytes += replica.usedBytes
@@ -71,20 +73,20 @@ extension SCMState {
         return info
     }
 
-    /// Replica indexes from 1 on that were placed nowhere, are on dead nodes, or, once the container
-    /// is closed, were not reported by their nodes and are not known to be empty.
+    /// Replica indexes from 1 on that were placed nowhere, are on dead nodes, are lost or may be, or,
+    /// once the container is closed, were not reported by their nodes and are not known to be empty.
     private func missingIndexes(_ container: Container, at now: UInt64) -> [UInt32] {
-        let mustBeReported = container.state == .containerClosed
         guard container.state != .containerDeleted else { return [] }
         return container.nodes.indices.compactMap { place in
-            guard !container.empty.contains(place + 1) else { return nil }
-            if let id = container.nodes[place], let node = nodes[id],
-                state(of: id, at: now) != .dead,
-                !mustBeReported || node.replicas[container.id] != nil
-            {
-                return nil
-            }
-            return UInt32(place + 1)
+            let isMissing =
+                switch presence(of: place, in: container, at: now) {
+                case .unplaced, .silent: true
+                // Of a container that is being removed, replicas go.
+                case .lost, .doubtful: container.state != .containerDeleting
+                case .unmade: container.state == .containerClosed
+                case .here, .empty: false
+                }
+            return isMissing ? UInt32(place + 1) : nil
         }
     }
 }

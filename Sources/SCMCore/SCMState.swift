@@ -36,24 +36,43 @@ public struct SCMState: Sendable {
         public var lastHeartbeat: UInt64?
         public var volumes: [DNVolume] = []
         public var replicas: [ContainerID: SCMReplicaReport] = [:]
-        /// Those of them that are open.
+        /// Those of them that are not closed, and can be.
         var openReplicas: Set<ContainerID> = []
+        /// Containers whose replica it reports as lost.
+        var lost: Set<ContainerID> = []
+        /// Containers of which it has no replica, and makes none as long as its epoch lasts.
+        var retired: Set<ContainerID> = []
+        /// Stands for what its volumes hold; 0: it does not say, as those of before.
+        public internal(set) var store: UInt64 = 0
+        /// Names the permissions to make replicas that it takes.
+        public internal(set) var epoch: UInt64 = 0
         /// Deleted blocks whose space has not been given back.
         public var unreclaimedBlocks: UInt64 = 0
 
         mutating func report(_ replica: SCMReplicaReport) {
             let id = ContainerID(replica.container)
-            replicas[id] = replica
-            if replica.state == .open {
+            openReplicas.remove(id)
+            lost.remove(id)
+            retired.remove(id)
+            switch replica.state {
+            case .none:
+                replicas[id] = nil
+                retired.insert(id)
+            case .lost:
+                replicas[id] = nil
+                lost.insert(id)
+            case .open, .closing:
+                replicas[id] = replica
                 openReplicas.insert(id)
-            } else {
-                openReplicas.remove(id)
+            case .closed, .unhealthy, .UNRECOGNIZED: replicas[id] = replica
             }
         }
 
         mutating func forgetReplicas() {
             replicas = [:]
             openReplicas = []
+            lost = []
+            retired = []
         }
     }
 
@@ -69,6 +88,11 @@ public struct SCMState: Sendable {
         public var corrupt: Set<Int> = []
         /// Replica indexes (from 1) that no byte of any block fell to when it was closed.
         public var empty: Set<Int> = []
+        /// Replica indexes that were reported once: from then on absence is loss.
+        public internal(set) var witnessed: Set<Int> = []
+        /// By replica index: the stores of the nodes when it was made; 0 where not known, and
+        /// empty for a container from before they were noted.
+        var stores: [UInt64] = []
 
         public var isDegraded: Bool { nodes.contains { $0 == nil } }
     }
@@ -81,6 +105,8 @@ public struct SCMState: Sendable {
     var closings: ContainerClosings
     /// Containers that are being closed or removed.
     var inTransition: Set<ContainerID> = []
+    /// Indexes that were reported and are not logged as witnessed.
+    var unlogged: [ContainerID: Set<Int>] = [:]
     /// Containers that something was reported of since they were looked at.
     var changed: Set<ContainerID> = []
     /// When the state was used last; see `noteTime`.
@@ -130,11 +156,14 @@ public struct SCMState: Sendable {
 
     private mutating func add(_ record: SCMContainerRecord) throws(StoreError) {
         let replication = try ReplicationConfig(record.replication)
-        let container = Container(
+        var container = Container(
             id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
             replication: replication,
             nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state,
             empty: Set(record.emptyIndexes.map { Int($0) }))
+        container.stores = record.stores
+        container.witnessed = Set(record.witnessedIndexes.map { Int($0) })
+        container.believeOldRecord()
         containers[container.id] = container
         nextContainerID = max(nextContainerID, record.id + 1)
         if record.state == .containerOpen {
@@ -166,6 +195,7 @@ public struct SCMState: Sendable {
             record.pipeline = change.pipeline
             record.replication = change.replication
             record.nodes = change.nodes
+            record.stores = change.stores
             do throws(StoreError) {
                 try add(record)
             } catch {
@@ -183,6 +213,7 @@ public struct SCMState: Sendable {
                 closings.add(id, at: now)
             }
             noteTransition(of: id, change.state)
+        case .witnessed(let change): noteWitnessed(change)
         case .reserveNumbers(let change):
             reservedLocalIDs = max(reservedLocalIDs, change.localIdsUntil)
         case .deleteBlocks(let change):
@@ -219,24 +250,40 @@ public struct SCMState: Sendable {
 
     /// What a datanode says of itself, in full. It must have been logged by `.node` before.
     public mutating func registered(
-        _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], at now: UInt64
+        _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], store: UInt64 = 0,
+        epoch: UInt64 = 0, at now: UInt64
     ) {
         deletions.startOver(id)
-        _ = heard(id, volumes: volumes, replicas: replicas, isFull: true, at: now)
+        nodes[id]?.store = store
+        _ = heard(
+            id, volumes: volumes, replicas: replicas, isFull: true, store: store, epoch: epoch,
+            at: now)
     }
 
-    /// A heartbeat. False if the node is not known since SCM started: it must register.
+    /// A heartbeat. False if the node is not known since SCM started, or is not as it registered:
+    /// it must register.
+    /// - Parameters:
+    ///   - isFull: what is not among `replicas` is not there any more.
+    ///   - store: stands for what the node's volumes hold; 0: not told.
+    ///   - epoch: names the permissions that it takes.
     public mutating func heard(
         _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], isFull: Bool,
-        at now: UInt64
+        store: UInt64 = 0, epoch: UInt64 = 0, at now: UInt64
     ) -> Bool {
-        guard nodes[id] != nil, isFull || nodes[id]?.lastHeartbeat != nil else { return false }
+        guard nodes[id] != nil, isFull || nodes[id]?.lastHeartbeat != nil,
+            nodes[id]?.store == store
+        else { return false }
         nodes[id]?.lastHeartbeat = now
         nodes[id]?.volumes = volumes
-        if isFull { nodes[id]?.forgetReplicas() }
+        nodes[id]?.epoch = epoch
+        if isFull {
+            if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
+            nodes[id]?.forgetReplicas()
+        }
         for replica in replicas {
             nodes[id]?.report(replica)
             changed.insert(ContainerID(replica.container))
+            noteReported(replica, by: id)
         }
         return true
     }
@@ -274,6 +321,7 @@ public struct SCMState: Sendable {
             command.closeContainer = container.rawValue
             commands.append(command)
         }
+        commands += retirements(for: id, at: now)
         for container in inTransition where containers[container]?.state == .containerDeleting {
             guard node.replicas[container] != nil else { continue }
             var command = SCMDatanodeCommand()
@@ -335,13 +383,14 @@ public struct SCMState: Sendable {
     // MARK: Looking up
 
     /// The nodes of a container by replica index, at the addresses they last registered with;
-    /// nil where nothing was placed or the node is dead.
+    /// nil where nothing was placed, the node is dead, or has lost the replica.
     public func places(of id: ContainerID, at now: UInt64) -> [DatanodeAddress?]? {
         guard let container = containers[id] else { return nil }
-        return container.nodes.map { node in
+        return container.nodes.enumerated().map { place, node in
             guard let node, let known = nodes[node] else {
                 return nil
             }
+            if presence(of: place, in: container, at: now) == .lost { return nil }
             // Right after a start nobody has been heard of yet; then the record is all there is.
             if known.lastHeartbeat == nil { return isInSafeMode ? known.address : nil }
             return state(of: node, at: now) == .dead ? nil : known.address

@@ -65,6 +65,7 @@ public struct SCMStateMachine: StateMachine {
             record.pipeline = change.pipeline
             record.replication = change.replication
             record.nodes = change.nodes
+            record.stores = change.stores
             record.state = .containerOpen
             transaction.put(SCMTable.containers, SCMTable.key(change.id), record.encoded)
         case .containerState(let change):
@@ -80,6 +81,7 @@ public struct SCMStateMachine: StateMachine {
                 SCMTable.values, SCMTable.localIDKey, SCMTable.key(change.localIdsUntil))
         case .deleteBlocks(let change): delete(change.blocks, at: index, in: transaction)
         case .deletedOn(let change): confirm(change, in: transaction)
+        case .witnessed(let change): witness(change, in: transaction)
         case .node(let change):
             transaction.put(
                 SCMTable.nodes, SCMTable.key(Identity128(change.address.id)),
@@ -87,6 +89,22 @@ public struct SCMStateMachine: StateMachine {
         case nil: break
         }
         return index
+    }
+
+    /// Notes replicas that were reported for the first time. What was logged as empty is not.
+    private func witness(
+        _ change: SCMCommand.Witnessed, in transaction: some MetadataTransaction
+    ) {
+        for replicas in change.containers {
+            let key = SCMTable.key(replicas.container)
+            guard let row = transaction.get(SCMTable.containers, key),
+                var record = try? SCMContainerRecord(parsing: row)
+            else { continue }
+            record.witnessedIndexes =
+                Set(record.witnessedIndexes).union(replicas.indexes).sorted()
+            record.emptyIndexes.removeAll { replicas.indexes.contains($0) }
+            transaction.put(SCMTable.containers, key, record.encoded)
+        }
     }
 
     /// One deletion per container, waiting for each node that holds one of its replicas.

@@ -110,10 +110,18 @@ extension BlockGroup {
         var nodes: [DatanodeAddress?] = []
         nodes.reserveCapacity(message.nodes.count)
         for node in message.nodes { nodes.append(try DatanodeAddress(node)) }
+        guard message.mayCreate.isEmpty || message.mayCreate.count == nodes.count else {
+            throw StoreError(
+                .badRequest,
+                "a block group of \(replication) has a permission for each of "
+                    + "\(replication.width) replicas or none, not \(message.mayCreate.count)")
+        }
         self.init(
             blockID: BlockID(message.block), replication: replication,
             length: Int(message.length), nodes: nodes)
         self.range = range
+        permissions = message.mayCreate
+        token = message.token.octets
     }
 
     public var message: WireGroup {
@@ -126,6 +134,8 @@ extension BlockGroup {
             message.offset = UInt64(range.lowerBound)
             message.count = UInt64(range.count)
         }
+        message.mayCreate = permissions
+        message.token = .octets(token)
         return message
     }
 }

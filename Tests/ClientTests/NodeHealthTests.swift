@@ -57,4 +57,40 @@ struct NodeHealthTests {
         answer(1000)
         #expect(health.lateAfter(Self.node) == .seconds(3))
     }
+
+    @Test("a write is late by the node's own writes, within a floor and a cap")
+    func lateWrites() {
+        let health = NodeHealth()
+        #expect(health.lateWriteAfter(Self.node) == .seconds(1), "nothing is known")
+        for _ in 0..<8 { health.wrote(Self.node, in: 1_000_000) }
+        #expect(health.lateWriteAfter(Self.node) == .milliseconds(600))
+        for _ in 0..<64 { health.wrote(Self.node, in: 500_000_000) }
+        #expect(health.lateWriteAfter(Self.node) == .milliseconds(1500))
+        for _ in 0..<64 { health.wrote(Self.node, in: 30_000_000_000) }
+        #expect(health.lateWriteAfter(Self.node) == .seconds(10))
+        // What reads take is another matter.
+        #expect(health.lateAfter(Self.node) == .seconds(1))
+    }
+
+    @Test(
+        "writers give up no more nodes at once than there is parity, nor where there are no others")
+    func givingUp() {
+        let health = NodeHealth()
+        let nodes = (1...3).map { Identity128(high: 0, low: $0) }
+        #expect(health.mayGiveUpWriting(to: [nodes[0]], most: 2, at: Self.now))
+        health.gaveUpWriting(to: nodes[0], at: Self.now)
+        #expect(health.shouldAvoidWriting(to: nodes[0], at: Self.now))
+        #expect(health.mayGiveUpWriting(to: [nodes[0]], most: 1, at: Self.now), "the same one")
+        #expect(!health.mayGiveUpWriting(to: [nodes[1]], most: 1, at: Self.now))
+        #expect(health.mayGiveUpWriting(to: [nodes[1]], most: 2, at: Self.now))
+        #expect(!health.mayGiveUpWriting(to: [nodes[1], nodes[2]], most: 2, at: Self.now))
+        let later = Self.now.advanced(by: .seconds(3))
+        #expect(!health.shouldAvoidWriting(to: nodes[0], at: later))
+        #expect(health.mayGiveUpWriting(to: [nodes[1], nodes[2]], most: 2, at: later))
+        health.foundNoOther(at: later)
+        #expect(!health.mayGiveUpWriting(to: [nodes[1]], most: 2, at: later))
+        #expect(
+            health.mayGiveUpWriting(
+                to: [nodes[1]], most: 2, at: later.advanced(by: .seconds(5))))
+    }
 }

@@ -446,6 +446,105 @@ class Run(CommandLineSteps):
         finally:
             cluster.destroy()
 
+    def test_14_an_emptied_disk_is_missing_and_not_taken_for_empty(self):
+        cluster = Cluster()
+        try:
+            cluster.start()
+            client = cluster.client(retries={"max_attempts": 8})
+            client.create_bucket(Bucket="lost")
+            # Each index has bytes.
+            content = {f"a{number}": random.Random(number).randbytes(5 << 20)
+                       for number in range(6)}
+            for name, body in content.items():
+                client.put_object(Bucket="lost", Key=name, Body=body)
+            time.sleep(2.5)
+            before = containers(cluster)
+            identity = next(pathlib.Path(cluster.dir).glob("dn3/**/datanode.id")).read_text()
+            victim = next(node["address"] for node in
+                          json.loads(cluster.apus("admin", "datanode", "list", "--json").stdout)
+                          if node["id"] == identity.strip())
+            held = {row["id"]: index for row in before
+                    for index, address in enumerate(row["replicas"], 1)
+                    if address == victim and row["usedBytes"] > 0}
+            assert held and all(not row["missingIndexes"] for row in before), before
+            cluster.kill("dn3")
+            volume = pathlib.Path(cluster.dir, "dn3", "volume1")
+            for entry in volume.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            cluster.restart("dn3", "datanode")
+
+            def lost():
+                rows = {row["id"]: row for row in containers(cluster)}
+                return all(rows[container]["missingIndexes"] == [index]
+                           for container, index in held.items())
+            wait_until(lost, 10)
+            # Writing goes on, in other containers; everything is read, without that replica.
+            for number in range(6):
+                body = random.Random(50 + number).randbytes(5 << 20)
+                client.put_object(Bucket="lost", Key=f"b{number}", Body=body)
+                content[f"b{number}"] = body
+            for name, body in content.items():
+                assert client.get_object(Bucket="lost", Key=name)["Body"].read() == body, name
+            for row in containers(cluster):
+                if row["state"] == "OPEN":
+                    assert row["id"] not in held, row
+                    cluster.apus("admin", "container", "close", str(row["id"]))
+
+            def closed():
+                return all(row["state"] == "CLOSED" for row in containers(cluster)
+                           if row["id"] in held)
+            wait_until(closed, 60)
+            assert lost(), containers(cluster)
+            # The same after SCM has read its tables again.
+            cluster.kill("scm1")
+            cluster.restart("scm1", "scm")
+            wait_until(lost, 20)
+        finally:
+            cluster.destroy()
+
+    def test_15_a_stopped_datanode_costs_a_put_about_a_second(self):
+        cluster = Cluster(datanodes=7)
+        try:
+            cluster.start()
+            client = cluster.client()
+            client.create_bucket(Bucket="stopped")
+            content, slowest = {}, 0
+            for number in range(40):
+                content[f"warm{number}"] = random.Random(number).randbytes(1 << 20)
+                client.put_object(Bucket="stopped", Key=f"warm{number}",
+                                  Body=content[f"warm{number}"])
+            for index in (2, 5):
+                pid = cluster.pid(f"dn{index}")
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    end = time.time() + 8
+                    number = 0
+                    while time.time() < end:
+                        name = f"{index}/{number}"
+                        size = (200_000, 3 << 20, 20 << 20)[number % 3]
+                        content[name] = random.Random(name).randbytes(size)
+                        start = time.time()
+                        client.put_object(Bucket="stopped", Key=name, Body=content[name])
+                        slowest = max(slowest, time.time() - start)
+                        number += 1
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                time.sleep(3)
+            for name, body in content.items():
+                assert client.get_object(Bucket="stopped", Key=name)["Body"].read() == body, name
+            found = [entry["Key"] for page in client.get_paginator("list_objects_v2").paginate(
+                Bucket="stopped") for entry in page["Contents"]]
+            assert sorted(found) == sorted(content), len(found)
+            print(f"    {len(content)} keys, the slowest PUT {slowest:.2f} s")
+            # A node counts as failed after 20 s: no PUT may have waited for that.
+            assert slowest < 10, slowest
+        finally:
+            cluster.destroy()
+
+
+def containers(cluster):
+    return json.loads(cluster.apus("admin", "container", "list", "--json").stdout)
+
 
 def used(cluster):
     """Bytes that the datanodes' files take on their disks."""

@@ -313,4 +313,28 @@ import Testing
             try await store.close()
         }
     }
+
+    @Test("a power cut right after the first append does not take a new volume's directory")
+    func newDirectory() async throws {
+        try await withDirectory { directory in
+            let faults = FaultInjector(seed: 14, losesFolders: true)
+            let path = "\(directory)/not/there/yet"
+            let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+            try await Task(executorPreference: reactor) {
+                let store = try await openStore(path, on: reactor, options: .mortal)
+                try await store.createContainer(one, replication: replication, replicaIndex: 1)
+                try await store.append(cell(blockID(1), at: 0, [1, 2, 3], ended: true))
+            }.value
+            faults.crash(atOperation: faults.operationCount)
+            reactor.stop()
+            faults.applyCrash()
+            let next = try Reactor.start()
+            defer { next.stop() }
+            try await Task(executorPreference: next) {
+                let store = try await openStore(path, on: next, options: .mortal)
+                #expect(try await store.bytes(of: blockID(1)) == [1, 2, 3])
+                try await store.close()
+            }.value
+        }
+    }
 }

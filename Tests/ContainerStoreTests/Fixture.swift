@@ -3,6 +3,7 @@ import Checksum
 import ContainerFormat
 import Model
 import Reactor
+import Synchronization
 
 @testable import ContainerStore
 
@@ -71,12 +72,53 @@ func cell(
     _ block: BlockID, at offset: Int, _ bytes: [UInt8], group: Int? = nil, ended: Bool = false
 ) -> CellAppend {
     CellAppend(
-        block: block, offset: offset, payload: Payload(copying: bytes, pool: .process),
+        block: block, replicaIndex: 0, offset: offset,
+        payload: Payload(copying: bytes, pool: .process),
         checksums: bytes.withUnsafeBytes { CRC32C.ofUnits($0) },
         groupLength: group ?? offset + bytes.count, endOfBlock: ended)
 }
 
+/// The calls of a test that does not care which replica of a container it has.
 extension ContainerStore {
+    private func indexHere(_ id: ContainerID) -> Int {
+        state.withLock { $0.containers[id]?.header.replicaIndex } ?? 1
+    }
+
+    @discardableResult
+    nonisolated(nonsending)
+        func append(_ cell: CellAppend) async throws(StoreError) -> Int
+    {
+        var cell = cell
+        cell.replicaIndex = indexHere(cell.block.containerID)
+        return try await append(cell, trace: nil)
+    }
+
+    nonisolated(nonsending)
+        func read(_ block: BlockID, _ range: Range<Int>) async throws(StoreError) -> BlockRead
+    {
+        try await read(block, replicaIndex: indexHere(block.containerID), range)
+    }
+
+    nonisolated(nonsending)
+        func block(_ block: BlockID) async throws(StoreError) -> BlockRecord
+    {
+        try await self.block(block, replicaIndex: indexHere(block.containerID))
+    }
+
+    /// All blocks of a container, gathered page by page.
+    func blocks(
+        in id: ContainerID, pageOf limit: Int = 7
+    ) async throws(StoreError) -> [BlockRecord] {
+        var records: [BlockRecord] = []
+        while true {
+            let page = try await blocks(
+                in: id, replicaIndex: indexHere(id), after: records.last?.id.localID,
+                limit: limit)
+            records += page.records
+            if !page.hasMore { return records }
+        }
+    }
+
     /// All bytes of a block, read in one piece.
     func bytes(of block: BlockID) async throws(StoreError) -> [UInt8] {
         let length = try await self.block(block).length

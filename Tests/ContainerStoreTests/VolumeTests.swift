@@ -209,13 +209,16 @@ import Testing
                 #expect(reports.map(\.isFailed) == [false, true])
                 #expect(reports[1].reason?.contains("\(directory)/b") == true)
                 #expect(reports[1].available == 0)
-                #expect(await store.report().count == 1)
+                let states = await store.report().map(\.state)
+                #expect(states.count { $0 == .lost } == 1 && states.count == 2)
+                let absent = try await store.deleteBlocks([blockID(1), blockID(1, in: 2)])
+                #expect(Array(absent.values) == [.volumeFailed])
                 // New containers go to the volume that works.
                 for id in 3...5 as ClosedRange<UInt64> {
                     try await store.createContainer(
                         ContainerID(id), replication: replication, replicaIndex: 1)
                 }
-                #expect(await store.report().count == 4)
+                #expect(await store.report().count { $0.state == .open } == 4)
                 try await store.close()
             }.value
         }

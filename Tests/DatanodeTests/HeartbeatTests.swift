@@ -11,20 +11,30 @@ import Wire
 @testable import Datanode
 
 /// SCM as a datanode sees it: counts heartbeats, hands out commands, keeps what was reported.
-private final class FakeSCM: RPCHandler {
+final class FakeSCM: RPCHandler {
     struct State {
         var heartbeats = 0
         var registrations = 0
         var commands: [SCMDatanodeCommand] = []
         var done: [UInt64] = []
         var failed: [UInt64] = []
+        var absent: [UInt64] = []
+        var store: UInt64 = 0
+        var epoch: UInt64 = 0
+        /// What was reported last, by container.
+        var replicas: [UInt64: SCMReplicaReport] = [:]
     }
     let state = Mutex(State())
 
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         switch SCMMethod(rawValue: request.method) {
         case .register:
-            state.withLock { $0.registrations += 1 }
+            let registration = try SCMRegisterRequest(parsing: request.message)
+            state.withLock { state in
+                state.registrations += 1
+                state.store = registration.store
+                state.epoch = registration.epoch
+            }
             var response = SCMRegisterResponse()
             response.cluster = Identity128(high: 1, low: 2).message
             response.heartbeatMilliseconds = 50
@@ -36,6 +46,8 @@ private final class FakeSCM: RPCHandler {
                 state.heartbeats += 1
                 state.done += heartbeat.doneCommands
                 state.failed += heartbeat.failedCommands
+                state.absent += heartbeat.absentCommands
+                for replica in heartbeat.replicas { state.replicas[replica.container] = replica }
                 return state.commands
             }
             return RPCReply(response.encoded)
@@ -47,7 +59,7 @@ private final class FakeSCM: RPCHandler {
 }
 
 /// A datanode on a disk whose faults are injected, and the SCM that it reports to.
-private struct Rig {
+struct Rig {
     let directory: String
     let faults = FaultInjector(seed: 1, rates: .init())
     let reactors: [Reactor]
@@ -128,23 +140,27 @@ struct HeartbeatTests {
         try await rig.end()
     }
 
-    @Test("a deletion is confirmed once, and again when SCM asks again; a failed one is told")
+    @Test("a deletion is confirmed once, and again when SCM asks again; a lost replica's is told")
     func outcomes() async throws {
         let rig = try await Rig()
-        rig.scm.state.withLock { $0.commands = [delete(3, container: 9)] }
-        try await rig.until { rig.scm.state.withLock { $0.done.count >= 2 } }
-        #expect(rig.scm.state.withLock { Set($0.done) } == [3])
         let replication = try ReplicationConfig(Self.replication)
         try await rig.datanode.store.createContainer(
             ContainerID(1), replication: replication, replicaIndex: 1)
+        rig.scm.state.withLock { $0.commands = [delete(3, container: 1)] }
+        try await rig.until { rig.scm.state.withLock { $0.done.count >= 2 } }
+        #expect(rig.scm.state.withLock { Set($0.done) } == [3])
+        // Where there is no replica nothing was deleted: that is another answer.
+        rig.scm.state.withLock { $0.commands = [delete(6, container: 9)] }
+        try await rig.until { rig.scm.state.withLock { $0.absent.contains(6) } }
+        #expect(rig.scm.state.withLock { !$0.done.contains(6) && !$0.failed.contains(6) })
         rig.faults.set(rates: .init(error: 1))
         rig.scm.state.withLock { $0.commands = [delete(4, container: 1)] }
-        // A block that is not there writes nothing, so only the volume's end makes it fail.
+        // The volume is taken out: then its replicas are not to be had, which is no failure.
         await #expect(throws: StoreError.self) {
             try await rig.datanode.store.closeContainer(ContainerID(1))
         }
         rig.scm.state.withLock { $0.commands = [delete(5, container: 1)] }
-        try await rig.until { rig.scm.state.withLock { $0.failed.contains(5) } }
+        try await rig.until { rig.scm.state.withLock { $0.absent.contains(5) } }
         rig.faults.set(rates: .init())
         rig.scm.state.withLock { $0.commands = [] }
         try await rig.end()

@@ -184,6 +184,33 @@ struct SCMStateTests {
                 == .containerClosed)
     }
 
+    @Test("a replica that asks to be closed is, gets no more blocks, and does not count as closed")
+    func asksToBeClosed() throws {
+        var rig = try Rig(nodes: 5)
+        let id = try rig.allocate("rs-3-2-1024k")[0].blockID.containerID
+        var replica = SCMReplicaReport()
+        replica.container = id.rawValue
+        for number in 0..<5 { rig.beat(number, replicas: [replica]) }
+        replica.state = .closing
+        rig.beat(2, replicas: [replica])
+        for _ in 0..<20 {
+            #expect(try rig.allocate("rs-3-2-1024k")[0].blockID.containerID != id)
+        }
+        for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        #expect(rig.state.containers[id]?.state == .containerClosing)
+        rig.now += 10 * second
+        replica.state = .closed
+        for number in [0, 1, 3, 4] { rig.beat(number, replicas: [replica]) }
+        rig.beat(2)
+        #expect(rig.state.dueStateChanges(at: rig.now).isEmpty)
+        #expect(
+            rig.state.commands(for: Rig.address(2).id, at: rig.now)
+                .contains { $0.closeContainer == id.rawValue })
+        rig.beat(2, replicas: [replica])
+        for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
+        #expect(rig.state.containers[id]?.state == .containerClosed)
+    }
+
     @Test("a container that never held a block is forgotten, and does not hold up safe mode")
     func neverWritten() throws {
         var rig = try Rig(nodes: 5)

@@ -60,6 +60,8 @@ import Testing
                 $0.nodes = several { $0.address() }
                 $0.offset = number()
                 $0.count = number()
+                $0.mayCreate = several { $0.number() }
+                $0.token = octets()
             }
         }
         mutating func path() -> OMKeyPath {
@@ -210,6 +212,8 @@ import Testing
                 $0.checksums = checksums()
                 $0.groupLength = number()
                 $0.endOfBlock = coin()
+                $0.mayCreate = number()
+                $0.token = octets()
             }
         }
         mutating func readRequest() -> DNReadBlockRequest {
@@ -217,6 +221,8 @@ import Testing
                 if coin() { $0.block = block() }
                 $0.offset = number()
                 $0.length = number()
+                $0.replicaIndex = UInt32(truncatingIfNeeded: number())
+                $0.token = octets()
             }
         }
         mutating func readResponse() -> DNReadBlockResponse {

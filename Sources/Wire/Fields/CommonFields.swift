@@ -97,6 +97,8 @@ extension WireGroup: FieldReadable, FieldWritable {
             case 0x22: nodes.append(fields.message())
             case 0x28: offset = fields.varint()
             case 0x30: count = fields.varint()
+            case 0x3A: fields.packed64(into: &mayCreate)
+            case 0x42: token = fields.octets()
             default: fields.refuse()
             }
         }
@@ -110,6 +112,8 @@ extension WireGroup: FieldReadable, FieldWritable {
         for node in nodes { fields.message(4, node) }
         fields.number(5, offset)
         fields.number(6, count)
+        fields.packed64(7, mayCreate)
+        fields.octets(8, token)
     }
 }
 

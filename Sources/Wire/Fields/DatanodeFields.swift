@@ -13,6 +13,8 @@ extension DNWriteCellRequest: FieldReadable, FieldWritable {
             case 0x2A: fields.packed32(into: &checksums)
             case 0x30: groupLength = fields.varint()
             case 0x38: endOfBlock = fields.varint() != 0
+            case 0x41: mayCreate = fields.fixed64()
+            case 0x4A: token = fields.octets()
             default: fields.refuse()
             }
         }
@@ -27,6 +29,8 @@ extension DNWriteCellRequest: FieldReadable, FieldWritable {
         fields.packed32(5, checksums)
         fields.number(6, groupLength)
         fields.number(7, endOfBlock ? 1 : 0)
+        fields.fixed64(8, mayCreate)
+        fields.octets(9, token)
     }
 }
 
@@ -53,6 +57,8 @@ extension DNReadBlockRequest: FieldReadable, FieldWritable {
             case 0x0A: fields.message(into: &block)
             case 0x10: offset = fields.varint()
             case 0x18: length = fields.varint()
+            case 0x20: replicaIndex = fields.number32()
+            case 0x2A: token = fields.octets()
             default: fields.refuse()
             }
         }
@@ -63,6 +69,8 @@ extension DNReadBlockRequest: FieldReadable, FieldWritable {
         if hasBlock { fields.message(1, block) }
         fields.number(2, offset)
         fields.number(3, length)
+        fields.number(4, UInt64(replicaIndex))
+        fields.octets(5, token)
     }
 }
 

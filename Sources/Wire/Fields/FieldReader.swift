@@ -98,6 +98,16 @@ public struct FieldReader {
         }
     }
 
+    mutating func packed64(into values: inout [UInt64]) {
+        let bytes = counted()
+        guard bytes.count % 8 == 0 else { return refuse() }
+        for place in stride(from: 0, to: bytes.count, by: 8) {
+            values.append(
+                UInt64(
+                    littleEndian: bytes.loadUnaligned(fromByteOffset: place, as: UInt64.self)))
+        }
+    }
+
     mutating func text() -> String {
         let bytes = counted()
         guard let text = String(validating: bytes, as: UTF8.self) else {

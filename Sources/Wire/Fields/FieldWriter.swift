@@ -57,6 +57,15 @@ public struct FieldWriter {
         }
     }
 
+    /// Fixed numbers of 64 bits, one behind the other.
+    mutating func packed64(_ field: UInt32, _ values: [UInt64]) {
+        guard !values.isEmpty else { return }
+        counted(field, values.count * 8)
+        for value in values {
+            withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
+        }
+    }
+
     mutating func text(_ field: UInt32, _ value: String) {
         if !value.isEmpty { presentText(field, value) }
     }

@@ -10,6 +10,11 @@
 
 /// Messages that more than one role speaks.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -166,6 +171,13 @@ public nonisolated struct WireGroup: Sendable {
   public var offset: UInt64 = 0
 
   public var count: UInt64 = 0
+
+  /// One for each replica index, in order, or none: the permission to make its replica, which names
+  /// the epoch of its datanode; 0 where none is given, because there is a replica already.
+  public var mayCreate: [UInt64] = []
+
+  /// What proves to datanodes that the block may be written or read. Passed on as it is.
+  public var token: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -349,7 +361,7 @@ nonisolated extension WireAddress: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Group"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0\u{1}offset\0\u{1}count\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0\u{1}offset\0\u{1}count\0\u{3}may_create\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -363,6 +375,8 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.offset) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
+      case 7: try { try decoder.decodeRepeatedFixed64Field(value: &self.mayCreate) }()
+      case 8: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -391,6 +405,12 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if self.count != 0 {
       try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 6)
     }
+    if !self.mayCreate.isEmpty {
+      try visitor.visitPackedFixed64Field(value: self.mayCreate, fieldNumber: 7)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -401,6 +421,8 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if lhs.nodes != rhs.nodes {return false}
     if lhs.offset != rhs.offset {return false}
     if lhs.count != rhs.count {return false}
+    if lhs.mayCreate != rhs.mayCreate {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

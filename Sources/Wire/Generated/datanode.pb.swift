@@ -10,6 +10,11 @@
 
 /// What a datanode is asked. Cells travel as raw payload behind the message.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -60,6 +65,12 @@ public nonisolated struct DNWriteCellRequest: Sendable {
 
   public var endOfBlock: Bool = false
 
+  /// The permission to make the replica, as SCM gave it: the datanode's epoch; 0: none.
+  public var mayCreate: UInt64 = 0
+
+  /// As it came with the group.
+  public var token: Data = Data()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -100,6 +111,12 @@ public nonisolated struct DNReadBlockRequest: Sendable {
 
   public var length: UInt64 = 0
 
+  /// Which replica is meant. A datanode that has another one answers noSuchContainer.
+  public var replicaIndex: UInt32 = 0
+
+  /// As it came with the group.
+  public var token: Data = Data()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -136,6 +153,10 @@ public nonisolated struct DNBlockRequest: Sendable {
   /// Clears the value of `block`. Subsequent reads from it will return its default value.
   public mutating func clearBlock() {self._block = nil}
 
+  public var replicaIndex: UInt32 = 0
+
+  public var token: Data = Data()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -171,12 +192,38 @@ public nonisolated struct DNContainerRequest: Sendable {
   public init() {}
 }
 
+/// A page of a replica's blocks, by local ID.
+public nonisolated struct DNListBlocksRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var container: UInt64 = 0
+
+  public var replicaIndex: UInt32 = 0
+
+  /// The local ID that the last page ended with; 0 at first.
+  public var after: UInt64 = 0
+
+  /// Blocks at most; 0, or more than a page holds: as many as that.
+  public var limit: UInt32 = 0
+
+  public var token: Data = Data()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 public nonisolated struct DNListBlocksResponse: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   public var blocks: [DNListBlocksResponse.Entry] = []
+
+  /// There are more behind the last one.
+  public var hasMore_p: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -465,7 +512,7 @@ fileprivate nonisolated let _protobuf_package = "apus.datanode.v1"
 
 nonisolated extension DNWriteCellRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".WriteCellRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{3}replica_index\0\u{1}offset\0\u{1}checksums\0\u{3}group_length\0\u{3}end_of_block\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{3}replica_index\0\u{1}offset\0\u{1}checksums\0\u{3}group_length\0\u{3}end_of_block\0\u{3}may_create\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -480,6 +527,8 @@ nonisolated extension DNWriteCellRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 5: try { try decoder.decodeRepeatedFixed32Field(value: &self.checksums) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.groupLength) }()
       case 7: try { try decoder.decodeSingularBoolField(value: &self.endOfBlock) }()
+      case 8: try { try decoder.decodeSingularFixed64Field(value: &self.mayCreate) }()
+      case 9: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -511,6 +560,12 @@ nonisolated extension DNWriteCellRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if self.endOfBlock != false {
       try visitor.visitSingularBoolField(value: self.endOfBlock, fieldNumber: 7)
     }
+    if self.mayCreate != 0 {
+      try visitor.visitSingularFixed64Field(value: self.mayCreate, fieldNumber: 8)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -522,6 +577,8 @@ nonisolated extension DNWriteCellRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.checksums != rhs.checksums {return false}
     if lhs.groupLength != rhs.groupLength {return false}
     if lhs.endOfBlock != rhs.endOfBlock {return false}
+    if lhs.mayCreate != rhs.mayCreate {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -559,7 +616,7 @@ nonisolated extension DNWriteCellResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension DNReadBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReadBlockRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}offset\0\u{1}length\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}offset\0\u{1}length\0\u{3}replica_index\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -570,6 +627,8 @@ nonisolated extension DNReadBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 1: try { try decoder.decodeSingularMessageField(value: &self._block) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.offset) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -589,6 +648,12 @@ nonisolated extension DNReadBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if self.length != 0 {
       try visitor.visitSingularUInt64Field(value: self.length, fieldNumber: 3)
     }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 4)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -596,6 +661,8 @@ nonisolated extension DNReadBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs._block != rhs._block {return false}
     if lhs.offset != rhs.offset {return false}
     if lhs.length != rhs.length {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -638,7 +705,7 @@ nonisolated extension DNReadBlockResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension DNBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".BlockRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{3}replica_index\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -647,6 +714,8 @@ nonisolated extension DNBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._block) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -660,11 +729,19 @@ nonisolated extension DNBlockRequest: SwiftProtobuf.Message, SwiftProtobuf._Mess
     try { if let v = self._block {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: DNBlockRequest, rhs: DNBlockRequest) -> Bool {
     if lhs._block != rhs._block {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -740,9 +817,59 @@ nonisolated extension DNContainerRequest: SwiftProtobuf.Message, SwiftProtobuf._
   }
 }
 
+nonisolated extension DNListBlocksRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ListBlocksRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}after\0\u{1}limit\0\u{1}token\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.limit) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.token) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    if self.after != 0 {
+      try visitor.visitSingularUInt64Field(value: self.after, fieldNumber: 3)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularUInt32Field(value: self.limit, fieldNumber: 4)
+    }
+    if !self.token.isEmpty {
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNListBlocksRequest, rhs: DNListBlocksRequest) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.limit != rhs.limit {return false}
+    if lhs.token != rhs.token {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension DNListBlocksResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListBlocksResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}blocks\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}blocks\0\u{3}has_more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -751,6 +878,7 @@ nonisolated extension DNListBlocksResponse: SwiftProtobuf.Message, SwiftProtobuf
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.blocks) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.hasMore_p) }()
       default: break
       }
     }
@@ -760,11 +888,15 @@ nonisolated extension DNListBlocksResponse: SwiftProtobuf.Message, SwiftProtobuf
     if !self.blocks.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.blocks, fieldNumber: 1)
     }
+    if self.hasMore_p != false {
+      try visitor.visitSingularBoolField(value: self.hasMore_p, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: DNListBlocksResponse, rhs: DNListBlocksResponse) -> Bool {
     if lhs.blocks != rhs.blocks {return false}
+    if lhs.hasMore_p != rhs.hasMore_p {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

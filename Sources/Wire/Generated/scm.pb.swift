@@ -27,6 +27,15 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
   case `open` // = 0
   case closed // = 1
   case unhealthy // = 2
+
+  /// It was there, and cannot be had: its volume was taken out, or it could not be opened.
+  case lost // = 3
+
+  /// The datanode holds none, and makes none any more.
+  case none // = 4
+
+  /// It is to be closed: it holds as much as one may, its disk is full, or its index is being written.
+  case closing // = 5
   case UNRECOGNIZED(Int)
 
   public init() {
@@ -38,6 +47,9 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     case 0: self = .open
     case 1: self = .closed
     case 2: self = .unhealthy
+    case 3: self = .lost
+    case 4: self = .none
+    case 5: self = .closing
     default: self = .UNRECOGNIZED(rawValue)
     }
   }
@@ -47,6 +59,9 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     case .open: return 0
     case .closed: return 1
     case .unhealthy: return 2
+    case .lost: return 3
+    case .none: return 4
+    case .closing: return 5
     case .UNRECOGNIZED(let i): return i
     }
   }
@@ -56,6 +71,9 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     .open,
     .closed,
     .unhealthy,
+    .lost,
+    .none,
+    .closing,
   ]
 
 }
@@ -155,6 +173,7 @@ public nonisolated struct SCMReplicaReport: Sendable {
 
   public var container: UInt64 = 0
 
+  /// 0 where it is not known: of a lost replica, or of none.
   public var replicaIndex: UInt32 = 0
 
   public var state: SCMReplicaState = .open
@@ -207,6 +226,12 @@ public nonisolated struct SCMRegisterRequest: Sendable {
   public var volumes: [DNVolume] = []
 
   public var replicas: [SCMReplicaReport] = []
+
+  /// Stands for what the volumes hold: another one when a volume was lost. 0: not told.
+  public var store: UInt64 = 0
+
+  /// Names the permissions to make replicas that the datanode takes now. 0: it asks for none.
+  public var epoch: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -269,6 +294,14 @@ public nonisolated struct SCMHeartbeatRequest: Sendable {
   /// Deleted blocks whose space has not been given back yet.
   public var unreclaimedBlocks: UInt64 = 0
 
+  /// As at registration.
+  public var store: UInt64 = 0
+
+  public var epoch: UInt64 = 0
+
+  /// Numbers of deletions whose replica is not here, so that nothing was deleted.
+  public var absentCommands: [UInt64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -285,6 +318,7 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
 
   public var command: SCMDatanodeCommand.OneOf_Command? = nil
 
+  /// Where there is no replica none is made from then on.
   public var closeContainer: UInt64 {
     get {
       if case .closeContainer(let v)? = command {return v}
@@ -321,6 +355,7 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
+    /// Where there is no replica none is made from then on.
     case closeContainer(UInt64)
     case deleteBlocks(SCMDatanodeCommand.DeleteBlocks)
     case registerAgain(Bool)
@@ -596,8 +631,14 @@ public nonisolated struct SCMContainerInfo: Sendable {
   /// Blocks of the replica that has most.
   public var blocks: UInt64 = 0
 
-  /// Indexes whose replica nobody is known to have who is heard of, and is not empty either.
+  /// Indexes that may have held bytes and whose replica nobody has who is heard of.
   public var missingIndexes: [UInt32] = []
+
+  /// Indexes whose replica was reported once.
+  public var witnessedIndexes: [UInt32] = []
+
+  /// Indexes that no byte of any block fell to.
+  public var emptyIndexes: [UInt32] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -759,6 +800,14 @@ public nonisolated struct SCMCommand: Sendable {
     set {command = .node(newValue)}
   }
 
+  public var witnessed: SCMCommand.Witnessed {
+    get {
+      if case .witnessed(let v)? = command {return v}
+      return SCMCommand.Witnessed()
+    }
+    set {command = .witnessed(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
@@ -769,6 +818,7 @@ public nonisolated struct SCMCommand: Sendable {
     case deleteBlocks(SCMCommand.DeleteBlocks)
     case deletedOn(SCMCommand.DeletedOn)
     case node(SCMCommand.Node)
+    case witnessed(SCMCommand.Witnessed)
 
   }
 
@@ -814,6 +864,9 @@ public nonisolated struct SCMCommand: Sendable {
     /// By replica index; without identity where no datanode could be had.
     public var nodes: [WireAddress] = []
 
+    /// By replica index: the stores of the datanodes, 0 where not known.
+    public var stores: [UInt64] = []
+
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
     public init() {}
@@ -830,8 +883,8 @@ public nonisolated struct SCMCommand: Sendable {
 
     public var state: SCMContainerState = .containerOpen
 
-    /// When it is closed: indexes whose datanodes are there and hold no replica, because no byte
-    /// of any block fell to them.
+    /// When it is closed: indexes whose datanodes hold no replica and will make none, have lost
+    /// nothing since the container was made, and of which none was ever reported.
     public var emptyIndexes: [UInt32] = []
 
     public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -908,6 +961,33 @@ public nonisolated struct SCMCommand: Sendable {
     fileprivate var _address: WireAddress? = nil
   }
 
+  /// Replicas that were reported for the first time.
+  public nonisolated struct Witnessed: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var containers: [SCMCommand.Witnessed.Replicas] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated struct Replicas: Sendable {
+      // SwiftProtobuf.Message conformance is added in an extension below. See the
+      // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+      // methods supported on all messages.
+
+      public var container: UInt64 = 0
+
+      public var indexes: [UInt32] = []
+
+      public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+      public init() {}
+    }
+
+    public init() {}
+  }
+
   public init() {}
 }
 
@@ -937,6 +1017,12 @@ public nonisolated struct SCMContainerRecord: Sendable {
   /// Indexes without a replica: no byte of any block fell to them.
   public var emptyIndexes: [UInt32] = []
 
+  /// Indexes whose replica was reported once: from then on its absence is loss.
+  public var witnessedIndexes: [UInt32] = []
+
+  /// By index, as in CreateContainer. Without: a row from before indexes were witnessed.
+  public var stores: [UInt64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -964,7 +1050,7 @@ public nonisolated struct SCMDeletionRecord: Sendable {
 fileprivate nonisolated let _protobuf_package = "apus.scm.v1"
 
 nonisolated extension SCMReplicaState: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OPEN\0\u{1}CLOSED\0\u{1}UNHEALTHY\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OPEN\0\u{1}CLOSED\0\u{1}UNHEALTHY\0\u{1}LOST\0\u{1}NONE\0\u{1}CLOSING\0")
 }
 
 nonisolated extension SCMNodeState: SwiftProtobuf._ProtoNameProviding {
@@ -1036,7 +1122,7 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension SCMRegisterRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}cluster\0\u{1}volumes\0\u{1}replicas\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}cluster\0\u{1}volumes\0\u{1}replicas\0\u{1}store\0\u{1}epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1048,6 +1134,8 @@ nonisolated extension SCMRegisterRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 2: try { try decoder.decodeSingularMessageField(value: &self._cluster) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
+      case 5: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
+      case 6: try { try decoder.decodeSingularFixed64Field(value: &self.epoch) }()
       default: break
       }
     }
@@ -1070,6 +1158,12 @@ nonisolated extension SCMRegisterRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.replicas.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.replicas, fieldNumber: 4)
     }
+    if self.store != 0 {
+      try visitor.visitSingularFixed64Field(value: self.store, fieldNumber: 5)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularFixed64Field(value: self.epoch, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1078,6 +1172,8 @@ nonisolated extension SCMRegisterRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs._cluster != rhs._cluster {return false}
     if lhs.volumes != rhs.volumes {return false}
     if lhs.replicas != rhs.replicas {return false}
+    if lhs.store != rhs.store {return false}
+    if lhs.epoch != rhs.epoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1124,7 +1220,7 @@ nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0\u{3}failed_commands\0\u{3}unreclaimed_blocks\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0\u{3}failed_commands\0\u{3}unreclaimed_blocks\0\u{1}store\0\u{1}epoch\0\u{3}absent_commands\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1139,6 +1235,9 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 5: try { try decoder.decodeRepeatedUInt64Field(value: &self.doneCommands) }()
       case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.failedCommands) }()
       case 7: try { try decoder.decodeSingularUInt64Field(value: &self.unreclaimedBlocks) }()
+      case 8: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
+      case 9: try { try decoder.decodeSingularFixed64Field(value: &self.epoch) }()
+      case 10: try { try decoder.decodeRepeatedUInt64Field(value: &self.absentCommands) }()
       default: break
       }
     }
@@ -1170,6 +1269,15 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if self.unreclaimedBlocks != 0 {
       try visitor.visitSingularUInt64Field(value: self.unreclaimedBlocks, fieldNumber: 7)
     }
+    if self.store != 0 {
+      try visitor.visitSingularFixed64Field(value: self.store, fieldNumber: 8)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularFixed64Field(value: self.epoch, fieldNumber: 9)
+    }
+    if !self.absentCommands.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.absentCommands, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1181,6 +1289,9 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.doneCommands != rhs.doneCommands {return false}
     if lhs.failedCommands != rhs.failedCommands {return false}
     if lhs.unreclaimedBlocks != rhs.unreclaimedBlocks {return false}
+    if lhs.store != rhs.store {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.absentCommands != rhs.absentCommands {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1745,7 +1856,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{1}blocks\0\u{4}\u{c}missing_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{1}replication\0\u{1}pipeline\0\u{3}used_bytes\0\u{1}replicas\0\u{3}corrupt_indexes\0\u{1}blocks\0\u{3}witnessed_indexes\0\u{3}empty_indexes\0\u{4}\u{a}missing_indexes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1761,6 +1872,8 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
       case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.corruptIndexes) }()
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.blocks) }()
+      case 9: try { try decoder.decodeRepeatedUInt32Field(value: &self.witnessedIndexes) }()
+      case 10: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
       case 20: try { try decoder.decodeRepeatedUInt32Field(value: &self.missingIndexes) }()
       default: break
       }
@@ -1796,6 +1909,12 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if self.blocks != 0 {
       try visitor.visitSingularUInt64Field(value: self.blocks, fieldNumber: 8)
     }
+    if !self.witnessedIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.witnessedIndexes, fieldNumber: 9)
+    }
+    if !self.emptyIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 10)
+    }
     if !self.missingIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.missingIndexes, fieldNumber: 20)
     }
@@ -1812,6 +1931,8 @@ nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.corruptIndexes != rhs.corruptIndexes {return false}
     if lhs.blocks != rhs.blocks {return false}
     if lhs.missingIndexes != rhs.missingIndexes {return false}
+    if lhs.witnessedIndexes != rhs.witnessedIndexes {return false}
+    if lhs.emptyIndexes != rhs.emptyIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2002,7 +2123,7 @@ nonisolated extension SCMSafeModeRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2101,6 +2222,19 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
           self.command = .node(v)
         }
       }()
+      case 8: try {
+        var v: SCMCommand.Witnessed?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .witnessed(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .witnessed(v)
+        }
+      }()
       default: break
       }
     }
@@ -2139,6 +2273,10 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     case .node?: try {
       guard case .node(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    }()
+    case .witnessed?: try {
+      guard case .witnessed(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
     }()
     case nil: break
     }
@@ -2188,7 +2326,7 @@ nonisolated extension SCMCommand.Cluster: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.protoMessageName + ".CreateContainer"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}stores\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2200,6 +2338,7 @@ nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftPr
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.pipeline) }()
       case 3: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
+      case 5: try { try decoder.decodeRepeatedFixed64Field(value: &self.stores) }()
       default: break
       }
     }
@@ -2222,6 +2361,9 @@ nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftPr
     if !self.nodes.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.nodes, fieldNumber: 4)
     }
+    if !self.stores.isEmpty {
+      try visitor.visitPackedFixed64Field(value: self.stores, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2230,6 +2372,7 @@ nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftPr
     if lhs.pipeline != rhs.pipeline {return false}
     if lhs._replication != rhs._replication {return false}
     if lhs.nodes != rhs.nodes {return false}
+    if lhs.stores != rhs.stores {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2408,9 +2551,74 @@ nonisolated extension SCMCommand.Node: SwiftProtobuf.Message, SwiftProtobuf._Mes
   }
 }
 
+nonisolated extension SCMCommand.Witnessed: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.protoMessageName + ".Witnessed"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}containers\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.containers) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.containers.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.containers, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.Witnessed, rhs: SCMCommand.Witnessed) -> Bool {
+    if lhs.containers != rhs.containers {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.Witnessed.Replicas: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.Witnessed.protoMessageName + ".Replicas"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}indexes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeRepeatedUInt32Field(value: &self.indexes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if !self.indexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.indexes, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.Witnessed.Replicas, rhs: SCMCommand.Witnessed.Replicas) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.indexes != rhs.indexes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0\u{3}empty_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0\u{3}empty_indexes\0\u{3}witnessed_indexes\0\u{1}stores\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2424,6 +2632,8 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
       case 5: try { try decoder.decodeSingularEnumField(value: &self.state) }()
       case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
+      case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.witnessedIndexes) }()
+      case 8: try { try decoder.decodeRepeatedFixed64Field(value: &self.stores) }()
       default: break
       }
     }
@@ -2452,6 +2662,12 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.emptyIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 6)
     }
+    if !self.witnessedIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.witnessedIndexes, fieldNumber: 7)
+    }
+    if !self.stores.isEmpty {
+      try visitor.visitPackedFixed64Field(value: self.stores, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2462,6 +2678,8 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.nodes != rhs.nodes {return false}
     if lhs.state != rhs.state {return false}
     if lhs.emptyIndexes != rhs.emptyIndexes {return false}
+    if lhs.witnessedIndexes != rhs.witnessedIndexes {return false}
+    if lhs.stores != rhs.stores {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

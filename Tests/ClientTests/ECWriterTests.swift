@@ -1,0 +1,189 @@
+import Bytes
+import ErasureCode
+import Model
+import Reactor
+import Synchronization
+import Testing
+import Transport
+import Wire
+
+@testable import Client
+
+/// A datanode as a writer sees it: keeps what it acknowledged, answers nothing, or refuses.
+private final class FakeDatanode: RPCHandler {
+    struct State {
+        var isHung = false
+        /// What the next cells are refused with, one after the other.
+        var refusals: [StoreError.Code] = []
+        var cells: [DNWriteCellRequest] = []
+    }
+    let state = Mutex(State())
+
+    func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        let cell = try DNWriteCellRequest(parsing: request.message)
+        if let refusal = state.withLock({ $0.refusals.popLast() }) {
+            throw StoreError(refusal, "refused as the test says")
+        }
+        while state.withLock({ $0.isHung }) {
+            do { try await Task.sleep(for: .milliseconds(5)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
+        }
+        state.withLock { $0.cells.append(cell) }
+        return RPCReply(DNWriteCellResponse().encoded)
+    }
+
+    var cells: [DNWriteCellRequest] { state.withLock { $0.cells } }
+}
+
+/// Places groups on the first nodes that are not excluded, one container for each group; with too
+/// few nodes groups have empty places.
+private final class FakeSource: GroupSource {
+    let state = Mutex((next: UInt64(1), asked: [ExcludeList]()))
+    let replication: ReplicationConfig
+    let nodes: [DatanodeAddress]
+
+    init(_ replication: ReplicationConfig, nodes: [DatanodeAddress]) {
+        self.replication = replication
+        self.nodes = nodes
+    }
+
+    func allocate(excluding: ExcludeList) async throws(StoreError) -> BlockGroup {
+        let number = state.withLock { state in
+            defer { state.next += 1 }
+            state.asked.append(excluding)
+            return state.next
+        }
+        var places: [DatanodeAddress?] = nodes.filter { !excluding.nodes.contains($0.id) }
+            .prefix(replication.width).map { $0 }
+        while places.count < replication.width { places.append(nil) }
+        var group = BlockGroup(
+            blockID: BlockID(containerID: ContainerID(number), localID: number),
+            replication: replication, length: 0, nodes: places)
+        group.permissions = places.map { $0 == nil ? 0 : 1000 + $0!.id.low }
+        group.token = Array("token \(number)".utf8)
+        return group
+    }
+
+    var asked: [ExcludeList] { state.withLock { $0.asked } }
+}
+
+private struct Rig {
+    let reactor: Reactor
+    let replication: ReplicationConfig
+    let datanodes: [FakeDatanode]
+    let source: FakeSource
+    let client: DatanodeClient
+
+    init(nodes count: Int) throws {
+        reactor = try Reactor.start()
+        replication = try ReplicationConfig("rs-3-2-64k")
+        datanodes = (0..<count).map { _ in FakeDatanode() }
+        let channels = ChannelPool(name: "test")
+        var addresses: [DatanodeAddress] = []
+        for (number, datanode) in datanodes.enumerated() {
+            let address = DatanodeAddress(
+                id: Identity128(high: 0, low: UInt64(number)), host: "fake", port: 1 + number)
+            channels.register(datanode, host: address.host, port: address.port)
+            addresses.append(address)
+        }
+        source = FakeSource(replication, nodes: addresses)
+        client = DatanodeClient(
+            channels: channels, health: NodeHealth(), window: TransferWindow(bytes: 64 << 20),
+            onRefusal: { _ in })
+    }
+
+    /// Writes `count` bytes; the groups that they are in.
+    func write(_ count: Int) async throws -> [BlockGroup] {
+        let codec = Codec(replication)
+        let (replication, source, client, reactor) = (replication, source, client, reactor)
+        return try await Task(executorPreference: reactor) {
+            let writer = ECWriter(
+                replication: replication, codec: codec, prepared: [], source: source,
+                client: client, on: reactor)
+            var left = count
+            while left > 0 {
+                var stripe = Stripe(replication, expecting: left, pool: reactor.pool)
+                let bytes = [UInt8](repeating: 7, count: min(left, replication.stripeSize))
+                left -= bytes.withUnsafeBytes { stripe.fill($0) }
+                stripe.encode(codec)
+                try await writer.send(stripe, isLast: left == 0)
+            }
+            return try await writer.finish()
+        }.value
+    }
+}
+
+@Suite("writing block groups", .timeLimit(.minutes(2)))
+struct ECWriterTests {
+    @Test("the first cells bring the permission to make each replica, all of them the token")
+    func permissions() async throws {
+        let rig = try Rig(nodes: 5)
+        defer { rig.reactor.stop() }
+        let groups = try await rig.write(3 * rig.replication.stripeSize)
+        #expect(groups.map(\.length) == [3 * rig.replication.stripeSize])
+        for (number, datanode) in rig.datanodes.enumerated() {
+            let cells = datanode.cells
+            #expect(cells.map(\.mayCreate) == [1000 + UInt64(number), 0, 0])
+            #expect(cells.allSatisfy { $0.replicaIndex == UInt32(number + 1) })
+            #expect(cells.allSatisfy { Array($0.token) == Array("token 1".utf8) })
+        }
+    }
+
+    @Test("a node that hangs is done without where there is another; nothing is lost or kept twice")
+    func hung() async throws {
+        let rig = try Rig(nodes: 6)
+        defer { rig.reactor.stop() }
+        let size = 4 * rig.replication.stripeSize
+        _ = try await rig.write(size)
+        rig.datanodes[2].state.withLock { $0.isHung = true }
+        let groups = try await rig.write(size)
+        rig.datanodes[2].state.withLock { $0.isHung = false }
+        #expect(groups.reduce(0) { $0 + $1.length } == size)
+        let last = try #require(groups.last)
+        #expect(!last.nodes.contains { $0?.id.low == 2 } && !last.isDegraded)
+        #expect(rig.source.asked.contains { $0.nodes.map(\.low) == [2] })
+        // Other writers do not begin with it.
+        #expect(rig.client.health.shouldAvoidWriting(to: last.nodes[0]!.id, at: .now()) == false)
+        #expect(rig.client.health.shouldAvoid(Identity128(high: 0, low: 2), at: .now()))
+        let next = try await rig.write(size)
+        #expect(next.count == 1 && !next[0].nodes.contains { $0?.id.low == 2 })
+    }
+
+    @Test("without another node a late one is waited for: redundancy is not given away")
+    func noOther() async throws {
+        let rig = try Rig(nodes: 5)
+        defer { rig.reactor.stop() }
+        let hung = rig.datanodes[2]
+        hung.state.withLock { $0.isHung = true }
+        async let written = rig.write(rig.replication.stripeSize)
+        // It is late, a whole group without it was asked for, and there is none.
+        while rig.source.asked.count < 2 { try await Task.sleep(for: .milliseconds(5)) }
+        hung.state.withLock { $0.isHung = false }
+        let groups = try await written
+        #expect(groups.map(\.length) == [rig.replication.stripeSize] && !groups[0].isDegraded)
+    }
+
+    @Test("a full disk, or one that is gone, ends the group and says nothing against the node")
+    func disks() async throws {
+        for code in [StoreError.Code.io, .noSuchContainer, .containerState] {
+            let rig = try Rig(nodes: 6)
+            defer { rig.reactor.stop() }
+            rig.datanodes[1].state.withLock { $0.refusals = [code] }
+            let groups = try await rig.write(rig.replication.stripeSize)
+            #expect(groups.map(\.length) == [rig.replication.stripeSize])
+            #expect(rig.source.asked.allSatisfy { $0.nodes.isEmpty }, "\(code)")
+            #expect(rig.source.asked[1].containers == [ContainerID(1)], "\(code)")
+        }
+    }
+
+    @Test("a node without room for a replica that it was to make is full, and avoided at once")
+    func fullNode() async throws {
+        let rig = try Rig(nodes: 6)
+        defer { rig.reactor.stop() }
+        rig.datanodes[1].state.withLock { $0.refusals = [.noSpace] }
+        let groups = try await rig.write(rig.replication.stripeSize)
+        #expect(groups.map(\.length) == [rig.replication.stripeSize])
+        #expect(rig.source.asked.map { $0.nodes.map(\.low) } == [[], [1]])
+    }
+}
