@@ -12,11 +12,11 @@ extension Volume {
         var bytes: [UInt8]?
         var names: [String] = []
         do throws(IOError) {
-            try await reactor.makeDirectory(path)
-            if try await reactor.status(versionPath) != nil {
+            try await reactor.makeDirectory(path, disk: disk)
+            if try await reactor.status(versionPath, disk: disk) != nil {
                 bytes = try await readAll(versionPath, limit: VolumeVersion.largestSize)
             } else {
-                names = try await reactor.list(path)
+                names = try await reactor.list(path, disk: disk)
             }
         } catch {
             fail(error.description)
@@ -100,8 +100,8 @@ extension Volume {
                     + "of this store, and is not made one")
         }
         do throws(IOError) {
-            try await reactor.makeDirectory(containersPath)
-            guard try await reactor.list(containersPath).isEmpty else {
+            try await reactor.makeDirectory(containersPath, disk: disk)
+            guard try await reactor.list(containersPath, disk: disk).isEmpty else {
                 throw IOError(code: 5, operation: "find VERSION of", path: path)
             }
             try await writeVersion(VolumeVersion(datanode: datanode, cluster: nil))

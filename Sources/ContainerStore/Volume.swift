@@ -138,7 +138,7 @@ final class Volume: Sendable {
     func space() async -> (capacity: Int, used: Int, available: Int) {
         let (used, isFailed) = state.withLock { ($0.used, $0.failure != nil) }
         do throws(IOError) {
-            let status = try await reactor.fileSystemStatus(path)
+            let status = try await reactor.fileSystemStatus(path, disk: disk)
             var capacity = status.capacity
             var available = max(0, status.available - options.reservedBytes)
             if let limit = options.volumeLimitBytes {
