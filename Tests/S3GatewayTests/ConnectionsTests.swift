@@ -30,6 +30,12 @@ private final class IdleSocket {
 
     func say(_ bytes: [UInt8]) { _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) }
 
+    /// Whether something has come from the other end that is not taken yet.
+    var isAnswered: Bool {
+        var byte: UInt8 = 0
+        return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT | MSG_PEEK)) > 0
+    }
+
     /// Whether the other end has closed, looked at without waiting.
     var hasEnded: Bool {
         var byte: UInt8 = 0
@@ -69,13 +75,17 @@ struct ConnectionsTests {
         try await GatewayFixture.run(limits: limits) { fixture in
             let client = RawClient(port: fixture.port)
             #expect(try await client.request("PUT", "/bucket").status == 200)
-            var put = try client.signed("PUT", "/bucket/key", body: [1, 2, 3])
-            put.removeLast()
-            let busy = (0..<2).map { _ in IdleSocket(port: fixture.port) }
-            for socket in busy { socket.say(put) }
-            // Their heads may be on their way when it comes first.
-            var status = 200
-            while status != 503 { status = try await client.request("GET", "/").status }
+            let put = try client.signed(
+                "PUT", "/bucket/key", headers: ["expect": "100-continue"], body: [1, 2, 3])
+            var busy: [IdleSocket] = []
+            while busy.count < 2 {
+                // Until its body is wanted it is idle, and may give way.
+                let socket = IdleSocket(port: fixture.port)
+                socket.say(Array(put.dropLast(3)))
+                try await until { socket.isAnswered || socket.hasEnded }
+                if socket.isAnswered { busy.append(socket) }
+            }
+            #expect(try await client.request("GET", "/").status == 503)
             #expect(busy.allSatisfy { !$0.hasEnded })
         }
     }

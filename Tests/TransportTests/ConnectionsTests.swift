@@ -127,6 +127,7 @@ struct ConnectionsTests {
     func idle(sharing: Bool) async throws {
         // Looked at by the test alone: idle after two steps without a request.
         let rig = try Rig {
+            $0.helloTimeout = .seconds(3600 * 1000)
             $0.idleTimeout = .seconds(3600)
             $0.interval = .seconds(3600)
         }
