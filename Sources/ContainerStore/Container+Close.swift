@@ -178,8 +178,8 @@ extension Container {
         try await writeZeros(bytes.count..<ahead, to: file)
         try await file.synchronize()
         try await file.close()
-        try await reactor.rename(temporary, to: path)
-        try await reactor.synchronizeDirectory(volume.containersPath)
+        try await reactor.rename(temporary, to: path, disk: volume.disk)
+        try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
         let before = state.withLock { state in
             defer { state.journalAheadTo = ahead }
             return state.journalAheadTo

@@ -265,9 +265,9 @@ extension Volume {
     /// what is left after a crash is removed by the next start.
     func removeContainer(_ id: ContainerID) async throws(StoreError) {
         try await changing { () async throws(IOError) in
-            if try await reactor.status(journalPath(id)) != nil {
-                try await reactor.rename(journalPath(id), to: deletedPath(id))
-                try await reactor.synchronizeDirectory(containersPath)
+            if try await reactor.status(journalPath(id), disk: disk) != nil {
+                try await reactor.rename(journalPath(id), to: deletedPath(id), disk: disk)
+                try await reactor.synchronizeDirectory(containersPath, disk: disk)
             }
             try await finishRemoval(id)
         }
@@ -276,7 +276,9 @@ extension Volume {
     /// Removes the data file, then the journal under the name that says that it is deleted.
     func finishRemoval(_ id: ContainerID) async throws(IOError) {
         for path in [dataPath(id), deletedPath(id)] {
-            if try await reactor.status(path) != nil { try await reactor.remove(path) }
+            if try await reactor.status(path, disk: disk) != nil {
+                try await reactor.remove(path, disk: disk)
+            }
         }
     }
 }

@@ -29,8 +29,8 @@ extension Container {
             try await new.synchronize()
             try await new.close()
             let tail = try await container.replaceJournal(volume.journalPath(id), [])
-            try await reactor.rename(path + ".new", to: path)
-            try await reactor.synchronizeDirectory(volume.containersPath)
+            try await reactor.rename(path + ".new", to: path, disk: volume.disk)
+            try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
             let data = try await File.open(
                 path, [.read, .write, .direct], on: reactor, disk: volume.disk)
             let journal = try await File.open(
@@ -100,7 +100,7 @@ extension Container {
         let reactor = volume.reactor
         var size = 0
         do throws(IOError) {
-            size = try await reactor.status(volume.dataPath(id))?.size ?? 0
+            size = try await reactor.status(volume.dataPath(id), disk: volume.disk)?.size ?? 0
         } catch { throw volume.unreadable(id, error) }
         let damage = try await dataDamage(size: size, contents)
         state.withLock { state in

@@ -185,7 +185,7 @@ extension Volume {
     /// Finishes the creations and deletions that a crash cut short. Returns the containers that
     /// have a journal.
     private func tidy() async throws(IOError) -> [ContainerID] {
-        let names = try await reactor.list(containersPath)
+        let names = try await reactor.list(containersPath, disk: disk)
         func ids(_ suffix: String) -> Set<ContainerID> {
             Set(names.compactMap { Self.id(of: $0, suffix: suffix) })
         }
@@ -193,21 +193,23 @@ extension Volume {
         for id in ids(".journal.deleted") {
             // With a journal beside it the number is in use again.
             if journals.contains(id) {
-                try await reactor.remove(deletedPath(id))
+                try await reactor.remove(deletedPath(id), disk: disk)
             } else {
                 try await finishRemoval(id)
             }
         }
-        for id in ids(".journal.new") { try await reactor.remove(journalPath(id) + ".new") }
+        for id in ids(".journal.new") {
+            try await reactor.remove(journalPath(id) + ".new", disk: disk)
+        }
         let data = ids(".data")
         for id in ids(".data.new") {
             if journals.contains(id) && !data.contains(id) {
-                try await reactor.rename(dataPath(id) + ".new", to: dataPath(id))
+                try await reactor.rename(dataPath(id) + ".new", to: dataPath(id), disk: disk)
             } else {
-                try await reactor.remove(dataPath(id) + ".new")
+                try await reactor.remove(dataPath(id) + ".new", disk: disk)
             }
         }
-        try await reactor.synchronizeDirectory(containersPath)
+        try await reactor.synchronizeDirectory(containersPath, disk: disk)
         for id in data.subtracting(journals).subtracting(ids(".journal.deleted")).sorted() {
             withState { state in
                 state.problems.append(

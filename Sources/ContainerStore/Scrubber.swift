@@ -225,7 +225,8 @@ public final class Scrubber: Sendable {
 
     private func loadTimes() async {
         do throws(IOError) {
-            guard try await volume.reactor.status(volume.scrubTimesPath) != nil else { return }
+            guard try await volume.reactor.status(volume.scrubTimesPath, disk: volume.disk) != nil
+            else { return }
             let bytes = try await volume.readAll(
                 volume.scrubTimesPath, limit: ScrubTimes.largestSize)
             do throws(FormatError) {

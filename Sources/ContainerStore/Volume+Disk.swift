@@ -27,7 +27,7 @@ extension Volume {
     func loadProfile() async throws(StoreError) {
         let bytes: [UInt8]
         do throws(IOError) {
-            guard try await reactor.status(profilePath) != nil else { return }
+            guard try await reactor.status(profilePath, disk: disk) != nil else { return }
             bytes = try await readAll(profilePath, limit: DiskProfile.largestSize)
         } catch {
             try failOpening(error)
@@ -53,8 +53,8 @@ extension Volume {
         try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0, class: ioClass)
         try await file.synchronize(class: ioClass)
         try await file.close()
-        try await reactor.rename(temporary, to: path)
-        try await reactor.synchronizeDirectory(self.path)
+        try await reactor.rename(temporary, to: path, disk: disk)
+        try await reactor.synchronizeDirectory(self.path, disk: disk)
     }
 }
 

@@ -28,7 +28,7 @@ extension Volume {
         }
         cells.removeAll { deleted.contains($0.localID) }
         do throws(IOError) {
-            if !cells.isEmpty, try await reactor.status(dataPath(id)) != nil {
+            if !cells.isEmpty, try await reactor.status(dataPath(id), disk: disk) != nil {
                 let data = try await File.open(
                     dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
                 for entry in cells {

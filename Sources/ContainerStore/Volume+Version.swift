@@ -14,10 +14,10 @@ extension Volume {
         var names: [String] = []
         do throws(IOError) {
             try await makeRoot()
-            if try await reactor.status(versionPath) != nil {
+            if try await reactor.status(versionPath, disk: disk) != nil {
                 bytes = try await readAll(versionPath, limit: VolumeVersion.largestSize)
             } else {
-                names = try await reactor.list(path)
+                names = try await reactor.list(path, disk: disk)
             }
         } catch {
             try failOpening(error)
@@ -101,8 +101,8 @@ extension Volume {
                     + "of this store, and is not made one")
         }
         do throws(IOError) {
-            try await reactor.makeDirectory(containersPath)
-            guard try await reactor.list(containersPath).isEmpty else {
+            try await reactor.makeDirectory(containersPath, disk: disk)
+            guard try await reactor.list(containersPath, disk: disk).isEmpty else {
                 throw IOError(code: 5, operation: "find VERSION of", path: path)
             }
             try await writeVersion(VolumeVersion(datanode: datanode, cluster: nil))

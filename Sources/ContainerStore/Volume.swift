@@ -168,7 +168,7 @@ final class Volume: Sendable {
         // Asking a disk that does not answer would wait for it as well.
         guard !isSuspended else { return (seenCapacity, used, 0) }
         do throws(IOError) {
-            let status = try await reactor.fileSystemStatus(path)
+            let status = try await reactor.fileSystemStatus(path, disk: disk)
             var capacity = status.capacity
             state.withLock { $0.capacity = capacity }
             var available = max(0, status.available - options.reservedBytes)

@@ -25,6 +25,10 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
         _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
     ) {
         for request in requests {
+            if request.opcode == .accept, let error = injector.judgeAccept() {
+                answer(request, -error, &completed)
+                continue
+            }
             if request.isOutsideOfFaults {
                 forward(request, &completed)
                 continue
@@ -117,7 +121,8 @@ extension IORequest {
     /// Closing and the ring's tables are no business of a disk.
     fileprivate var isOutsideOfFaults: Bool {
         switch opcode {
-        case .close, .closeSocket, .call, .register, .unregister, .accept, .connect, .receive, .send,
+        case .close, .closeSocket, .call, .register, .unregister, .accept, .connect, .receive,
+            .send,
             .receiveMessage, .endInterval:
             true
         default: false

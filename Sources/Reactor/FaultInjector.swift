@@ -52,6 +52,9 @@ public final class FaultInjector: Sendable {
         var isHung = false
         var errors: [Operation: Int32] = [:]
         var hungPath: String?
+        var hanging = 0
+        var acceptError: Int32?
+        var refusedAccepts = 0
         var undo: [Undo] = []
         var paths: [Int32: String] = [:]
         var keptNames = 0
@@ -140,6 +143,24 @@ public final class FaultInjector: Sendable {
     /// that were opened there.
     public func set(hungPath: String?) { state.withLock { $0.hungPath = hungPath } }
 
+    /// Operations on names that hang now, each with the thread that does it.
+    public var hangingNames: Int { state.withLock { $0.hanging } }
+
+    /// While not nil, the error with which no connection is accepted; the connections stay in the
+    /// system's queue.
+    public func set(acceptError: Int32?) { state.withLock { $0.acceptError = acceptError } }
+
+    /// How often a connection was not accepted for it.
+    public var refusedAccepts: Int { state.withLock { $0.refusedAccepts } }
+
+    /// What an accept fails with; nil if it does not.
+    func judgeAccept() -> Int32? {
+        state.withLock { state in
+            if state.acceptError != nil { state.refusedAccepts += 1 }
+            return state.acceptError
+        }
+    }
+
     /// Whether an operation that was held back is still to be.
     func holds(_ request: IORequest) -> Bool {
         state.withLock { ($0.isHung && request.changesFiles) || $0.holdsFile(request) }
@@ -148,7 +169,11 @@ public final class FaultInjector: Sendable {
     /// Does not return as long as the operation is on a path that hangs. On the thread that is about
     /// to do it.
     func waitWhileHung(_ request: IORequest) {
-        while state.withLock({ $0.isBelowHungPath(request) && !$0.hasCrashed }) { usleep(1000) }
+        func hangs() -> Bool { state.withLock { $0.isBelowHungPath(request) && !$0.hasCrashed } }
+        guard hangs() else { return }
+        state.withLock { $0.hanging += 1 }
+        while hangs() { usleep(1000) }
+        state.withLock { $0.hanging -= 1 }
     }
 
     // MARK: What the backend asks

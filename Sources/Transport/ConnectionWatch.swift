@@ -39,7 +39,9 @@ struct ConnectionWatch {
     private var sends: UInt64 = 0
 
     init(_ limits: ServerLimits) {
-        func steps(_ duration: Duration) -> Int { max(1, Int((duration / limits.interval).rounded(.up))) }
+        func steps(_ duration: Duration) -> Int {
+            max(1, Int((duration / limits.interval).rounded(.up)))
+        }
         helloSteps = steps(limits.helloTimeout)
         idleSteps = steps(limits.idleTimeout)
         stallSteps = steps(limits.stallTimeout)

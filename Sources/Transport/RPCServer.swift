@@ -50,7 +50,8 @@ public final class RPCServer: Sendable {
     /// - Parameter notice: told, once each time, that connections are refused or cannot be accepted.
     public init(
         host: String, port: Int, name: String, reactors: [Reactor], handler: any RPCHandler,
-        limits: ServerLimits = ServerLimits(), notice: @escaping @Sendable (String) -> Void = { _ in }
+        limits: ServerLimits = ServerLimits(),
+        notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(StoreError) {
         precondition(!reactors.isEmpty, "a server needs a reactor")
         self.handler = handler
@@ -195,16 +196,20 @@ public final class RPCServer: Sendable {
     }
 
     private func watchConnections() async {
-        while true {
+        repeat {
             do throws(CancellationError) {
                 try await listener.reactor.sleep(for: limits.interval)
             } catch { preconditionFailure("nobody cancels this task") }
-            let open = state.withLock { state in
-                if state.connections.isEmpty { state.isWatching = false }
-                return Array(state.connections.values)
-            }
-            guard !open.isEmpty else { return }
-            for connection in open { await connection.look() }
+        } while await look()
+    }
+
+    /// Looks at the connections once. Returns whether there are any.
+    func look() async -> Bool {
+        let open = state.withLock { state in
+            if state.connections.isEmpty { state.isWatching = false }
+            return Array(state.connections.values)
         }
+        for connection in open { await connection.look() }
+        return !open.isEmpty
     }
 }

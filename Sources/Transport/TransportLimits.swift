@@ -38,7 +38,7 @@ public enum TransportLimits {
     public static let deadlineTick = Duration.milliseconds(50)
     /// Calls that a server has not taken up because it ended an idle connection are made once more
     /// on a new one, so often.
-    public static let callsNotTaken = 3
+    public static let callsNotTaken = 8
 }
 
 /// What a server takes of connections, and how long it keeps those that do nothing.
