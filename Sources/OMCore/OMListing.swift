@@ -74,6 +74,8 @@ extension OMReads {
         var last: [UInt8] = []
         var isTruncated = false
         var failure: StoreError?
+        let wantsAttributes = !request.withoutAttributes
+        let withoutChecksums = request.withoutChecksums
         /// Whether the page has room for `entry`; ends the walk if not.
         func take(_ entry: [UInt8]) -> Bool {
             guard room.hasRoom else {
@@ -92,13 +94,11 @@ extension OMReads {
         } each: { _, name, value in
             guard take(name) else { return .stop }
             do throws(StoreError) {
+                var size = name.count
                 let record = try OMKeyRecord(
-                    head: value, attributes: !request.withoutAttributes)
+                    head: value, attributes: wantsAttributes, size: &size)
                 var head = record.head(named: name)
-                if request.withoutChecksums { head.clearChecksum() }
-                var size = name.count + head.etag.utf8.count
-                if head.hasAttributes { size += head.attributes.textSize }
-                if head.hasChecksum { size += head.checksum.value.utf8.count }
+                if withoutChecksums { head.clearChecksum() }
                 room.add(size)
                 response.keys.append(head)
             } catch {

@@ -83,7 +83,16 @@ extension OMKeyRecord {
     /// What a listing shows of the record in `bytes`: all but its layout and where it came from,
     /// and its attributes only if they are wanted, which the generated parser reads.
     public init(head bytes: [UInt8], attributes isWanted: Bool) throws(StoreError) {
+        var size = 0
+        try self.init(head: bytes, attributes: isWanted, size: &size)
+    }
+
+    /// The same; adds to `size` the bytes that this takes.
+    public init(
+        head bytes: [UInt8], attributes isWanted: Bool, size: inout Int
+    ) throws(StoreError) {
         self.init()
+        var skipped = 0
         let isRead = bytes.withUnsafeBytes { bytes in
             var fields = FieldReader(bytes)
             while let tag = fields.next() {
@@ -93,7 +102,7 @@ extension OMKeyRecord {
                 case 0x18: modified = Int64(bitPattern: fields.varint())
                 case 0x22: fields.message(into: &replication)
                 case 0x2A where isWanted: fields.message(into: &attributes)
-                case 0x2A, 0x3A, 0x4A: _ = fields.counted()
+                case 0x2A, 0x3A, 0x4A: skipped += fields.counted().count
                 case 0x32: fields.message(into: &checksum)
                 case 0x40: _ = fields.varint()
                 case 0x50: generation = fields.varint()
@@ -102,8 +111,12 @@ extension OMKeyRecord {
             }
             return fields.isComplete
         }
-        if isRead { return }
+        if isRead {
+            size += bytes.count - skipped
+            return
+        }
         self = try Self(generatedParsing: bytes)
+        size += bytes.count - layout.count
         if !isWanted { clearAttributes() }
     }
 }
