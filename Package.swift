@@ -212,7 +212,7 @@ let package = Package(
             ]),
         tests(
             "ClientTests",
-            ["Client", "ErasureCode", "Transport", "Wire", "Bytes", "Reactor", "Model"]),
+            ["Client", "ErasureCode", "Checksum", "Transport", "Wire", "Bytes", "Reactor", "Model"]),
         tests("ErasureCodeTests", ["ErasureCode", "Checksum", "Model", "CISAL", "CGalois"]),
         tests("ContainerFormatTests", ["ContainerFormat", "Checksum", "Model"]),
         tests(

@@ -282,6 +282,11 @@ public actor StorageContainerManager: RPCHandler {
             store: request.store, epoch: request.epoch, at: reactor.now().nanoseconds)
         state.updateSafeMode(at: reactor.now().nanoseconds)
         logger.info("datanode \(address) registered with \(request.replicas.count) replicas")
+        let lost = state.lostReplicas(of: address.id, at: reactor.now().nanoseconds)
+        if lost > 0 {
+            logger.error(
+                "datanode \(address) lacks \(lost) replicas that it had or may have had")
+        }
         var response = SCMRegisterResponse()
         response.cluster = cluster.message
         let (seconds, attoseconds) = options.heartbeat.components

@@ -88,6 +88,16 @@ extension SCMState {
         }
     }
 
+    /// Containers whose replica node `id` has lost, or may have.
+    public func lostReplicas(of id: DatanodeID, at now: UInt64) -> Int {
+        containers.values.count { container in
+            guard container.state != .containerDeleted, container.state != .containerDeleting,
+                let place = container.nodes.firstIndex(of: id)
+            else { return false }
+            return [.lost, .doubtful].contains(presence(of: place, in: container, at: now))
+        }
+    }
+
     // MARK: Witnessing
 
     mutating func noteReported(_ replica: SCMReplicaReport, by node: DatanodeID) {

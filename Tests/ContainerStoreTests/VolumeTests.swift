@@ -177,6 +177,34 @@ import Testing
         }
     }
 
+    @Test("space that was asked for ahead and refused does not count as used")
+    func refusedSpace() async throws {
+        try await withDirectory { directory in
+            let faults = FaultInjector(seed: 3)
+            let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+            defer { reactor.stop() }
+            try await Task(executorPreference: reactor) {
+                let store = try await openStore(directory, on: reactor)
+                try await store.createContainer(
+                    ContainerID(1), replication: replication, replicaIndex: 1)
+                let before = await store.volumes()[0].used
+                faults.set(isFull: true)
+                // Beyond half of the extent of 256 KiB the next one is asked for.
+                for part in 0..<4 {
+                    try await store.append(
+                        cell(
+                            blockID(1), at: part * 65_536, pattern(65_536, seed: UInt64(part))))
+                }
+                // Waits for the allocation, as for all that is on its way.
+                let container = try store.container(ContainerID(1))
+                await container.untilIdle()
+                #expect(await store.volumes()[0].used - before < 256 << 10)
+                faults.set(isFull: false)
+                try await store.close()
+            }.value
+        }
+    }
+
     @Test("a volume whose disk fails is taken out and the store goes on with the other")
     func failing() async throws {
         try await withDirectory { directory in
