@@ -56,7 +56,7 @@ extension Volume {
         let path = journalPath(id)
         let size: Int
         do throws(IOError) {
-            size = try await reactor.status(path)?.size ?? 0
+            size = try await reactor.status(path, disk: disk)?.size ?? 0
             if size <= options.journalReadBytes {
                 return try await readAll(path, limit: options.journalReadBytes)
             }

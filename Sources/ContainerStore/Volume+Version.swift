@@ -118,13 +118,13 @@ extension Volume {
     private func makeRoot() async throws(IOError) {
         var missing: [String] = []
         var folder = path
-        while !folder.isEmpty, try await reactor.status(folder) == nil {
+        while !folder.isEmpty, try await reactor.status(folder, disk: disk) == nil {
             missing.append(folder)
             folder = Self.parent(of: folder)
         }
         for folder in missing.reversed() {
-            try await reactor.makeDirectory(folder)
-            try await reactor.synchronizeDirectory(Self.parent(of: folder))
+            try await reactor.makeDirectory(folder, disk: disk)
+            try await reactor.synchronizeDirectory(Self.parent(of: folder), disk: disk)
         }
     }
 
