@@ -95,8 +95,8 @@ extension WireGroup: FieldReadable, FieldWritable {
             case 0x12: fields.message(into: &replication)
             case 0x18: length = fields.varint()
             case 0x22: nodes.append(fields.message())
-            case 0x2A: fields.packed64(into: &mayCreate)
-            case 0x32: token = fields.octets()
+            case 0x3A: fields.packed64(into: &mayCreate)
+            case 0x42: token = fields.octets()
             default: fields.refuse()
             }
         }
@@ -108,8 +108,8 @@ extension WireGroup: FieldReadable, FieldWritable {
         if hasReplication { fields.message(2, replication) }
         fields.number(3, length)
         for node in nodes { fields.message(4, node) }
-        fields.packed64(5, mayCreate)
-        fields.octets(6, token)
+        fields.packed64(7, mayCreate)
+        fields.octets(8, token)
     }
 }
 

@@ -355,7 +355,7 @@ nonisolated extension WireAddress: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Group"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0\u{3}may_create\0\u{1}token\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}block\0\u{1}replication\0\u{1}length\0\u{1}nodes\0\u{4}\u{3}may_create\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -367,8 +367,8 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
-      case 5: try { try decoder.decodeRepeatedFixed64Field(value: &self.mayCreate) }()
-      case 6: try { try decoder.decodeSingularBytesField(value: &self.token) }()
+      case 7: try { try decoder.decodeRepeatedFixed64Field(value: &self.mayCreate) }()
+      case 8: try { try decoder.decodeSingularBytesField(value: &self.token) }()
       default: break
       }
     }
@@ -392,10 +392,10 @@ nonisolated extension WireGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       try visitor.visitRepeatedMessageField(value: self.nodes, fieldNumber: 4)
     }
     if !self.mayCreate.isEmpty {
-      try visitor.visitPackedFixed64Field(value: self.mayCreate, fieldNumber: 5)
+      try visitor.visitPackedFixed64Field(value: self.mayCreate, fieldNumber: 7)
     }
     if !self.token.isEmpty {
-      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 6)
+      try visitor.visitSingularBytesField(value: self.token, fieldNumber: 8)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
