@@ -205,6 +205,13 @@ enum Roles {
                 .invalidArgument, "datanode.volume-limit-bytes is a number of bytes, not \(limit)")
         }
         options.store.volumeLimitBytes = limit == 0 ? nil : limit
+        let reclaimDelay = try settings.number("datanode.reclaim-delay-ms")
+        guard (0...3_600_000).contains(reclaimDelay) else {
+            throw StoreError(
+                .invalidArgument,
+                "datanode.reclaim-delay-ms is 0 to 3600000 (an hour), not \(reclaimDelay)")
+        }
+        options.store.reclaimDelay = .milliseconds(reclaimDelay)
         let scm = SCMClient(
             runtime.channels.channel(
                 host: settings.text("scm.host"), port: try settings.number("scm.port"),

@@ -85,6 +85,10 @@ struct Setting: Sendable {
             help: "the most bytes that the datanode's files take of each volume; 0: all but the "
                 + "256 MiB that are always left free"),
         Setting(
+            key: "datanode.reclaim-delay-ms", kind: .number, fallback: "30000",
+            help: "how long the space of deleted blocks is gathered, to be given back in fewer and "
+                + "larger pieces; less where little is free"),
+        Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
         Setting(

@@ -392,7 +392,8 @@ class Run(CommandLineSteps):
 
     def test_13_a_slow_reader_finishes_whatever_becomes_of_its_key(self):
         grace = 3
-        cluster = Cluster(options=("--set", f"om.deletion-delay-ms={grace * 1000}"))
+        cluster = Cluster(options=("--set", f"om.deletion-delay-ms={grace * 1000}",
+                                   "--set", "datanode.reclaim-delay-ms=500"))
         try:
             cluster.start()
             client = cluster.client(max_pool_connections=20)
