@@ -124,7 +124,12 @@ extension SharedLog {
                 let refusal = StoreError(error)
                 queue.withLock { if $0.refusal == nil { $0.refusal = refusal } }
                 try? await reactor.sleep(for: Limits.shortageRetry)
-                queue.withLock { if $0.refusal == refusal { $0.refusal = nil } }
+                queue.withLock { queue in
+                    guard queue.refusal == refusal else { return }
+                    // Who closed the log meanwhile found this refusal in the place of its own.
+                    queue.refusal =
+                        queue.isClosing ? StoreError(.notReady, "the log is closed") : nil
+                }
             }
         }
     }
