@@ -281,7 +281,7 @@ public final class ContainerStore: Sendable {
 
     /// Removes a container replica with everything in it. That it is not there is no error.
     public func deleteContainer(_ id: ContainerID) async throws(StoreError) {
-        try await remove(id, evenUnusable: true) { (container, cache) async throws(StoreError) in
+        try await remove(id, isEmpty: false) { (container, cache) async throws(StoreError) in
             try await container.removeFiles(cache: cache)
         }
     }
@@ -290,13 +290,13 @@ public final class ContainerStore: Sendable {
     /// some, or it is not closed. That it is not there is no error.
     public func deleteEmptyContainer(_ id: ContainerID) async throws(StoreError) {
         guard state.withLock({ $0.containers[id] != nil }) else { return }
-        try await remove(id, evenUnusable: false) { (container, cache) async throws(StoreError) in
+        try await remove(id, isEmpty: true) { (container, cache) async throws(StoreError) in
             try await container.removeEmpty(cache: cache)
         }
     }
 
     private func remove(
-        _ id: ContainerID, evenUnusable: Bool,
+        _ id: ContainerID, isEmpty: Bool,
         _ body: (Container, ClosedCache) async throws(StoreError) -> Void
     ) async throws(StoreError) {
         // Whoever wants to make one of the same number waits until this one is gone.
@@ -306,7 +306,7 @@ public final class ContainerStore: Sendable {
         }
         defer { release(id) }
         for volume in volumeList
-        where evenUnusable && volume.withState({ $0.unusable.contains(id) }) {
+        where !isEmpty && volume.withState({ $0.unusable.contains(id) }) {
             try await volume.removeContainer(id)
             volume.withState { _ = $0.unusable.remove(id) }
         }
@@ -314,7 +314,7 @@ public final class ContainerStore: Sendable {
         try await body(container, cache)
         state.withLock { state in
             // A writer that comes late must not begin it anew.
-            state.permissions.retire(id)
+            if isEmpty { state.permissions.retire(id) }
             if state.containers[id] === container { state.containers[id] = nil }
         }
     }

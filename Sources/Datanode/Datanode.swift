@@ -274,7 +274,8 @@ public final class Datanode: RPCHandler {
         let hold = try await request.reserveAnswer(
             needed <= request.landing?.capacity ?? 0 ? 0 : needed)
         let read = try await store.read(
-            BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex), range,
+            BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex),
+            range,
             into: request.landing, trace: request.trace)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)

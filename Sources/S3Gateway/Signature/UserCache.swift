@@ -39,7 +39,9 @@ final class UserCache<Store: ObjectStore>: Sendable {
     func user(accessKeyID: String) async throws -> UserInfo? {
         let now = clock()
         let found: UserInfo? = try state.withLock { state throws(S3Error) -> UserInfo? in
-            if let entry = state.entries.value(accessKeyID), now < entry.expires { return entry.user }
+            if let entry = state.entries.value(accessKeyID), now < entry.expires {
+                return entry.user
+            }
             guard state.lookups < lookupLimit else { throw S3Error(.slowDown) }
             state.lookups += 1
             return nil
