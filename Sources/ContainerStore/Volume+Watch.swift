@@ -8,6 +8,11 @@ import Synchronization
 // node goes on with its other disks. When an operation ends after all, the volume is back.
 
 extension Volume {
+    private enum Limits {
+        /// The longest time between two looks in which the process may have been merely busy.
+        static let standstill = Duration.seconds(3)
+    }
+
     /// Looks whether the disk answers. Called about once a second. Returns whether the volume has
     /// just been suspended, or resumed; nil if nothing has changed.
     func watch() -> Bool? {
@@ -17,6 +22,15 @@ extension Volume {
         let change = withState { state -> Bool? in
             let hasMoved = completed != state.seenCompleted
             state.seenCompleted = completed
+            // Where it was not looked at for long, it is the process that stood still: that says
+            // nothing about the disk.
+            let patience = max(options.watchInterval * 3, Limits.standstill)
+            let stoodStill = state.lookedAt.map { $0.advanced(by: patience) < now } ?? false
+            state.lookedAt = now
+            if stoodStill, !hasMoved {
+                state.seenAt = now
+                return nil
+            }
             guard inFlight > 0, !hasMoved, let since = state.seenAt else {
                 state.seenAt = now
                 defer { state.suspension = nil }

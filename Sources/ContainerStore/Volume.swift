@@ -21,9 +21,10 @@ final class Volume: Sendable {
         var failure: String?
         /// Set while operations are under way and none ends: why the volume is left alone.
         var suspension: String?
-        /// What `watch` saw last: operations completed, and since when no more.
+        /// What `watch` saw last: operations completed, since when no more, and when it looked.
         var seenCompleted: UInt64 = 0
         var seenAt: MonotonicTime?
+        var lookedAt: MonotonicTime?
         /// Set when a write or the space check finds no room, cleared when there is room again.
         var isFull = false
         /// What could be written when that was last looked at.
