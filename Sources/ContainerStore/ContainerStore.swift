@@ -337,8 +337,10 @@ public final class ContainerStore: Sendable {
     public func volumes() async -> [VolumeReport] {
         var reports: [VolumeReport] = []
         for volume in volumeList {
+            let wasOut = volume.outage != nil
             let space = await volume.space()
-            if volume.failure == nil { volume.noteRoom(available: space.available) }
+            // Of one that is out nothing is known, least of all that it is full.
+            if !wasOut, volume.outage == nil { volume.noteRoom(available: space.available) }
             let (failure, isFull, problems) = volume.withState {
                 ($0.failure ?? $0.suspension, $0.isFull, $0.problems)
             }

@@ -262,6 +262,7 @@ import Testing
                 var reports = await store.volumes()
                 #expect(reports.count { $0.isFailed } == 1)
                 #expect(reports.contains { $0.reason?.contains("does not answer") == true })
+                #expect(reports.allSatisfy { !$0.isFull }, "its containers would be closed")
                 faults.set(isHung: false)
                 try await until(good) { await store.volumes().allSatisfy { !$0.isFailed } }
                 try await store.append(cell(stuck, at: 0, bytes))
