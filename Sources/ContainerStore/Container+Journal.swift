@@ -68,20 +68,20 @@ extension Container {
     /// In writeback: makes what was written so far durable, and notes it in the journal, so that
     /// damage to it is told from a torn write from now on.
     func prove() async {
-        let work = state.withLock { state -> (data: File?, journal: File, to: Int)? in
-            guard let journal = state.journalFile, !state.isJournalHeld, !state.isJournalBroken,
-                state.phase != .deleted
-            else { return nil }
+        let work = state.withLock { state -> (data: File?, to: Int)? in
+            guard !state.isJournalHeld, !state.isJournalBroken, state.phase != .deleted else {
+                return nil
+            }
             // Closing and deletion wait for it, as for a write.
             state.writing += 1
-            return (state.dataFile, journal, state.writtenTo)
+            return (state.dataFile, state.writtenTo)
         }
         guard let work else { return }
         var isDurable = true
         do throws(IOError) {
             // Data first: the mark says of the cells before it that they are durable.
             try await work.data?.synchronize(class: .background)
-            try await work.journal.synchronize(class: .background)
+            try await openJournal().synchronize(class: .background)
         } catch {
             isDurable = false
             volume.note(error)

@@ -260,7 +260,9 @@ final class Container: Sendable {
 
     /// Repeats what fails for want of descriptors, memory or a place in the disk's queue, for a
     /// while, and what a suspended disk refuses, until that answers or is given up: what a round
-    /// writes is the same each time, and lies at the same place.
+    /// writes is the same each time, and lies at the same place. A sync may be repeated as well: all
+    /// files are open with `O_DIRECT`, so the kernel holds nothing that a failed sync would have
+    /// given up; the next one has as much to do. Errors of the disk itself are never repeated.
     private func patiently(
         _ body: () async throws(IOError) -> Void
     ) async throws(IOError) {
@@ -279,7 +281,7 @@ final class Container: Sendable {
     }
 
     /// The journal file; that of a closed container is opened when something is to be written.
-    private func openJournal() async throws(IOError) -> File {
+    func openJournal() async throws(IOError) -> File {
         if let file = state.withLock({ $0.journalFile }) { return file }
         let file = try await File.open(
             volume.journalPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk)

@@ -62,6 +62,28 @@ import Testing
         }
     }
 
+    @Test("the deletions of a closed container do not come back for a flipped bit either")
+    func closed() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await fill(directory, reactor, options: Self.writeback)
+            try await store.closeContainer(ContainerID(1))
+            for number in 1...10 as ClosedRange<UInt64> {
+                try await store.deleteBlocks([blockID(number)])
+            }
+            try await store.close()
+            let path = "\(directory)/v1/containers/container-1.journal"
+            let parsed = try parseJournal(try contents(of: path))
+            // The first deletion: behind it are those that were confirmed to SCM.
+            try flipBit((Journal.start + 80) * 8, of: path)
+            let damaged = try contents(of: path)
+            #expect(try parseJournal(damaged).records.count < parsed.records.count)
+            let again = try await openStore(directory, on: reactor, options: Self.writeback)
+            #expect(await again.report().map(\.state) == [.unhealthy])
+            #expect(try contents(of: path) == damaged, "confirmed deletions were cut")
+            try await again.close()
+        }
+    }
+
     @Test("under a load that never pauses there is a proof all the same")
     func busy() async throws {
         try await withReactor { directory, reactor in
