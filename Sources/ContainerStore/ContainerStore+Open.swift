@@ -118,7 +118,10 @@ extension ContainerStore {
             do throws(IOError) {
                 try await volume.writeVersion(
                     VolumeVersion(datanode: version.datanode, cluster: cluster))
-            } catch { volume.fail(error.description) }
+            } catch {
+                // What passes by itself is tried again with the next registration.
+                try volume.failOpening(error)
+            }
         }
         guard volumeList.contains(where: { $0.failure == nil }) else {
             throw StoreError(.io, "no volume of datanode \(datanode) works any more")

@@ -237,14 +237,15 @@ public final class Scrubber: Sendable {
                 state.withLock { $0.isTimesFileForeign = error.isVersion }
                 volume.withState { $0.problems.append("\(volume.scrubTimesPath): \(error)") }
             }
-        } catch { volume.fail(error.description) }
+        } catch { volume.note(error) }
     }
 
     private func saveTimes() async {
         let (bytes, isForeign) = state.withLock { ($0.times.encoded(), $0.isTimesFileForeign) }
         guard !isForeign, volume.failure == nil else { return }
         do throws(IOError) {
-            try await volume.replace(volume.scrubTimesPath, with: bytes, class: .scrub)
+            try await volume.reactor.replaceFile(
+                volume.scrubTimesPath, with: bytes, disk: volume.disk, class: .scrub)
         } catch { volume.note(error) }
     }
 }

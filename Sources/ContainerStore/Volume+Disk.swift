@@ -43,19 +43,6 @@ extension Volume {
                 "\(profilePath): \(error.description); remove the file or measure the disk again")
         }
     }
-
-    /// Replaces a small file of the volume, durably.
-    func replace(_ path: String, with bytes: [UInt8], class ioClass: IOClass) async throws(IOError)
-    {
-        let temporary = path + ".new"
-        let file = try await File.open(
-            temporary, [.write, .create, .truncate], on: reactor, disk: disk)
-        try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0, class: ioClass)
-        try await file.synchronize(class: ioClass)
-        try await file.close()
-        try await reactor.rename(temporary, to: path, disk: disk)
-        try await reactor.synchronizeDirectory(self.path, disk: disk)
-    }
 }
 
 extension ContainerStore {

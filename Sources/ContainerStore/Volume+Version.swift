@@ -13,10 +13,10 @@ extension Volume {
         var bytes: [UInt8]?
         var names: [String] = []
         do throws(IOError) {
-            try await makeRoot()
             if try await reactor.status(versionPath, disk: disk) != nil {
                 bytes = try await readAll(versionPath, limit: VolumeVersion.largestSize)
             } else {
+                try await reactor.makeDurableDirectory(path, disk: disk)
                 names = try await reactor.list(path, disk: disk)
             }
         } catch {
@@ -114,30 +114,6 @@ extension Volume {
         try await loadProfile()
     }
 
-    /// Makes the volume's directory and those above it that are missing, durably.
-    private func makeRoot() async throws(IOError) {
-        var missing: [String] = []
-        var folder = path
-        while !folder.isEmpty, try await reactor.status(folder, disk: disk) == nil {
-            missing.append(folder)
-            folder = Self.parent(of: folder)
-        }
-        for folder in missing.reversed() {
-            try await reactor.makeDirectory(folder, disk: disk)
-            try await reactor.synchronizeDirectory(Self.parent(of: folder), disk: disk)
-        }
-    }
-
-    /// The directory that holds `path`.
-    static func parent(of path: String) -> String {
-        var parts = path.split(separator: "/", omittingEmptySubsequences: true)
-        guard !parts.isEmpty else { return "/" }
-        parts.removeLast()
-        let rest = parts.joined(separator: "/")
-        if path.hasPrefix("/") { return "/" + rest }
-        return rest.isEmpty ? "." : rest
-    }
-
     /// Takes the volume out if its disk does not work. What is no fault of the disk's is thrown: a
     /// start that fails is better than one without half of the disks.
     func failOpening(_ error: IOError) throws(StoreError) {
@@ -149,7 +125,7 @@ extension Volume {
 
     /// Replaces the `VERSION` file, durably.
     func writeVersion(_ version: VolumeVersion) async throws(IOError) {
-        try await replace(versionPath, with: version.encoded(), class: .client)
+        try await reactor.replaceFile(versionPath, with: version.encoded(), disk: disk)
         withState { $0.version = version }
     }
 

@@ -13,18 +13,11 @@ enum NodeIdentity {
         var random = random
         let path = "\(directory)/\(fileName)"
         do throws(IOError) {
-            try await reactor.makeDirectory(directory)
             if try await reactor.status(path) == nil {
+                // Volumes belong to this identity: it must not go with a directory.
+                try await reactor.makeDurableDirectory(directory)
                 let id = DatanodeID.random(using: &random)
-                let temporary = path + ".new"
-                let file = try await File.open(
-                    temporary, [.write, .create, .truncate], on: reactor)
-                try await file.write(
-                    Payload(copying: Array("\(id)\n".utf8), pool: reactor.pool), at: 0)
-                try await file.synchronize()
-                try await file.close()
-                try await reactor.rename(temporary, to: path)
-                try await reactor.synchronizeDirectory(directory)
+                try await reactor.replaceFile(path, with: Array("\(id)\n".utf8))
             }
             let file = try await File.open(path, [.read], on: reactor)
             let buffer = reactor.pool.allocate(4096)

@@ -31,7 +31,7 @@ struct StoreIdentityFiles {
         let identity =
             known?.continued(with: present, using: &random)
             ?? StoreIdentity(number: .random(in: 1...(.max), using: &random), volumes: present)
-        if identity != known { try await replace(path, in: directory, with: identity.encoded()) }
+        if identity != known { try await replace(path, with: identity.encoded()) }
         return identity
     }
 
@@ -51,7 +51,7 @@ struct StoreIdentityFiles {
                 return known.id
             }
             let identity = VolumeIdentity(id: .random(using: &random))
-            try await replace(path, in: volume, with: identity.encoded())
+            try await replace(path, with: identity.encoded())
             return identity.id
         } catch {
             if error.code == .io { return nil }
@@ -86,17 +86,9 @@ struct StoreIdentityFiles {
         }
     }
 
-    private func replace(
-        _ path: String, in directory: String, with bytes: [UInt8]
-    ) async throws(StoreError) {
+    private func replace(_ path: String, with bytes: [UInt8]) async throws(StoreError) {
         do throws(IOError) {
-            let temporary = path + ".new"
-            let file = try await File.open(temporary, [.write, .create, .truncate], on: reactor)
-            try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)
-            try await file.synchronize()
-            try await file.close()
-            try await reactor.rename(temporary, to: path)
-            try await reactor.synchronizeDirectory(directory)
+            try await reactor.replaceFile(path, with: bytes)
         } catch {
             throw Self.failure(error, path)
         }

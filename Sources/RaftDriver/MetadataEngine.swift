@@ -41,7 +41,7 @@ public final class MetadataEngine: Sendable {
     ) async throws(StoreError) -> MetadataEngine {
         let began = reactor.now()
         do throws(IOError) {
-            try await reactor.makeDirectory(directory)
+            try await reactor.makeDurableDirectory(directory)
         } catch {
             throw StoreError(error)
         }

@@ -33,11 +33,6 @@ struct SnapshotStore {
         self.reactor = reactor
     }
 
-    private var folderAbove: String {
-        guard let slash = directory.lastIndex(of: "/") else { return "." }
-        return slash == directory.startIndex ? "/" : String(directory[..<slash])
-    }
-
     var outgoingPath: String { "\(directory)/outgoing-\(group)" }
 
     func path(_ index: LogIndex) -> String {
@@ -51,7 +46,7 @@ struct SnapshotStore {
         do throws(IOError) {
             try await reactor.makeDirectory(directory)
             // A file in it is only as durable as the folder.
-            try await reactor.synchronizeDirectory(folderAbove)
+            try await reactor.synchronizeDirectory(DirectoryPath.parent(of: directory))
             let prefix = "snapshot-\(group)-"
             for name in try await reactor.list(directory) {
                 if name.hasPrefix(prefix), let index = LogIndex(name.dropFirst(prefix.count)) {

@@ -280,7 +280,7 @@ public final class FaultInjector: Sendable {
                 }
             } else if let directory = request.pathArgument {
                 state.undo.removeAll { entry in
-                    guard parent(of: entry.path) == directory else { return false }
+                    guard DirectoryPath.parent(of: entry.path) == directory else { return false }
                     if case .write = entry.change { return false }
                     return true
                 }
@@ -323,7 +323,7 @@ public final class FaultInjector: Sendable {
             state.keptNames += 1
             return state.keptNames
         }
-        let directory = parent(of: path)
+        let directory = DirectoryPath.parent(of: path)
         let name = "\(directory)/.before-\(number)"
         return link(path, name) == 0 ? name : nil
     }
@@ -364,13 +364,14 @@ public final class FaultInjector: Sendable {
             if case .write = entry.change { false } else { true }
         }
         var lostFrom: [String: Int] = [:]
-        for (directory, entries) in Dictionary(grouping: names, by: { parent(of: $0.path) })
-            .sorted(by: { $0.key < $1.key })
-        {
+        for (directory, entries) in Dictionary(
+            grouping: names, by: { DirectoryPath.parent(of: $0.path) }
+        )
+        .sorted(by: { $0.key < $1.key }) {
             lostFrom[directory] = Int(random.next() % UInt64(entries.count + 1))
         }
         for directory in lostFrom.keys {
-            let entries = names.filter { parent(of: $0.path) == directory }
+            let entries = names.filter { DirectoryPath.parent(of: $0.path) == directory }
             for (index, entry) in entries.enumerated().reversed() {
                 let isLost = index >= lostFrom[directory]!
                 switch entry.change {
@@ -435,11 +436,6 @@ public final class FaultInjector: Sendable {
             ftruncate(descriptor, max(sizeBefore, 0))
         }
     }
-}
-
-private func parent(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return String(path[..<slash])
 }
 
 /// The generator behind a seed (Steele, Lea, Flood: "Fast splittable pseudorandom number

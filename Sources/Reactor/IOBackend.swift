@@ -118,4 +118,5 @@ public struct IOError: Error, Hashable, Sendable, CustomStringConvertible {
         kind == .resource || kind == .overload
     }
     public var isAbsent: Bool { code == ENOENT }
+    public var isNotPermitted: Bool { code == EACCES || code == EPERM }
 }

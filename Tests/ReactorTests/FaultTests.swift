@@ -118,3 +118,41 @@ struct FaultTests {
         }
     }
 }
+
+@Suite("Durable names") struct DurableNamesTests {
+    @Test(
+        "the directory above a path",
+        arguments: [
+            ("/a/b/c", "/a/b"), ("/a/b/", "/a"), ("/a", "/"), ("/", "/"), ("a/b", "a"), ("a", "."),
+            ("//a//b", "/a"),
+        ])
+    func parents(path: String, above: String) {
+        #expect(DirectoryPath.parent(of: path) == above)
+    }
+
+    @Test("a durable directory survives a power cut with all above it, whoever made them")
+    func directories() async throws {
+        try await withTemporaryDirectory { directory in
+            let faults = FaultInjector(seed: 3, losesFolders: true)
+            let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+            try await Task(executorPreference: reactor) {
+                try await reactor.makeDirectory("\(directory)/there")
+                try await reactor.makeDirectory("\(directory)/there/too")
+                try await reactor.makeDirectory("\(directory)/lost")
+                try await reactor.makeDurableDirectory("\(directory)/there/too/a/b")
+                try await reactor.replaceFile("\(directory)/there/too/a/b/file", with: [1])
+                try await reactor.replaceFile("\(directory)/there/too/a/b/file", with: [1, 2, 3])
+            }.value
+            faults.crash(atOperation: faults.operationCount)
+            reactor.stop()
+            faults.applyCrash()
+            let next = try Reactor.start()
+            defer { next.stop() }
+            try await Task(executorPreference: next) {
+                let file = try await next.status("\(directory)/there/too/a/b/file")
+                let new = try await next.status("\(directory)/there/too/a/b/file.new")
+                #expect(file?.size == 3 && new == nil)
+            }.value
+        }
+    }
+}
