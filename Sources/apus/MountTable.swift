@@ -63,14 +63,18 @@ struct MountTable {
 }
 
 extension MountTable {
-    /// What an administrator should know of the file systems that hold `volumes`, a line each.
+    /// What an administrator should know of the file systems that hold `volumes`, a line for each.
     func remarks(on volumes: [String]) -> [String] {
-        volumes.compactMap { volume in
+        var points: [String: [String]] = [:]
+        for volume in volumes {
             let path = URL(fileURLWithPath: volume).resolvingSymlinksInPath().path
-            guard let mount = mount(of: path), mount.options.contains("discard") else { return nil }
-            return
-                "volume \(volume): \(mount.point) is mounted with discard, so that each deletion "
-                + "trims the disk while clients use it; mount it without and run fstrim.timer"
+            guard let mount = mount(of: path), mount.options.contains("discard") else { continue }
+            points[mount.point, default: []].append(volume)
+        }
+        return points.sorted { $0.key < $1.key }.map { point, volumes in
+            "\(point), which holds \(volumes.joined(separator: ", ")), is mounted with discard, so that "
+                + "each deletion trims the disk while clients use it; mount it without and run "
+                + "fstrim.timer"
         }
     }
 }

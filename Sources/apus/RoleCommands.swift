@@ -117,8 +117,11 @@ struct DatanodeCommand: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     func run() async throws {
         try await runRole(
-            options, "datanode", memory: .disks, reactors: Roles.reactorsOfDatanode,
-            Roles.startDatanode)
+            options, "datanode", memory: .disks, reactors: Roles.reactorsOfDatanode
+        ) { settings, runtime in
+            Roles.remark(onVolumesOf: [settings])
+            return try await Roles.startDatanode(settings, runtime)
+        }
     }
 }
 

@@ -177,6 +177,14 @@ enum Roles {
         return wanted > 0 ? wanted : max(1, min(cores, volumes))
     }
 
+    /// Logs what is to be known of the file systems that the volumes of datanodes lie on.
+    static func remark(onVolumesOf datanodes: [Settings]) {
+        guard let level = datanodes.first?.text("log.level") else { return }
+        let logger = makeLogger("datanode", level: level)
+        let volumes = datanodes.flatMap { $0.list("datanode.volumes") }
+        for remark in MountTable.current().remarks(on: volumes) { logger.notice("\(remark)") }
+    }
+
     static func startDatanode(
         _ settings: Settings, _ runtime: Runtime
     ) async throws -> RunningRole {
@@ -219,9 +227,6 @@ enum Roles {
         let datanode = try await Datanode.open(
             options, scm: scm, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
-        for remark in MountTable.current().remarks(on: options.volumes) {
-            logger.notice("\(remark)")
-        }
         if let scrub = try scrubOptions(settings) {
             datanode.startScrubbing(scrub) {
                 Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))

@@ -74,8 +74,11 @@ struct Up: AsyncParsableCommand {
             }
             running.append(try await Roles.startSCM(settings("scm1"), runtime))
             running.append(try await Roles.startOM(settings("om1"), runtime))
-            for index in 1...datanodes {
-                running.append(try await Roles.startDatanode(settings("dn\(index)"), runtime))
+            var ofDatanodes: [Settings] = []
+            for index in 1...datanodes { ofDatanodes.append(try await settings("dn\(index)")) }
+            Roles.remark(onVolumesOf: ofDatanodes)
+            for settings in ofDatanodes {
+                running.append(try await Roles.startDatanode(settings, runtime))
             }
             let s3Settings = try await settings("s3g1")
             let client = try Roles.client(s3Settings, runtime)

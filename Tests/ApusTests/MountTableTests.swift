@@ -30,10 +30,13 @@ struct MountTableTests {
 
     @Test("a mount that trims at each deletion is told of, and no other")
     func discard() {
-        let remarks = table.remarks(on: ["/disks/a/v1", "/disks/a b/v1", "/disks/a/inner/v1"])
+        let remarks = table.remarks(
+            on: ["/disks/a/v1", "/disks/a b/v1", "/disks/a/inner/v1", "/disks/a b/v2"])
         #expect(remarks.count == 2)
-        #expect(remarks[0].hasPrefix("volume /disks/a b/v1: /disks/a b is mounted with discard"))
-        #expect(remarks[1].hasPrefix("volume /disks/a/inner/v1: /disks/a/inner is mounted"))
+        #expect(
+            remarks[0].hasPrefix(
+                "/disks/a b, which holds /disks/a b/v1, /disks/a b/v2, is mounted with discard"))
+        #expect(remarks[1].hasPrefix("/disks/a/inner, which holds /disks/a/inner/v1, is mounted"))
         #expect(MountTable(parsing: "").remarks(on: ["/disks/a"]) == [])
     }
 
