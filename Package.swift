@@ -184,6 +184,7 @@ let package = Package(
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
+        target("Eventually"),
         target("Simulator", ["Raft"]),
         .executableTarget(
             name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
@@ -196,18 +197,22 @@ let package = Package(
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
         tests("SimulatorTests", ["Simulator", "Raft"]),
-        tests("RaftLogTests", ["RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
+        tests(
+            "RaftLogTests",
+            ["Eventually", "RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),
         tests(
             "RaftDriverTests",
             [
-                "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire", "Reactor",
+                "Eventually", "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire",
+                "Reactor",
                 "Model", .sqlite,
             ]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model", .protobuf]),
         tests(
             "OMTests",
             [
-                "OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire", "Model",
+                "Eventually", "OM", "OMCore", "Client", "RaftDriver", "RaftLog", "Reactor", "Wire",
+                "Model",
                 .protobuf, .log,
             ]),
         tests(
@@ -218,7 +223,8 @@ let package = Package(
         tests(
             "ContainerStoreTests",
             [
-                "ContainerStore", "Reactor", "Telemetry", "ContainerFormat", "Checksum", "Model",
+                "Eventually", "ContainerStore", "Reactor", "Telemetry", "ContainerFormat",
+                "Checksum", "Model",
                 "Bytes",
             ]),
         tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
@@ -226,7 +232,8 @@ let package = Package(
         tests(
             "DatanodeTests",
             [
-                "Datanode", "ContainerStore", "ContainerFormat", "Transport", "Wire", "Reactor",
+                "Eventually", "Datanode", "ContainerStore", "ContainerFormat", "Transport", "Wire",
+                "Reactor",
                 "Model", "Bytes", .log,
             ]),
         tests(
@@ -235,9 +242,12 @@ let package = Package(
         tests("TidyTests", []),
         tests("ApusTests", ["apus", "SCMCore", "Wire", .arguments]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
-        tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
+        tests("TransportTests", ["Eventually", "Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
             "S3GatewayTests",
-            ["S3Gateway", "TestSupport", "Bytes", "Model", "Client", "Telemetry", .crypto, .log]),
+            [
+                "Eventually", "S3Gateway", "TestSupport", "Bytes", "Model", "Client", "Telemetry",
+                .crypto, .log,
+            ]),
     ]
 )

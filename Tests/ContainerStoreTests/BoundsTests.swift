@@ -1,5 +1,6 @@
 import Bytes
 import ContainerFormat
+import Eventually
 import Glibc
 import Model
 import Reactor
@@ -35,11 +36,7 @@ import Testing
     private func until(
         _ reactor: Reactor, _ condition: () async throws -> Bool
     ) async throws {
-        for _ in 0..<1000 {
-            if try await condition() { return }
-            try await reactor.sleep(for: .milliseconds(20))
-        }
-        Issue.record("it did not come about in 20 s")
+        try await eventually("what the store does by itself", condition)
     }
 
     @Test(

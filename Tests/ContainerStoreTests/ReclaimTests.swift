@@ -1,3 +1,4 @@
+import Eventually
 import Glibc
 import Model
 import Reactor
@@ -170,9 +171,7 @@ import Testing
                 try await reactor.sleep(for: .milliseconds(300))
                 #expect(store.unreclaimedBlocks == 20)
                 faults.set(error: nil, for: .punch)
-                while store.unreclaimedBlocks > 0 {
-                    try await reactor.sleep(for: .milliseconds(10))
-                }
+                try await eventually("all is reclaimed") { store.unreclaimedBlocks == 0 }
                 #expect(try await before - allocated(directory, reactor) >= 20 * 65_536)
                 #expect(await store.volumes()[0].isFailed == false)
                 try await store.close()

@@ -1,5 +1,6 @@
 import Bytes
 import ContainerFormat
+import Eventually
 import Model
 import Reactor
 import Synchronization
@@ -36,11 +37,9 @@ struct ScrubTests {
     }
 
     private func rounds(_ count: Int, of store: ContainerStore) async throws {
-        for _ in 0..<600 {
-            if store.scrubbers.allSatisfy({ $0.status.rounds >= count }) { return }
-            try await store.volumeList[0].reactor.sleep(for: .milliseconds(10))
+        try await eventually("\(count) rounds are finished") {
+            store.scrubbers.allSatisfy { $0.status.rounds >= count }
         }
-        Issue.record("\(count) rounds were not finished: \(store.scrubbers.map(\.status))")
     }
 
     @Test("all cells are read and found whole, and the time is kept over a restart")

@@ -1,4 +1,5 @@
 import ContainerFormat
+import Eventually
 import Model
 import Reactor
 import Synchronization
@@ -55,8 +56,8 @@ import Testing
             let container = try store.container(ContainerID(1))
             let end = container.state.withLock { $0.writtenTo }
             // A mark behind the last record says that it is durable.
-            while container.state.withLock({ $0.journal.syncedTo < end || $0.writtenTo == end }) {
-                try await reactor.sleep(for: .milliseconds(20))
+            try await eventually("a mark is there, and durable") {
+                container.state.withLock { $0.journal.syncedTo >= end && $0.writtenTo != end }
             }
             try await damage(directory, reactor)
         }

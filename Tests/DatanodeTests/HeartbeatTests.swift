@@ -1,4 +1,5 @@
 import ContainerStore
+import Eventually
 import Foundation
 import Logging
 import Model
@@ -90,7 +91,7 @@ struct Rig {
     }
 
     func until(_ condition: () -> Bool) async throws {
-        while !condition() { try await Task.sleep(for: .milliseconds(5)) }
+        try await eventually("what a heartbeat brings", condition)
     }
 
     func end() async throws {
@@ -134,8 +135,8 @@ struct HeartbeatTests {
         #expect(rig.scm.state.withLock { $0.registrations } == 1)
         rig.faults.set(isHung: false)
         try await rig.until { rig.scm.state.withLock { $0.done.contains(7) } }
-        while await rig.datanode.store.report()[0].state != .closed {
-            try await Task.sleep(for: .milliseconds(5))
+        try await eventually("the container is closed") {
+            await rig.datanode.store.report()[0].state == .closed
         }
         try await rig.end()
     }

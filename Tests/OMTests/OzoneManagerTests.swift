@@ -1,4 +1,5 @@
 import Client
+import Eventually
 import Logging
 import Model
 import RaftDriver
@@ -653,15 +654,14 @@ struct OzoneManagerTests {
             group.length = 10
             _ = try await client.commit(open, groups: [group], KeyCommit(etag: "p"))
             try await client.deleteBucket(bucket, user: "ann")
-            for _ in 0..<2000 where blocks.with({ !$0.deleted.contains(group.blockID) }) {
+            try await eventually("the part is deleted, long before it expires") {
                 clock.advance(.milliseconds(1))
-                try await Task.sleep(for: .milliseconds(5))
+                return blocks.with { $0.deleted.contains(group.blockID) }
             }
-            #expect(blocks.with { $0.deleted.contains(group.blockID) }, "long before it expires")
             clock.advance(.seconds(48 * 3600))
-            for _ in 0..<2000 where blocks.with({ $0.deleted.count }) < 12 {
+            try await eventually("all blocks are deleted") {
                 clock.advance(.milliseconds(1))
-                try await Task.sleep(for: .milliseconds(5))
+                return blocks.with { $0.deleted.count } >= 12
             }
             #expect(Set(blocks.with { $0.deleted }).count == 12)
             try await manager.close()

@@ -1,3 +1,4 @@
+import Eventually
 import MetadataStore
 import Model
 import RaftLog
@@ -82,8 +83,8 @@ private func fill(
 
 /// Returns when what is in the group's log waits for room.
 private func waitUntilStuck(_ group: MetadataGroup<Filling>) async throws {
-    while await group.engine.member.waitsForSpace == 0 {
-        try await group.reactor.sleep(for: .milliseconds(1))
+    try await eventually("what is in the log waits for room") {
+        await group.engine.member.waitsForSpace > 0
     }
 }
 

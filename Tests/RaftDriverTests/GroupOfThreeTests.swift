@@ -1,3 +1,4 @@
+import Eventually
 import Foundation
 import MetadataStore
 import Model
@@ -133,8 +134,8 @@ struct GroupOfThreeTests {
                     return error.code
                 }
             }
-            while await member.engine.member.log.lastIndex == before {
-                try await Task.sleep(for: .milliseconds(1))
+            try await eventually("the change is in the log") {
+                await member.engine.member.log.lastIndex > before
             }
             try await group.stop(leader)
             #expect(await outcome.value == .connection)

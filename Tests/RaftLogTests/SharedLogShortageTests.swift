@@ -1,3 +1,4 @@
+import Eventually
 import Foundation
 import Model
 import Raft
@@ -119,9 +120,7 @@ struct SharedLogShortageTests {
                     return error
                 }
             }
-            while log.queue.withLock({ $0.refusal }) == nil {
-                try await reactor.sleep(for: .milliseconds(1))
-            }
+            try await eventually("the log refuses") { log.queue.withLock { $0.refusal } != nil }
             let refused = await fill(group, from: 2)
             #expect(refused.error?.code == .overloaded && refused.next == 2)
             faults.set(error: nil, for: .write)

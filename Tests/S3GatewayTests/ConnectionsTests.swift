@@ -1,3 +1,4 @@
+import Eventually
 import Glibc
 import Model
 import Testing
@@ -47,7 +48,7 @@ private final class IdleSocket {
 @Suite("Connections of the gateway")
 struct ConnectionsTests {
     private func until(_ holds: () -> Bool) async throws {
-        while !holds() { try await Task.sleep(for: .milliseconds(5)) }
+        try await eventually("what the gateway does with its connections", holds)
     }
 
     @Test("idle ones give way to those that come, the longest idle first")

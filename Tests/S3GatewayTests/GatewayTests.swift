@@ -1,4 +1,5 @@
 import Client
+import Eventually
 import Foundation
 import Logging
 import Model
@@ -137,8 +138,8 @@ import Testing
             }
             try await withThrowingTaskGroup(of: Int.self) { group in
                 group.addTask { try await client.request("GET", "/bucket").status }
-                while entered.load(ordering: .sequentiallyConsistent) < 1 {
-                    try await Task.sleep(for: .milliseconds(5))
+                try await eventually("the request is in the store") {
+                    entered.load(ordering: .sequentiallyConsistent) > 0
                 }
                 released.store(true, ordering: .sequentiallyConsistent)
                 for try await status in group { #expect(status == 200) }

@@ -1,4 +1,5 @@
 import Bytes
+import Eventually
 import Glibc
 import Model
 import Reactor
@@ -78,7 +79,8 @@ private struct Rig {
         ]
         handler = SizeHandler(reactors[1], together: together)
         server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler)
+            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler,
+            limits: .patient)
         server.start()
         channel = RPCChannel(
             place == .process ? .local(handler) : .remote(host: "127.0.0.1", port: server.port),
@@ -198,8 +200,8 @@ struct AnswersTests {
             sender.add(
                 Frame(FrameHeader(kind: .request, requestID: id, method: 2), message: message))
         }
-        while rig.handler.seen.withLock({ $0.handled.count }) < 2 {
-            try await rig.reactors[0].sleep(for: .milliseconds(1))
+        try await eventually("two requests are handled") {
+            rig.handler.seen.withLock { $0.handled.count } >= 2
         }
         try await rig.reactors[0].sleep(for: .milliseconds(100))
         #expect(rig.handler.seen.withLock { $0.handled.count } == 2)
@@ -222,9 +224,7 @@ struct AnswersTests {
         }
         func budget() -> AnswerBudget? { rig.handler.seen.withLock { $0.budgets.first } }
         // Two have room; the others wait as long as nothing is received.
-        while budget()?.load.waiting ?? 0 < 6 {
-            try await rig.reactors[0].sleep(for: .milliseconds(1))
-        }
+        try await eventually("six answers wait") { budget()?.load.waiting ?? 0 >= 6 }
         #expect(budget()?.load.taken == 2 * bytes)
         var receiver = box.take()
         var answers = 0
@@ -234,9 +234,7 @@ struct AnswersTests {
             #expect(frame.payload?.count == bytes)
             answers += 1
         }
-        while budget()?.load.taken != 0 {
-            try await rig.reactors[0].sleep(for: .milliseconds(1))
-        }
+        try await eventually("all is given back") { budget()?.load.taken == 0 }
         await rig.stop()
     }
 

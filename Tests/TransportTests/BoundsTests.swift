@@ -1,4 +1,5 @@
 import Bytes
+import Eventually
 import Glibc
 import Model
 import Reactor
@@ -39,7 +40,8 @@ private struct Rig {
         reactors = [try Reactor.start(), try Reactor.start()]
         handler = NotingHandler(reactors[1])
         server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler)
+            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler,
+            limits: .patient)
         server.start()
     }
 
@@ -176,9 +178,7 @@ struct BoundsTests {
         let channel = rig.channel()
         let large = Payload(rig.reactors[0].pool.allocate(30 << 20), 0..<30 << 20)
         let holder = Task { try await channel.call(3, [], payload: large) }
-        while rig.handler.order.withLock({ $0.isEmpty }) {
-            try await rig.reactors[0].sleep(for: .milliseconds(1))
-        }
+        try await eventually("the call arrives") { !rig.handler.order.withLock { $0.isEmpty } }
         let error = await #expect(throws: StoreError.self) {
             _ = try await channel.call(1, [], payload: large, timeout: .milliseconds(100))
         }

@@ -1,4 +1,5 @@
 import Bytes
+import Eventually
 import Glibc
 import Model
 import Reactor
@@ -40,7 +41,7 @@ private struct Rig {
     }
 
     func until(_ holds: () -> Bool) async throws {
-        while !holds() { try await reactors[0].sleep(for: .milliseconds(1)) }
+        try await eventually("what the server does with its connections", holds)
     }
 
     func stop() async {

@@ -1,4 +1,5 @@
 import Bytes
+import Eventually
 import Model
 import Reactor
 import Synchronization
@@ -63,7 +64,8 @@ struct SharedMemoryTests {
             client = try Reactor.start(.init(pool: pool))
             serving = try Reactor.start()
             server = try RPCServer(
-                host: "127.0.0.1", port: 0, name: "server", reactors: [serving], handler: handler)
+                host: "127.0.0.1", port: 0, name: "server", reactors: [serving], handler: handler,
+                limits: .patient)
             server.start()
             channel = RPCChannel(
                 .remote(host: "127.0.0.1", port: server.port), name: "client", on: client)
@@ -78,10 +80,9 @@ struct SharedMemoryTests {
         }
 
         func untilEntered(_ count: Int) async throws {
-            for _ in 0..<500 where handler.entered.load(ordering: .relaxed) < count {
-                try await Task.sleep(for: .milliseconds(10))
+            try await eventually("\(count) calls are there") {
+                handler.entered.load(ordering: .relaxed) >= count
             }
-            #expect(handler.entered.load(ordering: .relaxed) >= count)
         }
     }
 
