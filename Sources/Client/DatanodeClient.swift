@@ -19,6 +19,8 @@ struct DatanodeClient: Sendable {
     let channels: ChannelPool
     let health: NodeHealth
     let window: TransferWindow
+    /// For whom its calls are.
+    var context = IOContext.client
     /// Told of each container that would not take a block.
     let onRefusal: @Sendable (ContainerID) -> Void
 
@@ -68,7 +70,7 @@ struct DatanodeClient: Sendable {
         let start = reactor.now()
         let reply = try await channels.channel(to: node, on: reactor).call(
             DatanodeMethod.writeCell.rawValue, request.encoded, payload: cell.payload,
-            timeout: Limits.writeTimeout)
+            timeout: Limits.writeTimeout, context: context)
         health.wrote(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
         let durable = try DNWriteCellResponse(parsing: reply.message).durableLength
         guard durable <= UInt64(ReplicationConfig.blockSize) else {
@@ -103,7 +105,7 @@ struct DatanodeClient: Sendable {
         do throws(StoreError) {
             reply = try await channels.channel(to: node, on: reactor).call(
                 DatanodeMethod.readBlock.rawValue, request.encoded, expecting: expecting,
-                timeout: min(patience, Limits.readTimeout))
+                timeout: min(patience, Limits.readTimeout), context: context)
         } catch {
             health.readFailed(
                 node.id, error.code, isPatient: patience >= Limits.readTimeout,
@@ -145,7 +147,8 @@ struct DatanodeClient: Sendable {
         request.limit = UInt32(limit)
         request.token = .octets(token)
         let reply = try await channels.channel(to: node, on: reactor).call(
-            DatanodeMethod.listBlocks.rawValue, request.encoded, timeout: Limits.readTimeout)
+            DatanodeMethod.listBlocks.rawValue, request.encoded, timeout: Limits.readTimeout,
+            context: context)
         let response = try DNListBlocksResponse(parsing: reply.message)
         return (response.blocks, response.hasMore_p)
     }

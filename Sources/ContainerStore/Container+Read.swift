@@ -53,7 +53,7 @@ extension Container {
     nonisolated(nonsending)
         func read(
             _ block: BlockID, _ range: Range<Int>, into target: AlignedBuffer?,
-            cache: ClosedCache, trace: TraceContext?
+            cache: ClosedCache, _ context: IOContext
         ) async throws(StoreError) -> BlockRead
     {
         try volume.check()
@@ -73,7 +73,7 @@ extension Container {
             if let target, target.capacity >= needed { target } else {
                 volume.reactor.pool.allocate(needed)
             }
-        try await readSegments(plan, of: file, into: buffer, block, trace)
+        try await readSegments(plan, of: file, into: buffer, block, context)
         try verify(plan, buffer, block)
         volume.committer.count { $0.bytesRead += plan.range.count }
         return BlockRead(
@@ -119,18 +119,18 @@ extension Container {
     nonisolated(nonsending)
         private func readSegments(
             _ plan: ReadPlan, of file: File, into buffer: AlignedBuffer, _ block: BlockID,
-            _ trace: TraceContext?
+            _ context: IOContext
         ) async throws(StoreError)
     {
         if plan.segments.count == 1 {
-            return try await readSegment(plan.segments[0], of: file, into: buffer, block, trace)
+            return try await readSegment(plan.segments[0], of: file, into: buffer, block, context)
         }
         let failure = await withTaskGroup(of: StoreError?.self) { group in
             for segment in plan.segments {
                 group.addTask {
                     do throws(StoreError) {
                         try await self.readSegment(
-                            segment, of: file, into: buffer, block, trace)
+                            segment, of: file, into: buffer, block, context)
                         return nil
                     } catch { return error }
                 }
@@ -145,16 +145,17 @@ extension Container {
     nonisolated(nonsending)
         private func readSegment(
             _ segment: ReadPlan.Segment, of file: File, into buffer: AlignedBuffer,
-            _ block: BlockID, _ trace: TraceContext?
+            _ block: BlockID, _ context: IOContext
         ) async throws(StoreError)
     {
         let count: Int
-        let stretch = DiskStretch(of: trace, on: volume.disk)
+        let stretch = DiskStretch(of: context.trace, on: volume.disk)
         defer { stretch?.end(.disk, "read", on: volume.disk, bytes: segment.length) }
         do throws(IOError) {
             let end = segment.bufferOffset + DataFile.aligned(segment.length)
             count = try await file.read(
-                into: buffer, segment.bufferOffset..<end, at: segment.fileOffset)
+                into: buffer, segment.bufferOffset..<end, at: segment.fileOffset,
+                class: context.ioClass)
         } catch {
             guard error.kind == .disk else { throw volume.refusal(for: error) }
             markDamaged("a read failed: \(error.description)")

@@ -31,7 +31,7 @@ final class Container: Sendable {
     /// See `ContainerStore.append`. The place is reserved before the first suspension.
     nonisolated(nonsending)
         func append(
-            _ cell: CellAppend, trace: TraceContext?
+            _ cell: CellAppend, _ context: IOContext
         ) async throws(StoreError) -> Int
     {
         try verify(cell)
@@ -40,10 +40,10 @@ final class Container: Sendable {
             switch reservation {
             case .done(let length): return length
             case .commit(let ticket):
-                let stretch = DiskStretch(of: trace, on: volume.disk)
+                let stretch = DiskStretch(of: context.trace, on: volume.disk)
                 return try await commit(ticket, cell.block.localID, since: stretch)
             case .write(let ticket, let fileOffset):
-                return try await write(cell, ticket: ticket, at: fileOffset, trace)
+                return try await write(cell, ticket: ticket, at: fileOffset, context)
             case .wait(let ticket):
                 let result = await withUnsafeContinuation { (waiter: Waiter) in
                     let isThere = state.withLock {
@@ -117,17 +117,17 @@ final class Container: Sendable {
 
     nonisolated(nonsending)
         private func write(
-            _ cell: CellAppend, ticket: UInt64, at fileOffset: Int, _ trace: TraceContext?
+            _ cell: CellAppend, ticket: UInt64, at fileOffset: Int, _ context: IOContext
         ) async throws(StoreError) -> Int
     {
         let localID = cell.block.localID
         var failure: StoreError?
-        let stretch = DiskStretch(of: trace, on: volume.disk)
+        let stretch = DiskStretch(of: context.trace, on: volume.disk)
         do throws(IOError) {
             guard let file = state.withLock({ $0.dataFile }) else {
                 preconditionFailure("an open container has its data file open")
             }
-            try await writePadded(cell.payload, to: file, at: fileOffset)
+            try await writePadded(cell.payload, to: file, at: fileOffset, context)
         } catch {
             // What was written of it lies where no record will point to.
             volume.note(error)
@@ -174,22 +174,27 @@ final class Container: Sendable {
     /// Writes `payload` and zeros up to the next 4 KiB, from aligned memory.
     nonisolated(nonsending)
         private func writePadded(
-            _ payload: Payload, to file: File, at offset: Int
+            _ payload: Payload, to file: File, at offset: Int, _ context: IOContext
         ) async throws(IOError)
     {
         let isAligned = payload.offset % DataFile.alignment == 0
         let whole = isAligned ? payload.count & ~(DataFile.alignment - 1) : 0
-        if isAligned && whole == payload.count { return try await file.write(payload, at: offset) }
+        let ioClass = context.ioClass
+        if isAligned && whole == payload.count {
+            return try await file.write(payload, at: offset, class: ioClass)
+        }
         // Nobody may write into the payload's own buffer, not even past its end: what is to be
         // padded is copied.
         let start = payload.count > ContainerStore.Limits.paddedCopyBytes ? whole : 0
-        if start > 0 { try await file.write(payload.slice(0..<start), at: offset) }
+        if start > 0 {
+            try await file.write(payload.slice(0..<start), at: offset, class: ioClass)
+        }
         let rest = payload.slice(start..<payload.count)
         let length = DataFile.aligned(rest.count)
         let copy = volume.reactor.pool.allocate(length)
         rest.withBytes { copy.bytes.copyMemory(from: $0) }
         copy.bytes(in: rest.count..<length).initializeMemory(as: UInt8.self, repeating: 0)
-        try await file.write(Payload(copy, 0..<length), at: offset + start)
+        try await file.write(Payload(copy, 0..<length), at: offset + start, class: ioClass)
     }
 
     // MARK: Space ahead

@@ -81,15 +81,16 @@ public final class ContainerStore: Sendable {
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
-    /// - Parameter trace: what is noted of the request that it is for.
+    /// - Parameter context: for whom, and until when: what was not written by then fails with
+    ///   `deadlineExceeded`.
     @discardableResult
     public nonisolated(nonsending)
         func append(
-            _ cell: CellAppend, trace: TraceContext? = nil
+            _ cell: CellAppend, _ context: IOContext = .client
         ) async throws(StoreError) -> Int
     {
         try await container(cell.block.containerID, replicaIndex: cell.replicaIndex)
-            .append(cell, trace: trace)
+            .append(cell, context)
     }
 
     /// Reads `range` of a block replica, rounded out to units of 4 KiB, and verifies it.
@@ -101,15 +102,16 @@ public final class ContainerStore: Sendable {
     ///   - replicaIndex: which replica is meant; `noSuchContainer` if another one is here.
     ///   - target: where the bytes go, from its start, if they fit; a buffer of the store's own
     ///     otherwise.
-    ///   - trace: what is noted of the request that it is for.
+    ///   - context: for whom, and until when: what was not read by then fails with
+    ///     `deadlineExceeded`.
     public nonisolated(nonsending)
         func read(
             _ block: BlockID, replicaIndex: Int, _ range: Range<Int>,
-            into target: AlignedBuffer? = nil, trace: TraceContext? = nil
+            into target: AlignedBuffer? = nil, _ context: IOContext = .client
         ) async throws(StoreError) -> BlockRead
     {
         try await container(block.containerID, replicaIndex: replicaIndex).read(
-            block, range, into: target, cache: cache, trace: trace)
+            block, range, into: target, cache: cache, context)
     }
 
     /// What is known of a block replica, as far as it is durable.

@@ -222,7 +222,7 @@ public final class Datanode: RPCHandler {
         response.durableLength = UInt64(
             try await append(
                 cell, replication: replication, permission: message.mayCreate,
-                trace: request.trace))
+                request.context))
         return RPCReply(response.encoded)
     }
 
@@ -230,15 +230,15 @@ public final class Datanode: RPCHandler {
     /// its block, and SCM has given permission: without, its absence is loss.
     private func append(
         _ cell: CellAppend, replication: ReplicationConfig, permission: UInt64,
-        trace: TraceContext?
+        _ context: IOContext
     ) async throws(StoreError) -> Int {
         if cell.offset > 0 || store.hasReplica(of: cell.block.containerID) {
-            return try await store.append(cell, trace: trace)
+            return try await store.append(cell, context)
         }
         try await store.createContainer(
             cell.block.containerID, replication: replication, replicaIndex: cell.replicaIndex,
             permission: permission)
-        return try await store.append(cell, trace: trace)
+        return try await store.append(cell, context)
     }
 
     /// The index of a replica in a request. Throws `badRequest` if it is missing, as from a client
@@ -276,7 +276,7 @@ public final class Datanode: RPCHandler {
         let read = try await store.read(
             BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex),
             range,
-            into: request.landing, trace: request.trace)
+            into: request.landing, request.context)
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums

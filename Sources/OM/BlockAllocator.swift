@@ -1,4 +1,5 @@
 import Model
+import Reactor
 
 /// What the Ozone Manager needs of SCM.
 public protocol BlockAllocator: Sendable {
@@ -22,8 +23,9 @@ public protocol BlockAllocator: Sendable {
 
     /// Where the replicas of `containers` are, by replica index; containers it does not know are
     /// left out.
+    /// - Parameter context: of the request that asks.
     func locate(
-        _ containers: [ContainerID]
+        _ containers: [ContainerID], _ context: IOContext
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]]
 }
 

@@ -45,9 +45,9 @@ final class ContainerPlaces: Sendable {
     }
 
     /// The nodes of `containers`, asking SCM about those that are not known.
-    /// - Parameter trace: what is noted of the request, where the task does not carry it.
+    /// - Parameter context: of the request that it is for.
     func locate(
-        _ containers: Set<ContainerID>, refresh: Bool, trace: TraceContext? = nil
+        _ containers: Set<ContainerID>, refresh: Bool, context: IOContext = .client
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
         let now = reactor.now()
         var known: [ContainerID: [DatanodeAddress?]] = [:]
@@ -66,14 +66,7 @@ final class ContainerPlaces: Sendable {
         var unknown = containers.filter { known[$0] == nil }.sorted()[...]
         while !unknown.isEmpty {
             let asked = Array(unknown.prefix(Limits.batch))
-            let found =
-                if let trace {
-                    try await trace.follow { () async throws(StoreError) in
-                        try await blocks.locate(asked)
-                    }
-                } else {
-                    try await blocks.locate(asked)
-                }
+            let found = try await blocks.locate(asked, context)
             unknown = unknown.dropFirst(Limits.batch)
             let learned = reactor.now()
             places.withLock { places in

@@ -1,4 +1,5 @@
 import Model
+import Reactor
 import Telemetry
 import Transport
 import Wire
@@ -14,15 +15,16 @@ public struct OMService: RPCHandler {
             throw StoreError(
                 .unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
         }
-        if let trace = request.trace, Self.mayAskSCM(method) {
+        if let trace = request.context.trace, Self.mayAskSCM(method) {
             return RPCReply(
                 try await trace.follow { () async throws(StoreError) in
-                    try await manager.handle(method: method, message: request.message)
+                    try await manager.handle(
+                        method: method, message: request.message, context: request.context)
                 })
         }
         return RPCReply(
             try await manager.handle(
-                method: method, message: request.message, trace: request.trace))
+                method: method, message: request.message, context: request.context))
     }
 }
 
@@ -88,11 +90,11 @@ public struct SCMBlockAllocator: BlockAllocator {
     }
 
     public func locate(
-        _ containers: [ContainerID]
+        _ containers: [ContainerID], _ context: IOContext
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
         var request = SCMLocateRequest()
         request.containers = containers.map(\.rawValue)
-        let response = try SCMLocateResponse(parsing: try await call(.locate, request.encoded))
+        let response = try SCMLocateResponse(parsing: try await call(.locate, request.encoded, context))
         var places: [ContainerID: [DatanodeAddress?]] = [:]
         for place in response.places {
             var nodes: [DatanodeAddress?] = []
@@ -102,7 +104,11 @@ public struct SCMBlockAllocator: BlockAllocator {
         return places
     }
 
-    private func call(_ method: SCMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
-        try await channel.call(method.rawValue, message, timeout: timeout).message
+    private func call(
+        _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client
+    ) async throws(StoreError) -> [UInt8] {
+        try await channel.call(
+            method.rawValue, message, timeout: timeout, context: context
+        ).message
     }
 }

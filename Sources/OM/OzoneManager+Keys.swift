@@ -1,14 +1,14 @@
 import Logging
 import Model
 import OMCore
-import Telemetry
+import Reactor
 import Wire
 
 // Keys: looked up, opened with their first blocks, given more, committed, deleted.
 
 extension OzoneManager {
     func handle(
-        _ method: OMMethod.OfKeys, _ message: [UInt8], _ trace: TraceContext?
+        _ method: OMMethod.OfKeys, _ message: [UInt8], _ context: IOContext
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .listKeys:
@@ -16,7 +16,7 @@ extension OzoneManager {
             try RequestRules.check(request)
             return try await read { reads throws(StoreError) in try reads.list(request) }.encoded
         case .lookupKey:
-            return try await lookupKey(OMLookupKeyRequest(parsing: message), trace).encoded
+            return try await lookupKey(OMLookupKeyRequest(parsing: message), context).encoded
         case .openKey:
             return try await openKey(OMOpenKeyRequest(parsing: message))
         case .openPart:
@@ -42,22 +42,22 @@ extension OzoneManager {
     }
 
     private func lookupKey(
-        _ request: OMLookupKeyRequest, _ trace: TraceContext?
+        _ request: OMLookupKeyRequest, _ context: IOContext
     ) async throws(StoreError) -> OMKeyResponse {
         var response = try await read { reads throws(StoreError) in try reads.key(request) }
         if response.key.groups.isEmpty { return response }
-        try await fillNodes(&response, refresh: request.refresh, trace)
+        try await fillNodes(&response, refresh: request.refresh, context)
         return response
     }
 
     /// Writes into each group of the answer where its replicas are.
     private func fillNodes(
-        _ response: inout OMKeyResponse, refresh: Bool, _ trace: TraceContext? = nil
+        _ response: inout OMKeyResponse, refresh: Bool, _ context: IOContext = .client
     ) async throws(StoreError) {
         guard !response.key.groups.isEmpty else { return }
         let containers = Set(response.key.groups.map { ContainerID($0.block.container) })
         Self.fillNodes(
-            &response, from: try await places.locate(containers, refresh: refresh, trace: trace))
+            &response, from: try await places.locate(containers, refresh: refresh, context: context))
     }
 
     /// Groups in containers that are not in `places` get empty places: not known. Those beyond

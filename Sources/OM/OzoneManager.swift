@@ -167,14 +167,14 @@ public final class OzoneManager: Sendable {
     /// Answers one request; both are encoded messages of om.proto.
     ///
     /// No switch over methods has a default: one that is new must say what it does.
-    /// - Parameter trace: what is noted of the request, where the task does not carry it.
+    /// - Parameter context: for whom the request is, and until when.
     public func handle(
-        method: OMMethod, message: [UInt8], trace: TraceContext? = nil
+        method: OMMethod, message: [UInt8], context: IOContext = .client
     ) async throws(StoreError) -> [UInt8] {
         switch method.subject {
         case .user(let method): try await handle(method, message)
         case .bucket(let method): try await handle(method, message)
-        case .key(let method): try await handle(method, message, trace)
+        case .key(let method): try await handle(method, message, context)
         case .upload(let method): try await handle(method, message)
         }
     }

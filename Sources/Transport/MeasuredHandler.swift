@@ -95,7 +95,7 @@ public struct MeasuredHandler: RPCHandler {
         let start = request.takenUp ?? .now()
         request.takenUp = start
         if request.traceID != 0 {
-            request.trace = TraceContext(
+            request.context.trace = TraceContext(
                 traceID: request.traceID, since: start.nanoseconds, ring: telemetry.traces)
         }
         return handler
@@ -121,7 +121,7 @@ public struct MeasuredHandler: RPCHandler {
             code = error.rawValue
             measures.count(error)
         }
-        request.trace?.finish(
+        request.context.trace?.finish(
             .serve, measures.name, detail: request.caller, at: end, isSlow: isSlow,
             outcome: code, bytes: bytes)
     }

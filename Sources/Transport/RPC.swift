@@ -1,7 +1,6 @@
 import Bytes
 import Model
 import Reactor
-import Telemetry
 
 /// A request as its handler sees it.
 public struct RPCRequest: Sendable {
@@ -18,20 +17,18 @@ public struct RPCRequest: Sendable {
     public var peer: PeerIdentity
     /// What the other end calls itself: for traces and messages, and proof of nothing.
     public var caller = ""
-    /// When the caller stops waiting.
-    public var deadline: MonotonicTime?
+    /// For whom it is, when the caller stops waiting, and what the role notes of it.
+    public var context: IOContext
     /// Follows one request of a user through all roles.
     public var traceID: UInt64
     /// When this process took it up, if the clock was read then: what need not read it again.
     public var takenUp: MonotonicTime?
-    /// What the role notes of the request while it serves it; nil where it is not followed.
-    public var trace: TraceContext?
     /// The connection's share of the budget of answers; nil: a caller in the same process.
     var answers: AnswerBudget?
 
     public init(
         method: UInt16, message: [UInt8], payload: Payload? = nil, token: [UInt8] = [],
-        peer: PeerIdentity = .sameProcess, deadline: MonotonicTime? = nil, traceID: UInt64 = 0
+        peer: PeerIdentity = .sameProcess, context: IOContext = .client, traceID: UInt64 = 0
     ) {
         self.method = method
         self.message = message
@@ -39,10 +36,9 @@ public struct RPCRequest: Sendable {
         landing = nil
         self.token = token
         self.peer = peer
-        self.deadline = deadline
+        self.context = context
         self.traceID = traceID
         takenUp = nil
-        trace = nil
         answers = nil
     }
 

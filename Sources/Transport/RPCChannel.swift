@@ -69,30 +69,35 @@ public actor RPCChannel {
     ///   - expecting: payload bytes the answer may bring; they count against the credit, and
     ///     are made room for in memory that the server shares.
     ///   - timeout: after it the call fails with `deadlineExceeded`.
-    ///   - traceID: 0: that of the request that the task works for, for which the call is noted.
+    ///   - context: for whom it is, which the role is told, and until when at most; it is noted for
+    ///     the request that this names, else for the one that the task works for.
+    ///   - traceID: 0: that of this request.
     /// - Throws: what the handler threw; `connection` when the role cannot be reached.
     public nonisolated func call(
         _ method: UInt16, _ message: [UInt8], payload: Payload? = nil, expecting: Int = 0,
-        timeout: Duration? = nil, token: [UInt8] = [], traceID: UInt64 = 0
+        timeout: Duration? = nil, context: IOContext = .client, token: [UInt8] = [],
+        traceID: UInt64 = 0
     ) async throws(StoreError) -> RPCReply {
-        let context = TraceContext.current
+        let trace = context.trace ?? TraceContext.current
         // One reading for the deadline, for what is left of it when the frame is made, and for the
         // span.
-        let now = timeout == nil && context == nil ? nil : reactor.now()
+        let now = timeout == nil && trace == nil ? nil : reactor.now()
+        var deadline = timeout.flatMap { now?.advanced(by: $0) }
+        if let until = context.deadline { deadline = min(deadline ?? until, until) }
         var request = RPCRequest(
             method: method, message: message, payload: payload, token: token,
-            deadline: timeout.flatMap { now?.advanced(by: $0) },
-            traceID: traceID == 0 ? context?.traceID ?? 0 : traceID)
+            context: IOContext(context.ioClass, until: deadline),
+            traceID: traceID == 0 ? trace?.traceID ?? 0 : traceID)
         request.takenUp = now
-        guard let context, let start = now?.nanoseconds else {
+        guard let trace, let start = now?.nanoseconds else {
             return try await send(request, expecting: expecting)
         }
         do throws(StoreError) {
             let reply = try await send(request, expecting: expecting)
-            note(request, context, since: start, reply: reply, outcome: 0)
+            note(request, trace, since: start, reply: reply, outcome: 0)
             return reply
         } catch {
-            note(request, context, since: start, reply: nil, outcome: error.code.rawValue)
+            note(request, trace, since: start, reply: nil, outcome: error.code.rawValue)
             throw error
         }
     }
@@ -129,7 +134,7 @@ public actor RPCChannel {
         _ request: RPCRequest, expecting: Int
     ) async throws(StoreError) -> RPCConnection.CallEnd {
         let isHere = reactor.isCurrent
-        let connection = try await connected(until: request.deadline, arrives: isHere)
+        let connection = try await connected(until: request.context.deadline, arrives: isHere)
         // Back on the reactor the call begins before anything else does.
         if isHere {
             if reactor.isCurrent { inPlace { $0.arrived() } } else { await arrived() }
@@ -138,10 +143,10 @@ public actor RPCChannel {
     }
 
     private nonisolated func note(
-        _ request: RPCRequest, _ context: TraceContext, since start: UInt64, reply: RPCReply?,
+        _ request: RPCRequest, _ trace: TraceContext, since start: UInt64, reply: RPCReply?,
         outcome: UInt16
     ) {
-        context.record(
+        trace.record(
             .call, MethodNames.name(of: request.method), detail: address, from: start,
             to: reactor.now().nanoseconds, outcome: outcome,
             bytes: (request.payload?.count ?? 0) + (reply?.payload?.count ?? 0))

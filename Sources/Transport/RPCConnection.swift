@@ -268,7 +268,7 @@ actor RPCConnection {
         // Calls without bytes keep their place too: they may be about what waits.
         guard waiting.isEmpty, bytes == 0 || inFlight == 0 || inFlight + bytes <= credit else {
             waiting.append(call)
-            if call.request.deadline != nil { watchDeadlines() }
+            if call.request.context.deadline != nil { watchDeadlines() }
             return
         }
         inFlight += bytes
@@ -280,19 +280,20 @@ actor RPCConnection {
         let request = call.request
         var header = FrameHeader(kind: .request, requestID: call.id, method: request.method)
         header.traceID = request.traceID
-        if let deadline = request.deadline {
+        header.ioClass = request.context.ioClass.rawValue
+        if let deadline = request.context.deadline {
             let now = (now ?? reactor.now()).nanoseconds
             let left = deadline.nanoseconds - min(now, deadline.nanoseconds)
             header.deadlineMilliseconds = UInt32(clamping: max(1, left / 1_000_000))
         }
         let shared = share(request.payload, expecting: call.expecting, &header)
         pending[call.id] = Pending(
-            continuation: call.continuation, bytes: call.bytes, deadline: request.deadline,
+            continuation: call.continuation, bytes: call.bytes, deadline: request.context.deadline,
             shared: shared)
         sender.add(
             Frame(
                 header, token: request.token, message: request.message, payload: request.payload))
-        if request.deadline != nil { watchDeadlines() }
+        if request.context.deadline != nil { watchDeadlines() }
     }
 
     /// Notes in `header` where the payload lies, or where the answer's may go, in memory that the
@@ -356,7 +357,7 @@ actor RPCConnection {
 
     private func watch() async {
         while pending.values.contains(where: { $0.deadline != nil })
-            || waiting.contains(where: { $0.request.deadline != nil })
+            || waiting.contains(where: { $0.request.context.deadline != nil })
         {
             do {
                 try await reactor.sleep(for: TransportLimits.deadlineTick)
@@ -367,7 +368,7 @@ actor RPCConnection {
             let late = pending.filter { $0.value.deadline.map { $0 <= now } ?? false }
             let error = StoreError(.deadlineExceeded, "\(socket.peer) did not answer in time")
             for id in late.keys { abandon(id, error) }
-            let unsent = waiting.filter { $0.request.deadline.map { $0 <= now } ?? false }
+            let unsent = waiting.filter { $0.request.context.deadline.map { $0 <= now } ?? false }
             guard !unsent.isEmpty else { continue }
             let ids = Set(unsent.map(\.id))
             waiting.removeAll { ids.contains($0.id) }

@@ -233,10 +233,12 @@ actor ServerConnection {
         receivedBytes += bytes
         var request = received
         request.answers = answers
+        // A class that this program does not know is none that somebody waits for.
+        request.context.ioClass = IOClass(rawValue: header.ioClass) ?? .background
         if header.deadlineMilliseconds > 0 {
             let now = reactor.turnTime()
             request.takenUp = now
-            request.deadline = now.advanced(
+            request.context.deadline = now.advanced(
                 by: .milliseconds(Int(header.deadlineMilliseconds)))
         }
         let target = handler.prepare(&request)

@@ -9,7 +9,7 @@ import Model
 ///     7  u8  payload place        36 u32 CRC32C of token and message
 ///     8  u64 request ID           40 u64 trace ID
 ///     16 u16 method
-///     18 u16 status
+///     18 u16 status; of a request the class of its I/O
 ///     20 u32 token bytes
 ///
 /// Behind it come the token, the message and the payload, nothing between them. The payload is
@@ -56,8 +56,11 @@ public struct FrameHeader: Hashable, Sendable {
     public var kind: Kind
     public var requestID: UInt64
     public var method: UInt16
-    /// 0, or the `StoreError.Code` of a failure whose text is the message.
+    /// 0, or the `StoreError.Code` of a failure whose text is the message. A request has none.
     public var status: UInt16
+    /// Of a request: the number of the I/O class that it is of; 0, also from programs that do not
+    /// know of it: a client waits. 0 of all other frames.
+    public var ioClass: UInt8
     public var tokenBytes: Int
     public var messageBytes: Int
     public var payloadBytes: Int
@@ -72,7 +75,7 @@ public struct FrameHeader: Hashable, Sendable {
 
     public init(
         kind: Kind, requestID: UInt64 = 0, method: UInt16 = 0, status: UInt16 = 0,
-        tokenBytes: Int = 0, messageBytes: Int = 0, payloadBytes: Int = 0,
+        ioClass: UInt8 = 0, tokenBytes: Int = 0, messageBytes: Int = 0, payloadBytes: Int = 0,
         deadlineMilliseconds: UInt32 = 0, bodyChecksum: UInt32 = 0, traceID: UInt64 = 0,
         credit: Int = 0, payloadPlace: PayloadPlace = .inline, sharedOffset: Int = 0
     ) {
@@ -80,6 +83,7 @@ public struct FrameHeader: Hashable, Sendable {
         self.requestID = requestID
         self.method = method
         self.status = status
+        self.ioClass = ioClass
         self.tokenBytes = tokenBytes
         self.messageBytes = messageBytes
         self.payloadBytes = payloadBytes
@@ -108,7 +112,7 @@ public struct FrameHeader: Hashable, Sendable {
         put(payloadPlace.rawValue, at: 7)
         put(requestID, at: 8)
         put(method, at: 16)
-        put(status, at: 18)
+        put(kind == .request ? UInt16(ioClass) : status, at: 18)
         put(UInt32(tokenBytes), at: 20)
         put(UInt32(messageBytes), at: 24)
         put(UInt32(payloadBytes), at: 28)
@@ -138,9 +142,12 @@ public struct FrameHeader: Hashable, Sendable {
         guard let place = PayloadPlace(rawValue: rawPlace) else { throw .place(rawPlace) }
         let offset = get(52, as: UInt64.self)
         guard offset <= UInt64(Int.max) else { throw .shared("offset \(offset)") }
+        let word = get(18, as: UInt16.self)
+        let isRequest = kind == .request
         self.init(
             kind: kind, requestID: get(8, as: UInt64.self), method: get(16, as: UInt16.self),
-            status: get(18, as: UInt16.self), tokenBytes: Int(get(20, as: UInt32.self)),
+            status: isRequest ? 0 : word, ioClass: isRequest ? UInt8(clamping: word) : 0,
+            tokenBytes: Int(get(20, as: UInt32.self)),
             messageBytes: Int(get(24, as: UInt32.self)),
             payloadBytes: Int(get(28, as: UInt32.self)),
             deadlineMilliseconds: get(32, as: UInt32.self),

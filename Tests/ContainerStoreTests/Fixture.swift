@@ -90,7 +90,7 @@ extension ContainerStore {
     {
         var cell = cell
         cell.replicaIndex = indexHere(cell.block.containerID)
-        return try await append(cell, trace: nil)
+        return try await append(cell, .client)
     }
 
     nonisolated(nonsending)

@@ -90,7 +90,7 @@ import Testing
                 var stray = cell(blockID(2), at: 0, [1])
                 stray.replicaIndex = index
                 let errors = [
-                    await refusal { try await store.append(stray, trace: nil) },
+                    await refusal { try await store.append(stray, .client) },
                     await refusal {
                         try await store.read(blockID(1), replicaIndex: index, 0..<1)
                     },

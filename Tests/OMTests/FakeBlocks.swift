@@ -1,5 +1,6 @@
 import Model
 import OM
+import Reactor
 import Synchronization
 
 /// SCM as the Ozone Manager sees it: nodes, blocks on them, what was asked.
@@ -87,7 +88,7 @@ final class FakeBlocks: BlockAllocator {
     }
 
     func locate(
-        _ containers: [ContainerID]
+        _ containers: [ContainerID], _ context: IOContext
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
         let result = state.withLock {
             state -> Result<[ContainerID: [DatanodeAddress?]], StoreError> in

@@ -1,4 +1,5 @@
 import Bytes
+import Eventually
 import Foundation
 import Model
 import Reactor
@@ -9,7 +10,7 @@ import Wire
 @testable import Transport
 
 /// Method 1 echoes, 2 fails, 3 sleeps until cancelled, 4 answers with a payload of the size asked
-/// for, 5 tells the order in which requests arrived.
+/// for, 5 tells the order in which requests arrived, 6 how its context did.
 private final class EchoHandler: RPCHandler {
     let sleeping = Mutex(0)
     let cancelled = Mutex(0)
@@ -35,6 +36,12 @@ private final class EchoHandler: RPCHandler {
             let buffer = reactor.pool.allocate(count)
             for index in 0..<count { buffer.bytes[index] = UInt8(truncatingIfNeeded: index >> 8) }
             return RPCReply([], payload: Payload(buffer, 0..<count))
+        case 6:
+            let left = request.context.deadline.map { reactor.now().duration(to: $0) }
+            return RPCReply([
+                request.context.ioClass.rawValue,
+                left.map { UInt8(clamping: $0.components.seconds + 1) } ?? 255,
+            ])
         default:
             order.withLock { $0.append(request.traceID) }
             return RPCReply()
@@ -58,7 +65,8 @@ private struct Rig {
         ]
         handler = EchoHandler(reactors[1])
         server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler)
+            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]], handler: handler,
+            limits: .patient)
         server.start()
         channel = RPCChannel(
             .remote(host: "127.0.0.1", port: server.port), name: "client", on: reactors[0],
@@ -79,6 +87,30 @@ private func backend(_ uring: Bool) -> Reactor.Options.Backend { uring ? .uring 
 
 @Suite("Transport")
 struct TransportTests {
+    @Test(
+        "for whom a call is arrives with it, and when its caller stops waiting: the earlier of two",
+        arguments: [true, false])
+    func context(local: Bool) async throws {
+        let rig = try Rig(.automatic)
+        let here = RPCChannel(.local(rig.handler), name: "here", on: rig.reactors[1])
+        let channel = local ? here : rig.channel
+        for ioClass in IOClass.allCases {
+            let soon = rig.reactors[1].now().advanced(by: .seconds(90))
+            for (until, timeout, most) in [
+                (nil, nil, 255), (soon, nil, 90), (nil, Duration.seconds(80), 80),
+                (soon, .seconds(200), 90), (soon, .seconds(60), 60),
+            ] {
+                let reply = try await channel.call(
+                    6, [], timeout: timeout, context: IOContext(ioClass, until: until))
+                #expect(reply.message[0] == ioClass.rawValue)
+                // What is left, rounded up; on a busy machine less.
+                #expect(Int(reply.message[1]) <= most && reply.message[1] > 0)
+                #expect(most != 255 || reply.message[1] == 255)
+            }
+        }
+        await rig.stop()
+    }
+
     @Test("requests and payloads of all sizes come back", arguments: backends, places)
     func echo(uring: Bool, sharing: Bool) async throws {
         let rig = try Rig(backend(uring), sharing: sharing)
@@ -146,9 +178,7 @@ struct TransportTests {
             try await rig.channel.call(3, [], timeout: .milliseconds(150))
         }
         #expect(error?.code == .deadlineExceeded)
-        for _ in 0..<100 where rig.handler.cancelled.withLock({ $0 }) == 0 {
-            try await Task.sleep(for: .milliseconds(20))
-        }
+        try await eventually("it is cancelled") { rig.handler.cancelled.withLock { $0 } > 0 }
         #expect(rig.handler.cancelled.withLock { $0 } == 1)
         #expect(try await rig.channel.call(1, [9]).message == [9])
         await rig.stop()
@@ -165,16 +195,11 @@ struct TransportTests {
         let before = rig.handler.sleeping.withLock { $0 }
         let call = Task { try await rig.channel.call(3, [7]) }
         // Not before it is there, however long the machine takes.
-        while rig.handler.sleeping.withLock({ $0 }) == before {
-            try await Task.sleep(for: .milliseconds(5))
-        }
+        try await eventually("the call arrives") { rig.handler.sleeping.withLock { $0 } > before }
         call.cancel()
         let error = await #expect(throws: StoreError.self) { try await call.value }
         #expect(error == StoreError(.cancelled, "the call was cancelled"))
-        for _ in 0..<1000 where rig.handler.cancelled.withLock({ $0 }) == 0 {
-            try await Task.sleep(for: .milliseconds(20))
-        }
-        #expect(rig.handler.cancelled.withLock { $0 } >= 1)
+        try await eventually("it is cancelled") { rig.handler.cancelled.withLock { $0 } > 0 }
         await rig.stop()
     }
 
@@ -198,9 +223,7 @@ struct TransportTests {
     func reconnect(sharing: Bool) async throws {
         let rig = try Rig(.automatic, sharing: sharing)
         let call = Task { try await rig.channel.call(3, []) }
-        while rig.handler.sleeping.withLock({ $0 }) == 0 {
-            try await Task.sleep(for: .milliseconds(1))
-        }
+        try await eventually("the call arrives") { rig.handler.sleeping.withLock { $0 } > 0 }
         let port = rig.server.port
         await rig.server.stop()
         let error = await #expect(throws: StoreError.self) { try await call.value }

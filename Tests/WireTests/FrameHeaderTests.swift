@@ -35,11 +35,13 @@ struct FrameHeaderTests {
     func roundTrip() throws {
         var generator = Generator(state: 1)
         for _ in 0..<1000 {
+            let kind = FrameHeader.Kind.allCases.randomElement(using: &generator)!
             let header = FrameHeader(
-                kind: FrameHeader.Kind.allCases.randomElement(using: &generator)!,
+                kind: kind,
                 requestID: generator.next(),
                 method: UInt16.random(in: 0 ... .max, using: &generator),
-                status: UInt16.random(in: 0...40, using: &generator),
+                status: kind == .request ? 0 : UInt16.random(in: 0...40, using: &generator),
+                ioClass: kind == .request ? UInt8.random(in: 0...255, using: &generator) : 0,
                 tokenBytes: Int.random(in: 0...FrameHeader.Limits.tokenBytes, using: &generator),
                 messageBytes: Int.random(
                     in: 0...FrameHeader.Limits.messageBytes, using: &generator),
@@ -57,6 +59,8 @@ struct FrameHeaderTests {
         let bytes = bytes(of: FrameHeader(kind: .request, requestID: 0x0102, method: 0x0201))
         #expect(Array(bytes[0..<8]) == [0x41, 0x50, 0x55, 0x53, 2, 0, 2, 0])
         #expect(Array(bytes[8..<18]) == [2, 1, 0, 0, 0, 0, 0, 0, 1, 2])
+        #expect(Array(self.bytes(of: FrameHeader(kind: .request, ioClass: 3))[18..<20]) == [3, 0])
+        #expect(Array(self.bytes(of: FrameHeader(kind: .goodbye, status: 3))[18..<20]) == [3, 0])
     }
 
     @Test("a flipped bit anywhere is refused")
