@@ -93,7 +93,7 @@ final class Committer: Sendable {
             // One operation instead of two; the zeros ahead are too long to be written so.
             let isShort = item.batch.ahead == nil
             await item.container.writeJournal(item.batch, isDurable: isShort)
-            if !isShort { await item.container.syncJournal() }
+            if !isShort { await item.container.journalWriter.synchronize() }
             await data
         }
         state.withLock { state in

@@ -85,18 +85,15 @@ extension Container {
         let closed = JournalRecord.closed(
             footerOffset: footerOffset, blockCount: snapshot.entries.count,
             usedBytes: snapshot.usedBytes)
-        let path = volume.journalPath(id)
         let tail = try await volume.changing { () async throws(IOError) in
             try await write(bytes, to: snapshot.data, at: snapshot.tail)
             try await snapshot.data.synchronize()
-            return try await replaceJournal(path, [closed, .mark])
+            return try await replaceJournal([closed, .mark])
         }
         state.withLock { state in
             state.phase = .closed(footerOffset: footerOffset)
             state.blocks = [:]
             state.journal = tail
-            // Opened again when there is something to write.
-            state.journalFile = nil
             state.dataFile = nil
             state.isJournalHeld = false
             state.journalTrouble = nil
@@ -151,40 +148,15 @@ extension Container {
         }
     }
 
-    /// Writes a new journal of `records`, durably, in place of the old one if there is one.
-    /// Returns its tail.
-    ///
-    /// Each record vouches for those before it: the file gets its name when it is durable.
-    func replaceJournal(
-        _ path: String, _ records: [JournalRecord]
-    ) async throws(IOError) -> JournalTail {
-        let temporary = path + ".new"
-        let reactor = volume.reactor
-        var tail = JournalTail(Journal(header))
-        var bytes = header.encoded(for: .journal)
-        for record in records {
-            let write = tail.append([record])
-            tail.synced()
-            bytes.removeLast(bytes.count - write.offset)
-            bytes += write.bytes
-        }
-        // A closed container's journal grows by deletions only, so it gets no long segment.
-        let ahead =
-            bytes.count
-            + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
-        let file = try await File.open(
-            temporary, [.read, .write, .create, .truncate, .direct], on: reactor, disk: volume.disk)
-        try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)
-        try await writeZeros(bytes.count..<ahead, to: file)
-        try await file.synchronize()
-        try await file.close()
-        try await reactor.rename(temporary, to: path, disk: volume.disk)
-        try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
+    /// Writes a new journal of `records` in place of the old one, if there is one. See
+    /// `JournalWriter.replace`.
+    func replaceJournal(_ records: [JournalRecord]) async throws(IOError) -> JournalTail {
+        let (tail, size) = try await journalWriter.replace(by: records)
         let before = state.withLock { state in
-            defer { state.journalAheadTo = ahead }
+            defer { state.journalAheadTo = size }
             return state.journalAheadTo
         }
-        charge(ahead - before)
+        charge(size - before)
         return tail
     }
 }

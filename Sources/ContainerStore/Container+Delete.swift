@@ -232,9 +232,9 @@ extension Container {
         cache.forget(id)
         let charged = state.withLock { state in
             state.dataFile = nil
-            state.journalFile = nil
             return state.charged
         }
+        journalWriter.letGo()
         try await volume.removeContainer(id)
         charge(-charged)
     }

@@ -1,4 +1,3 @@
-import Bytes
 import ContainerFormat
 import Model
 import Reactor
@@ -50,14 +49,7 @@ extension Container {
     /// Removes what a write left behind the journal's end that was not acknowledged, so that it
     /// can never be taken for records, and goes on from `tail`.
     func cutTail(of tail: JournalTail) async throws(IOError) {
-        let journal = try await File.open(
-            volume.journalPath(id), [.read, .write, .direct], on: volume.reactor, disk: volume.disk)
-        if let last = tail.lastBlock {
-            try await journal.write(
-                Payload(copying: last.bytes, pool: volume.reactor.pool), at: last.offset)
-        }
-        try await journal.truncate(to: DataFile.aligned(tail.end))
-        try await journal.synchronize()
+        try await journalWriter.cut(to: tail)
         state.withLock { state in
             state.journal = tail
             state.writtenTo = tail.end
@@ -81,7 +73,7 @@ extension Container {
         do throws(IOError) {
             // Data first: the mark says of the cells before it that they are durable.
             try await work.data?.synchronize(class: .background)
-            try await openJournal().synchronize(class: .background)
+            try await journalWriter.open().synchronize(class: .background)
         } catch {
             isDurable = false
             volume.note(error)

@@ -28,16 +28,14 @@ extension Container {
             }
             try await new.synchronize()
             try await new.close()
-            let tail = try await container.replaceJournal(volume.journalPath(id), [])
+            let tail = try await container.replaceJournal([])
             try await reactor.rename(path + ".new", to: path, disk: volume.disk)
             try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
             let data = try await File.open(
                 path, [.read, .write, .direct], on: reactor, disk: volume.disk)
-            let journal = try await File.open(
-                volume.journalPath(id), [.read, .write, .direct], on: reactor, disk: volume.disk)
+            _ = try await container.journalWriter.open()
             container.state.withLock { state in
                 state.dataFile = data
-                state.journalFile = journal
                 state.journal = tail
                 state.allocatedTo = extent
             }
@@ -125,10 +123,7 @@ extension Container {
                 state.withLock { $0.allocatedTo = end }
                 charge(end - size)
             } else {
-                let journal = try await File.open(
-                    volume.journalPath(id), [.read, .write, .direct], on: reactor, disk: volume.disk
-                )
-                state.withLock { $0.journalFile = journal }
+                _ = try await journalWriter.open()
             }
         }
     }
@@ -182,10 +177,9 @@ extension Container {
         let files = state.withLock { state in
             defer {
                 state.dataFile = nil
-                state.journalFile = nil
                 state.phase = .deleted
             }
-            return [state.dataFile, state.journalFile].compactMap { $0 }
+            return [state.dataFile, journalWriter.take()].compactMap { $0 }
         }
         for file in files {
             do throws(IOError) { try await file.close() } catch {

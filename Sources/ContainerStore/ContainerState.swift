@@ -90,7 +90,6 @@ struct ContainerState: Sendable {
     /// The journal file has zeros, or records, up to here.
     var journalAheadTo = 0
     var dataFile: File?
-    var journalFile: File?
 
     var extras: [Extra] = []
     /// Blocks that may have something ready, in order of first sight.

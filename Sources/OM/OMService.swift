@@ -94,7 +94,8 @@ public struct SCMBlockAllocator: BlockAllocator {
     ) async throws(StoreError) -> [ContainerID: [DatanodeAddress?]] {
         var request = SCMLocateRequest()
         request.containers = containers.map(\.rawValue)
-        let response = try SCMLocateResponse(parsing: try await call(.locate, request.encoded, context))
+        let response = try SCMLocateResponse(
+            parsing: try await call(.locate, request.encoded, context))
         var places: [ContainerID: [DatanodeAddress?]] = [:]
         for place in response.places {
             var nodes: [DatanodeAddress?] = []

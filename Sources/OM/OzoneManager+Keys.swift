@@ -57,7 +57,8 @@ extension OzoneManager {
         guard !response.key.groups.isEmpty else { return }
         let containers = Set(response.key.groups.map { ContainerID($0.block.container) })
         Self.fillNodes(
-            &response, from: try await places.locate(containers, refresh: refresh, context: context))
+            &response, from: try await places.locate(containers, refresh: refresh, context: context)
+        )
     }
 
     /// Groups in containers that are not in `places` get empty places: not known. Those beyond

@@ -55,8 +55,9 @@ class Sample:
             state = container["state"]
             self.containers[state] = self.containers.get(state, 0) + 1
         self.stored = sum(container["usedBytes"] for container in containers)
-        self.pss = sum(pss(int(path.read_text()))
-                       for path in pathlib.Path(cluster.dir, "run").glob("*.pid"))
+        self.memory = {path.stem: pss(int(path.read_text()))
+                       for path in sorted(pathlib.Path(cluster.dir, "run").glob("*.pid"))}
+        self.pss = sum(self.memory.values())
 
 
 class SteadyLoad:
@@ -153,6 +154,10 @@ def main():
               f" {load.errors[:3]}")
         print(f"p99 of the last minute / first: {last / max(first, 1e-9):.2f}")
         print(f"nodes not healthy: {load.unhealthy[:20]}")
+        early = [sample for sample in load.samples if sample.at < 60]
+        print("MiB, after a minute and at the end:", {
+            role: (round(early[-1].memory[role] / MIB), round(bytes / MIB))
+            for role, bytes in load.samples[-1].memory.items()})
         print("processor seconds:", {
             path.stem: round(processor_seconds(int(path.read_text())), 1)
             for path in sorted(pathlib.Path(cluster.dir, "run").glob("*.pid"))})

@@ -195,7 +195,7 @@ import Testing
             try await store.closeContainer(one)
             try await store.deleteBlocks([blockID(1)])
             let container = try store.container(one)
-            try await until(reactor) { container.state.withLock { $0.journalFile == nil } }
+            try await until(reactor) { !container.journalWriter.isOpen }
         }
     }
 
