@@ -273,16 +273,33 @@ public final class Datanode: RPCHandler {
             (range.upperBound + unit - 1) / unit * unit - range.lowerBound / unit * unit
         let hold = try await request.reserveAnswer(
             needed <= request.landing?.capacity ?? 0 ? 0 : needed)
-        let read = try await store.read(
-            BlockID(message.block), replicaIndex: try Self.replicaIndex(message.replicaIndex),
-            range,
-            into: request.landing, request.context)
+        let index = try Self.replicaIndex(message.replicaIndex)
+        let read = try await abandoning(hold) { () async throws(StoreError) in
+            try await store.read(
+                BlockID(message.block), replicaIndex: index, range, into: request.landing,
+                request.context)
+        }
         var response = DNReadBlockResponse()
         response.offset = UInt64(read.range.lowerBound)
         response.checksums = read.checksums
         var reply = RPCReply(response.encoded, payload: read.payload)
         reply.hold = hold
         return reply
+    }
+
+    /// Runs `body`; gives up `hold`'s part of its connection's budget once nobody waits any more.
+    private nonisolated(nonsending) func abandoning<T: Sendable>(
+        _ hold: AnswerHold?, _ body: nonisolated(nonsending) () async throws(StoreError) -> T
+    ) async throws(StoreError) -> T {
+        guard let hold else { return try await body() }
+        let result: Result<T, StoreError> = await withTaskCancellationHandler {
+            do throws(StoreError) { return .success(try await body()) } catch {
+                return .failure(error)
+            }
+        } onCancel: {
+            hold.abandon()
+        }
+        return try result.get()
     }
 
     private func listBlocks(_ request: RPCRequest) async throws(StoreError) -> RPCReply {

@@ -122,10 +122,13 @@ public final class AnswerBudget: Sendable {
         if cancelled != nil { giveBackHere(0) }
     }
 
-    fileprivate func giveBack(_ count: Int) {
+    /// - Parameter isAbandoned: what lies within an outer budget was given back before.
+    fileprivate func giveBack(_ count: Int, isAbandoned: Bool) {
         outer?.giveBackHere(count)
-        giveBackHere(count)
+        if outer == nil || !isAbandoned { giveBackHere(count) }
     }
+
+    fileprivate func giveBackShare(_ count: Int) { if outer != nil { giveBackHere(count) } }
 
     private func giveBackHere(_ count: Int) {
         let served = state.withLock { state in
@@ -146,11 +149,20 @@ public final class AnswerBudget: Sendable {
 public final class AnswerHold: Sendable {
     private let count: Int
     private let budget: AnswerBudget
+    private let isAbandoned = Atomic<Bool>(false)
 
     fileprivate init(_ count: Int, of budget: AnswerBudget) {
         self.count = count
         self.budget = budget
     }
 
-    deinit { budget.giveBack(count) }
+    deinit { budget.giveBack(count, isAbandoned: isAbandoned.load(ordering: .relaxed)) }
+
+    /// The caller has gone, though the answer's memory may still be waited for, by a disk that
+    /// hangs. What it has of its connection's share is there for others; of the process's memory it
+    /// keeps what it has.
+    public func abandon() {
+        guard !isAbandoned.exchange(true, ordering: .relaxed) else { return }
+        budget.giveBackShare(count)
+    }
 }

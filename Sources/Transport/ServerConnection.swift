@@ -24,15 +24,24 @@ actor ServerConnection {
     private var hasHello = false
     /// Requests begun.
     private var begun: UInt64 = 0
-    private var running: [UInt64: Task<Void, Never>] = [:]
+    private var running: [UInt64: Running] = [:]
     /// Bytes of requests that are not answered: messages, tokens and payloads.
     private var receivedBytes = 0
+    /// Of them, those whose callers have gone: they take no room from others.
+    private var abandonedBytes = 0
     /// No answer is sent any more: requests that end now were cancelled for it, which is not what
     /// their callers asked for.
     private var isEnding = false
     private var resume: UnsafeContinuation<Void, Never>?
     /// Who waits for the last handler to end.
     private var quiet: [UnsafeContinuation<Void, Never>] = []
+
+    /// A request that is not answered.
+    private struct Running {
+        var task: Task<Void, Never>
+        var bytes: Int
+        var isAbandoned = false
+    }
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
@@ -52,7 +61,7 @@ actor ServerConnection {
 
     func close() async {
         isEnding = true
-        for task in running.values { task.cancel() }
+        for request in running.values { request.task.cancel() }
         await untilQuiet()
         sender.close()
     }
@@ -132,7 +141,7 @@ actor ServerConnection {
             }
             inPlace(with: (frame.header, request, bytes)) { $0.begin($1.0, $1.1, bytes: $1.2) }
         case .cancel where payloadBytes == 0:
-            inPlace(with: frame.header.requestID) { $0.running[$1]?.cancel() }
+            inPlace(with: frame.header.requestID) { $0.abandon($1) }
         case .cancel, .hello, .response, .goodbye:
             throw .frame(.unexpected(frame.header.kind))
         }
@@ -168,7 +177,7 @@ actor ServerConnection {
             sender.add(Frame(FrameHeader(kind: .goodbye), message: []))
         case .isStalled:
             isEnding = true
-            for task in running.values { task.cancel() }
+            for request in running.values { request.task.cancel() }
         case .isOver: if running.isEmpty { sender.close() }
         }
     }
@@ -180,7 +189,7 @@ actor ServerConnection {
 
     private func end(_ error: StreamError) async {
         isEnding = true
-        for task in running.values { task.cancel() }
+        for request in running.values { request.task.cancel() }
         if case .frame(let error) = error {
             // The other end is told what was wrong before the connection goes.
             sayGoodbye(error.storeError)
@@ -210,8 +219,27 @@ actor ServerConnection {
     }
 
     private func hasRoom(for bytes: Int) -> Bool {
-        running.count < TransportLimits.requestsPerConnection
-            && (receivedBytes == 0 || receivedBytes + bytes <= TransportLimits.receivedBytes)
+        let present = receivedBytes - abandonedBytes
+        return running.count < TransportLimits.requestsPerConnection
+            && (present == 0 || present + bytes <= TransportLimits.receivedBytes)
+    }
+
+    /// The caller of a request has gone. What cannot be ended, since the kernel has it for a disk that
+    /// hangs, stops nobody else on the connection: its bytes no longer count, up to as many as may
+    /// be there beside them.
+    private func abandon(_ id: UInt64) {
+        guard let request = running[id], !request.isAbandoned else { return }
+        request.task.cancel()
+        guard abandonedBytes + request.bytes <= TransportLimits.receivedBytes else { return }
+        running[id]!.isAbandoned = true
+        abandonedBytes += request.bytes
+        roomIsFree()
+    }
+
+    private func roomIsFree() {
+        guard let waiting = resume else { return }
+        resume = nil
+        waiting.resume()
     }
 
     private func waitForRoom(for bytes: Int) async {
@@ -243,7 +271,7 @@ actor ServerConnection {
         }
         let target = handler.prepare(&request)
         let id = header.requestID
-        running[id] = Task(executorPreference: reactor) {
+        let task = Task(executorPreference: reactor) {
             @concurrent [request, handler, target, memory, reactor] in
             let response: Frame
             do throws(StoreError) {
@@ -257,13 +285,12 @@ actor ServerConnection {
             }
             // A handler that was left on another thread comes back by a job.
             if reactor.isCurrent {
-                self.inPlace(with: (id, response, bytes)) {
-                    $0.finish($1.0, $1.1, bytes: $1.2)
-                }
+                self.inPlace(with: (id, response)) { $0.finish($1.0, $1.1) }
             } else {
-                await self.finish(id, response, bytes: bytes)
+                await self.finish(id, response)
             }
         }
+        running[id] = Running(task: task, bytes: bytes)
     }
 
     private static func frame(
@@ -305,13 +332,13 @@ actor ServerConnection {
         }
     }
 
-    private func finish(_ id: UInt64, _ response: Frame, bytes: Int) {
-        running[id] = nil
-        receivedBytes -= bytes
-        if let waiting = resume {
-            resume = nil
-            waiting.resume()
+    private func finish(_ id: UInt64, _ response: Frame) {
+        guard let request = running.removeValue(forKey: id) else {
+            preconditionFailure("a request ends once")
         }
+        receivedBytes -= request.bytes
+        if request.isAbandoned { abandonedBytes -= request.bytes }
+        roomIsFree()
         if !isEnding { sender.add(response) }
         if running.isEmpty, !quiet.isEmpty {
             let waiting = quiet

@@ -10,9 +10,12 @@ import Wire
 
 @testable import Transport
 
-/// Notes the order of requests; method 2 answers with 8 MiB.
+/// Notes the order of requests; method 2 answers with 8 MiB, method 4 not before `isOpen`, whoever
+/// cancels it.
 private final class NotingHandler: RPCHandler {
     let order = Mutex<[UInt64]>([])
+    let isOpen = Atomic<Bool>(false)
+    let reserved = Atomic<Int>(0)
     let reactor: Reactor
 
     init(_ reactor: Reactor) { self.reactor = reactor }
@@ -24,6 +27,15 @@ private final class NotingHandler: RPCHandler {
         case 2:
             let buffer = reactor.pool.allocate(8 << 20)
             return RPCReply(payload: Payload(buffer, 0..<8 << 20))
+        case 4:
+            let hold = try await request.reserveAnswer(30 << 20)
+            reserved.add(1, ordering: .relaxed)
+            await withTaskCancellationHandler {
+                while !isOpen.load(ordering: .relaxed) { await Task.yield() }
+            } onCancel: {
+                hold?.abandon()
+            }
+            return RPCReply()
         default:
             try? await reactor.sleep(for: .seconds(60))
             throw StoreError(.cancelled, "cancelled")
@@ -186,6 +198,33 @@ struct BoundsTests {
         holder.cancel()
         // And what comes after them is sent.
         #expect(try await channel.call(1, [], payload: large).message == [])
+        await channel.close()
+        await rig.stop()
+    }
+
+    @Test("requests that cannot be ended stop no others once their callers have gone")
+    func abandoned() async throws {
+        let rig = try Rig()
+        let channel = rig.channel()
+        let half = Payload(rig.reactors[0].pool.allocate(15 << 20), 0..<15 << 20)
+        for _ in 1...2 {
+            let late = await #expect(throws: StoreError.self) {
+                _ = try await channel.call(4, [], payload: half, timeout: .milliseconds(500))
+            }
+            #expect(late?.code == .deadlineExceeded)
+        }
+        try await eventually("both are there") { rig.handler.order.withLock { $0.count } == 2 }
+        // Both the room for requests and that for answers would be used up.
+        let large = Payload(rig.reactors[0].pool.allocate(30 << 20), 0..<30 << 20)
+        _ = try await channel.call(1, [], payload: large, timeout: .seconds(60))
+        let third = Task { try await channel.call(4, [], timeout: .seconds(600)) }
+        try await eventually("it has its part") {
+            rig.handler.reserved.load(ordering: .relaxed) == 3
+        }
+        rig.handler.isOpen.store(true, ordering: .relaxed)
+        _ = try await third.value
+        // What was abandoned and has ended by now counts no more, once and not twice.
+        for _ in 1...3 { _ = try await channel.call(1, [], payload: large, timeout: .seconds(60)) }
         await channel.close()
         await rig.stop()
     }
