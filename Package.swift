@@ -190,6 +190,7 @@ let package = Package(
             swiftSettings: settings),
 
         // Tests
+        tests("ModelTests", ["Model"]),
         tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
@@ -233,7 +234,7 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("ApusTests", ["apus", "SCMCore", "Wire", .arguments]),
+        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
