@@ -191,6 +191,7 @@ let package = Package(
             swiftSettings: settings),
 
         // Tests
+        tests("ModelTests", ["Model"]),
         tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
@@ -240,7 +241,7 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("ApusTests", ["apus", "SCMCore", "Wire", .arguments]),
+        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Eventually", "Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(

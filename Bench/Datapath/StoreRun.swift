@@ -12,6 +12,7 @@ struct StoreRun {
     private let options: Options
     private let cell = 1 << 20
     private static let container = ContainerID(1)
+    private static let replication = "rs-3-2-1024k"
 
     init(_ options: Options) throws(UsageError) {
         guard !options.directory.isEmpty else { throw UsageError(message: "--dir is missing") }
@@ -52,6 +53,7 @@ struct StoreRun {
     ) async throws {
         let source = Source(count: 8, bytes: cell)
         let container = StoreRun.container
+        let replication = try ReplicationConfig(StoreRun.replication)
         let cellsPerBlock = mib / depth
         precondition(
             cellsPerBlock >= 1 && cellsPerBlock * cell <= ReplicationConfig.blockSize,
@@ -64,8 +66,9 @@ struct StoreRun {
                         for index in 0..<cellsPerBlock {
                             let (payload, checksums) = source.cells[(block + index) % 8]
                             let append = CellAppend(
-                                block: id, replicaIndex: 1, offset: index * cell, payload: payload,
-                                checksums: checksums, groupLength: (index + 1) * cell,
+                                block: id, replicaIndex: 1, replication: replication,
+                                offset: index * cell, payload: payload, checksums: checksums,
+                                groupLength: (index + 1) * cell,
                                 endOfBlock: index == cellsPerBlock - 1)
                             try await store.append(append)
                         }
@@ -79,7 +82,7 @@ struct StoreRun {
 
     private func makeContainer(_ store: ContainerStore) async throws {
         try await store.createContainer(
-            StoreRun.container, replication: try ReplicationConfig("rs-3-2-1024k"),
+            StoreRun.container, replication: try ReplicationConfig(StoreRun.replication),
             replicaIndex: 1)
     }
 

@@ -7,9 +7,9 @@ final class Cells {
     let data: [UnsafeMutableRawBufferPointer]
     let parity: [UnsafeMutableRawBufferPointer]
 
-    init(_ replication: ReplicationConfig, bytes: Int) {
-        data = (0..<replication.data).map { Self.buffer(bytes, seed: UInt64($0)) }
-        parity = (0..<replication.parity).map { Self.buffer(bytes, seed: UInt64(100 + $0)) }
+    init(_ coding: ErasureCoding, bytes: Int) {
+        data = (0..<coding.data).map { Self.buffer(bytes, seed: UInt64($0)) }
+        parity = (0..<coding.parity).map { Self.buffer(bytes, seed: UInt64(100 + $0)) }
     }
 
     deinit { for cell in data + parity { cell.deallocate() } }
@@ -40,12 +40,12 @@ struct ISALCall {
 
     /// Makes the `wanted` cells, by number, from the `sources`, d of them, both into `cells`.
     init(
-        _ replication: ReplicationConfig, sources: [Int], wanted: [Int],
+        _ coding: ErasureCoding, sources: [Int], wanted: [Int],
         cells: [UnsafeMutableRawBufferPointer], into targets: [UnsafeMutableRawBufferPointer]
     ) {
-        let d = replication.data
-        var generator = [UInt8](repeating: 0, count: replication.width * d)
-        gf_gen_cauchy1_matrix(&generator, Int32(replication.width), Int32(d))
+        let d = coding.data
+        var generator = [UInt8](repeating: 0, count: coding.width * d)
+        gf_gen_cauchy1_matrix(&generator, Int32(coding.width), Int32(d))
         var matrix = sources.flatMap { generator[$0 * d..<($0 + 1) * d] }
         var inverse = [UInt8](repeating: 0, count: d * d)
         let result = gf_invert_matrix(&matrix, &inverse, Int32(d))
@@ -67,10 +67,10 @@ struct ISALCall {
     }
 
     /// Encodes: from all data cells to all parity cells.
-    init(_ replication: ReplicationConfig, _ cells: Cells) {
+    init(_ coding: ErasureCoding, _ cells: Cells) {
         self.init(
-            replication, sources: Array(0..<replication.data),
-            wanted: Array(replication.data..<replication.width), cells: cells.all,
+            coding, sources: Array(0..<coding.data),
+            wanted: Array(coding.data..<coding.width), cells: cells.all,
             into: cells.parity)
     }
 

@@ -15,11 +15,11 @@ struct Rows {
     /// Rows 1 and 2: parity of tiles in cache, by the best kernel or by ISA-L behind the same API.
     func encoding(kernel: GaloisKernel, row: Int, goal: Double?) throws -> [Comparison] {
         try codes.map { name, goalOfCode in
-            let replication = try ReplicationConfig(name)
-            let cells = Cells(replication, bytes: tile)
-            let codec = Codec(replication, kernel: kernel)
+            let coding = try ErasureCoding(name)
+            let cells = Cells(coding, bytes: tile)
+            let codec = Codec(coding, kernel: kernel)
             let inputs = cells.inputs
-            var call = ISALCall(replication, cells)
+            var call = ISALCall(coding, cells)
             call.run()
             let expected = cells.parity.map { CRC32C.of(UnsafeRawBufferPointer($0)) }
             codec.encode(data: inputs, parity: cells.parity)
@@ -27,9 +27,9 @@ struct Rows {
                 cells.parity.map { CRC32C.of(UnsafeRawBufferPointer($0)) } == expected,
                 "both sides make the same parity")
             return measurer.compare(
-                row: row, "encode \(replication.data)+\(replication.parity), \(kernel)",
+                row: row, "encode \(coding.data)+\(coding.parity), \(kernel)",
                 to: "ec_encode_data", unit: .throughput, goal: goal ?? goalOfCode,
-                bytes: replication.data * tile
+                bytes: coding.data * tile
             ) {
                 call.run()
             } product: {
@@ -41,23 +41,23 @@ struct Rows {
     /// Row 3: cells rebuilt from tiles in cache, one and p of them.
     func decoding() throws -> [Comparison] {
         try codes.flatMap { name, _ in
-            let replication = try ReplicationConfig(name)
+            let coding = try ErasureCoding(name)
             return [
-                decoding(replication, lost: 1, goal: 1.5),
-                decoding(replication, lost: replication.parity, goal: 2.3),
+                decoding(coding, lost: 1, goal: 1.5),
+                decoding(coding, lost: coding.parity, goal: 2.3),
             ]
         }
     }
 
-    private func decoding(_ replication: ReplicationConfig, lost: Int, goal: Double) -> Comparison {
-        let cells = Cells(replication, bytes: tile)
-        let codec = Codec(replication)
+    private func decoding(_ coding: ErasureCoding, lost: Int, goal: Double) -> Comparison {
+        let cells = Cells(coding, bytes: tile)
+        let codec = Codec(coding)
         codec.encode(data: cells.inputs, parity: cells.parity)
         let targets = (0..<lost).map { Cells.buffer(tile, seed: UInt64(200 + $0)) }
         defer { for target in targets { target.deallocate() } }
         // The first data cells are lost, and the first parity cells stand in for them.
         var call = ISALCall(
-            replication, sources: Array(lost..<replication.data + lost),
+            coding, sources: Array(lost..<coding.data + lost),
             wanted: Array(0..<lost), cells: cells.all, into: targets)
         let left = cells.all.enumerated().map { index, cell in
             index < lost ? nil : UnsafeRawBufferPointer(cell)
@@ -82,8 +82,8 @@ struct Rows {
                 "both sides rebuild the lost cells")
         }
         return measurer.compare(
-            row: 3, "decode \(replication.data)+\(replication.parity), \(lost) lost",
-            to: "ec_encode_data", unit: .throughput, goal: goal, bytes: replication.data * tile
+            row: 3, "decode \(coding.data)+\(coding.parity), \(lost) lost",
+            to: "ec_encode_data", unit: .throughput, goal: goal, bytes: coding.data * tile
         ) {
             call.run()
         } product: {
@@ -95,14 +95,14 @@ struct Rows {
     /// by ISA-L.
     func checksums() throws -> [Comparison] {
         try codes.map { name, _ in
-            let replication = try ReplicationConfig(name)
-            let cells = Cells(replication, bytes: tile)
-            let codec = Codec(replication)
+            let coding = try ErasureCoding(name)
+            let cells = Cells(coding, bytes: tile)
+            let codec = Codec(coding)
             let inputs = cells.inputs
-            var call = ISALCall(replication, cells)
+            var call = ISALCall(coding, cells)
             var found = [[UInt32]](
                 repeating: [UInt32](repeating: 0, count: tile / CRC32C.unit),
-                count: replication.width)
+                count: coding.width)
             func twoPasses() {
                 call.run()
                 for (index, cell) in cells.all.enumerated() {
@@ -118,9 +118,9 @@ struct Rows {
                 codec.encodeAndChecksum(data: inputs, parity: cells.parity) == found,
                 "both sides find the same checksums")
             return measurer.compare(
-                row: 4, "encode \(replication.data)+\(replication.parity) and CRC32C",
+                row: 4, "encode \(coding.data)+\(coding.parity) and CRC32C",
                 to: "ec_encode_data, crc32_iscsi", unit: .throughput, goal: 1.3,
-                bytes: replication.data * tile
+                bytes: coding.data * tile
             ) {
                 twoPasses()
             } product: {

@@ -42,7 +42,7 @@ struct StripeRows {
     private func pieces(
         _ codec: Codec, _ stripe: UnsafeRawBufferPointer, _ cells: Cells, streaming: Bool
     ) {
-        let cell = codec.replication.cellSize
+        let cell = codec.coding.cellSize
         for (index, target) in cells.data.enumerated() {
             var checksums = UnitChecksums(expecting: cell)
             for start in stride(from: 0, to: cell, by: piece) {
@@ -61,26 +61,26 @@ struct StripeRows {
         _ name: String, _ way: String,
         product: (Codec, UnsafeRawBufferPointer, Cells) -> Void
     ) throws -> Comparison {
-        let replication = try ReplicationConfig(name)
-        let codec = Codec(replication)
-        let size = replication.stripeSize
+        let coding = try ErasureCoding(name)
+        let codec = Codec(coding)
+        let size = coding.stripeSize
         let count = round / size
         let source = Cells.buffer(count * size, seed: 1)
         defer { source.deallocate() }
-        let targets = (0..<count).map { _ in Cells(replication, bytes: replication.cellSize) }
+        let targets = (0..<count).map { _ in Cells(coding, bytes: coding.cellSize) }
         func stripe(_ index: Int) -> UnsafeRawBufferPointer {
             UnsafeRawBufferPointer(rebasing: source[index * size..<(index + 1) * size])
         }
         return measurer.compare(
-            row: 5, "\(replication.data)+\(replication.parity) copy, CRC32C, encode: \(way)",
+            row: 5, "\(coding.data)+\(coding.parity) copy, CRC32C, encode: \(way)",
             to: "memcpy", unit: .cost, goal: 1.6, bytes: count * size
         ) {
             for index in 0..<count {
                 let stripe = stripe(index)
                 for (number, cell) in targets[index].data.enumerated() {
                     memcpy(
-                        cell.baseAddress!, stripe.baseAddress! + number * replication.cellSize,
-                        replication.cellSize)
+                        cell.baseAddress!, stripe.baseAddress! + number * coding.cellSize,
+                        coding.cellSize)
                 }
             }
         } product: {

@@ -26,7 +26,7 @@ public final class ClusterClient: Sendable {
     private let holds: ReaderHolds
     let reactors: ReactorGroup
     let scm: RPCChannel
-    private let codecs = Mutex<[ReplicationConfig: Codec]>([:])
+    private let codecs = Mutex<[ErasureCoding: Codec]>([:])
 
     /// What bytes on their way take of memory, unless something else is asked for.
     public static let windowBytes = 512 << 20
@@ -59,11 +59,11 @@ public final class ClusterClient: Sendable {
             onRefusal: { [reservations] in reservations.forget($0) })
     }
 
-    func codec(_ replication: ReplicationConfig) -> Codec {
+    func codec(_ coding: ErasureCoding) -> Codec {
         codecs.withLock { codecs in
-            if let codec = codecs[replication] { return codec }
-            let codec = Codec(replication)
-            codecs[replication] = codec
+            if let codec = codecs[coding] { return codec }
+            let codec = Codec(coding)
+            codecs[coding] = codec
             return codec
         }
     }
@@ -125,14 +125,16 @@ public final class ClusterClient: Sendable {
         }
     }
 
-    private func makeWriter(_ open: OpenKey, length: Int?) -> KeyWriter {
+    /// Throws `unsupported` if the key is not erasure-coded.
+    private func makeWriter(_ open: OpenKey, length: Int?) throws(StoreError) -> KeyWriter {
+        let coding = try open.replication.erasureCoding()
         let reactor = reactors.here()
         let writer = ECWriter(
-            replication: open.replication, codec: codec(open.replication), prepared: open.groups,
+            coding: coding, prepared: open.groups,
             source: OpenKeyGroups(names: names, open: open), client: datanodes, on: reactor)
         return KeyWriter(
             open: open, length: length, names: names, writer: writer,
-            codec: codec(open.replication), pool: reactor.pool)
+            codec: codec(coding), pool: reactor.pool)
     }
 }
 
@@ -245,14 +247,14 @@ extension ClusterClient: ObjectStore {
             let open = reservations.take(
                 for: key, length: length, user: user, on: reactors.here())
         {
-            return makeWriter(open, length: length)
+            return try makeWriter(open, length: length)
         }
         let open = try await names.openKey(
             key, length: length, replication: replication, user: user)
-        return makeWriter(open, length: length)
+        return try makeWriter(open, length: length)
     }
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
-        ECReader(
+        try ECReader(
             info, codec: codec, client: datanodes, holds: holds, on: reactors.here(),
             locate: { [weak self] in await self?.locate($0) },
             reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
@@ -270,7 +272,7 @@ extension ClusterClient: ObjectStore {
     ) async throws(StoreError) -> KeyWriter {
         let open = try await names.openPart(
             key, upload: upload, number: number, length: length, user: user)
-        return makeWriter(open, length: length)
+        return try makeWriter(open, length: length)
     }
     public func upload(
         _ key: KeyPath, upload: UploadID, user: String

@@ -22,16 +22,18 @@ public struct ECReader: ObjectReader {
     private let reactor: Reactor
     private let window: TransferWindow
 
+    /// Throws `unsupported` if a group is not erasure-coded.
     init(
-        _ info: KeyInfo, codec: (ReplicationConfig) -> Codec, client: DatanodeClient,
+        _ info: KeyInfo, codec: (ErasureCoding) -> Codec, client: DatanodeClient,
         holds: ReaderHolds, on reactor: Reactor, locate: @escaping GroupReader.Locator,
         reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
-    ) {
+    ) throws(StoreError) {
         var start = info.groupsOffset
-        groups = info.blockGroups.map { group in
+        groups = try info.blockGroups.map { (group) throws(StoreError) in
             defer { start += group.keyLength }
+            let coding = try group.replication.erasureCoding()
             let reader = GroupReader(
-                group, codec: codec(group.replication), client: client, on: reactor,
+                group, codec: codec(coding), client: client, on: reactor,
                 locate: locate, reportCorrupt: reportCorrupt)
             return (start, reader)
         }

@@ -31,8 +31,7 @@ actor ECWriter {
         static let placementPatience = Duration.seconds(30)
     }
 
-    private let replication: ReplicationConfig
-    private let codec: Codec
+    private let coding: ErasureCoding
     private let source: any GroupSource
     private let client: DatanodeClient
     private let reactor: Reactor
@@ -50,11 +49,10 @@ actor ECWriter {
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
     init(
-        replication: ReplicationConfig, codec: Codec, prepared: [BlockGroup],
-        source: any GroupSource, client: DatanodeClient, on reactor: Reactor
+        coding: ErasureCoding, prepared: [BlockGroup], source: any GroupSource,
+        client: DatanodeClient, on reactor: Reactor
     ) {
-        self.replication = replication
-        self.codec = codec
+        self.coding = coding
         self.prepared = prepared
         self.source = source
         self.client = client
@@ -66,7 +64,7 @@ actor ECWriter {
 
     /// User bytes that may be in flight now. Parity takes its part of the share.
     private var window: Int {
-        min(Limits.window, client.window.share / replication.width * replication.data)
+        min(Limits.window, client.window.share / coding.width * coding.data)
     }
 
     /// Sends an encoded stripe, waiting while the window is full.
@@ -105,7 +103,14 @@ actor ECWriter {
             return try await writer()
         }
         let group = try await nextGroup()
-        let writer = GroupWriter(group, client: client, on: reactor) { [weak self] late in
+        guard group.replication == .erasureCoded(coding) else {
+            throw StoreError(
+                .badRequest,
+                "block \(group.blockID) of \(group.replication) was given out for a key of "
+                    + "\(coding)")
+        }
+        let writer = GroupWriter(group, coding: coding, client: client, on: reactor) {
+            [weak self] late in
             await self?.group(without: late)
         }
         current = writer
@@ -155,7 +160,7 @@ actor ECWriter {
             client.health.shouldAvoidWriting(to: $0, at: now)
         }
         guard !late.isEmpty, !group.isDegraded,
-            client.health.mayGiveUpWriting(to: late, most: replication.parity, at: now)
+            client.health.mayGiveUpWriting(to: late, most: coding.parity, at: now)
         else { return group }
         return await self.group(without: late) ?? group
     }

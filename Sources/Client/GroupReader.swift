@@ -35,17 +35,20 @@ final class GroupReader: Sendable {
         }
     }
 
+    /// - Parameter codec: of the group's own coding.
     init(
         _ group: BlockGroup, codec: Codec, client: DatanodeClient, on reactor: Reactor,
         locate: @escaping Locator,
         reportCorrupt: @escaping @Sendable (BlockID, Int, DatanodeAddress, String) -> Void
     ) {
+        precondition(
+            group.replication == .erasureCoded(codec.coding), "a group is read with its own codec")
         self.group = group
         self.codec = codec
         self.client = client
         self.reactor = reactor
         reporter = reportCorrupt
-        geometry = StripeGeometry(group.replication, groupLength: group.length)
+        geometry = StripeGeometry(codec.coding, groupLength: group.length)
         self.locate = locate
         places = Mutex(Places(group.nodes))
     }
@@ -102,7 +105,7 @@ final class GroupReader: Sendable {
     }
 
     private func canDoWithout(_ cell: Int) -> Bool {
-        group.nodes.indices.count { $0 != cell && isPromising($0) } >= group.replication.data
+        group.nodes.indices.count { $0 != cell && isPromising($0) } >= codec.coding.data
     }
 
     /// Reads a part, giving up when its node is late beyond its own habit and enough others are
@@ -211,20 +214,20 @@ final class GroupReader: Sendable {
     private func gather(
         _ stripe: Int, _ union: Range<Int>, wanted: Set<Int>
     ) async throws(StoreError) -> [Payload?] {
-        let replication = group.replication
-        var cells = [Payload?](repeating: nil, count: replication.width)
+        let coding = codec.coding
+        var cells = [Payload?](repeating: nil, count: coding.width)
         let empty = reactor.pool.allocate(1)
         // Cells that the group never reached are zeros that nobody stores.
-        for cell in 0..<replication.data
+        for cell in 0..<coding.data
         where geometry.cellRange(stripe: stripe, cell: cell, union).range.isEmpty {
             cells[cell] = Payload(empty, 0..<0)
         }
         var tried: Set<Int> = []
         var late: Set<Int> = []
         var mayAskAvoided = false
-        while cells.count(where: { $0 != nil }) < replication.data {
-            let needed = replication.data - cells.count { $0 != nil }
-            let candidates = (0..<replication.width).filter { place in
+        while cells.count(where: { $0 != nil }) < coding.data {
+            let needed = coding.data - cells.count { $0 != nil }
+            let candidates = (0..<coding.width).filter { place in
                 cells[place] == nil && !tried.contains(place) && node(at: place) != nil
                     && (mayAskAvoided || isPromising(place))
             }.sorted { (wanted.contains($0) ? 0 : 1, $0) < (wanted.contains($1) ? 0 : 1, $1) }
@@ -305,8 +308,8 @@ final class GroupReader: Sendable {
         }
         return StoreError(
             .unavailable,
-            "stripe \(stripe) of block \(group.blockID) needs \(group.replication.data) of "
-                + "\(group.replication.width) cells and has \(found): "
+            "stripe \(stripe) of block \(group.blockID) needs \(codec.coding.data) of "
+                + "\(codec.coding.width) cells and has \(found): "
                 + reasons.joined(separator: "; "))
     }
 }

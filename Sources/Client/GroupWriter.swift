@@ -40,6 +40,7 @@ actor GroupWriter {
     }
 
     nonisolated let group: BlockGroup
+    private let coding: ErasureCoding
     nonisolated let reactor: Reactor
     private let client: DatanodeClient
     /// Finds a group without some nodes that are late; nil if there is no whole one.
@@ -63,10 +64,13 @@ actor GroupWriter {
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
     init(
-        _ group: BlockGroup, client: DatanodeClient, on reactor: Reactor,
+        _ group: BlockGroup, coding: ErasureCoding, client: DatanodeClient, on reactor: Reactor,
         replacement: (@Sendable (Set<DatanodeID>) async -> BlockGroup?)? = nil
     ) {
+        precondition(
+            group.replication == .erasureCoded(coding), "a group is written as it was given out")
         self.group = group
+        self.coding = coding
         self.client = client
         self.reactor = reactor
         self.replacement = replacement
@@ -74,7 +78,7 @@ actor GroupWriter {
 
     /// Stripes that fit into a group.
     private var stripesPerGroup: Int {
-        group.replication.blockGroupSize / group.replication.stripeSize
+        coding.blockGroupSize / coding.stripeSize
     }
 
     var isFull: Bool { sent == stripesPerGroup }
@@ -136,7 +140,7 @@ actor GroupWriter {
         let (payload, checksums) = stripe.cell(place)
         return DatanodeClient.Cell(
             block: group.blockID, replication: group.replication, replicaIndex: place + 1,
-            offset: index * group.replication.cellSize, payload: payload, checksums: checksums,
+            offset: index * coding.cellSize, payload: payload, checksums: checksums,
             groupLength: sentBytes, isEnd: isEnd,
             permission: index == 0 ? group.permission(at: place) : 0, token: group.token)
     }
@@ -207,7 +211,7 @@ actor GroupWriter {
             let now = reactor.now()
             let late = lateNodes(at: now)
             guard !late.isEmpty, failure == nil else { continue }
-            if client.health.mayGiveUpWriting(to: late, most: group.replication.parity, at: now),
+            if client.health.mayGiveUpWriting(to: late, most: coding.parity, at: now),
                 let other = await replacement?(late), !other.isDegraded
             {
                 found = other

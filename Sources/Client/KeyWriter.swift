@@ -35,7 +35,7 @@ public final class KeyWriter: ObjectWriter {
         self.writer = writer
         self.codec = codec
         self.pool = pool
-        state = Mutex(State(stripe: Stripe(open.replication, expecting: length, pool: pool)))
+        state = Mutex(State(stripe: Stripe(codec.coding, expecting: length, pool: pool)))
     }
 
     public func write(_ bytes: UnsafeRawBufferPointer) async throws(StoreError) {
@@ -47,7 +47,7 @@ public final class KeyWriter: ObjectWriter {
                 if state.stripe.isFull {
                     full = state.stripe
                     state.stripe = Stripe(
-                        open.replication, expecting: announced.map { $0 - state.length },
+                        codec.coding, expecting: announced.map { $0 - state.length },
                         pool: pool)
                 }
                 let taken = state.stripe.fill(rest)

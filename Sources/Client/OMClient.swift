@@ -311,7 +311,7 @@ public struct OMClient<Caller: OMCaller>: Sendable {
             groups.map { ($0.blockID, $0.nodes) }, uniquingKeysWith: { first, _ in first })
         for index in response.key.groups.indices {
             let group = response.key.groups[index]
-            let width = Int(group.replication.data) + Int(group.replication.parity)
+            let width = try ReplicationConfig(group.replication).width
             let nodes = places[BlockID(group.block)] ?? Array(repeating: nil, count: width)
             response.key.groups[index].nodes = nodes.map { $0?.message ?? WireAddress() }
         }

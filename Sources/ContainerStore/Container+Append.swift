@@ -44,7 +44,7 @@ extension Container {
     private func verify(_ cell: CellAppend) throws(StoreError) {
         let count = cell.payload.count
         guard cell.offset >= 0, cell.groupLength >= 0,
-            count <= ReplicationConfig.maximumCellSize,
+            count <= ErasureCoding.maximumCellSize,
             cell.offset <= ReplicationConfig.blockSize - count
         else {
             throw StoreError(

@@ -77,7 +77,8 @@ public final class ContainerStore: Sendable {
     /// take their places in order; any number may be in flight. A cell that the block has already
     /// (same offset, length and checksums) is acknowledged again. A cell at another offset than
     /// the block's length, or that does not match its checksums, is a `badRequest` and changes
-    /// nothing. If one append fails, those of its block that were reserved after it fail as well.
+    /// nothing; so does one of another replication than the container's, as `containerState`. If
+    /// one append fails, those of its block that were reserved after it fail as well.
     ///
     /// Throws `noSuchContainer`, `containerState`, `noSuchBlock` (deleted), `badRequest`,
     /// `noSpace`, `io`.
@@ -89,8 +90,14 @@ public final class ContainerStore: Sendable {
             _ cell: CellAppend, _ context: IOContext = .client
         ) async throws(StoreError) -> Int
     {
-        try await container(cell.block.containerID, replicaIndex: cell.replicaIndex)
-            .append(cell, context)
+        let container = try container(cell.block.containerID, replicaIndex: cell.replicaIndex)
+        guard container.header.replication == cell.replication else {
+            throw StoreError(
+                .containerState,
+                "\(container.name) is of \(container.header.replication): it takes no cell of "
+                    + "\(cell.replication)")
+        }
+        return try await container.append(cell, context)
     }
 
     /// Reads `range` of a block replica, rounded out to units of 4 KiB, and verifies it.

@@ -6,6 +6,8 @@ public struct CellAppend: Sendable {
     public var block: BlockID
     /// Which replica it belongs to: one that has another index refuses it.
     public var replicaIndex: Int
+    /// How the block's group is laid out: a container of another replication refuses it.
+    public var replication: ReplicationConfig
     /// Where the cell begins in the block replica: its length so far.
     public var offset: Int
     /// May be empty: then only group length and end are noted.
@@ -18,11 +20,12 @@ public struct CellAppend: Sendable {
     public var endOfBlock: Bool
 
     public init(
-        block: BlockID, replicaIndex: Int, offset: Int, payload: Payload, checksums: [UInt32],
-        groupLength: Int, endOfBlock: Bool
+        block: BlockID, replicaIndex: Int, replication: ReplicationConfig, offset: Int,
+        payload: Payload, checksums: [UInt32], groupLength: Int, endOfBlock: Bool
     ) {
         self.block = block
         self.replicaIndex = replicaIndex
+        self.replication = replication
         self.offset = offset
         self.payload = payload
         self.checksums = checksums

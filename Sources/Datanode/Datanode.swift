@@ -190,6 +190,7 @@ public final class Datanode: RPCHandler {
         let message = try DNWriteCellRequest(parsing: request.message)
         let block = BlockID(message.block)
         let replication = try ReplicationConfig(message.replication)
+        let coding = try replication.erasureCoding()
         let index = Int(message.replicaIndex)
         guard index >= 1, index <= replication.width else {
             throw StoreError(
@@ -208,35 +209,32 @@ public final class Datanode: RPCHandler {
                     + "\(message.groupLength)")
         }
         let payload = request.payload ?? Payload(reactor.pool.allocate(1), 0..<0)
-        guard payload.count <= replication.cellSize else {
+        guard payload.count <= coding.cellSize else {
             throw StoreError(
                 .badRequest,
-                "a cell of \(replication) has at most \(replication.cellSize) bytes, "
+                "a cell of \(replication) has at most \(coding.cellSize) bytes, "
                     + "not \(payload.count)")
         }
         let cell = CellAppend(
-            block: block, replicaIndex: index, offset: Int(message.offset), payload: payload,
-            checksums: message.checksums, groupLength: Int(message.groupLength),
-            endOfBlock: message.endOfBlock)
+            block: block, replicaIndex: index, replication: replication,
+            offset: Int(message.offset), payload: payload, checksums: message.checksums,
+            groupLength: Int(message.groupLength), endOfBlock: message.endOfBlock)
         var response = DNWriteCellResponse()
         response.durableLength = UInt64(
-            try await append(
-                cell, replication: replication, permission: message.mayCreate,
-                request.context))
+            try await append(cell, permission: message.mayCreate, request.context))
         return RPCReply(response.encoded)
     }
 
     /// Appends; makes the container replica before that if there is none, the cell is the first of
     /// its block, and SCM has given permission: without, its absence is loss.
     private func append(
-        _ cell: CellAppend, replication: ReplicationConfig, permission: UInt64,
-        _ context: IOContext
+        _ cell: CellAppend, permission: UInt64, _ context: IOContext
     ) async throws(StoreError) -> Int {
         if cell.offset > 0 || store.hasReplica(of: cell.block.containerID) {
             return try await store.append(cell, context)
         }
         try await store.createContainer(
-            cell.block.containerID, replication: replication, replicaIndex: cell.replicaIndex,
+            cell.block.containerID, replication: cell.replication, replicaIndex: cell.replicaIndex,
             permission: permission)
         return try await store.append(cell, context)
     }

@@ -59,10 +59,10 @@ extension Codec {
         parity: [UnsafeMutableRawBufferPointer]
     ) -> [[UInt32]] {
         precondition(
-            !stripe.isEmpty && stripe.count <= replication.stripeSize,
-            "a stripe has 1 to \(replication.stripeSize) bytes, not \(stripe.count)")
-        let cell = replication.cellSize
-        let sources = (0..<replication.data).map { index in
+            !stripe.isEmpty && stripe.count <= coding.stripeSize,
+            "a stripe has 1 to \(coding.stripeSize) bytes, not \(stripe.count)")
+        let cell = coding.cellSize
+        let sources = (0..<coding.data).map { index in
             UnsafeRawBufferPointer(
                 rebasing: stripe[
                     min(index * cell, stripe.count)..<min((index + 1) * cell, stripe.count)])

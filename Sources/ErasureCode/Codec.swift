@@ -21,7 +21,7 @@ public final class Codec: Sendable {
         public static let plans = 64
     }
 
-    public let replication: ReplicationConfig
+    public let coding: ErasureCoding
     /// What does the arithmetic.
     public let kernel: GaloisKernel
     let encoding: LinearMap
@@ -31,19 +31,19 @@ public final class Codec: Sendable {
 
     /// Precondition: the processor has `kernel`. Others than the best are for tests and
     /// comparisons.
-    public init(_ replication: ReplicationConfig, kernel: GaloisKernel = .best) {
-        let data = replication.data
-        let width = replication.width
+    public init(_ coding: ErasureCoding, kernel: GaloisKernel = .best) {
+        let data = coding.data
+        let width = coding.width
         var generator = [UInt8](repeating: 1, count: width * data)
         gf_gen_cauchy1_matrix(&generator, Int32(width), Int32(data))
-        if replication.codec == .xor {
+        if coding.codec == .xor {
             for column in 0..<data { generator[data * data + column] = 1 }
         }
-        self.replication = replication
+        self.coding = coding
         self.kernel = kernel
         self.generator = generator
         encoding = LinearMap(
-            rows: replication.parity, columns: data,
+            rows: coding.parity, columns: data,
             coefficients: Array(generator[(data * data)...]), kernel: kernel)
         plans = Mutex(PlanCache(limit: Limits.plans))
     }
@@ -86,16 +86,16 @@ public final class Codec: Sendable {
     public func decode(
         _ cells: [UnsafeRawBufferPointer?], into wanted: [WantedCell]
     ) throws(ErasureCodeError) {
-        precondition(cells.count == replication.width, "a stripe has \(replication.width) cells")
+        precondition(cells.count == coding.width, "a stripe has \(coding.width) cells")
         var sources: UInt32 = 0
         for (index, cell) in cells.enumerated()
-        where cell != nil && sources.nonzeroBitCount < replication.data {
+        where cell != nil && sources.nonzeroBitCount < coding.data {
             sources |= 1 << UInt32(index)
         }
-        guard sources.nonzeroBitCount == replication.data else {
+        guard sources.nonzeroBitCount == coding.data else {
             throw .tooManyLosses(
                 missing: cells.indices.filter { cells[$0] == nil },
-                present: sources.nonzeroBitCount, needed: replication.data)
+                present: sources.nonzeroBitCount, needed: coding.data)
         }
         var asked: UInt32 = 0
         var length = 0
@@ -123,7 +123,7 @@ public final class Codec: Sendable {
             var count = 0
             for index in cells.indices where key.sources & 1 << UInt32(index) != 0 {
                 precondition(
-                    index < replication.data || cells[index]!.count >= length,
+                    index < coding.data || cells[index]!.count >= length,
                     "parity does not reach the end of the wanted cell")
                 inputs.initializeElement(at: count, to: cells[index]!)
                 count += 1
@@ -153,9 +153,9 @@ public final class Codec: Sendable {
         _ data: [UnsafeRawBufferPointer], _ parity: [UnsafeMutableRawBufferPointer]
     ) -> Int {
         precondition(
-            data.count == replication.data && parity.count == replication.parity,
-            "a stripe of \(replication) has \(replication.data) data and "
-                + "\(replication.parity) parity cells")
+            data.count == coding.data && parity.count == coding.parity,
+            "a stripe of \(coding) has \(coding.data) data and "
+                + "\(coding.parity) parity cells")
         let length = data[0].count
         precondition(
             data.allSatisfy { $0.count <= length } && parity.allSatisfy { $0.count == length },
@@ -166,13 +166,13 @@ public final class Codec: Sendable {
     /// The matrix from the cells `sources` (d of them) to the cells `wanted`, both ascending.
     private func plan(_ key: PlanKey) -> LinearMap {
         if let known = plans.withLock({ $0[key] }) { return known }
-        let data = replication.data
-        let sources = (0..<replication.width).filter { key.sources & 1 << UInt32($0) != 0 }
-        let wanted = (0..<replication.width).filter { key.wanted & 1 << UInt32($0) != 0 }
+        let data = coding.data
+        let sources = (0..<coding.width).filter { key.sources & 1 << UInt32($0) != 0 }
+        let wanted = (0..<coding.width).filter { key.wanted & 1 << UInt32($0) != 0 }
         var matrix = sources.flatMap { generator[$0 * data..<($0 + 1) * data] }
         var inverse = [UInt8](repeating: 0, count: data * data)
         let result = gf_invert_matrix(&matrix, &inverse, Int32(data))
-        precondition(result == 0, "the generator matrix of \(replication) is singular")
+        precondition(result == 0, "the generator matrix of \(coding) is singular")
         var elements: [UInt8] = []
         for row in wanted {
             for column in 0..<data {

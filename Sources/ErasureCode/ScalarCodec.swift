@@ -6,18 +6,18 @@ import Model
 /// `coefficient(row: d + r, column: j)` times data cell j, where a data cell that is shorter than
 /// the first counts as padded with zeros.
 public struct ScalarCodec: Sendable {
-    public let replication: ReplicationConfig
+    public let coding: ErasureCoding
 
-    public init(_ replication: ReplicationConfig) { self.replication = replication }
+    public init(_ coding: ErasureCoding) { self.coding = coding }
 
     /// The entry of the generator matrix: the identity for data rows; for parity rows the Cauchy
     /// element 1 / (row xor column), or 1 for the xor codec.
     public func coefficient(row: Int, column: Int) -> UInt8 {
         precondition(
-            row >= 0 && row < replication.width && column >= 0 && column < replication.data,
+            row >= 0 && row < coding.width && column >= 0 && column < coding.data,
             "no such element of the generator matrix")
-        if row < replication.data { return row == column ? 1 : 0 }
-        switch replication.codec {
+        if row < coding.data { return row == column ? 1 : 0 }
+        switch coding.codec {
         case .rs: return GaloisField.inverse(UInt8(row ^ column))
         case .xor: return 1
         }
@@ -25,10 +25,10 @@ public struct ScalarCodec: Sendable {
 
     /// The parity cells of `data`, each as long as the longest data cell.
     public func encode(_ data: [[UInt8]]) -> [[UInt8]] {
-        precondition(data.count == replication.data, "a stripe has \(replication.data) data cells")
+        precondition(data.count == coding.data, "a stripe has \(coding.data) data cells")
         let length = data.map(\.count).max() ?? 0
-        return (replication.data..<replication.width).map { row in
-            let factors = (0..<replication.data).map { coefficient(row: row, column: $0) }
+        return (coding.data..<coding.width).map { row in
+            let factors = (0..<coding.data).map { coefficient(row: row, column: $0) }
             return sum(of: data, factors: factors, length: length)
         }
     }
@@ -38,20 +38,20 @@ public struct ScalarCodec: Sendable {
     public func decode(
         _ cells: [[UInt8]?], wanted: [Int], length: Int
     ) throws(ErasureCodeError) -> [[UInt8]] {
-        precondition(cells.count == replication.width, "a stripe has \(replication.width) cells")
-        let sources = Array(cells.indices.filter { cells[$0] != nil }.prefix(replication.data))
-        guard sources.count == replication.data else {
+        precondition(cells.count == coding.width, "a stripe has \(coding.width) cells")
+        let sources = Array(cells.indices.filter { cells[$0] != nil }.prefix(coding.data))
+        guard sources.count == coding.data else {
             throw .tooManyLosses(
                 missing: cells.indices.filter { cells[$0] == nil }, present: sources.count,
-                needed: replication.data)
+                needed: coding.data)
         }
         let inverse = invert(
-            sources.map { row in (0..<replication.data).map { coefficient(row: row, column: $0) } })
-        let data = (0..<replication.data).map { index in
+            sources.map { row in (0..<coding.data).map { coefficient(row: row, column: $0) } })
+        let data = (0..<coding.data).map { index in
             sum(of: sources.map { cells[$0] ?? [] }, factors: inverse[index], length: length)
         }
         return wanted.map { index in
-            let factors = (0..<replication.data).map { coefficient(row: index, column: $0) }
+            let factors = (0..<coding.data).map { coefficient(row: index, column: $0) }
             return sum(of: data, factors: factors, length: length)
         }
     }
@@ -73,7 +73,7 @@ public struct ScalarCodec: Sendable {
         var right = (0..<size).map { row in (0..<size).map { UInt8($0 == row ? 1 : 0) } }
         for column in 0..<size {
             guard let pivot = (column..<size).first(where: { left[$0][column] != 0 }) else {
-                preconditionFailure("the generator matrix of \(replication) is singular")
+                preconditionFailure("the generator matrix of \(coding) is singular")
             }
             left.swapAt(column, pivot)
             right.swapAt(column, pivot)

@@ -1,49 +1,49 @@
 import Model
 
-/// Where the bytes of a block group lie: pure arithmetic on (replication, group length).
+/// Where the bytes of a block group lie: pure arithmetic on (coding, group length).
 ///
 /// Stripe s holds the group's bytes [s·d·cell, (s+1)·d·cell). Cell i of it (from 0) is the next
 /// `cell` bytes of them, and lies at offset s·cell of the replica with index i + 1. Only the last
 /// stripe may be short: its cells are full, then one is cut, then the rest are empty. Its parity
 /// cells are as long as its first cell.
 public struct StripeGeometry: Hashable, Sendable {
-    public let replication: ReplicationConfig
+    public let coding: ErasureCoding
     /// User bytes of the group.
     public let groupLength: Int
 
-    /// Precondition: `groupLength` is between 0 and `replication.blockGroupSize`.
-    public init(_ replication: ReplicationConfig, groupLength: Int) {
+    /// Precondition: `groupLength` is between 0 and `coding.blockGroupSize`.
+    public init(_ coding: ErasureCoding, groupLength: Int) {
         precondition(
-            groupLength >= 0 && groupLength <= replication.blockGroupSize,
-            "a group of \(replication) holds at most \(replication.blockGroupSize) bytes")
-        self.replication = replication
+            groupLength >= 0 && groupLength <= coding.blockGroupSize,
+            "a group of \(coding) holds at most \(coding.blockGroupSize) bytes")
+        self.coding = coding
         self.groupLength = groupLength
     }
 
     /// Stripes, the last of which may be short.
     public var stripeCount: Int {
-        (groupLength + replication.stripeSize - 1) / replication.stripeSize
+        (groupLength + coding.stripeSize - 1) / coding.stripeSize
     }
 
     /// User bytes in stripe `stripe`.
     public func stripeLength(_ stripe: Int) -> Int {
         precondition(stripe >= 0 && stripe < stripeCount, "no stripe \(stripe)")
-        return min(replication.stripeSize, groupLength - stripe * replication.stripeSize)
+        return min(coding.stripeSize, groupLength - stripe * coding.stripeSize)
     }
 
     /// Bytes of cell `cell` (from 0; parity from d on) of stripe `stripe`.
     public func cellLength(stripe: Int, cell: Int) -> Int {
-        precondition(cell >= 0 && cell < replication.width, "no cell \(cell)")
-        let position = cell < replication.data ? cell : 0
-        let before = position * replication.cellSize
-        return min(replication.cellSize, max(0, stripeLength(stripe) - before))
+        precondition(cell >= 0 && cell < coding.width, "no cell \(cell)")
+        let position = cell < coding.data ? cell : 0
+        let before = position * coding.cellSize
+        return min(coding.cellSize, max(0, stripeLength(stripe) - before))
     }
 
     /// Bytes of the block replica with index `index` (1…d+p).
     public func replicaLength(index: Int) -> Int {
-        precondition(index >= 1 && index <= replication.width, "no replica index \(index)")
+        precondition(index >= 1 && index <= coding.width, "no replica index \(index)")
         guard stripeCount > 0 else { return 0 }
-        return (stripeCount - 1) * replication.cellSize
+        return (stripeCount - 1) * coding.cellSize
             + cellLength(stripe: stripeCount - 1, cell: index - 1)
     }
 
@@ -76,7 +76,7 @@ public struct StripeGeometry: Hashable, Sendable {
         precondition(
             range.lowerBound >= 0 && range.upperBound <= groupLength,
             "bytes \(range) lie outside of a group of \(groupLength)")
-        let size = replication.cellSize
+        let size = coding.cellSize
         var result: [CellRange] = []
         result.reserveCapacity(range.isEmpty ? 0 : range.count / size + 2)
         var position = range.lowerBound
@@ -86,7 +86,7 @@ public struct StripeGeometry: Hashable, Sendable {
             let part = position - number * size..<end - number * size
             result.append(
                 cellRange(
-                    stripe: number / replication.data, cell: number % replication.data, part))
+                    stripe: number / coding.data, cell: number % coding.data, part))
             position = end
         }
         return result
@@ -99,7 +99,7 @@ public struct StripeGeometry: Hashable, Sendable {
         let part = range.clamped(to: 0..<length)
         return CellRange(
             stripe: stripe, cell: cell, range: part,
-            replicaOffset: stripe * replication.cellSize + part.lowerBound)
+            replicaOffset: stripe * coding.cellSize + part.lowerBound)
     }
 
     /// `part` rounded out to whole checksum units: what must be read to verify it. Cells begin at

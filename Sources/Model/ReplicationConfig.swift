@@ -1,84 +1,96 @@
-/// How the bytes of a key are spread over datanodes: codec, data and parity counts, cell size.
+/// How the bytes of a key are spread over datanodes: coded in stripes, or as whole copies.
 ///
-/// Written `codec-d-p-cell` as in Ozone, for example `rs-6-3-1024k`. Without the `k` the cell is
-/// in bytes.
-public struct ReplicationConfig: Hashable, Sendable, CustomStringConvertible {
-    public enum Codec: String, Hashable, Sendable, CaseIterable {
-        /// Reed–Solomon with ISA-L's systematic Cauchy matrix over GF(2^8), polynomial 0x11D.
-        case rs
-        /// One parity cell, the exclusive or of the data cells.
-        case xor
+/// Here is what means something for both. What is of one kind alone has to be asked of that kind,
+/// so that the compiler finds whoever forgets the other.
+public enum ReplicationConfig: Hashable, Sendable, BitwiseCopyable {
+    /// Data and parity cells on d + p datanodes.
+    case erasureCoded(ErasureCoding)
+    /// Each datanode of the container has all bytes.
+    case replicated(Factor)
+
+    /// How many whole copies there are. The raw value is their number.
+    public enum Factor: Int, Hashable, Sendable, BitwiseCopyable, CaseIterable {
+        case one = 1
+        case three = 3
     }
-
-    public let codec: Codec
-    /// Number of data cells in a stripe, d.
-    public let data: Int
-    /// Number of parity cells in a stripe, p.
-    public let parity: Int
-    /// Bytes of a full cell. A multiple of `cellStep`.
-    public let cellSize: Int
-
-    /// Cells of a stripe, and replicas of a container: d + p.
-    public var width: Int { data + parity }
-    /// User bytes of a full stripe: d × cell.
-    public var stripeSize: Int { data * cellSize }
 
     /// Bytes covered by one CRC32C.
     public static let checksumUnit = 4 * 1024
-    /// A full cell is a multiple of this.
-    public static let cellStep = 16 * 1024
-    /// Bytes of one full block replica; a block group holds d times as many user bytes.
+    /// Bytes of one full block replica.
     public static let blockSize = 256 * 1024 * 1024
-    /// The most cells a stripe may have.
+    /// The most replicas that a container may have, and cells that a stripe may.
     public static let maximumWidth = 32
-    /// The largest cell.
-    public static let maximumCellSize = 16 * 1024 * 1024
 
-    /// User bytes that fit into one block group: d × 256 MiB, rounded down to whole stripes.
-    public var blockGroupSize: Int { Self.blockSize / cellSize * stripeSize }
-
-    /// Throws `ReplicationError` with the reason if the combination cannot be coded.
-    public init(codec: Codec, data: Int, parity: Int, cellSize: Int) throws(ReplicationError) {
-        guard data >= 1, parity >= 1, data + parity <= Self.maximumWidth else {
-            throw ReplicationError(
-                "data and parity must each be at least 1 and together at most "
-                    + "\(Self.maximumWidth), not \(data) and \(parity)")
+    /// Replicas of a container, with indexes from 1 to this.
+    public var width: Int {
+        switch self {
+        case .erasureCoded(let coding): coding.width
+        case .replicated(let factor): factor.rawValue
         }
-        guard codec != .xor || parity == 1 else {
-            throw ReplicationError("xor has one parity cell, not \(parity); use rs for more")
-        }
-        guard cellSize > 0, cellSize % Self.cellStep == 0, cellSize <= Self.maximumCellSize
-        else {
-            throw ReplicationError(
-                "a cell must be a multiple of 16 KiB and at most 16 MiB, not \(cellSize) bytes")
-        }
-        self.codec = codec
-        self.data = data
-        self.parity = parity
-        self.cellSize = cellSize
     }
 
-    /// Parses `codec-d-p-cell`.
+    /// Replicas that must be there for all bytes to be readable: d, or one.
+    public var minimumReplicas: Int {
+        switch self {
+        case .erasureCoded(let coding): coding.data
+        case .replicated: 1
+        }
+    }
+
+    /// Replicas that may be lost before bytes are.
+    public var redundancy: Int { width - minimumReplicas }
+
+    /// User bytes that fit into one block group: a block of each data replica, in whole stripes; of
+    /// copies, a block.
+    public var blockGroupSize: Int {
+        switch self {
+        case .erasureCoded(let coding): coding.blockGroupSize
+        case .replicated: Self.blockSize
+        }
+    }
+
+    /// The erasure coding, for the many who can do nothing else yet.
+    ///
+    /// Throws `unsupported`, which says what would be right, of copies: their containers need
+    /// Ratis pipelines.
+    public func erasureCoding() throws(StoreError) -> ErasureCoding {
+        switch self {
+        case .erasureCoded(let coding): return coding
+        case .replicated(let factor):
+            throw StoreError(
+                .unsupported,
+                "\(self) keeps \(factor == .one ? "one whole copy" : "three whole copies"), which "
+                    + "needs Ratis pipelines, and these are not there yet; choose an erasure "
+                    + "coding, as in rs-3-2-1024k or xor-2-1-1024k")
+        }
+    }
+}
+
+extension ReplicationConfig: CustomStringConvertible {
+    /// How a replication is written, for those who wrote something else.
+    static let forms =
+        "a replication is written codec-data-parity-cell, as in rs-6-3-1024k or xor-2-1-64k, or "
+        + "ratis-1 or ratis-3 for whole copies"
+
+    /// Parses `codec-d-p-cell`, `ratis-1` and `ratis-3`; of the latter also what Ozone writes,
+    /// `RATIS/ONE` and `RATIS/THREE`. Case does not matter.
     public init(_ text: some StringProtocol) throws(ReplicationError) {
-        let parts = text.split(separator: "-", omittingEmptySubsequences: false)
-        let form = "a replication is written codec-data-parity-cell, as in rs-6-3-1024k; got"
-        guard parts.count == 4, let data = Int(parts[1]), let parity = Int(parts[2]) else {
-            throw ReplicationError("\(form) '\(text)'")
+        let name = text.lowercased()
+        switch name {
+        case "ratis-1", "ratis/one": self = .replicated(.one)
+        case "ratis-3", "ratis/three": self = .replicated(.three)
+        case _ where name.hasPrefix("ratis"):
+            throw ReplicationError(
+                "there are one or three whole copies, written ratis-1 and ratis-3, not '\(text)'")
+        default: self = .erasureCoded(try ErasureCoding(text))
         }
-        guard let codec = Codec(rawValue: parts[0].lowercased()) else {
-            throw ReplicationError("the codecs are rs and xor, not '\(parts[0])'")
-        }
-        let inKibibytes = parts[3].hasSuffix("k") || parts[3].hasSuffix("K")
-        guard let cell = Int(inKibibytes ? parts[3].dropLast() : parts[3]), cell > 0,
-            cell <= Self.maximumCellSize
-        else { throw ReplicationError("\(form) '\(text)'") }
-        try self.init(
-            codec: codec, data: data, parity: parity, cellSize: inKibibytes ? cell * 1024 : cell)
     }
 
     public var description: String {
-        let cell = cellSize % 1024 == 0 ? "\(cellSize / 1024)k" : "\(cellSize)"
-        return "\(codec.rawValue)-\(data)-\(parity)-\(cell)"
+        switch self {
+        case .erasureCoded(let coding): coding.description
+        case .replicated(let factor): "ratis-\(factor.rawValue)"
+        }
     }
 }
 

@@ -75,7 +75,8 @@ extension OzoneManager {
                 break
             }
             let group = key.groups[index]
-            let width = Int(group.replication.data) + Int(group.replication.parity)
+            // Of one that stands for nothing no place is known; its reader is told.
+            let width = (try? ReplicationConfig(group.replication))?.width ?? 0
             var nodes = places[ContainerID(group.block.container)] ?? []
             if nodes.count != width { nodes = Array(repeating: nil, count: width) }
             size += Limits.groupBytes
@@ -159,7 +160,7 @@ extension OzoneManager {
             throw StoreError(
                 .invalidArgument, "a key has at most \(OMLimits.keySize) bytes, not \(length)")
         }
-        let replication = try ReplicationConfig(command.replication)
+        let replication = try ReplicationConfig(writable: command.replication)
         let groups = try await leases.take(
             replication, count: Self.firstGroups(replication, length: length))
         places.learn(groups.map(\.group))
@@ -188,7 +189,7 @@ extension OzoneManager {
             try reads.bucket(asked).replication
         }
         let groups = try await leases.take(
-            ReplicationConfig(command.replication), count: Int(request.count))
+            ReplicationConfig(writable: command.replication), count: Int(request.count))
         places.learn(groups.map(\.group))
         command.blocks = groups.map(\.group.blockID.message)
         guard case .reserved(let response) = try await answer(.reserve(command)) else {
@@ -210,7 +211,7 @@ extension OzoneManager {
         let open = try await read { reads throws(StoreError) in
             try reads.open(request.openID, user: request.user)
         }
-        let replication = try ReplicationConfig(open.replication)
+        let replication = try ReplicationConfig(writable: open.replication)
         let excluding = ExcludeList(
             nodes: Set(request.excluding.map { Identity128($0) }),
             containers: Set(request.excludingContainers.map { ContainerID($0) }))
@@ -247,10 +248,11 @@ extension OzoneManager {
         return try await propose(.deleteKey(request))
     }
 
-    /// Throws `cannotPlace` with the reason if the cluster cannot hold `replication` at all.
+    /// Throws `cannotPlace` with the reason if the cluster cannot hold `replication` at all, and
+    /// `unsupported` if it is none that keys can be written with.
     /// Other failures of SCM say nothing about that, and are left for the first write to meet.
     func checkPlaceable(_ message: WireReplication) async throws(StoreError) {
-        let replication = try ReplicationConfig(message)
+        let replication = try ReplicationConfig(writable: message)
         do throws(StoreError) {
             try await leases.peek(replication)
         } catch {

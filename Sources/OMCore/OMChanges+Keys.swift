@@ -8,7 +8,7 @@ extension OMChanges {
     func open(_ command: OMOpenCommand) throws(StoreError) -> OMOpenResponse {
         let bucket = try reads.bucket(command.key.bucket, user: command.user)
         let name = try NameRules.checkKey(command.key.name.octets)
-        _ = try ReplicationConfig(command.replication)
+        _ = try ReplicationConfig(writable: command.replication)
         if command.hasUpload {
             _ = try reads.upload(bucket: bucket.number, name: name.bytes, command.upload)
             try checkPartNumber(command.part)

@@ -87,7 +87,7 @@ extension OMChanges {
         let path = request.bucket
         try NameRules.checkBucket(path.bucket)
         try OMReads.check(request.layout, of: path)
-        let replication = try ReplicationConfig(request.replication)
+        let replication = try ReplicationConfig(writable: request.replication)
         var caller = try reads.caller(request.user)
         let volume = try reads.volume(path.volume)
         guard

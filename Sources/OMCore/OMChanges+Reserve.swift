@@ -7,7 +7,7 @@ import Wire
 extension OMChanges {
     func reserve(_ command: OMReserveCommand) throws(StoreError) -> OMReserveResponse {
         _ = try reads.bucket(command.bucket, user: command.user)
-        _ = try ReplicationConfig(command.replication)
+        _ = try ReplicationConfig(writable: command.replication)
         guard command.blocks.count <= OMLimits.reservedKeys else {
             throw StoreError(
                 .invalidArgument,

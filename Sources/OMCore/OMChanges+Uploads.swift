@@ -14,7 +14,7 @@ extension OMChanges {
         try checkAttributes(request.attributes)
         let replication =
             request.hasReplication ? request.replication : bucket.bucket.replication
-        _ = try ReplicationConfig(replication)
+        _ = try ReplicationConfig(writable: replication)
         var record = OMUploadRecord()
         record.bucket = request.key.bucket
         record.upload.key = .octets(name)

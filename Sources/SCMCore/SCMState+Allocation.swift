@@ -46,16 +46,20 @@ extension SCMState {
         guard nodes.count < replication.width else { return nil }
         return StoreError(
             .cannotPlace,
-            "\(replication) needs \(replication.width) datanodes, one for each cell of a stripe; "
+            "\(replication) needs \(replication.width) datanodes, one for each replica; "
                 + "the cluster has \(nodes.count)")
     }
 
     /// Gives out `count` block groups, or says what must be logged first. `count` 0 asks only
-    /// whether the cluster could ever place the replication.
+    /// whether the cluster could ever place the replication. Whole copies are refused as
+    /// `unsupported`.
     public mutating func allocate(
         _ replication: ReplicationConfig, count: Int, excluding: ExcludeList = .none,
         at now: UInt64, using random: inout some RandomNumberGenerator
     ) -> Allocation {
+        do throws(StoreError) {
+            _ = try replication.erasureCoding()
+        } catch { return .refused(error) }
         if let error = placementError(replication) { return .refused(error) }
         guard count > 0 else { return .groups([]) }
         if isInSafeMode {
@@ -149,7 +153,7 @@ extension SCMState {
     ) -> Result<SCMCommand, StoreError> {
         let least =
             options.allowsDegradedGroups
-            ? min(replication.data + 1, replication.width) : replication.width
+            ? min(replication.minimumReplicas + 1, replication.width) : replication.width
         guard healthy.count >= least else {
             return .failure(shortage(replication, least: least, healthy: healthy.count, at: now))
         }

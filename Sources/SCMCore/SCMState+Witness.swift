@@ -192,7 +192,12 @@ extension SCMState.Container {
     func store(at place: Int) -> UInt64 { place < stores.count ? stores[place] : 0 }
 
     /// Whether each block that was acknowledged has a record with the replica at `place`.
-    func isInEachBlock(_ place: Int) -> Bool { place == 0 || place >= replication.data }
+    func isInEachBlock(_ place: Int) -> Bool {
+        switch replication {
+        case .erasureCoded(let coding): place == 0 || place >= coding.data
+        case .replicated: true
+        }
+    }
 
     /// A record from before indexes were witnessed: of a closed container, each index that was not
     /// logged as empty has had a replica.

@@ -155,7 +155,7 @@ public struct SCMState: Sendable {
     }
 
     private mutating func add(_ record: SCMContainerRecord) throws(StoreError) {
-        let replication = try ReplicationConfig(record.replication)
+        let replication = try record.checkedReplication()
         var container = Container(
             id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
             replication: replication,
@@ -190,14 +190,8 @@ public struct SCMState: Sendable {
         switch command.command {
         case .cluster(let change): if cluster == nil { cluster = Identity128(change.id) }
         case .createContainer(let change):
-            var record = SCMContainerRecord()
-            record.id = change.id
-            record.pipeline = change.pipeline
-            record.replication = change.replication
-            record.nodes = change.nodes
-            record.stores = change.stores
             do throws(StoreError) {
-                try add(record)
+                try add(change.record)
             } catch {
                 preconditionFailure("container \(change.id) was given out with \(error)")
             }
@@ -357,7 +351,7 @@ public struct SCMState: Sendable {
         }
         // Others may never have held a block, and so have no replica.
         let expected = containers.values.filter { $0.state == .containerClosed }
-        let complete = expected.count { knownReplicas($0) >= $0.replication.data }
+        let complete = expected.count { knownReplicas($0) >= $0.replication.minimumReplicas }
         guard complete * 100 >= expected.count * 99 else {
             return "\(complete) of \(expected.count) containers have enough replicas reported"
         }

@@ -46,6 +46,9 @@ public struct SCMStateMachine: StateMachine {
             throw StoreError(
                 .versionMismatch, "the log holds a command of a kind not known to this version")
         }
+        if case .createContainer(let change) = command.command {
+            _ = try change.record.checkedReplication()
+        }
         return command
     }
 
@@ -60,14 +63,7 @@ public struct SCMStateMachine: StateMachine {
                 transaction.put(SCMTable.values, SCMTable.clusterKey, change.id.encoded)
             }
         case .createContainer(let change):
-            var record = SCMContainerRecord()
-            record.id = change.id
-            record.pipeline = change.pipeline
-            record.replication = change.replication
-            record.nodes = change.nodes
-            record.stores = change.stores
-            record.state = .containerOpen
-            transaction.put(SCMTable.containers, SCMTable.key(change.id), record.encoded)
+            transaction.put(SCMTable.containers, SCMTable.key(change.id), change.record.encoded)
         case .containerState(let change):
             let key = SCMTable.key(change.id)
             guard let row = transaction.get(SCMTable.containers, key),
@@ -137,6 +133,37 @@ public struct SCMStateMachine: StateMachine {
                 transaction.put(SCMTable.deletions, key, record.encoded)
             }
         }
+    }
+}
+
+extension SCMCommand.CreateContainer {
+    /// The open container that it makes.
+    var record: SCMContainerRecord {
+        var record = SCMContainerRecord()
+        record.id = id
+        record.pipeline = pipeline
+        record.replication = replication
+        record.nodes = nodes
+        record.stores = stores
+        record.state = .containerOpen
+        return record
+    }
+}
+
+extension SCMContainerRecord {
+    /// How the container's blocks are laid out. Throws `corrupt` if that cannot be, or if the
+    /// container has not a place for each replica: groups could not be given out in it.
+    func checkedReplication() throws(StoreError) -> ReplicationConfig {
+        let config: ReplicationConfig
+        do throws(StoreError) { config = try ReplicationConfig(replication) } catch {
+            throw StoreError(.corrupt, "container \(id) has no replication: \(error.message)")
+        }
+        guard nodes.count == config.width else {
+            throw StoreError(
+                .corrupt,
+                "container \(id) of \(config) has \(config.width) places, not \(nodes.count)")
+        }
+        return config
     }
 }
 

@@ -4,15 +4,40 @@ import Model
 // message that stands for no valid value is refused with `badRequest`.
 
 extension ReplicationConfig {
-    /// Throws `invalidArgument` with the reason if the combination cannot be coded.
+    /// Throws `invalidArgument` with the reason if the combination cannot be coded or so many
+    /// copies are not made, `badRequest` if it is of a codec that is not known.
     public init(_ message: WireReplication) throws(StoreError) {
-        let codec: Codec
         switch message.codec {
-        case .rs: codec = .rs
-        case .xor: codec = .xor
+        case .rs: self = .erasureCoded(try ErasureCoding(message, .rs))
+        case .xor: self = .erasureCoded(try ErasureCoding(message, .xor))
+        case .copies: self = .replicated(try Factor(message))
         case .UNRECOGNIZED(let value):
-            throw StoreError(.badRequest, "codec \(value) is not known: the codecs are rs, xor")
+            throw StoreError(
+                .badRequest, "codec \(value) is not known: the codecs are rs, xor, copies")
         }
+    }
+
+    public var message: WireReplication {
+        var message = WireReplication()
+        switch self {
+        case .erasureCoded(let coding):
+            switch coding.codec {
+            case .rs: message.codec = .rs
+            case .xor: message.codec = .xor
+            }
+            message.data = UInt32(coding.data)
+            message.parity = UInt32(coding.parity)
+            message.cellSize = UInt32(coding.cellSize)
+        case .replicated(let factor):
+            message.codec = .copies
+            message.data = UInt32(factor.rawValue)
+        }
+        return message
+    }
+}
+
+extension ErasureCoding {
+    fileprivate init(_ message: WireReplication, _ codec: Codec) throws(StoreError) {
         do throws(ReplicationError) {
             try self.init(
                 codec: codec, data: Int(message.data), parity: Int(message.parity),
@@ -21,17 +46,19 @@ extension ReplicationConfig {
             throw StoreError(.invalidArgument, error.description)
         }
     }
+}
 
-    public var message: WireReplication {
-        var message = WireReplication()
-        switch codec {
-        case .rs: message.codec = .rs
-        case .xor: message.codec = .xor
+extension ReplicationConfig.Factor {
+    fileprivate init(_ message: WireReplication) throws(StoreError) {
+        guard let factor = Self(rawValue: Int(message.data)), message.parity == 0,
+            message.cellSize == 0
+        else {
+            throw StoreError(
+                .invalidArgument,
+                "there are 1 or 3 whole copies, without parity and cells, not \(message.data) with "
+                    + "\(message.parity) parity cells of \(message.cellSize) bytes")
         }
-        message.data = UInt32(data)
-        message.parity = UInt32(parity)
-        message.cellSize = UInt32(cellSize)
-        return message
+        self = factor
     }
 }
 

@@ -6,9 +6,10 @@ import Wire
 
 struct AdminCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "admin", abstract: "What SCM knows, and can be told.",
+        commandName: "admin", abstract: "How the cluster is, what SCM knows, and can be told.",
         subcommands: [
-            Datanode.self, Container.self, Pipeline.self, SafeMode.self, TraceCommand.self,
+            Status.self, Datanode.self, Container.self, Pipeline.self, SafeMode.self,
+            TraceCommand.self,
         ])
 
     struct Datanode: AsyncParsableCommand {
@@ -55,9 +56,8 @@ struct AdminCommand: AsyncParsableCommand {
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.nodes = true
-                let rows = try await cluster.client().status(request).nodes.worstFirst {
-                    NodeHealth(state: $0.state, failedVolumes: $0.volumes.count(where: \.isFailed))
-                }.map(Row.init)
+                let rows = try await cluster.client().status(request).nodes
+                    .worstFirst { NodeHealth($0) }.map(Row.init)
                 if cluster.json { return try printJSON(rows) }
                 printTable(
                     [

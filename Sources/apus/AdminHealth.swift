@@ -10,16 +10,16 @@ struct ContainerHealth: Comparable {
     /// How many more replicas may be lost before bytes are; below 0: bytes cannot be read now.
     let spare: Int
 
-    init(parity: Int, missing: [UInt32], corrupt: [UInt32]) {
+    init(redundancy: Int, missing: [UInt32], corrupt: [UInt32]) {
         self.missing = missing.sorted()
         self.corrupt = corrupt.sorted()
-        spare = parity - Set(missing + corrupt).count
+        spare = redundancy - Set(missing + corrupt).count
     }
 
     init(_ info: SCMContainerInfo) {
-        let parity = (try? ReplicationConfig(info.replication))?.parity ?? 0
+        let redundancy = (try? ReplicationConfig(info.replication))?.redundancy ?? 0
         self.init(
-            parity: parity, missing: info.missingIndexes, corrupt: info.corruptIndexes)
+            redundancy: redundancy, missing: info.missingIndexes, corrupt: info.corruptIndexes)
     }
 
     var isWhole: Bool { missing.isEmpty && corrupt.isEmpty }
@@ -45,6 +45,15 @@ struct ContainerHealth: Comparable {
 struct NodeHealth: Comparable {
     let state: SCMNodeState
     let failedVolumes: Int
+
+    init(state: SCMNodeState, failedVolumes: Int) {
+        self.state = state
+        self.failedVolumes = failedVolumes
+    }
+
+    init(_ node: SCMNodeInfo) {
+        self.init(state: node.state, failedVolumes: node.volumes.count(where: \.isFailed))
+    }
 
     private var rank: (Int, Int) {
         let order =

@@ -46,7 +46,7 @@ struct ClusterOptions: ParsableArguments {
     }
 }
 
-/// An option that tells how bytes are coded.
+/// An option that tells how bytes are coded. Whether the cluster does that, it says itself.
 enum ReplicationArgument {
     static let help: ArgumentHelp =
         "Code the bytes so: codec-data-parity-cell, as in rs-6-3-1024k. Default: as the bucket."

@@ -290,7 +290,17 @@ struct Settings: Sendable {
         return value
     }
 
-    func replication() throws -> ReplicationConfig {
-        try ReplicationConfig(text("cluster.replication"))
+    /// Throws if it is none that buckets can be coded with.
+    func replication() throws(StoreError) -> ReplicationConfig {
+        let key = "cluster.replication"
+        do {
+            let replication = try ReplicationConfig(text(key))
+            _ = try replication.erasureCoding()
+            return replication
+        } catch let error as StoreError {
+            throw StoreError(error.code, "\(key): \(error.message)")
+        } catch {
+            throw StoreError(.invalidArgument, "\(key): \(error)")
+        }
     }
 }

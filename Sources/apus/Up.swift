@@ -35,12 +35,15 @@ struct Up: AsyncParsableCommand {
         }
         do {
             let config = try ReplicationConfig(replication)
+            _ = try config.erasureCoding()
             guard config.width <= datanodes else {
                 throw ValidationError(
                     "\(config) needs \(config.width) datanodes, --datanodes is \(datanodes)")
             }
         } catch let error as ReplicationError {
             throw ValidationError("--replication: \(error)")
+        } catch let error as StoreError {
+            throw ValidationError("--replication: \(error.message)")
         }
         do throws(StoreError) {
             _ = try ClusterLayout.address(s3)

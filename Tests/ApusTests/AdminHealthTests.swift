@@ -1,3 +1,4 @@
+import Model
 import Testing
 import Wire
 
@@ -12,7 +13,7 @@ struct AdminHealthTests {
 
         init(_ name: String, parity: Int = 2, missing: [UInt32] = [], corrupt: [UInt32] = []) {
             self.name = name
-            health = ContainerHealth(parity: parity, missing: missing, corrupt: corrupt)
+            health = ContainerHealth(redundancy: parity, missing: missing, corrupt: corrupt)
         }
     }
 
@@ -33,18 +34,31 @@ struct AdminHealthTests {
 
     @Test("a replica that is both missing and corrupt is lost once")
     func both() {
-        let health = ContainerHealth(parity: 2, missing: [2], corrupt: [2])
+        let health = ContainerHealth(redundancy: 2, missing: [2], corrupt: [2])
         #expect(health.spare == 1)
         #expect(health.text == "missing 2 corrupt 2")
     }
 
     @Test("the text names the indexes, and shouts when bytes cannot be read")
     func text() {
-        #expect(ContainerHealth(parity: 2, missing: [], corrupt: []).text == "ok")
-        #expect(ContainerHealth(parity: 2, missing: [3, 1], corrupt: []).text == "missing 1,3")
+        #expect(ContainerHealth(redundancy: 2, missing: [], corrupt: []).text == "ok")
+        #expect(ContainerHealth(redundancy: 2, missing: [3, 1], corrupt: []).text == "missing 1,3")
         #expect(
-            ContainerHealth(parity: 1, missing: [1], corrupt: [3]).text
+            ContainerHealth(redundancy: 1, missing: [1], corrupt: [3]).text
                 == "UNREADABLE: missing 1 corrupt 3")
+    }
+
+    @Test(
+        "what may still be lost depends on the container's replication",
+        arguments: [("rs-3-2-1024k", 1), ("ratis-3", 1), ("ratis-1", -1), ("xor-2-1-64k", 0)])
+    func replications(replication: String, spare: Int) throws {
+        var info = SCMContainerInfo()
+        info.replication = try ReplicationConfig(replication).message
+        info.missingIndexes = [1]
+        #expect(ContainerHealth(info).spare == spare)
+        // One that is not known may lose nothing.
+        info.replication.codec = .UNRECOGNIZED(9)
+        #expect(ContainerHealth(info).spare == -1)
     }
 
     @Test("datanodes: dead, stale, failed disks, healthy")

@@ -70,14 +70,15 @@ private final class FakeSource: GroupSource {
 
 private struct Rig {
     let reactor: Reactor
-    let replication: ReplicationConfig
+    let coding: ErasureCoding
     let datanodes: [FakeDatanode]
     let source: FakeSource
     let client: DatanodeClient
 
-    init(nodes count: Int) throws {
+    /// - Parameter groups: of which groups are given out; nil: what is written.
+    init(nodes count: Int, groups: ReplicationConfig? = nil) throws {
         reactor = try Reactor.start()
-        replication = try ReplicationConfig("rs-3-2-64k")
+        coding = try ErasureCoding("rs-3-2-64k")
         datanodes = (0..<count).map { _ in FakeDatanode() }
         let channels = ChannelPool(name: "test")
         var addresses: [DatanodeAddress] = []
@@ -87,7 +88,7 @@ private struct Rig {
             channels.register(datanode, host: address.host, port: address.port)
             addresses.append(address)
         }
-        source = FakeSource(replication, nodes: addresses)
+        source = FakeSource(groups ?? .erasureCoded(coding), nodes: addresses)
         client = DatanodeClient(
             channels: channels, health: NodeHealth(), window: TransferWindow(bytes: 64 << 20),
             onRefusal: { _ in })
@@ -95,16 +96,15 @@ private struct Rig {
 
     /// Writes `count` bytes; the groups that they are in.
     func write(_ count: Int) async throws -> [BlockGroup] {
-        let codec = Codec(replication)
-        let (replication, source, client, reactor) = (replication, source, client, reactor)
+        let codec = Codec(coding)
+        let (coding, source, client, reactor) = (coding, source, client, reactor)
         return try await Task(executorPreference: reactor) {
             let writer = ECWriter(
-                replication: replication, codec: codec, prepared: [], source: source,
-                client: client, on: reactor)
+                coding: coding, prepared: [], source: source, client: client, on: reactor)
             var left = count
             while left > 0 {
-                var stripe = Stripe(replication, expecting: left, pool: reactor.pool)
-                let bytes = [UInt8](repeating: 7, count: min(left, replication.stripeSize))
+                var stripe = Stripe(coding, expecting: left, pool: reactor.pool)
+                let bytes = [UInt8](repeating: 7, count: min(left, coding.stripeSize))
                 left -= bytes.withUnsafeBytes { stripe.fill($0) }
                 stripe.encode(codec)
                 try await writer.send(stripe, isLast: left == 0)
@@ -120,8 +120,8 @@ struct ECWriterTests {
     func permissions() async throws {
         let rig = try Rig(nodes: 5)
         defer { rig.reactor.stop() }
-        let groups = try await rig.write(3 * rig.replication.stripeSize)
-        #expect(groups.map(\.length) == [3 * rig.replication.stripeSize])
+        let groups = try await rig.write(3 * rig.coding.stripeSize)
+        #expect(groups.map(\.length) == [3 * rig.coding.stripeSize])
         for (number, datanode) in rig.datanodes.enumerated() {
             let cells = datanode.cells
             #expect(cells.map(\.mayCreate) == [1000 + UInt64(number), 0, 0])
@@ -134,7 +134,7 @@ struct ECWriterTests {
     func hung() async throws {
         let rig = try Rig(nodes: 6)
         defer { rig.reactor.stop() }
-        let size = 4 * rig.replication.stripeSize
+        let size = 4 * rig.coding.stripeSize
         _ = try await rig.write(size)
         rig.datanodes[2].state.withLock { $0.isHung = true }
         let groups = try await rig.write(size)
@@ -156,12 +156,12 @@ struct ECWriterTests {
         defer { rig.reactor.stop() }
         let hung = rig.datanodes[2]
         hung.state.withLock { $0.isHung = true }
-        async let written = rig.write(rig.replication.stripeSize)
+        async let written = rig.write(rig.coding.stripeSize)
         // It is late, a whole group without it was asked for, and there is none.
         while rig.source.asked.count < 2 { try await Task.sleep(for: .milliseconds(5)) }
         hung.state.withLock { $0.isHung = false }
         let groups = try await written
-        #expect(groups.map(\.length) == [rig.replication.stripeSize] && !groups[0].isDegraded)
+        #expect(groups.map(\.length) == [rig.coding.stripeSize] && !groups[0].isDegraded)
     }
 
     @Test("a full disk, or one that is gone, ends the group and says nothing against the node")
@@ -170,8 +170,8 @@ struct ECWriterTests {
             let rig = try Rig(nodes: 6)
             defer { rig.reactor.stop() }
             rig.datanodes[1].state.withLock { $0.refusals = [code] }
-            let groups = try await rig.write(rig.replication.stripeSize)
-            #expect(groups.map(\.length) == [rig.replication.stripeSize])
+            let groups = try await rig.write(rig.coding.stripeSize)
+            #expect(groups.map(\.length) == [rig.coding.stripeSize])
             #expect(rig.source.asked.allSatisfy { $0.nodes.isEmpty }, "\(code)")
             #expect(rig.source.asked[1].containers == [ContainerID(1)], "\(code)")
         }
@@ -182,8 +182,21 @@ struct ECWriterTests {
         let rig = try Rig(nodes: 6)
         defer { rig.reactor.stop() }
         rig.datanodes[1].state.withLock { $0.refusals = [.noSpace] }
-        let groups = try await rig.write(rig.replication.stripeSize)
-        #expect(groups.map(\.length) == [rig.replication.stripeSize])
+        let groups = try await rig.write(rig.coding.stripeSize)
+        #expect(groups.map(\.length) == [rig.coding.stripeSize])
         #expect(rig.source.asked.map { $0.nodes.map(\.low) } == [[], [1]])
+    }
+
+    @Test("a group of another replication than the key's is refused, and nothing is sent to it")
+    func otherReplication() async throws {
+        for other in try [ReplicationConfig("rs-2-3-64k"), .replicated(.three)] {
+            let rig = try Rig(nodes: 6, groups: other)
+            defer { rig.reactor.stop() }
+            let error = await #expect(throws: StoreError.self) { try await rig.write(100) }
+            #expect(error?.code == .badRequest)
+            #expect(error?.message.contains("\(other)") == true)
+            #expect(error?.message.contains("\(rig.coding)") == true)
+            #expect(rig.datanodes.allSatisfy { $0.cells.isEmpty })
+        }
     }
 }

@@ -39,7 +39,7 @@ struct GroupReaderTests {
     func stalePlace() async throws {
         let reactor = try Reactor.start()
         defer { reactor.stop() }
-        let replication = try ReplicationConfig("rs-3-2-64k")
+        let coding = try ErasureCoding("rs-3-2-64k")
         let bytes = [UInt8](repeating: 9, count: 4096)
         let channels = ChannelPool(name: "test")
         func address(_ number: UInt64) -> DatanodeAddress {
@@ -53,8 +53,8 @@ struct GroupReaderTests {
         channels.register(moved, host: "fake", port: 9)
         var nodes = (1...5).map { DatanodeAddress?.some(address($0)) }
         var group = BlockGroup(
-            blockID: BlockID(containerID: ContainerID(3), localID: 1), replication: replication,
-            length: 4096, nodes: nodes)
+            blockID: BlockID(containerID: ContainerID(3), localID: 1),
+            replication: .erasureCoded(coding), length: 4096, nodes: nodes)
         group.token = [1, 2, 3]
         nodes[0] = address(9)
         let fresh = nodes
@@ -63,7 +63,7 @@ struct GroupReaderTests {
             channels: channels, health: NodeHealth(), window: TransferWindow(bytes: 1 << 20),
             onRefusal: { _ in })
         let reader = GroupReader(
-            group, codec: Codec(replication), client: client, on: reactor,
+            group, codec: Codec(coding), client: client, on: reactor,
             locate: { id in
                 located.withLock { $0 += 1 }
                 return id == ContainerID(3) ? fresh : nil

@@ -388,7 +388,38 @@ class Run(CommandLineSteps):
         assert result.returncode == 1 and "needs 9 datanodes" in result.stderr, result
         result = cluster.apus("bucket", "create", "/s3v/odd", "--replication", "rs-6", check=False)
         assert result.returncode == 2 and "codec-data-parity-cell" in result.stderr, result
+        assert "ratis-3" in result.stderr, result
+        self.copies_are_refused(bad)
         assert cluster.apus("key", "nonsense", check=False).returncode == 2
+
+    def copies_are_refused(self, file):
+        """Whole copies can be named and not written: every way to ask for them says so."""
+        cluster = self.cluster
+        source = pathlib.Path(self.work, "copy")
+        source.write_bytes(b"bytes")
+        cluster.apus("bucket", "create", "/s3v/coded")
+        for name in ("ratis-3", "RATIS/ONE"):
+            for command in (("bucket", "create", "/s3v/copies"),
+                            ("key", "put", "/s3v/coded/k", str(source))):
+                result = cluster.apus(*command, "--replication", name, check=False)
+                assert result.returncode == 1, result
+                assert "unsupported" in result.stderr and "Ratis pipelines" in result.stderr, result
+                assert "rs-3-2-1024k" in result.stderr, result
+        assert cluster.apus("bucket", "info", "/s3v/copies", check=False).returncode == 1
+        assert cluster.apus("key", "info", "/s3v/coded/k", check=False).returncode == 1
+        cluster.apus("bucket", "delete", "/s3v/coded")
+        result = cluster.apus("bucket", "create", "/s3v/two", "--replication", "ratis-2", check=False)
+        assert result.returncode == 2 and "ratis-1 and ratis-3" in result.stderr, result
+        result = cluster.apus("up", "--dir", str(pathlib.Path(self.work, "up")), "--replication",
+                              "ratis-3", check=False)
+        assert result.returncode == 2 and "Ratis pipelines" in result.stderr, result
+        settings = json.loads(pathlib.Path(cluster.dir, "etc", "om1.json").read_text())
+        settings["cluster"]["replication"] = "ratis-3"
+        settings["om"]["directory"] = str(pathlib.Path(self.work, "om"))
+        file.write_text(json.dumps(settings))
+        result = cluster.apus("om", "--config", str(file), check=False)
+        assert result.returncode == 1 and "cluster.replication" in result.stderr, result
+        assert "Ratis pipelines" in result.stderr, result
 
     def test_13_a_slow_reader_finishes_whatever_becomes_of_its_key(self):
         grace = 3

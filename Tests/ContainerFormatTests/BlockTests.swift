@@ -59,6 +59,39 @@ import Testing
                 "the container data file has replica index 9 of rs-3-2-1024k")
         ) { _ = try parse(block, of: .data) }
     }
+
+    private func body(_ replication: String, index: UInt8) -> [UInt8] {
+        [7, 0, 0, 0, 0, 0, 0, 0, index, UInt8(replication.utf8.count)] + Array(replication.utf8)
+    }
+
+    @Test("the body of a header is pinned: number, replica index, replication as text")
+    func pinned() throws {
+        #expect(try sampleHeader().body == body("rs-3-2-1024k", index: 2))
+        let copies = ContainerHeader(
+            containerID: ContainerID(7), replication: .replicated(.three), replicaIndex: 3)
+        #expect(copies.body == body("ratis-3", index: 3))
+        #expect(try parse(copies.encoded(for: .data), of: .data) == copies)
+    }
+
+    @Test(
+        "a header of a replication that is none, or of too few copies, is refused by name",
+        arguments: [
+            ("ratis-2", 1, "'ratis-2'"), ("ratis-3", 4, "index 4 of ratis-3"),
+            ("ratis-1", 2, "index 2 of ratis-1"), ("ratis-3", 0, "index 0 of ratis-3"),
+            ("raft-3", 1, "'raft-3'"), ("", 1, "''"),
+            ("rs-9223372036854775807-1-1024k", 1, "not 9223372036854775807 and 1"),
+        ] as [(String, UInt8, String)])
+    func otherReplications(replication: String, index: UInt8, reason: String) {
+        let block = SealedBlock.seal(
+            magic: "APUSDATA", version: ContainerHeader.version,
+            body: body(replication, index: index))
+        let error = #expect(throws: FormatError.self) { try parse(block, of: .data) }
+        guard case .invalid(let text) = error else {
+            Issue.record("not refused as invalid: \(String(describing: error))")
+            return
+        }
+        #expect(text.contains("container data file") && text.contains(reason))
+    }
 }
 
 @Suite struct VolumeVersionTests {

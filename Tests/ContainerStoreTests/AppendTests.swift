@@ -46,6 +46,34 @@ import Testing
         }
     }
 
+    @Test("a cell of another replication than the container's is refused and changes nothing")
+    func otherReplication() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            try await store.createContainer(
+                ContainerID(1), replication: replication, replicaIndex: 2)
+            try await store.append(cell(blockID(5), at: 0, [1, 2, 3]))
+            let others = try [
+                ReplicationConfig("rs-3-2-128k"), ReplicationConfig("rs-6-3-64k"),
+                .replicated(.three), .replicated(.one),
+            ]
+            for other in others {
+                var stray = cell(blockID(6), at: 0, [4])
+                stray.replicaIndex = 2
+                stray.replication = other
+                let sent = stray
+                let error = await #expect(throws: StoreError.self) {
+                    try await store.append(sent, .client)
+                }
+                #expect(error?.code == .containerState)
+                #expect(error?.message.contains("\(replication)") == true)
+                #expect(error?.message.contains("\(other)") == true)
+            }
+            #expect(try await store.blocks(in: ContainerID(1)).map(\.id) == [blockID(5)])
+            try await store.close()
+        }
+    }
+
     @Test("many appends of many blocks in flight are each durable and share syncs")
     func concurrent() async throws {
         try await withReactor { directory, reactor in

@@ -72,7 +72,7 @@ func cell(
     _ block: BlockID, at offset: Int, _ bytes: [UInt8], group: Int? = nil, ended: Bool = false
 ) -> CellAppend {
     CellAppend(
-        block: block, replicaIndex: 0, offset: offset,
+        block: block, replicaIndex: 0, replication: replication, offset: offset,
         payload: Payload(copying: bytes, pool: .process),
         checksums: bytes.withUnsafeBytes { CRC32C.ofUnits($0) },
         groupLength: group ?? offset + bytes.count, endOfBlock: ended)
@@ -89,7 +89,9 @@ extension ContainerStore {
         func append(_ cell: CellAppend) async throws(StoreError) -> Int
     {
         var cell = cell
-        cell.replicaIndex = indexHere(cell.block.containerID)
+        let header = state.withLock { $0.containers[cell.block.containerID]?.header }
+        cell.replicaIndex = header?.replicaIndex ?? 1
+        cell.replication = header?.replication ?? cell.replication
         return try await append(cell, .client)
     }
 

@@ -30,12 +30,14 @@ struct ReplicaTests {
     }
 
     private func write(
-        _ rig: Rig, index: UInt32, permission: UInt64
+        _ rig: Rig, index: UInt32, permission: UInt64, replication: String = "rs-3-2-64k",
+        offset: UInt64 = 0
     ) async throws -> Result<RPCReply, StoreError> {
         var request = DNWriteCellRequest()
         request.block = block.message
-        request.replication = try ReplicationConfig("rs-3-2-64k").message
+        request.replication = try ReplicationConfig(replication).message
         request.replicaIndex = index
+        request.offset = offset
         request.groupLength = 0
         request.mayCreate = permission
         return await call(rig, .writeCell, request.encoded)
@@ -53,6 +55,46 @@ struct ReplicaTests {
         #expect(code(try await write(rig, index: 2, permission: 0)) == nil)
         // Another index of the same container is not here.
         #expect(code(try await write(rig, index: 3, permission: 0)) == .noSuchContainer)
+        try await rig.end()
+    }
+
+    @Test("a cell of copies is refused as what is not there yet, and makes no replica")
+    func copies() async throws {
+        let rig = try await Rig()
+        let epoch = rig.scm.state.withLock { $0.epoch }
+        for replication in ["ratis-1", "ratis-3"] {
+            for (offset, permission) in [(0, epoch), (0, 0), (4096, 0)] as [(UInt64, UInt64)] {
+                let answer = try await write(
+                    rig, index: 1, permission: permission, replication: replication, offset: offset)
+                guard case .failure(let error) = answer else {
+                    Issue.record("\(replication) was written")
+                    continue
+                }
+                #expect(error.code == .unsupported)
+                #expect(error.message.contains("Ratis pipelines"))
+            }
+        }
+        #expect(await rig.datanode.store.report().isEmpty)
+        var request = DNWriteCellRequest()
+        request.block = block.message
+        request.replication.codec = .copies
+        request.replication.data = 2
+        request.replicaIndex = 1
+        #expect(code(await call(rig, .writeCell, request.encoded)) == .invalidArgument)
+        try await rig.end()
+    }
+
+    @Test("a cell that comes with another replication than its container's is refused")
+    func otherReplication() async throws {
+        let rig = try await Rig()
+        let epoch = rig.scm.state.withLock { $0.epoch }
+        #expect(code(try await write(rig, index: 2, permission: epoch)) == nil)
+        for (offset, permission) in [(0, 0), (0, epoch), (4096, 0)] as [(UInt64, UInt64)] {
+            let answer = try await write(
+                rig, index: 2, permission: permission, replication: "rs-6-3-64k", offset: offset)
+            #expect(code(answer) == .containerState, "at \(offset)")
+        }
+        #expect(code(try await write(rig, index: 2, permission: 0)) == nil)
         try await rig.end()
     }
 

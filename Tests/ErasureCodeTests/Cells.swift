@@ -36,7 +36,7 @@ func withBuffers<R>(
 extension Codec {
     /// `encodeAndChecksum` on arrays.
     func encode(_ data: [[UInt8]]) -> (parity: [[UInt8]], checksums: [[UInt32]]) {
-        let outputs = (0..<replication.parity).map { _ in
+        let outputs = (0..<coding.parity).map { _ in
             UnsafeMutableRawBufferPointer.allocate(byteCount: data[0].count, alignment: 64)
         }
         defer { for output in outputs { output.deallocate() } }
@@ -60,7 +60,7 @@ extension Codec {
 }
 
 /// The data cells of a stripe of `length` user bytes.
-func stripe(_ replication: ReplicationConfig, length: Int, seed: UInt64) -> [[UInt8]] {
+func stripe(_ replication: ErasureCoding, length: Int, seed: UInt64) -> [[UInt8]] {
     var noise = Noise(seed: seed)
     return (0..<replication.data).map { cell in
         noise.bytes(min(replication.cellSize, max(0, length - cell * replication.cellSize)))

@@ -11,7 +11,7 @@ import Testing
     ]
 
     /// Lengths of a stripe's user bytes: every kind of last cell.
-    private func lengths(_ replication: ReplicationConfig) -> [Int] {
+    private func lengths(_ replication: ErasureCoding) -> [Int] {
         let cell = replication.cellSize
         return [
             1, 100, 16_384, 16_385, cell, cell + 5000, replication.stripeSize - 1,
@@ -30,7 +30,7 @@ import Testing
 
     @Test("a stripe copied into its cells has their bytes, parity and checksums", arguments: names)
     func copying(name: String) throws {
-        let replication = try ReplicationConfig(name)
+        let replication = try ErasureCoding(name)
         for kernel in GaloisKernel.available {
             let codec = Codec(replication, kernel: kernel)
             for length in lengths(replication) {
@@ -53,7 +53,7 @@ import Testing
 
     @Test("parity with its checksums alone is that of all cells", arguments: names)
     func parityOnly(name: String) throws {
-        let replication = try ReplicationConfig(name)
+        let replication = try ErasureCoding(name)
         let codec = Codec(replication)
         for length in lengths(replication) {
             let cells = stripe(replication, length: length, seed: UInt64(length))

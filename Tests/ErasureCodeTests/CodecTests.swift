@@ -15,7 +15,7 @@ import Testing
             ("xor-2-1-16k", 20_000, [0x3B52_5A9B]),
         ])
     func pinned(name: String, length: Int, expected: [UInt32]) throws {
-        let replication = try ReplicationConfig(name)
+        let replication = try ErasureCoding(name)
         let data = stripe(replication, length: length, seed: 42)
         let reference = ScalarCodec(replication).encode(data)
         #expect(reference.map { CRC32C.of($0) } == expected)
@@ -24,7 +24,7 @@ import Testing
 
     @Test("the parity rows of rs-6-3 are the Cauchy rows that Ozone and Hadoop write")
     func matrix() throws {
-        let codec = ScalarCodec(try ReplicationConfig("rs-6-3-1024k"))
+        let codec = ScalarCodec(try ErasureCoding("rs-6-3-1024k"))
         let rows = (6..<9).map { row in (0..<6).map { codec.coefficient(row: row, column: $0) } }
         #expect(
             rows == [
@@ -36,7 +36,7 @@ import Testing
 
     @Test("a unit vector in cell 0 shows the first column of the matrix")
     func unitVector() throws {
-        let replication = try ReplicationConfig("rs-3-2-16k")
+        let replication = try ErasureCoding("rs-3-2-16k")
         let result = Codec(replication).encode([[1], [], []])
         #expect(result.parity == [[0xF4], [0x47]])
     }
@@ -58,7 +58,7 @@ import Testing
         "encoding equals the scalar reference for every shape of the last stripe",
         arguments: ["rs-3-2-16k", "rs-6-3-16k", "rs-10-4-16k", "xor-2-1-16k", "rs-1-1-16k"])
     func shapes(name: String) throws {
-        let replication = try ReplicationConfig(name)
+        let replication = try ErasureCoding(name)
         let cell = replication.cellSize
         let lengths = [
             1, 31, 32, 33, 4096, cell - 1, cell, cell + 1, cell * replication.data - 1,
@@ -75,7 +75,7 @@ import Testing
 
     @Test("cells longer than a tile are encoded and checksummed whole")
     func tiles() throws {
-        let replication = try ReplicationConfig("rs-3-2-1024k")
+        let replication = try ErasureCoding("rs-3-2-1024k")
         let data = stripe(replication, length: 2 * 1_048_576 + 70_001, seed: 9)
         let (parity, checksums) = Codec(replication).encode(data)
         #expect(parity == ScalarCodec(replication).encode(data))
@@ -85,7 +85,7 @@ import Testing
 
     @Test("encode alone writes the same parity as encode with checksums")
     func plain() throws {
-        let replication = try ReplicationConfig("rs-6-3-64k")
+        let replication = try ErasureCoding("rs-6-3-64k")
         let data = stripe(replication, length: 200_000, seed: 10)
         let parity = (0..<3).map { _ in
             UnsafeMutableRawBufferPointer.allocate(byteCount: 65_536, alignment: 64)
@@ -100,7 +100,7 @@ import Testing
 @Suite struct Decoding {
     /// Tries every set of lost cells: up to p of them must come back, more must be refused.
     private func allLosses(of name: String, length: Int) throws {
-        let replication = try ReplicationConfig(name)
+        let replication = try ErasureCoding(name)
         let data = stripe(replication, length: length, seed: 77)
         for kernel in GaloisKernel.available {
             try allLosses(of: Codec(replication, kernel: kernel), data)
@@ -108,7 +108,7 @@ import Testing
     }
 
     private func allLosses(of codec: Codec, _ data: [[UInt8]]) throws {
-        let replication = codec.replication
+        let replication = codec.coding
         let cells = data + codec.encode(data).parity
         #expect(Array(cells[data.count...]) == ScalarCodec(replication).encode(data))
         for pattern in 0..<(1 << replication.width) {
@@ -157,7 +157,7 @@ import Testing
         var noise = Noise(seed: seed)
         let width = Int.random(in: 2...32, using: &noise)
         let parity = Int.random(in: 1..<width, using: &noise)
-        let replication = try ReplicationConfig(
+        let replication = try ErasureCoding(
             codec: .rs, data: width - parity, parity: parity, cellSize: 16_384)
         let codec = Codec(replication)
         let data = stripe(
@@ -180,7 +180,7 @@ import Testing
 
     @Test("only what is wanted is rebuilt, in the order it was asked for")
     func wantedOnly() throws {
-        let replication = try ReplicationConfig("rs-6-3-16k")
+        let replication = try ErasureCoding("rs-6-3-16k")
         let codec = Codec(replication)
         let data = stripe(replication, length: replication.stripeSize, seed: 5)
         let cells = data + codec.encode(data).parity
@@ -194,7 +194,7 @@ import Testing
 
     @Test("a byte range of a cell is rebuilt from the same range of the others")
     func range() throws {
-        let replication = try ReplicationConfig("rs-3-2-64k")
+        let replication = try ErasureCoding("rs-3-2-64k")
         let codec = Codec(replication)
         let data = stripe(replication, length: 2 * 65_536 + 20_000, seed: 6)
         let cells = data + codec.encode(data).parity
@@ -208,7 +208,7 @@ import Testing
 
     @Test("the plans kept are bounded, and old ones are made again")
     func cache() throws {
-        let replication = try ReplicationConfig("rs-10-4-16k")
+        let replication = try ErasureCoding("rs-10-4-16k")
         let codec = Codec(replication)
         let data = stripe(replication, length: 600, seed: 8)
         let cells = data + codec.encode(data).parity

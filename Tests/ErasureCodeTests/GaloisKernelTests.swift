@@ -69,7 +69,7 @@ import Testing
     @Test("a code's parity is the same by every kernel, cells of many tiles included")
     func wholeCells() throws {
         for name in ["rs-3-2-1024k", "rs-6-3-256k", "rs-10-4-256k"] {
-            let replication = try ReplicationConfig(name)
+            let replication = try ErasureCoding(name)
             let data = stripe(replication, length: replication.stripeSize - 77_777, seed: 3)
             let expected = Codec(replication, kernel: .isal).encode(data).parity
             for kernel in GaloisKernel.available {

@@ -4,10 +4,10 @@ import Testing
 @testable import ErasureCode
 
 @Suite struct StripeGeometryTests {
-    let replication: ReplicationConfig
+    let replication: ErasureCoding
     let cell = 16_384
 
-    init() throws { replication = try ReplicationConfig("rs-3-2-16k") }
+    init() throws { replication = try ErasureCoding("rs-3-2-16k") }
 
     @Test("an empty group has no stripes and empty replicas")
     func empty() {
@@ -60,7 +60,7 @@ import Testing
 
     @Test("unit-aligned ranges cover the part, begin at a unit and stay in the cell")
     func aligned() throws {
-        let replication = try ReplicationConfig("rs-3-2-64k")
+        let replication = try ErasureCoding("rs-3-2-64k")
         let geometry = StripeGeometry(replication, groupLength: 3 * 65_536 + 65_536 + 30_000)
         let part = geometry.cells(in: 4 * 65_536 + 29_000..<4 * 65_536 + 29_010)[0]
         #expect(part == .init(stripe: 1, cell: 1, range: 29_000..<29_010, replicaOffset: 94_536))

@@ -49,7 +49,7 @@ private struct Setup {
     let reactor: Reactor
     let blocks: FakeBlocks
     let clock = TestClock()
-    let replication: ReplicationConfig
+    var replication: ReplicationConfig
 
     func open() async throws(StoreError) -> (OzoneManager, OMClient<DirectCaller>) {
         var options = OzoneManager.Options(defaultReplication: replication)
@@ -514,6 +514,58 @@ struct OzoneManagerTests {
             setup.clock.advance(.seconds(31))
             while try await manager.deleteBlocks() {}
             #expect(setup.blocks.with { $0.deleted.count } == 20)
+        }
+    }
+
+    @Test(
+        "a bucket, key or upload of copies is refused before blocks are asked for or it is logged")
+    func copies() async throws {
+        try await withManager { setup, manager, client in
+            for factor in ReplicationConfig.Factor.allCases {
+                let copies = ReplicationConfig.replicated(factor)
+                let other = BucketPath(volume: "s3v", bucket: "copies")
+                #expect(
+                    await code {
+                        try await client.createBucket(other, replication: copies, user: "ann")
+                    } == .unsupported)
+                #expect(
+                    await code { try await client.bucket(other, user: "ann") } == .noSuchBucket)
+                let key = try path("k")
+                for length in [nil, 0, 1, 1 << 30] {
+                    #expect(
+                        await code {
+                            try await client.openKey(
+                                key, length: length, replication: copies, user: "ann")
+                        } == .unsupported)
+                }
+                #expect(
+                    await code {
+                        try await client.createUpload(
+                            key, attributes: .init(), checksum: nil, replication: copies,
+                            user: "ann")
+                    } == .unsupported)
+            }
+            #expect(setup.blocks.with { $0.allocations.isEmpty })
+            try await put(client, "k")
+            #expect(try await client.key(try path("k"), user: "ann").length == 10)
+        }
+    }
+
+    @Test("with copies as its default the Ozone Manager refuses buckets that ask for nothing else")
+    func copiesByDefault() async throws {
+        try await withManager { setup, manager, client in
+            try await manager.close()
+            var changed = setup
+            changed.replication = .replicated(.three)
+            let (again, reopened) = try await changed.open()
+            let other = BucketPath(volume: "s3v", bucket: "other")
+            #expect(
+                await code {
+                    try await reopened.createBucket(other, replication: nil, user: "ann")
+                } == .unsupported)
+            try await reopened.createBucket(other, replication: setup.replication, user: "ann")
+            #expect(try await reopened.bucket(bucket, user: "ann").replication == setup.replication)
+            try await again.close()
         }
     }
 

@@ -145,6 +145,21 @@ struct CutAnswersTests {
 
 @Suite("OzoneManager: answers and requests with bounds")
 struct BoundsTests {
+    @Test("a group has as many places as its replication; one that has none is left to its reader")
+    func placesOfEach() throws {
+        var messages = try ["rs-3-2-1024k", "ratis-3", "ratis-1"].map {
+            try ReplicationConfig($0).message
+        }
+        messages.append(
+            .with {
+                $0.data = .max; $0.parity = .max; $0.cellSize = .max
+            })
+        var response = OMKeyResponse()
+        response.key.groups = messages.map { message in .with { $0.replication = message } }
+        OzoneManager.fillNodes(&response, from: [:])
+        #expect(response.key.groups.map(\.nodes.count) == [5, 3, 1, 0])
+    }
+
     @Test("places are given for as many groups as go into one answer")
     func places() {
         let replication: WireReplication = .with {

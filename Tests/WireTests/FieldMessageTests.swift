@@ -26,7 +26,8 @@ import Testing
 
         mutating func replication() -> WireReplication {
             .with {
-                $0.codec = [.rs, .xor, .UNRECOGNIZED(7), .UNRECOGNIZED(-1)].randomElement() ?? .rs
+                $0.codec =
+                    [.rs, .xor, .copies, .UNRECOGNIZED(7), .UNRECOGNIZED(-1)].randomElement() ?? .rs
                 $0.data = UInt32(truncatingIfNeeded: number())
                 $0.parity = UInt32(truncatingIfNeeded: number())
                 $0.cellSize = UInt32(truncatingIfNeeded: number())

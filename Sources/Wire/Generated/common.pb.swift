@@ -27,7 +27,8 @@ fileprivate nonisolated struct _GeneratedWithProtocGenSwiftVersion: SwiftProtobu
   typealias Version = _2
 }
 
-/// codec-data-parity-cell.
+/// Coded in stripes, codec-data-parity-cell, or whole copies. No field of its own says so: with one
+/// more here the generated code would keep each message that holds one of these on the heap.
 public nonisolated struct WireReplication: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -48,6 +49,9 @@ public nonisolated struct WireReplication: Sendable {
     public typealias RawValue = Int
     case rs // = 0
     case xor // = 1
+
+    /// Not coded: `data` is the number of whole copies, 1 or 3, and nothing else is said.
+    case copies // = 2
     case UNRECOGNIZED(Int)
 
     public init() {
@@ -58,6 +62,7 @@ public nonisolated struct WireReplication: Sendable {
       switch rawValue {
       case 0: self = .rs
       case 1: self = .xor
+      case 2: self = .copies
       default: self = .UNRECOGNIZED(rawValue)
       }
     }
@@ -66,6 +71,7 @@ public nonisolated struct WireReplication: Sendable {
       switch self {
       case .rs: return 0
       case .xor: return 1
+      case .copies: return 2
       case .UNRECOGNIZED(let i): return i
       }
     }
@@ -74,6 +80,7 @@ public nonisolated struct WireReplication: Sendable {
     public static let allCases: [WireReplication.Codec] = [
       .rs,
       .xor,
+      .copies,
     ]
 
   }
@@ -237,7 +244,7 @@ nonisolated extension WireReplication: SwiftProtobuf.Message, SwiftProtobuf._Mes
 }
 
 nonisolated extension WireReplication.Codec: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0RS\0\u{1}XOR\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0RS\0\u{1}XOR\0\u{1}COPIES\0")
 }
 
 nonisolated extension WireBlock: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {

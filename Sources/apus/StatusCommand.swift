@@ -1,0 +1,248 @@
+import ArgumentParser
+import Client
+import Foundation
+import Model
+import Wire
+
+extension AdminCommand {
+    /// `apus admin status`
+    struct Status: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Whether the cluster is well, and what to do if it is not.",
+            discussion: """
+                What keeps bytes from being read or written comes first, then what would with the \
+                next loss. Exits with 0 only if the cluster is well, so that it can be asked by a \
+                monitor.
+                """)
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            let client = try await cluster.client()
+            let user = cluster.user
+            var request = SCMStatusRequest()
+            request.nodes = true
+            request.containers = true
+            async let names = Self.outcome { () async throws(StoreError) in
+                try await client.volumes(user: user).count
+            }
+            let places = await Self.outcome { [request] () async throws(StoreError) in
+                try await client.status(request)
+            }
+            let page = StatusPage(om: await names, scm: places)
+            if cluster.json { try printJSON(page) } else { page.print() }
+            guard page.isWell else { throw ExitCode.failure }
+        }
+
+        private static func outcome<T: Sendable>(
+            _ body: @Sendable () async throws(StoreError) -> T
+        ) async -> Result<T, StoreError> {
+            do throws(StoreError) { return .success(try await body()) } catch {
+                return .failure(error)
+            }
+        }
+    }
+}
+
+/// What is said of a cluster on one page.
+struct StatusPage: Encodable {
+    /// Something that is not as it should be.
+    struct Finding: Encodable, Comparable {
+        enum Severity: String, Encodable, Comparable, CaseIterable {
+            /// Bytes cannot be read, or nothing can be written.
+            case outage
+            /// All works, with less redundancy than was asked for, or not for long any more.
+            case danger
+
+            static func < (a: Self, b: Self) -> Bool {
+                allCases.firstIndex(of: a)! < allCases.firstIndex(of: b)!
+            }
+        }
+
+        var severity: Severity
+        var what: String
+        /// What to do about it.
+        var advice: String
+
+        static func < (a: Self, b: Self) -> Bool { a.severity < b.severity }
+    }
+
+    /// A volume with less of it free is told of.
+    static let leastFreePart = 0.05
+
+    var isWell: Bool
+    var summary: [String]
+    var findings: [Finding]
+
+    init(om: Result<Int, StoreError>, scm: Result<SCMStatusResponse, StoreError>) {
+        var findings: [Finding] = []
+        summary = []
+        switch om {
+        case .success: summary.append("OM answers")
+        case .failure(let error):
+            summary.append("OM does not answer")
+            findings.append(
+                Finding(
+                    severity: .outage, what: "OM: \(error.message)",
+                    advice: "start it (apus om); its log says why it ended"))
+        }
+        switch scm {
+        case .success(let status):
+            Self.look(at: status, &summary, &findings)
+        case .failure(let error):
+            summary.append("SCM does not answer")
+            findings.append(
+                Finding(
+                    severity: .outage, what: "SCM: \(error.message)",
+                    advice: "start it (apus scm); what is placed can be read meanwhile, new blocks "
+                        + "cannot be placed"))
+        }
+        // Those of a kind stay in their order.
+        self.findings =
+            Finding.Severity.allCases.flatMap { kind in findings.filter { $0.severity == kind } }
+        isWell = findings.isEmpty
+    }
+
+    private static func look(
+        at status: SCMStatusResponse, _ summary: inout [String], _ findings: inout [Finding]
+    ) {
+        summary.append(status.isInSafeMode ? "SCM is in safe mode" : "SCM answers")
+        if status.isInSafeMode {
+            findings.append(
+                Finding(
+                    severity: .outage,
+                    what: "safe mode: no blocks are placed: \(status.safeModeReason)",
+                    advice: "start the datanodes that are missing, or, if they will not come back, "
+                        + "end it with apus admin safemode exit"))
+        }
+        for node in status.nodes.worstFirst({ NodeHealth($0) }) { look(at: node, &findings) }
+        look(at: status.containers.filter { $0.state != .containerDeleted }, &summary, &findings)
+        look(atPlaces: status, &findings)
+        let counts = [(SCMNodeState.dead, "dead"), (.stale, "stale"), (.healthy, "healthy")].map {
+            state, name in (count: status.nodes.count { $0.state == state }, what: name)
+        }
+        summary.insert("datanodes: \(text(counts))", at: 1)
+        let volumes = status.nodes.filter { $0.state == .healthy }.flatMap(\.volumes)
+        let capacity = volumes.reduce(0) { $0 + $1.capacity }
+        let available = volumes.reduce(0) { $0 + $1.available }
+        summary.append(
+            "space: \(formatBytes(Int(clamping: available))) of "
+                + "\(formatBytes(Int(clamping: capacity))) are free")
+    }
+
+    private static func look(at node: SCMNodeInfo, _ findings: inout [Finding]) {
+        let name = "\(node.address.host):\(node.address.port)"
+        let silent = "\(node.millisecondsSinceHeartbeat / 1000) s"
+        switch node.state {
+        case .dead:
+            findings.append(
+                Finding(
+                    severity: .danger, what: "datanode \(name) is dead: silent for \(silent)",
+                    advice: "start it, or find out why its machine does not answer"))
+        case .stale:
+            findings.append(
+                Finding(
+                    severity: .danger, what: "datanode \(name) is stale: silent for \(silent)",
+                    advice: "see whether it is overloaded, or the network to it"))
+        case .healthy, .UNRECOGNIZED: break
+        }
+        for volume in node.volumes where volume.isFailed {
+            findings.append(
+                Finding(
+                    severity: .danger,
+                    what: "datanode \(name): \(volume.path) is out: \(volume.reason)",
+                    advice: "replace the disk, or start the datanode again once its cause is gone"))
+        }
+        for volume in node.volumes where !volume.isFailed && volume.capacity > 0 {
+            let part = Double(volume.available) / Double(volume.capacity)
+            guard part < leastFreePart else { continue }
+            findings.append(
+                Finding(
+                    severity: .danger,
+                    what: "datanode \(name): \(volume.path) is nearly full: "
+                        + "\(formatBytes(Int(clamping: volume.available))) free",
+                    advice: "add disks or datanodes, or delete what is not needed"))
+        }
+    }
+
+    private static func look(
+        at containers: [SCMContainerInfo], _ summary: inout [String], _ findings: inout [Finding]
+    ) {
+        let health = containers.map { (id: $0.id, health: ContainerHealth($0)) }
+        let unreadable = health.filter { $0.health.spare < 0 }.map(\.id)
+        let degraded = health.filter { $0.health.spare >= 0 && !$0.health.isWhole }.map(\.id)
+        if !unreadable.isEmpty {
+            findings.append(
+                Finding(
+                    severity: .outage,
+                    what: "too few replicas are there to read \(list(unreadable))",
+                    advice: "bring back the datanodes and disks that have the missing ones; "
+                        + "apus admin container info ID names them"))
+        }
+        if !degraded.isEmpty {
+            findings.append(
+                Finding(
+                    severity: .danger,
+                    what: "replicas are missing or damaged of \(list(degraded)); all can be read",
+                    advice: "bring back the datanodes and disks that have them: nothing rebuilds "
+                        + "them elsewhere yet"))
+        }
+        summary.append(
+            "containers: "
+                + text([
+                    (unreadable.count, "UNREADABLE"), (degraded.count, "degraded"),
+                    (health.count(where: \.health.isWhole), "whole"),
+                ]))
+    }
+
+    /// Whether there are datanodes enough for what is written.
+    private static func look(
+        atPlaces status: SCMStatusResponse, _ findings: inout [Finding]
+    ) {
+        let healthy = status.nodes.count { $0.state == .healthy }
+        let open = Set(
+            status.containers.filter { $0.state == .containerOpen }
+                .compactMap { try? ReplicationConfig($0.replication) })
+        if healthy == 0 {
+            findings.append(
+                Finding(
+                    severity: .outage, what: "no datanode is healthy",
+                    advice: "start the datanodes; their logs say why they ended"))
+        }
+        for replication in open.sorted(by: { $0.width > $1.width })
+        where (1..<replication.width).contains(healthy) {
+            findings.append(
+                Finding(
+                    severity: healthy > replication.minimumReplicas ? .danger : .outage,
+                    what: "\(healthy) datanodes are healthy, and \(replication) wants "
+                        + "\(replication.width)",
+                    advice: "new blocks have fewer replicas, or cannot be placed; start or add "
+                        + "datanodes"))
+        }
+    }
+
+    /// `container 7`, `12 containers: 1, 2, 3, 4, 5…`.
+    private static func list(_ ids: [UInt64]) -> String {
+        guard ids.count > 1 else { return "container \(ids[0])" }
+        let first = ids.sorted().prefix(5).map(String.init).joined(separator: ", ")
+        return "\(ids.count) containers: \(first)\(ids.count > 5 ? "…" : "")"
+    }
+
+    private static func text(_ parts: [(count: Int, what: String)]) -> String {
+        let found = parts.filter { $0.count > 0 }.map { "\($0.count) \($0.what)" }
+        return found.isEmpty ? "none" : found.joined(separator: ", ")
+    }
+
+    func print() {
+        Swift.print(
+            isWell
+                ? "the cluster is well"
+                : "the cluster is NOT well: \(findings.count) "
+                    + (findings.count == 1 ? "thing to look at" : "things to look at"))
+        for line in summary { Swift.print("  " + shown(line)) }
+        for (number, finding) in findings.enumerated() {
+            let kind = finding.severity == .outage ? "OUTAGE" : "danger"
+            Swift.print("\n\(number + 1). \(kind): \(shown(finding.what))")
+            Swift.print("   do: \(shown(finding.advice))")
+        }
+    }
+}
