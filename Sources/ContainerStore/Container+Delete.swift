@@ -176,7 +176,7 @@ extension Container {
                 return true
             } catch {
                 switch error.kind {
-                case .overload, .resource, .suspended, .badAddress: break
+                case .overload, .resource, .suspended, .badAddress, .expired: break
                 case .full, .absent, .disk, .unsupported:
                     if error.kind != .unsupported { volume.note(error) }
                     return false

@@ -43,6 +43,10 @@ extension ContainerStore {
             page.counter(
                 "apus_disk_refused_total", "Operations that found a full queue.", labels,
                 Double(measures.refused))
+            page.counter(
+                "apus_disk_expired_total",
+                "Operations whose deadline had passed before their turn came.", labels,
+                Double(measures.expired))
             page.gauge(
                 "apus_disk_in_flight", "Operations in flight.", labels, Double(measures.inFlight))
             page.gauge("apus_disk_queued", "Operations that wait.", labels, Double(measures.queued))

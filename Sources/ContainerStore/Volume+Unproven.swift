@@ -70,7 +70,7 @@ extension Volume {
     /// What to tell of a replica's file that could not be opened, read or synced.
     func unreadable(_ id: ContainerID, _ error: IOError) -> StoreError {
         switch error.kind {
-        case .resource, .overload, .badAddress, .suspended: refusal(for: error)
+        case .resource, .overload, .badAddress, .suspended, .expired: refusal(for: error)
         case .full, .unsupported, .absent, .disk:
             StoreError(.io, "container \(id): \(error.description)")
         }

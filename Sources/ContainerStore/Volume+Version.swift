@@ -118,7 +118,7 @@ extension Volume {
     /// start that fails is better than one without half of the disks.
     func failOpening(_ error: IOError) throws(StoreError) {
         switch error.kind {
-        case .resource, .overload, .badAddress, .suspended: throw refusal(for: error)
+        case .resource, .overload, .badAddress, .suspended, .expired: throw refusal(for: error)
         case .full, .unsupported, .absent, .disk: fail(error.description)
         }
     }

@@ -104,6 +104,8 @@ final class Volume: Sendable {
             StoreError(
                 .overloaded, "too little memory or too many open files: \(error.description)")
         case .suspended: StoreError(.io, "volume \(path) does not answer: \(error.description)")
+        case .expired:
+            StoreError(.deadlineExceeded, "volume \(path) is busy: \(error.description)")
         case .unsupported, .absent, .disk: failed(error.description)
         }
     }
@@ -114,7 +116,7 @@ final class Volume: Sendable {
     func note(_ error: IOError) {
         switch error.kind {
         case .full: noteFull()
-        case .overload, .resource, .badAddress, .suspended: break
+        case .overload, .resource, .badAddress, .suspended, .expired: break
         case .unsupported, .absent, .disk: fail(error.description)
         }
     }

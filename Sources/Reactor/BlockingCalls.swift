@@ -3,48 +3,45 @@ import Glibc
 
 /// Does an operation by its plain system call, in the calling thread. Returns its result or
 /// -errno. Not for operations on sockets.
-func performBlocking(_ request: IORequest) -> Int32 {
-    let pointer = UnsafeMutableRawPointer(bitPattern: request.address)
-    func path() -> UnsafePointer<CChar> {
-        precondition(pointer != nil, "the operation needs a path")
-        return UnsafePointer(pointer!.assumingMemoryBound(to: CChar.self))
-    }
+func performBlocking(_ operation: IORequest.Operation) -> Int32 {
     while true {
-        let result: Int
-        switch request.opcode {
-        case .read:
-            result = pread(request.descriptor, pointer, request.length, Int(request.offset))
-        case .write:
-            let count = pwrite(request.descriptor, pointer, request.length, Int(request.offset))
-            let isLost = request.isDurable && count >= 0 && fdatasync(request.descriptor) != 0
-            result = isLost ? -1 : count
-        case .synchronize: result = Int(fdatasync(request.descriptor))
-        case .allocate:
-            result = Int(
-                apus_fallocate(
-                    request.descriptor, Int32(request.flags), Int64(request.offset),
-                    Int64(request.length)))
-        case .truncate: result = Int(ftruncate(request.descriptor, Int(request.offset)))
-        case .open:
-            result = Int(Glibc.open(path(), Int32(request.flags), mode_t(request.length)))
-        case .close, .closeSocket: result = Int(Glibc.close(request.descriptor))
-        case .call:
-            precondition(pointer != nil, "a call has something to do")
-            Unmanaged<BlockingCall>.fromOpaque(pointer!).takeUnretainedValue().run()
-            result = 0
-        case .remove: result = removeEntry(path())
-        case .makeDirectory: result = Int(mkdir(path(), 0o755))
-        case .rename:
-            let target = UnsafePointer<CChar>(bitPattern: UInt(request.offset))
-            precondition(target != nil, "rename needs a target")
-            result = Int(Glibc.rename(path(), target))
-        case .synchronizeDirectory: result = synchronizeDirectory(path())
-        case .accept, .connect, .receive, .send, .receiveMessage, .register, .unregister,
-            .endInterval:
-            preconditionFailure("\(request.opcode) is not a file operation")
-        }
+        let result = callSystem(operation)
         if result >= 0 { return Int32(truncatingIfNeeded: result) }
-        if errno != EINTR || request.opcode == .close { return -errno }
+        if errno != EINTR { return -errno }
+        // The descriptor is gone all the same.
+        if case .close = operation { return -EINTR }
+    }
+}
+
+/// What the system call returns.
+private func callSystem(_ operation: IORequest.Operation) -> Int {
+    switch operation {
+    case .read(let transfer):
+        return pread(
+            transfer.file.descriptor, transfer.memory, transfer.length, Int(transfer.offset))
+    case .write(let transfer, let isDurable):
+        let descriptor = transfer.file.descriptor
+        let count = pwrite(descriptor, transfer.memory, transfer.length, Int(transfer.offset))
+        let isLost = isDurable && count >= 0 && fdatasync(descriptor) != 0
+        return isLost ? -1 : count
+    case .synchronize(let file): return Int(fdatasync(file.descriptor))
+    case .allocate(let file, let mode, let offset, let length):
+        return Int(
+            apus_fallocate(file.descriptor, Int32(mode), Int64(offset), Int64(length)))
+    case .truncate(let file, let size): return Int(ftruncate(file.descriptor, Int(size)))
+    case .open(let path, let flags, let mode): return Int(Glibc.open(path, flags, mode))
+    case .close(let descriptor), .closeSocket(let descriptor):
+        return Int(Glibc.close(descriptor))
+    case .call(let call):
+        call.takeUnretainedValue().run()
+        return 0
+    case .remove(let path): return removeEntry(path)
+    case .makeDirectory(let path): return Int(mkdir(path, 0o755))
+    case .rename(let from, let to): return Int(Glibc.rename(from, to))
+    case .synchronizeDirectory(let path): return synchronizeDirectory(path)
+    case .accept, .connect, .receive, .send, .receiveMessage, .register, .unregister,
+        .endInterval:
+        preconditionFailure("\(operation) is not a file operation")
     }
 }
 

@@ -33,10 +33,10 @@ final class BlockingThreads: Sendable {
     private let hasCompleted = Atomic<Bool>(false)
     private let wakeDescriptor: Int32
     /// Called on the thread before each operation: tests have a disk hang here.
-    private let gate: (@Sendable (IORequest) -> Void)?
+    private let gate: (@Sendable (IORequest.Operation) -> Void)?
 
     /// - Parameter wakeDescriptor: the reactor's eventfd, until `end()`.
-    init(wakeDescriptor: Int32, gate: (@Sendable (IORequest) -> Void)?) {
+    init(wakeDescriptor: Int32, gate: (@Sendable (IORequest.Operation) -> Void)?) {
         self.wakeDescriptor = wakeDescriptor
         self.gate = gate
     }
@@ -52,15 +52,15 @@ final class BlockingThreads: Sendable {
             return thread
         }
         // No thread to be had: better slow with a disk that hangs than not at all.
-        guard let thread else { return performBlocking(request) }
+        guard let thread else { return performBlocking(request.operation) }
         // What is closed is not refused: nobody asks for it again.
-        let limit = request.opcode == .close ? Int.max : Limits.queued
-        return thread.add(request, limit: limit) ? nil : -ENOBUFS
+        let isClose = if case .close = request.operation { true } else { false }
+        return thread.add(request, limit: isClose ? Int.max : Limits.queued) ? nil : -ENOBUFS
     }
 
     private func perform(_ request: IORequest) {
-        gate?(request)
-        let result = performBlocking(request)
+        gate?(request.operation)
+        let result = performBlocking(request.operation)
         guard request.userData != IOCompletion.ignored else { return }
         state.withLock { state in
             guard !state.isEnded else { return }
@@ -209,9 +209,8 @@ extension Reactor {
     ) async throws(IOError) -> Value {
         let result = ThreadResult<Value>()
         let call = BlockingCall(path) { result.value.withLock { $0 = body() } }
-        var request = IORequest(opcode: .call)
+        var request = IORequest(.call(Unmanaged.passUnretained(call)))
         request.thread = threadNumber(of: disk)
-        request.address = UInt(bitPattern: Unmanaged.passUnretained(call).toOpaque())
         let code = await perform(request)
         withExtendedLifetime(call) {}
         guard let value = result.value.withLock({ $0 }) else {

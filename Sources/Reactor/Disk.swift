@@ -33,6 +33,10 @@ public final class Disk: @unchecked Sendable {
     private let isClosed = Atomic<Bool>(false)
     private let completed = Atomic<UInt64>(0)
     private var isWaking = false
+    /// When the queue is looked at next for deadlines that have passed; `UInt64.max` if not at all.
+    private var expiryLook = UInt64.max
+    /// Who waited beyond the deadline, to be told.
+    private(set) var expired: [UInt64] = []
 
     /// What is measured of one I/O class.
     private struct ClassMeasures: ~Copyable {
@@ -44,6 +48,7 @@ public final class Disk: @unchecked Sendable {
         let bytesWritten = Atomic<UInt64>(0)
         let errors = Atomic<UInt64>(0)
         let refused = Atomic<UInt64>(0)
+        let expired = Atomic<UInt64>(0)
         let inFlight = Atomic<Int>(0)
         let queued = Atomic<Int>(0)
     }
@@ -60,8 +65,7 @@ public final class Disk: @unchecked Sendable {
     /// Works by `settings` from now on.
     public func set(_ settings: DiskSettings) { reactor.change(.set(self, settings)) }
 
-    /// While suspended, operations that wait or come fail at once with `ETIMEDOUT`, as on a disk that
-    /// does not answer. Those under way go on: when one ends, the disk answers again.
+    /// While suspended, operations that wait or come fail at once (`IOError.Kind.suspended`). Those under way go on: when one ends, the disk answers again.
     public func suspend(_ isSuspended: Bool) { reactor.change(.suspend(self, isSuspended)) }
 
     /// Takes the disk off its reactor, unless operations are in flight. What follows on its files
@@ -75,9 +79,11 @@ public final class Disk: @unchecked Sendable {
 
     // MARK: On the reactor's thread
 
-    /// Takes an operation: starts it as returned, keeps it, or refuses it.
+    /// Takes an operation: starts it as returned, keeps it, or refuses it. One that has expired is
+    /// among the `expired`.
+    @inline(__always)
     func submit(_ request: IORequest) -> DiskQueue.Admission {
-        let index = Int(request.disk & 3)
+        let index = Int(request.ioClass.rawValue)
         let admission = queue.submit(request, now: apus_monotonic_ns())
         switch admission {
         case .start:
@@ -86,6 +92,7 @@ public final class Disk: @unchecked Sendable {
             measures[index].queued.store(waiting(index), ordering: .relaxed)
             wakeLater()
         case .refuse: measures[index].refused.wrappingAdd(1, ordering: .relaxed)
+        case .expire: note(expired: request)
         }
         return admission
     }
@@ -98,22 +105,21 @@ public final class Disk: @unchecked Sendable {
         completed.wrappingAdd(1, ordering: .relaxed)
         let index = Int(done.ioClass.rawValue)
         record(done, completion.result, nanoseconds: now &- min(now, done.startedAt))
-        while let (request, since) = queue.next(now: now) {
-            let other = Int(request.disk & 3)
-            measures[other].wait.record(nanoseconds: now &- min(now, since))
-            measures[other].queued.store(waiting(other), ordering: .relaxed)
-            measures[other].inFlight.store(queue.lanes[other].inFlight, ordering: .relaxed)
-            requests.append(request)
-        }
+        if queue.queued > 0 { startWaiting(now: now, to: &requests) }
         measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
         return done.userData
     }
 
     /// Has the queue looked at again when no completion will do it. Not while the reactor's lists
     /// are being changed: it queues a task.
+    @inline(__always)
     func wakeLater() {
-        guard !isWaking, queue.queued > 0, let time = queue.wakeUp(now: apus_monotonic_ns())
-        else { return }
+        if queue.queued > 0 { wakeForWaiting() }
+    }
+
+    private func wakeForWaiting() {
+        if let expiry = queue.expiry, expiry < expiryLook { look(at: expiry) }
+        guard !isWaking, let time = queue.wakeUp(now: apus_monotonic_ns()) else { return }
         isWaking = true
         Task(executorPreference: reactor) {
             do throws(CancellationError) {
@@ -124,15 +130,65 @@ public final class Disk: @unchecked Sendable {
         }
     }
 
+    /// Has the queue looked at for deadlines at `time`.
+    private func look(at time: UInt64) {
+        expiryLook = time
+        Task(executorPreference: reactor) {
+            do throws(CancellationError) {
+                try await self.reactor.sleep(until: MonotonicTime(nanoseconds: time))
+            } catch { preconditionFailure("nobody cancels this task") }
+            // An earlier look has been asked for since, and has had its own task.
+            guard self.expiryLook == time else { return }
+            self.expiryLook = .max
+            self.reactor.expireWaiting(of: self)
+        }
+    }
+
+    /// Takes out what has waited beyond its deadline. On the reactor's thread.
+    func expireWaiting() {
+        let now = apus_monotonic_ns()
+        for waiting in queue.expire(now: now) { end(waiting, now: now) }
+    }
+
+    /// Who waited beyond the deadline. The caller tells them.
+    func takeExpired() -> [UInt64] {
+        defer { expired.removeAll(keepingCapacity: true) }
+        return expired
+    }
+
+    @inline(never)
+    private func note(expired request: IORequest) {
+        measures[Int(request.ioClass.rawValue)].expired.wrappingAdd(1, ordering: .relaxed)
+        expired.append(request.userData)
+    }
+
+    /// Ends an operation that has waited beyond its deadline.
+    private func end(_ waiting: DiskQueue.Waiting, now: UInt64) {
+        note(expired: waiting.request)
+        noteWait(of: waiting, now: now)
+    }
+
+    private func noteWait(of waiting: DiskQueue.Waiting, now: UInt64) {
+        let index = Int(waiting.request.ioClass.rawValue)
+        measures[index].wait.record(nanoseconds: now &- min(now, waiting.since))
+        measures[index].queued.store(self.waiting(index), ordering: .relaxed)
+    }
+
     /// Starts what may start now. On the reactor's thread.
     func startWaiting(to requests: inout [IORequest]) {
-        let now = apus_monotonic_ns()
-        while let (request, since) = queue.next(now: now) {
-            let index = Int(request.disk & 3)
-            measures[index].wait.record(nanoseconds: now &- min(now, since))
-            measures[index].queued.store(waiting(index), ordering: .relaxed)
-            measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
-            requests.append(request)
+        startWaiting(now: apus_monotonic_ns(), to: &requests)
+    }
+
+    private func startWaiting(now: UInt64, to requests: inout [IORequest]) {
+        while let turn = queue.next(now: now) {
+            switch turn {
+            case .start(let waiting):
+                let index = Int(waiting.request.ioClass.rawValue)
+                noteWait(of: waiting, now: now)
+                measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
+                requests.append(waiting.request)
+            case .expire(let waiting): end(waiting, now: now)
+            }
         }
     }
 
@@ -146,7 +202,7 @@ public final class Disk: @unchecked Sendable {
             }
             return
         }
-        switch done.opcode {
+        switch done.kind {
         case .read:
             measures[index].read.record(nanoseconds: nanoseconds)
             measures[index].bytesRead.wrappingAdd(UInt64(result), ordering: .relaxed)
@@ -159,7 +215,7 @@ public final class Disk: @unchecked Sendable {
             if done.length > 0 {
                 measures[index].bytesWritten.wrappingAdd(UInt64(result), ordering: .relaxed)
             }
-        default: break
+        case .other: break
         }
     }
 
@@ -177,7 +233,7 @@ public final class Disk: @unchecked Sendable {
     }
 
     /// The result of a refused operation.
-    var refusal: Int32 { queue.isSuspended ? -ETIMEDOUT : -ENOBUFS }
+    var refusal: Int32 { queue.isSuspended ? -IOError.OwnCode.suspended : -ENOBUFS }
 
     /// Nothing is in flight and nothing waits.
     var isIdle: Bool { queue.inFlight == 0 && queue.queued == 0 }
@@ -219,6 +275,7 @@ public final class Disk: @unchecked Sendable {
                     bytesWritten: measures[index].bytesWritten.load(ordering: .relaxed),
                     errors: measures[index].errors.load(ordering: .relaxed),
                     refused: measures[index].refused.load(ordering: .relaxed),
+                    expired: measures[index].expired.load(ordering: .relaxed),
                     inFlight: measures[index].inFlight.load(ordering: .relaxed),
                     queued: measures[index].queued.load(ordering: .relaxed)))
         }
@@ -243,6 +300,8 @@ public struct DiskStatistics: Hashable, Sendable {
         public var errors: UInt64
         /// Operations that found a full queue.
         public var refused: UInt64
+        /// Operations whose deadline had passed before it was their turn.
+        public var expired: UInt64
         /// Operations now in flight, and now waiting.
         public var inFlight: Int
         public var queued: Int

@@ -9,15 +9,36 @@ import DequeModule
 /// its share of the depth in flight (one operation at the least), is cut into pieces, and is paced
 /// to its share of what the disk moves, or less where clients suffer (`DiskPace`): then a single
 /// large operation after another cannot take more.
+///
+/// An operation with a deadline is started before it or not at all. One that waits beyond it is
+/// found when it is its turn, and by `expire`, which the driver calls when the first of those that
+/// wait is due: a disk that does nothing keeps nobody longer.
 struct DiskQueue {
+    /// What an operation is measured as.
+    enum Kind: UInt8 {
+        case read, write
+        /// A durable write too, as what it takes is that.
+        case synchronize
+        case other
+
+        init(_ operation: IORequest.Operation) {
+            self =
+                switch operation {
+                case .read: .read
+                case .write(_, let isDurable): isDurable ? .synchronize : .write
+                case .synchronize: .synchronize
+                default: .other
+                }
+        }
+    }
+
     /// An operation in flight.
     struct Slot {
         /// Who waits for it.
         var userData: UInt64 = 0
         var startedAt: UInt64 = 0
         var length = 0
-        /// Of a durable write: `synchronize`, as what it takes is that.
-        var opcode = IORequest.Opcode.read
+        var kind = Kind.other
         var ioClass = IOClass.client
         /// Clients' operations in flight once this one was; and how many of other classes had been
         /// started before it, `UInt64.max` if one of them was in flight.
@@ -35,6 +56,15 @@ struct DiskQueue {
         case wait
         /// The class's queue is full.
         case refuse
+        /// Its deadline has passed.
+        case expire
+    }
+
+    /// What becomes of an operation that waited.
+    enum Turn {
+        case start(Waiting)
+        /// Its deadline has passed.
+        case expire(Waiting)
     }
 
     /// What one class has.
@@ -63,6 +93,9 @@ struct DiskQueue {
         /// What another class reads or writes at a time while clients work: a client's operation
         /// waits behind no more. The rest is asked for again, as after any short operation.
         static let pieceBytes = 128 << 10
+        /// How long after its deadline an operation is looked for at the latest, in nanoseconds:
+        /// many that are due one after the other are found together.
+        static let expiryGrain: UInt64 = 10_000_000
     }
 
     /// Bits of the disk's number in `userData`; see `Reactor.admit`.
@@ -74,6 +107,8 @@ struct DiskQueue {
     private(set) var inFlight = 0
     private(set) var queued = 0
     private var bytesInFlight = 0
+    /// No operation that waits has an earlier deadline; `UInt64.max` if none has one.
+    private var firstDeadline = UInt64.max
     /// Whether operations are refused that are not under way.
     private(set) var isSuspended = false
     /// Where the class that was served last stood.
@@ -112,14 +147,15 @@ struct DiskQueue {
     /// Takes an operation: it is to be started as returned, or waits, or is refused.
     mutating func submit(_ request: IORequest, now: UInt64) -> Admission {
         if isSuspended { return .refuse }
-        let index = Int(request.disk & 3)
+        if Self.isExpired(request, now: now) { return .expire }
+        let index = Int(request.ioClass.rawValue)
         if index == 0, lanes[0].inFlight == 0 {
             let gap = min(now &- min(now, clientSeenAt), Limits.clientGrace.upperBound / 4)
             clientGap = (clientGap * 7 + gap) / 8
         }
         // What a client waits for and moves no bytes neither waits nor is refused: a sync
         // covers what has completed, so it has nothing to wait for.
-        let isUrgent = index == 0 && request.opcode != .read && request.opcode != .write
+        let isUrgent = index == 0 && !request.operation.isTransfer
         if isUrgent || (lanes[index].waiting.isEmpty && fits(index, now: now)) {
             lanes[index].virtualTime = max(lanes[index].virtualTime, virtualTime)
             return .start(start(request, index, now: now))
@@ -130,7 +166,38 @@ struct DiskQueue {
         }
         lanes[index].waiting.append(Waiting(request: request, since: now))
         queued += 1
+        if request.deadline != 0 { firstDeadline = min(firstDeadline, request.deadline) }
         return .wait
+    }
+
+    private static func isExpired(_ request: IORequest, now: UInt64) -> Bool {
+        request.deadline != 0 && request.deadline <= now
+    }
+
+    /// Takes out what has waited beyond its deadline, whatever it waits for.
+    mutating func expire(now: UInt64) -> [Waiting] {
+        guard firstDeadline <= now else { return [] }
+        var expired: [Waiting] = []
+        firstDeadline = .max
+        for index in 0..<4 {
+            lanes[index].waiting.removeAll { waiting in
+                let isExpired = Self.isExpired(waiting.request, now: now)
+                if isExpired {
+                    expired.append(waiting)
+                } else if waiting.request.deadline != 0 {
+                    firstDeadline = min(firstDeadline, waiting.request.deadline)
+                }
+                return isExpired
+            }
+        }
+        queued -= expired.count
+        return expired
+    }
+
+    /// When to call `expire`; nil while nothing that waits has a deadline.
+    var expiry: UInt64? {
+        guard queued > 0, firstDeadline < .max else { return nil }
+        return (firstDeadline / Limits.expiryGrain &+ 1) &* Limits.expiryGrain
     }
 
     /// Refuses what comes from now on, or no longer. Returns what waits, which waits no more.
@@ -143,6 +210,7 @@ struct DiskQueue {
             lanes[index].waiting.removeAll()
         }
         queued = 0
+        firstDeadline = .max
         return dropped
     }
 
@@ -165,25 +233,29 @@ struct DiskQueue {
     }
 
     private mutating func learn(_ done: Slot, now: UInt64) {
-        guard done.opcode == .read || done.opcode == .write else { return }
+        guard done.kind == .read || done.kind == .write else { return }
         pace.note(
             DiskPace.Operation(
                 nanoseconds: now &- min(now, done.startedAt), length: done.length,
-                isWrite: done.opcode == .write, depth: done.depth,
+                isWrite: done.kind == .write, depth: done.depth,
                 isUndisturbed: done.othersBefore == othersStarted),
             now: now)
     }
 
-    /// The next waiting operation that may start now, and since when it waited.
-    mutating func next(now: UInt64) -> (request: IORequest, since: UInt64)? {
+    /// The next waiting operation whose turn it is; nil if none may start now. One that is started
+    /// is so as returned.
+    mutating func next(now: UInt64) -> Turn? {
         guard queued > 0 else { return nil }
         var best = -1
         for index in 0..<4 where !lanes[index].waiting.isEmpty && fits(index, now: now) {
             if best < 0 || lanes[index].virtualTime < lanes[best].virtualTime { best = index }
         }
-        guard best >= 0, let first = lanes[best].waiting.popFirst() else { return nil }
+        guard best >= 0, var first = lanes[best].waiting.popFirst() else { return nil }
         queued -= 1
-        return (start(first.request, best, now: now), first.since)
+        if queued == 0 { firstDeadline = .max }
+        if Self.isExpired(first.request, now: now) { return .expire(first) }
+        first.request = start(first.request, best, now: now)
+        return .start(first)
     }
 
     private func fits(_ index: Int, now: UInt64) -> Bool {
@@ -220,9 +292,11 @@ struct DiskQueue {
     private mutating func start(_ request: IORequest, _ index: Int, now: UInt64) -> IORequest {
         var started = request
         let isYielding = index > 0 && isClientWorking(now: now)
-        let hasBytes = request.opcode == .read || request.opcode == .write
-        if isYielding, hasBytes { started.length = min(request.length, Limits.pieceBytes) }
-        let length = hasBytes ? started.length : 0
+        var length = request.operation.transferred
+        if isYielding, length > Limits.pieceBytes {
+            length = Limits.pieceBytes
+            started.operation.shorten(to: length)
+        }
         let began = lanes[index].virtualTime
         virtualTime = max(virtualTime, began)
         let cost = UInt64(length + settings.operationBytes)
@@ -238,8 +312,7 @@ struct DiskQueue {
         bytesInFlight += length
         let slot = Slot(
             userData: request.userData, startedAt: now, length: length,
-            opcode: request.isDurable ? .synchronize : request.opcode,
-            ioClass: IOClass(rawValue: UInt8(index))!, depth: lanes[0].inFlight,
+            kind: Kind(request.operation), ioClass: request.ioClass, depth: lanes[0].inFlight,
             othersBefore: inFlight > lanes[0].inFlight ? .max : othersStarted)
         let number: Int
         if let free = freeSlots.popLast() {

@@ -2,15 +2,10 @@ import Glibc
 
 /// A backend over another one that injects the faults an injector decides on.
 struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
-    private struct Watched {
-        var request: IORequest
-        var path: String?
-    }
-
     private var base: Base
     private let injector: FaultInjector
     /// Operations whose completion the injector must hear of, by the continuation that waits.
-    private var watched: [UInt64: Watched] = [:]
+    private var watched: [UInt64: IORequest.Operation] = [:]
     private var held: [(turns: Int, request: IORequest)] = []
 
     init(over base: consuming Base, injector: FaultInjector) {
@@ -25,21 +20,21 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
         _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
     ) {
         for request in requests {
-            if request.opcode == .accept, let error = injector.judgeAccept() {
+            if case .accept = request.operation, let error = injector.judgeAccept() {
                 answer(request, -error, &completed)
                 continue
             }
-            if request.isOutsideOfFaults {
+            if request.operation.isOutsideOfFaults {
                 forward(request, &completed)
                 continue
             }
-            switch injector.judge(request) {
+            switch injector.judge(request.operation) {
             case .pass: begin(request, &completed)
             case .fail(let code): answer(request, code, &completed)
             case .skip: answer(request, 0, &completed)
             case .shorten(let length):
                 var shorter = request
-                shorter.length = length
+                shorter.operation.shorten(to: length)
                 begin(shorter, &completed)
             case .delay(let turns): held.append((turns, request))
             }
@@ -53,7 +48,7 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
             for (turns, request) in waiting {
                 if injector.hasCrashed {
                     answer(request, -EIO, &completed)
-                } else if injector.holds(request) {
+                } else if injector.holds(request.operation) {
                     held.append((turns, request))
                 } else if turns <= 1 {
                     begin(request, &completed)
@@ -69,14 +64,11 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
     }
 
     private mutating func begin(_ request: IORequest, _ completed: inout [IOCompletion]) {
-        injector.willPerform(request)
+        injector.willPerform(request.operation)
         if request.userData != IOCompletion.ignored {
-            switch request.opcode {
-            case .open, .synchronizeDirectory:
-                watched[request.userData] = Watched(request: request, path: request.pathArgument)
-            case .synchronize: watched[request.userData] = Watched(request: request, path: nil)
-            case .write where request.isDurable:
-                watched[request.userData] = Watched(request: request, path: nil)
+            switch request.operation {
+            case .open, .synchronizeDirectory, .synchronize, .write(_, isDurable: true):
+                watched[request.userData] = request.operation
             default: break
             }
         }
@@ -101,29 +93,28 @@ struct FaultBackend<Base: IOBackend & ~Copyable>: IOBackend, ~Copyable {
     private mutating func observe(from first: Int, _ completed: inout [IOCompletion]) {
         guard !watched.isEmpty else { return }
         for index in first..<completed.count {
-            guard let entry = watched.removeValue(forKey: completed[index].userData) else {
+            guard let operation = watched.removeValue(forKey: completed[index].userData) else {
                 continue
             }
             guard completed[index].result >= 0 else { continue }
-            if entry.request.opcode == .open, let path = entry.path {
-                injector.didOpen(completed[index].result, path: path)
+            if case .open(let path, _, _) = operation {
+                injector.didOpen(completed[index].result, path: String(cString: path))
             } else if injector.hasCrashed {
                 // The power went while the sync ran: its caller must not hear of success.
                 completed[index].result = -EIO
             } else {
-                injector.didSynchronize(entry.request)
+                injector.didSynchronize(operation)
             }
         }
     }
 }
 
-extension IORequest {
+extension IORequest.Operation {
     /// Closing and the ring's tables are no business of a disk.
     fileprivate var isOutsideOfFaults: Bool {
-        switch opcode {
+        switch self {
         case .close, .closeSocket, .call, .register, .unregister, .accept, .connect, .receive,
-            .send,
-            .receiveMessage, .endInterval:
+            .send, .receiveMessage, .endInterval:
             true
         default: false
         }

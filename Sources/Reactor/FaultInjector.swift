@@ -60,29 +60,29 @@ public final class FaultInjector: Sendable {
         var keptNames = 0
 
         /// Whether the operation, on a file that is open, is held back because its disk hangs.
-        func holdsFile(_ request: IORequest) -> Bool {
-            switch request.opcode {
-            case .read, .write, .synchronize, .allocate: isBelowHungPath(request)
+        func holdsFile(_ operation: IORequest.Operation) -> Bool {
+            switch operation {
+            case .read, .write, .synchronize, .allocate: isBelowHungPath(operation)
             default: false
             }
         }
 
         /// Whether the operation is one on what lies below the path that hangs.
-        func isBelowHungPath(_ request: IORequest) -> Bool {
-            guard let hungPath, let path = request.path ?? paths[request.descriptor] else {
-                return false
-            }
+        func isBelowHungPath(_ operation: IORequest.Operation) -> Bool {
+            guard let hungPath,
+                let path = operation.path ?? operation.descriptor.flatMap({ paths[$0] })
+            else { return false }
             return path == hungPath || path.hasPrefix(hungPath + "/")
         }
 
         /// The write stays; what was written before it to its sectors is of no account any more.
-        mutating func noteDurable(_ request: IORequest) {
-            guard let path = paths[request.descriptor] else { return }
+        mutating func noteDurable(_ transfer: IORequest.Transfer) {
+            guard let path = paths[transfer.file.descriptor] else { return }
             for index in undo.indices.reversed() where undo[index].path == path {
                 guard
                     case .write(let offset, let length, let before, let size, _) =
                         undo[index].change,
-                    offset == Int(request.offset), length == request.length
+                    offset == Int(transfer.offset), length == transfer.length
                 else { continue }
                 undo[index].change = .write(
                     offset: offset, length: length, before: before, sizeBefore: size,
@@ -162,14 +162,16 @@ public final class FaultInjector: Sendable {
     }
 
     /// Whether an operation that was held back is still to be.
-    func holds(_ request: IORequest) -> Bool {
-        state.withLock { ($0.isHung && request.changesFiles) || $0.holdsFile(request) }
+    func holds(_ operation: IORequest.Operation) -> Bool {
+        state.withLock { ($0.isHung && operation.changesFiles) || $0.holdsFile(operation) }
     }
 
     /// Does not return as long as the operation is on a path that hangs. On the thread that is about
     /// to do it.
-    func waitWhileHung(_ request: IORequest) {
-        func hangs() -> Bool { state.withLock { $0.isBelowHungPath(request) && !$0.hasCrashed } }
+    func waitWhileHung(_ operation: IORequest.Operation) {
+        func hangs() -> Bool {
+            state.withLock { $0.isBelowHungPath(operation) && !$0.hasCrashed }
+        }
         guard hangs() else { return }
         state.withLock { $0.hanging += 1 }
         while hangs() { usleep(1000) }
@@ -186,30 +188,29 @@ public final class FaultInjector: Sendable {
         case skip
     }
 
-    func judge(_ request: IORequest) -> Verdict {
+    func judge(_ operation: IORequest.Operation) -> Verdict {
         state.withLock { state in
             if state.hasCrashed { return .fail(-EIO) }
-            if request.changesFiles {
+            if operation.changesFiles {
                 if let crashAt = state.crashAt, state.count >= crashAt {
                     state.hasCrashed = true
                     return .fail(-EIO)
                 }
                 state.count += 1
             }
-            if state.isHung, request.changesFiles { return .delay(turns: 1) }
-            if state.holdsFile(request) { return .delay(turns: 1) }
-            if let kind = request.faultKind {
+            if state.isHung, operation.changesFiles { return .delay(turns: 1) }
+            if state.holdsFile(operation) { return .delay(turns: 1) }
+            if let kind = operation.faultKind {
                 if let error = state.errors[kind] { return .fail(-error) }
                 if state.isFull, kind == .allocate { return .fail(-ENOSPC) }
             }
             if state.random.chance(state.rates.error) { return .fail(-EIO) }
-            if request.opcode == .synchronize, state.random.chance(state.rates.lostSync) {
+            if case .synchronize = operation, state.random.chance(state.rates.lostSync) {
                 return .skip
             }
-            if request.opcode == .read || request.opcode == .write, request.length > 512,
-                state.random.chance(state.rates.short)
-            {
-                let blocks = UInt64(request.length / 512)
+            let length = operation.transferred
+            if length > 512, state.random.chance(state.rates.short) {
+                let blocks = UInt64(length / 512)
                 return .shorten(max(512, Int(state.random.next() % blocks) * 512))
             }
             if state.random.chance(state.rates.delay) {
@@ -219,46 +220,45 @@ public final class FaultInjector: Sendable {
         }
     }
 
-    /// Notes what `request`, about to be done, would leave to be undone. Returns the shadow name
-    /// under which a file that is replaced or removed stays reachable.
-    func willPerform(_ request: IORequest) {
-        switch request.opcode {
-        case .write: noteWrite(request)
-        case .open:
-            guard request.flags & UInt32(O_CREAT) != 0, let path = request.pathArgument,
-                access(path, F_OK) != 0
-            else { return }
+    /// Notes what `operation`, about to be done, would leave to be undone. A file that is replaced
+    /// or removed stays reachable under a shadow name.
+    func willPerform(_ operation: IORequest.Operation) {
+        switch operation {
+        case .write(let transfer, _): noteWrite(transfer)
+        case .open(let name, let flags, _):
+            guard flags & O_CREAT != 0, access(name, F_OK) != 0 else { return }
+            let path = String(cString: name)
             state.withLock { $0.undo.append(Undo(path: path, change: .create)) }
-        case .makeDirectory:
-            guard losesFolders, let path = request.pathArgument, access(path, F_OK) != 0 else {
-                return
-            }
+        case .makeDirectory(let name):
+            guard losesFolders, access(name, F_OK) != 0 else { return }
+            let path = String(cString: name)
             state.withLock { $0.undo.append(Undo(path: path, change: .makeDirectory)) }
-        case .rename:
-            guard let from = request.pathArgument,
-                let target = UnsafePointer<CChar>(bitPattern: UInt(request.offset))
-            else { return }
-            let to = String(cString: target)
-            let kept = shadow(of: to)
-            state.withLock { state in
-                // What was written goes along with its file.
-                for index in state.undo.indices {
-                    guard case .write = state.undo[index].change else { continue }
-                    switch state.undo[index].path {
-                    case to: state.undo[index].path = kept ?? "\(to) replaced"
-                    case from: state.undo[index].path = to
-                    default: break
-                    }
-                }
-                for (descriptor, path) in state.paths where path == from {
-                    state.paths[descriptor] = to
-                }
-                state.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
-            }
-        case .remove:
-            guard let path = request.pathArgument, let kept = shadow(of: path) else { return }
+        case .rename(let source, let target):
+            noteRename(String(cString: source), String(cString: target))
+        case .remove(let name):
+            let path = String(cString: name)
+            guard let kept = shadow(of: path) else { return }
             state.withLock { $0.undo.append(Undo(path: path, change: .remove(kept: kept))) }
         default: break
+        }
+    }
+
+    private func noteRename(_ from: String, _ to: String) {
+        let kept = shadow(of: to)
+        state.withLock { state in
+            // What was written goes along with its file.
+            for index in state.undo.indices {
+                guard case .write = state.undo[index].change else { continue }
+                switch state.undo[index].path {
+                case to: state.undo[index].path = kept ?? "\(to) replaced"
+                case from: state.undo[index].path = to
+                default: break
+                }
+            }
+            for (descriptor, path) in state.paths where path == from {
+                state.paths[descriptor] = to
+            }
+            state.undo.append(Undo(path: to, change: .rename(from: from, replaced: kept)))
         }
     }
 
@@ -267,18 +267,18 @@ public final class FaultInjector: Sendable {
     }
 
     /// A sync or a durable write has truly completed: what it covers cannot be lost any more.
-    func didSynchronize(_ request: IORequest) {
+    func didSynchronize(_ operation: IORequest.Operation) {
         state.withLock { state in
-            if request.opcode == .write {
+            if case .write(let transfer, _) = operation {
                 guard !state.random.chance(state.rates.lostSync) else { return }
-                state.noteDurable(request)
-            } else if request.opcode == .synchronize {
-                guard let path = state.paths[request.descriptor] else { return }
+                state.noteDurable(transfer)
+            } else if case .synchronize(let file) = operation {
+                guard let path = state.paths[file.descriptor] else { return }
                 state.undo.removeAll { entry in
                     guard entry.path == path, case .write = entry.change else { return false }
                     return true
                 }
-            } else if let directory = request.pathArgument {
+            } else if let directory = operation.path {
                 state.undo.removeAll { entry in
                     guard DirectoryPath.parent(of: entry.path) == directory else { return false }
                     if case .write = entry.change { return false }
@@ -288,12 +288,12 @@ public final class FaultInjector: Sendable {
         }
     }
 
-    private func noteWrite(_ request: IORequest) {
-        guard let path = state.withLock({ $0.paths[request.descriptor] }) else { return }
+    private func noteWrite(_ transfer: IORequest.Transfer) {
+        guard let path = state.withLock({ $0.paths[transfer.file.descriptor] }) else { return }
         // Read directly where it can be: pages left in the cache here make the kernel report EIO
         // from a later fdatasync when a direct write finds that it cannot drop them.
         let mask = 4095
-        let isAligned = Int(request.offset) & mask == 0 && request.length & mask == 0
+        let isAligned = Int(transfer.offset) & mask == 0 && transfer.length & mask == 0
         var reader =
             isAligned
             ? Glibc.open(path, O_RDONLY | O_CLOEXEC | Int32(APUS_O_DIRECT)) : -1
@@ -303,16 +303,16 @@ public final class FaultInjector: Sendable {
         var status = stat()
         fstat(reader, &status)
         let memory = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: request.length, alignment: mask + 1)
+            byteCount: transfer.length, alignment: mask + 1)
         defer { memory.deallocate() }
-        let read = pread(reader, memory.baseAddress, request.length, Int(request.offset))
+        let read = pread(reader, memory.baseAddress, transfer.length, Int(transfer.offset))
         let before = Array(memory.prefix(max(0, read)))
         state.withLock { state in
             state.undo.append(
                 Undo(
                     path: path,
                     change: .write(
-                        offset: Int(request.offset), length: request.length, before: before,
+                        offset: Int(transfer.offset), length: transfer.length, before: before,
                         sizeBefore: Int(status.st_size))))
         }
     }
@@ -458,43 +458,48 @@ public struct SplitMix64: RandomNumberGenerator, Sendable {
     }
 }
 
-extension IORequest {
+extension IORequest.Operation {
     var changesFiles: Bool {
-        switch opcode {
+        switch self {
         case .write, .synchronize, .allocate, .truncate, .remove, .makeDirectory, .rename,
             .synchronizeDirectory:
             true
-        case .open: flags & UInt32(O_CREAT | O_TRUNC) != 0
+        case .open(_, let flags, _): flags & (O_CREAT | O_TRUNC) != 0
         default: false
         }
     }
 
-    var pathArgument: String? {
-        UnsafePointer<CChar>(bitPattern: address).map { String(cString: $0) }
-    }
-
     /// The path that the operation names; nil where it names a descriptor.
     fileprivate var path: String? {
-        switch opcode {
-        case .open, .remove, .makeDirectory, .rename, .synchronizeDirectory: pathArgument
-        case .call:
-            UnsafeRawPointer(bitPattern: address).map {
-                Unmanaged<BlockingCall>.fromOpaque($0).takeUnretainedValue().path
-            }
+        switch self {
+        case .open(let path, _, _), .remove(let path), .makeDirectory(let path),
+            .rename(let path, _), .synchronizeDirectory(let path):
+            String(cString: path)
+        case .call(let call): call.takeUnretainedValue().path
         default: nil
         }
     }
-}
 
-extension IORequest {
+    /// The open file that the operation is on.
+    fileprivate var descriptor: Int32? {
+        switch self {
+        case .read(let transfer), .write(let transfer, _): transfer.file.descriptor
+        case .synchronize(let file), .allocate(let file, _, _, _), .truncate(let file, _):
+            file.descriptor
+        case .close(let descriptor): descriptor
+        default: nil
+        }
+    }
+
     /// nil for what `FaultInjector.set(error:for:)` leaves alone.
     fileprivate var faultKind: FaultInjector.Operation? {
-        switch opcode {
+        switch self {
         case .read: .read
         case .write: .write
         case .synchronize: .synchronize
         case .open, .synchronizeDirectory: .open
-        case .allocate: flags & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0 ? .punch : .allocate
+        case .allocate(_, let mode, _, _):
+            mode & UInt32(APUS_FALLOC_FL_PUNCH_HOLE) != 0 ? .punch : .allocate
         default: nil
         }
     }

@@ -30,40 +30,32 @@ public final class File: Sendable {
     public let isDirect: Bool
     /// What its operations go through, if anything.
     public let disk: Disk?
-    private let descriptor: Int32
-    private let slot: Int32
+    private let handle: IOHandle
     private let isClosed = Atomic<Bool>(false)
 
     private init(
-        path: String, reactor: Reactor, disk: Disk?, isDirect: Bool, descriptor: Int32, slot: Int32
+        path: String, reactor: Reactor, disk: Disk?, isDirect: Bool, handle: IOHandle
     ) {
         self.path = path
         self.reactor = reactor
         self.disk = disk
         self.isDirect = isDirect
-        self.descriptor = descriptor
-        self.slot = slot
+        self.handle = handle
     }
 
     deinit {
         guard !isClosed.load(ordering: .relaxed) else { return }
-        let (descriptor, slot) = (descriptor, slot)
-        let thread = reactor.threadNumber(of: disk)
-        reactor.post { inbox in Self.appendClose(descriptor, slot, thread, &inbox.requests) }
+        let (handle, thread) = (handle, reactor.threadNumber(of: disk))
+        reactor.post { inbox in Self.appendClose(handle, thread, &inbox.requests) }
     }
 
     private static func appendClose(
-        _ descriptor: Int32, _ slot: Int32, _ thread: UInt16, _ requests: inout [IORequest]
+        _ handle: IOHandle, _ thread: UInt16, _ requests: inout [IORequest]
     ) {
-        let ignored = IOCompletion.ignored
-        if slot >= 0 {
-            requests.append(
-                IORequest(
-                    opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
-        }
-        requests.append(
-            IORequest(
-                opcode: .close, thread: thread, descriptor: descriptor, userData: ignored))
+        if handle.slot >= 0 { requests.append(.unheard(.unregister(slot: handle.slot))) }
+        var close = IORequest.unheard(.close(descriptor: handle.descriptor))
+        close.thread = thread
+        requests.append(close)
     }
 
     /// Opens `path`. Created files get mode 0644. Reads, writes, syncs and changes of its space
@@ -83,16 +75,12 @@ public final class File: Sendable {
         if options.contains(.truncate) { flags |= O_TRUNC }
         let wantsDirect = options.contains(.direct)
         var isDirect = wantsDirect
-        var result = await reactor.performOnPath(
-            .open, path, disk: disk,
-            flags: UInt32(bitPattern: wantsDirect ? flags | Int32(APUS_O_DIRECT) : flags),
-            length: 0o644)
+        var result = await reactor.open(
+            path, wantsDirect ? flags | Int32(APUS_O_DIRECT) : flags, mode: 0o644, disk: disk)
         if result == -EINVAL, wantsDirect {
             isDirect = false
             // The first try may have made the file before it refused the flag.
-            result = await reactor.performOnPath(
-                .open, path, disk: disk, flags: UInt32(bitPattern: flags & ~O_EXCL),
-                length: 0o644)
+            result = await reactor.open(path, flags & ~O_EXCL, mode: 0o644, disk: disk)
         }
         return try await adopt(result, path: path, isDirect: isDirect, on: reactor, disk: disk)
     }
@@ -102,10 +90,8 @@ public final class File: Sendable {
     ) async throws(IOError) -> File {
         let flags = O_RDWR | O_CLOEXEC | Int32(APUS_O_TMPFILE)
         for isDirect in options.contains(.direct) ? [true, false] : [false] {
-            let result = await reactor.performOnPath(
-                .open, directory, disk: disk,
-                flags: UInt32(bitPattern: isDirect ? flags | Int32(APUS_O_DIRECT) : flags),
-                length: 0o600)
+            let result = await reactor.open(
+                directory, isDirect ? flags | Int32(APUS_O_DIRECT) : flags, mode: 0o600, disk: disk)
             if result >= 0 {
                 return try await adopt(
                     result, path: directory, isDirect: isDirect, on: reactor, disk: disk)
@@ -123,10 +109,10 @@ public final class File: Sendable {
         _ result: Int32, path: String, isDirect: Bool, on reactor: Reactor, disk: Disk?
     ) async throws(IOError) -> File {
         guard result >= 0 else { throw IOError(code: -result, operation: "open", path: path) }
-        let slot = await reactor.perform(IORequest(opcode: .register, descriptor: result))
+        let slot = await reactor.perform(IORequest(.register(descriptor: result)))
         return File(
-            path: path, reactor: reactor, disk: disk, isDirect: isDirect, descriptor: result,
-            slot: max(slot, -1))
+            path: path, reactor: reactor, disk: disk, isDirect: isDirect,
+            handle: IOHandle(descriptor: result, slot: max(slot, -1)))
     }
 
     /// Reads `range.count` bytes from `offset` into `range` of `buffer`. Fewer only at the end of
@@ -139,11 +125,11 @@ public final class File: Sendable {
         var done = 0
         var lastEnd = -1
         while done < range.count {
-            var request = request(
-                .read, ioClass, offset: offset + done, length: range.count - done)
-            request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
-            request.isFixedBuffer = buffer.isRegistered && buffer.pool === reactor.pool
-            let result = await reactor.perform(request)
+            let transfer = IORequest.Transfer(
+                file: handle, memory: target.baseAddress! + done, length: range.count - done,
+                offset: UInt64(offset + done),
+                isFixedBuffer: buffer.isRegistered && buffer.pool === reactor.pool)
+            let result = await reactor.perform(request(.read(transfer), ioClass))
             if result == -EINTR || result == -EAGAIN { continue }
             try check(result, "read")
             if result == 0 { break }
@@ -168,16 +154,15 @@ public final class File: Sendable {
         _ payload: Payload, at offset: Int, class ioClass: IOClass = .client,
         isDurable: Bool = false
     ) async throws(IOError) {
-        let start = UInt(bitPattern: payload.buffer.base) + UInt(payload.offset)
+        let start = payload.buffer.base + payload.offset
         var done = 0
         while done < payload.count {
-            var request = request(
-                .write, ioClass, offset: offset + done, length: payload.count - done)
-            request.address = start + UInt(done)
-            request.isDurable = isDurable
-            request.isFixedBuffer =
-                payload.buffer.isRegistered && payload.buffer.pool === reactor.pool
-            let result = await reactor.perform(request)
+            let transfer = IORequest.Transfer(
+                file: handle, memory: start + done, length: payload.count - done,
+                offset: UInt64(offset + done),
+                isFixedBuffer: payload.buffer.isRegistered && payload.buffer.pool === reactor.pool)
+            let result = await reactor.perform(
+                request(.write(transfer, isDurable: isDurable), ioClass))
             if result == -EINTR || result == -EAGAIN { continue }
             try check(result, "write")
             guard result > 0 else { throw IOError(code: EIO, operation: "write", path: path) }
@@ -192,7 +177,7 @@ public final class File: Sendable {
 
     /// `fdatasync`: all completed writes are on stable media when it returns.
     public func synchronize(class ioClass: IOClass = .client) async throws(IOError) {
-        try check(await reactor.perform(request(.synchronize, ioClass)), "fdatasync")
+        try check(await reactor.perform(request(.synchronize(handle), ioClass)), "fdatasync")
     }
 
     /// Reserves disk space for `range` and extends the file's size to hold it.
@@ -222,10 +207,10 @@ public final class File: Sendable {
         _ range: Range<Int>, mode: UInt32, _ ioClass: IOClass, _ operation: String
     ) async throws(IOError) {
         guard !range.isEmpty else { return }
-        var request = request(
-            .allocate, ioClass, offset: range.lowerBound, length: range.count)
-        request.slot = -1
-        request.flags = mode
+        let request = request(
+            .allocate(
+                handle, mode: mode, offset: UInt64(range.lowerBound), length: UInt64(range.count)),
+            ioClass)
         while true {
             let result = await reactor.perform(request)
             if result == -EINTR { continue }
@@ -234,22 +219,23 @@ public final class File: Sendable {
     }
 
     public func truncate(to size: Int) async throws(IOError) {
-        try check(await reactor.perform(request(.truncate, .client, offset: size)), "ftruncate")
+        let request = request(.truncate(handle, size: UInt64(size)), .client)
+        try check(await reactor.perform(request), "ftruncate")
     }
 
     /// Takes the exclusive lock on the file, held until it is closed or the process ends. False
     /// if somebody else has it open and locked, in this process or another.
     public func lock() throws(IOError) -> Bool {
-        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
+        if flock(handle.descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
         if errno == EWOULDBLOCK { return false }
         throw IOError(code: errno, operation: "flock", path: path)
     }
 
     /// Bytes in the file.
     public func size() async throws(IOError) -> Int {
-        try await reactor.onThread(of: disk, "fstat", path) { [descriptor, path] in
+        try await reactor.onThread(of: disk, "fstat", path) { [handle, path] in
             var status = stat()
-            guard fstat(descriptor, &status) == 0 else {
+            guard fstat(handle.descriptor, &status) == 0 else {
                 return .failure(IOError(code: errno, operation: "fstat", path: path))
             }
             return .success(Int(status.st_size))
@@ -259,31 +245,39 @@ public final class File: Sendable {
     /// Closes the file. Later operations are errors of the caller.
     public func close() async throws(IOError) {
         guard !isClosed.exchange(true, ordering: .relaxed) else { return }
-        if slot >= 0 {
-            _ = await reactor.perform(
-                IORequest(opcode: .unregister, descriptor: descriptor, slot: slot))
+        if handle.slot >= 0 {
+            _ = await reactor.perform(IORequest(.unregister(slot: handle.slot)))
         }
-        try check(
-            await reactor.perform(
-                IORequest(
-                    opcode: .close, thread: reactor.threadNumber(of: disk),
-                    descriptor: descriptor)), "close")
+        var close = IORequest(.close(descriptor: handle.descriptor))
+        close.thread = reactor.threadNumber(of: disk)
+        try check(await reactor.perform(close), "close")
     }
 
+    @inline(__always)
     private func request(
-        _ opcode: IORequest.Opcode, _ ioClass: IOClass, offset: Int = 0, length: Int = 0
+        _ operation: IORequest.Operation, _ ioClass: IOClass
     ) -> IORequest {
-        var request = IORequest(
-            opcode: opcode, descriptor: descriptor, slot: slot, length: length,
-            offset: UInt64(offset))
+        var request = IORequest(operation)
         if let disk {
             request.thread = UInt16(disk.number)
-            if disk.isOpen { request.disk = UInt16(disk.number) << 2 | UInt16(ioClass.rawValue) }
+            if disk.isOpen {
+                request.disk = UInt16(disk.number)
+                request.ioClass = ioClass
+            }
         }
         return request
     }
 
     private func check(_ result: Int32, _ operation: String) throws(IOError) {
         guard result >= 0 else { throw IOError(code: -result, operation: operation, path: path) }
+    }
+}
+
+extension Reactor {
+    /// The descriptor of the file opened, or -errno.
+    fileprivate func open(
+        _ path: String, _ flags: Int32, mode: UInt32, disk: Disk?
+    ) async -> Int32 {
+        await performOnPath(path, disk: disk) { .open(path: $0, flags: flags, mode: mode) }
     }
 }

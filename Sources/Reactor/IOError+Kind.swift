@@ -12,6 +12,9 @@ extension IOError {
         case overload
         /// The disk does not answer: the operation was not begun. See `Disk.suspend`.
         case suspended
+        /// It had waited for its turn on the disk beyond its deadline, and was not begun. It says
+        /// nothing about the disk, but that it has more to do than its callers wait for.
+        case expired
         /// The bytes' memory could not be reached, which may be a client's.
         case badAddress
         /// The file system does not know the operation.
@@ -28,7 +31,8 @@ extension IOError {
         case ENOSPC, EDQUOT, EFBIG: .full
         case EMFILE, ENFILE, ENOMEM, EAGAIN, EINTR: .resource
         case ENOBUFS: .overload
-        case ETIMEDOUT: .suspended
+        case OwnCode.suspended: .suspended
+        case OwnCode.expired: .expired
         case EFAULT: .badAddress
         case EOPNOTSUPP, ENOSYS: .unsupported
         case ENOENT: .absent

@@ -32,7 +32,7 @@ extension Socket {
     }
 
     /// Whether the process at the other end of a local socket runs as the same user.
-    public var isOfSameUser: Bool { apus_peer_user(descriptor) == apus_user() }
+    public var isOfSameUser: Bool { apus_peer_user(handle.descriptor) == apus_user() }
 
     /// The process at the other end of a local socket and its user, as the kernel noted them when it
     /// connected; nil for a socket of the network.
@@ -40,7 +40,7 @@ extension Socket {
         guard isLocal else { return nil }
         var number: Int32 = 0
         var user: UInt32 = 0
-        guard apus_peer_process(descriptor, &number, &user) == 0 else { return nil }
+        guard apus_peer_process(handle.descriptor, &number, &user) == 0 else { return nil }
         return (number, user)
     }
 
@@ -49,7 +49,8 @@ extension Socket {
         let message = LocalMessage(count: bytes.count, pool: reactor.pool)
         message.bytes.copyBytes(from: bytes)
         message.header.pointee.msg_controllen = apus_put_descriptor(message.control, passed)
-        let result = await reactor.perform(message.request(.send, descriptor))
+        let result = await reactor.perform(IORequest(.send(handle, message.header)))
+        withExtendedLifetime(message) {}
         guard Int(result) == bytes.count else {
             throw IOError(code: result < 0 ? -result : EPIPE, operation: "send", path: peer)
         }
@@ -60,7 +61,8 @@ extension Socket {
     public func receive(count: Int) async throws(IOError) -> (bytes: [UInt8], passed: Int32) {
         let message = LocalMessage(count: count, pool: reactor.pool)
         message.header.pointee.msg_controllen = Int(APUS_CONTROL_BYTES)
-        let result = await reactor.perform(message.request(.receiveMessage, descriptor))
+        let result = await reactor.perform(
+            IORequest(.receiveMessage(handle, message.header)))
         let passed =
             result < 0
             ? -1 : apus_take_descriptor(message.control, message.header.pointee.msg_controllen)
@@ -107,10 +109,6 @@ private final class LocalMessage {
         header.deallocate()
         vector.deallocate()
         control.deallocate()
-    }
-
-    func request(_ opcode: IORequest.Opcode, _ descriptor: Int32) -> IORequest {
-        IORequest(opcode: opcode, descriptor: descriptor, address: UInt(bitPattern: header))
     }
 }
 

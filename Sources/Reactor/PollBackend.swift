@@ -2,22 +2,18 @@ import CLiburing
 import CLinux
 import Glibc
 
-/// The backend without io_uring: reads, writes and syncs by plain calls in the reactor's thread, what
-/// may take longer by the threads of the disks (`BlockingThreads`), sockets by readiness (`poll`). For kernels that refuse a ring and for sanitizers, which do not see what
-/// a ring writes.
+/// The backend without io_uring: reads, writes and syncs by plain calls in the reactor's thread,
+/// what may take longer by the threads of the disks (`BlockingThreads`), sockets by readiness
+/// (`poll`). For kernels that refuse a ring and for sanitizers, which do not see what a ring writes.
 struct PollBackend: IOBackend, ~Copyable {
     private struct Waiting {
         var request: IORequest
+        var descriptor: Int32
+        /// What it waits for.
+        var events: Int32
         /// Bytes already moved, for receives and sends that want all.
         var done = 0
         var isConnecting = false
-
-        var events: Int16 {
-            switch request.opcode {
-            case .send, .connect: Int16(POLLOUT)
-            default: Int16(POLLIN)
-            }
-        }
     }
 
     let wakeDescriptor: Int32
@@ -28,7 +24,7 @@ struct PollBackend: IOBackend, ~Copyable {
     var name: String { "poll" }
 
     /// - Parameter gate: called on a disk's thread before each operation.
-    init(gate: (@Sendable (IORequest) -> Void)? = nil) {
+    init(gate: (@Sendable (IORequest.Operation) -> Void)? = nil) {
         wakeDescriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
         precondition(wakeDescriptor >= 0, "eventfd: no descriptors left")
         threads = BlockingThreads(wakeDescriptor: wakeDescriptor, gate: gate)
@@ -43,20 +39,31 @@ struct PollBackend: IOBackend, ~Copyable {
         _ requests: UnsafeBufferPointer<IORequest>, completed: inout [IOCompletion]
     ) {
         for request in requests {
-            switch request.opcode {
+            switch request.operation {
             case .register, .unregister:
                 finish(request, -EOPNOTSUPP, &completed)
             case .endInterval: finish(request, 0, &completed)
-            case .accept, .connect, .receive, .send, .receiveMessage:
-                var entry = Waiting(request: request)
-                if !progress(&entry, &completed) { waiting.append(entry) }
+            case .accept(let socket), .receive(let socket, _, _, _),
+                .receiveMessage(let socket, _):
+                begin(request, socket, POLLIN, &completed)
+            case .connect(let socket, _, _), .send(let socket, _):
+                begin(request, socket, POLLOUT, &completed)
             case .read, .write, .synchronize, .allocate, .closeSocket:
-                finish(request, performBlocking(request), &completed)
+                finish(request, performBlocking(request.operation), &completed)
             case .open, .close, .remove, .makeDirectory, .rename, .truncate,
                 .synchronizeDirectory, .call:
                 if let result = threads.begin(request) { finish(request, result, &completed) }
             }
         }
+    }
+
+    /// Does what can be done on a socket now; the rest waits for `events`.
+    private mutating func begin(
+        _ request: IORequest, _ socket: IOHandle, _ events: Int32,
+        _ completed: inout [IOCompletion]
+    ) {
+        var entry = Waiting(request: request, descriptor: socket.descriptor, events: events)
+        if !progress(&entry, &completed) { waiting.append(entry) }
     }
 
     mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {
@@ -65,8 +72,7 @@ struct PollBackend: IOBackend, ~Copyable {
         polled.removeAll(keepingCapacity: true)
         polled.append(pollfd(fd: wakeDescriptor, events: Int16(POLLIN), revents: 0))
         for entry in waiting {
-            polled.append(
-                pollfd(fd: entry.request.descriptor, events: entry.events, revents: 0))
+            polled.append(pollfd(fd: entry.descriptor, events: Int16(entry.events), revents: 0))
         }
         let limit: Int32 =
             !completed.isEmpty
@@ -99,27 +105,31 @@ struct PollBackend: IOBackend, ~Copyable {
     /// Moves a socket operation on. True once it has completed.
     private func progress(_ entry: inout Waiting, _ completed: inout [IOCompletion]) -> Bool {
         let result =
-            switch entry.request.opcode {
-            case .accept: accept(entry.request)
-            case .connect: connect(&entry)
-            case .receive: receive(&entry)
-            case .receiveMessage: receiveMessage(&entry)
-            default: send(&entry)
+            switch entry.request.operation {
+            case .accept: accept(entry.descriptor)
+            case .connect(_, let address, let length): connect(&entry, address, length)
+            case .receive(_, let memory, let length, let all):
+                receive(&entry, UnsafeMutableRawBufferPointer(start: memory, count: length), all)
+            case .receiveMessage(_, let message): receiveMessage(&entry, message)
+            case .send(_, let message): send(&entry, message)
+            default: preconditionFailure("\(entry.request.operation) is not one of a socket")
             }
         guard let result else { return false }
         finish(entry.request, result, &completed)
         return true
     }
 
-    private func accept(_ request: IORequest) -> Int32? {
-        _ = fcntl(request.descriptor, F_SETFL, fcntl(request.descriptor, F_GETFL) | O_NONBLOCK)
-        let result = apus_accept(request.descriptor)
+    private func accept(_ descriptor: Int32) -> Int32? {
+        _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+        let result = apus_accept(descriptor)
         if result >= 0 { return result }
         return errno == EAGAIN || errno == EINTR ? nil : -errno
     }
 
-    private func connect(_ entry: inout Waiting) -> Int32? {
-        let descriptor = entry.request.descriptor
+    private func connect(
+        _ entry: inout Waiting, _ address: UnsafePointer<sockaddr>, _ length: UInt32
+    ) -> Int32? {
+        let descriptor = entry.descriptor
         if entry.isConnecting {
             var code: Int32 = 0
             var size = socklen_t(MemoryLayout<Int32>.size)
@@ -128,8 +138,7 @@ struct PollBackend: IOBackend, ~Copyable {
             return -code
         }
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
-        let address = UnsafePointer<sockaddr>(bitPattern: entry.request.address)
-        let result = Glibc.connect(descriptor, address, socklen_t(entry.request.length))
+        let result = Glibc.connect(descriptor, address, length)
         if result == 0 || errno != EINPROGRESS {
             let code = result == 0 ? 0 : -errno
             _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
@@ -139,16 +148,16 @@ struct PollBackend: IOBackend, ~Copyable {
         return nil
     }
 
-    private func receive(_ entry: inout Waiting) -> Int32? {
-        let request = entry.request
-        while entry.done < request.length {
-            let target = UnsafeMutableRawPointer(bitPattern: request.address)! + entry.done
+    private func receive(
+        _ entry: inout Waiting, _ memory: UnsafeMutableRawBufferPointer, _ all: Bool
+    ) -> Int32? {
+        while entry.done < memory.count {
             let result = recv(
-                request.descriptor, target, request.length - entry.done,
+                entry.descriptor, memory.baseAddress! + entry.done, memory.count - entry.done,
                 Int32(MSG_DONTWAIT))
             if result > 0 {
                 entry.done += result
-                if request.flags != 1 { break }
+                if !all { break }
             } else if result == 0 {
                 break
             } else if errno == EAGAIN {
@@ -160,12 +169,12 @@ struct PollBackend: IOBackend, ~Copyable {
         return Int32(entry.done)
     }
 
-    private func receiveMessage(_ entry: inout Waiting) -> Int32? {
-        let message = UnsafeMutablePointer<msghdr>(bitPattern: entry.request.address)!
+    private func receiveMessage(
+        _ entry: inout Waiting, _ message: UnsafeMutablePointer<msghdr>
+    ) -> Int32? {
         while message.pointee.msg_iovlen > 0 {
             let result = recvmsg(
-                entry.request.descriptor, message,
-                Int32(MSG_DONTWAIT) | Int32(APUS_MSG_CMSG_CLOEXEC))
+                entry.descriptor, message, Int32(MSG_DONTWAIT) | Int32(APUS_MSG_CMSG_CLOEXEC))
             if result > 0 {
                 entry.done += result
                 message.pointee.consume(result)
@@ -180,12 +189,12 @@ struct PollBackend: IOBackend, ~Copyable {
         return Int32(truncatingIfNeeded: entry.done)
     }
 
-    private func send(_ entry: inout Waiting) -> Int32? {
-        let message = UnsafeMutablePointer<msghdr>(bitPattern: entry.request.address)!
+    private func send(
+        _ entry: inout Waiting, _ message: UnsafeMutablePointer<msghdr>
+    ) -> Int32? {
         while message.pointee.msg_iovlen > 0 {
             let result = sendmsg(
-                entry.request.descriptor, message,
-                Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
+                entry.descriptor, message, Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
             if result >= 0 {
                 entry.done += result
                 message.pointee.consume(result)

@@ -65,13 +65,12 @@ extension Reactor {
     }
 
     private func admitToDisk(_ request: IORequest) {
-        let wasPutBack: UInt16 = 1 << 15
-        let number = Int((request.disk & ~wasPutBack) >> 2)
+        let number = Int(request.disk)
         guard number < local.disks.count, let disk = local.disks[number] else {
             var request = request
-            if request.disk & wasPutBack == 0 {
+            if !request.wasPutBack {
                 // Made by another thread whose word of it is still in the inbox: go behind it.
-                request.disk |= wasPutBack
+                request.wasPutBack = true
                 post { $0.requests.append(request) }
             } else {
                 // The disk was closed.
@@ -88,6 +87,17 @@ extension Reactor {
         case .refuse:
             local.completed.append(
                 IOCompletion(userData: request.userData, result: disk.refusal))
+        case .expire: endExpired(of: disk)
+        }
+    }
+
+    /// Ends the operations of `disk` whose deadlines have passed before their turn.
+    @inline(__always)
+    private func endExpired(of disk: Disk) {
+        guard !disk.expired.isEmpty else { return }
+        for userData in disk.takeExpired() {
+            local.completed.append(
+                IOCompletion(userData: userData, result: -IOError.OwnCode.expired))
         }
     }
 
@@ -101,6 +111,7 @@ extension Reactor {
         precondition(local.diskRequests >= 0, "more operations of disks completed than were begun")
         let now = local.clock.now()
         let waiting = addingRequests { disk.complete(completion, now: now, requests: &$0) }
+        endExpired(of: disk)
         disk.wakeLater()
         return waiting
     }
@@ -116,6 +127,15 @@ extension Reactor {
     func startWaiting(of disk: Disk) {
         precondition(isCurrent, "a disk's queue belongs to its reactor's thread")
         addingRequests { disk.startWaiting(to: &$0) }
+        endExpired(of: disk)
+        disk.wakeLater()
+    }
+
+    /// Ends what has waited on `disk` beyond its deadline. On the reactor's thread.
+    func expireWaiting(of disk: Disk) {
+        precondition(isCurrent, "a disk's queue belongs to its reactor's thread")
+        disk.expireWaiting()
+        endExpired(of: disk)
         disk.wakeLater()
     }
 
@@ -129,6 +149,7 @@ extension Reactor {
                 local.disks[disk.number] = disk
             case .set(let disk, let settings):
                 addingRequests { disk.apply(settings, to: &$0) }
+                endExpired(of: disk)
                 disk.wakeLater()
             case .suspend(let disk, let isSuspended):
                 for request in disk.apply(isSuspended: isSuspended) {

@@ -4,6 +4,6 @@ extension Reactor {
     /// ring registers it again when there is much to do. Returns whether it is registered.
     @discardableResult
     public func endInterval() async -> Bool {
-        await perform(IORequest(opcode: .endInterval)) == 1
+        await perform(IORequest(.endInterval)) == 1
     }
 }

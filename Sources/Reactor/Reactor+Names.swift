@@ -21,28 +21,25 @@ extension Reactor {
     public func rename(
         _ from: String, to target: String, disk: Disk? = nil
     ) async throws(IOError) {
-        let old = strdup(from)
-        let new = strdup(target)
+        // The copies outlive the operation, which another thread does.
+        let (old, new) = (copy(of: from), copy(of: target))
         defer {
             free(old)
             free(new)
         }
-        let result = await perform(
-            IORequest(
-                opcode: .rename, thread: threadNumber(of: disk), address: UInt(bitPattern: old),
-                offset: UInt64(UInt(bitPattern: new))))
+        let result = await perform(.rename(from: old, to: new), onThreadOf: disk)
         guard result >= 0 else { throw IOError(code: -result, operation: "rename", path: from) }
     }
 
     /// Removes a file or an empty directory.
     public func remove(_ path: String, disk: Disk? = nil) async throws(IOError) {
-        let result = await performOnPath(.remove, path, disk: disk)
+        let result = await performOnPath(path, disk: disk) { .remove(path: $0) }
         guard result >= 0 else { throw IOError(code: -result, operation: "remove", path: path) }
     }
 
     /// Makes a directory; that it is there already is no error.
     public func makeDirectory(_ path: String, disk: Disk? = nil) async throws(IOError) {
-        let result = await performOnPath(.makeDirectory, path, disk: disk)
+        let result = await performOnPath(path, disk: disk) { .makeDirectory(path: $0) }
         guard result >= 0 || result == -EEXIST else {
             throw IOError(code: -result, operation: "mkdir", path: path)
         }
@@ -50,7 +47,7 @@ extension Reactor {
 
     /// Makes creations, renames and removals in the directory durable.
     public func synchronizeDirectory(_ path: String, disk: Disk? = nil) async throws(IOError) {
-        let result = await performOnPath(.synchronizeDirectory, path, disk: disk)
+        let result = await performOnPath(path, disk: disk) { .synchronizeDirectory(path: $0) }
         guard result >= 0 else {
             throw IOError(code: -result, operation: "fsync of directory", path: path)
         }
@@ -107,16 +104,27 @@ extension Reactor {
         }
     }
 
+    /// Does the operation that `make` makes for `path`, on the thread of `disk`.
     func performOnPath(
-        _ opcode: IORequest.Opcode, _ path: String, disk: Disk?, flags: UInt32 = 0,
-        length: Int = 0
+        _ path: String, disk: Disk?,
+        _ make: (UnsafePointer<CChar>) -> IORequest.Operation
     ) async -> Int32 {
         // The copy outlives the operation, which another thread does.
-        let copy = strdup(path)
+        let copy = copy(of: path)
         defer { free(copy) }
-        return await perform(
-            IORequest(
-                opcode: opcode, thread: threadNumber(of: disk), flags: flags,
-                address: UInt(bitPattern: copy), length: length))
+        return await perform(make(copy), onThreadOf: disk)
+    }
+
+    private func perform(
+        _ operation: IORequest.Operation, onThreadOf disk: Disk?
+    ) async -> Int32 {
+        var request = IORequest(operation)
+        request.thread = threadNumber(of: disk)
+        return await perform(request)
+    }
+
+    private func copy(of path: String) -> UnsafeMutablePointer<CChar> {
+        guard let copy = strdup(path) else { preconditionFailure("no memory for a path") }
+        return copy
     }
 }

@@ -267,7 +267,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
                 run(PollBackend())
             }
         case .faulty(let injector):
-            let gate: @Sendable (IORequest) -> Void = { injector.waitWhileHung($0) }
+            let gate: @Sendable (IORequest.Operation) -> Void = { injector.waitWhileHung($0) }
             if injector.prefersUring,
                 let uring = try? UringBackend.make(pool: registered, gate: gate)
             {

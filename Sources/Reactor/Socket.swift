@@ -11,8 +11,7 @@ public final class Socket: Sendable {
     public let peer: String
     /// Between processes of one machine.
     let isLocal: Bool
-    let descriptor: Int32
-    private let slot: Int32
+    let handle: IOHandle
     private let isClosed = Atomic<Bool>(false)
 
     /// A connection that says nothing is asked after so many seconds whether it is still there, then
@@ -23,18 +22,17 @@ public final class Socket: Sendable {
         static let count: Int32 = 6
     }
 
-    init(reactor: Reactor, peer: String, isLocal: Bool, descriptor: Int32, slot: Int32) {
+    init(reactor: Reactor, peer: String, isLocal: Bool, handle: IOHandle) {
         self.reactor = reactor
         self.peer = peer
         self.isLocal = isLocal
-        self.descriptor = descriptor
-        self.slot = slot
+        self.handle = handle
     }
 
     deinit {
         guard !isClosed.load(ordering: .relaxed) else { return }
-        let (descriptor, slot) = (descriptor, slot)
-        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+        let handle = handle
+        reactor.post { inbox in Self.appendClose(handle, &inbox.requests) }
     }
 
     static func adopt(
@@ -47,10 +45,10 @@ public final class Socket: Sendable {
                 socklen_t(MemoryLayout<Int32>.size))
             apus_keep_alive(descriptor, KeepAlive.idle, KeepAlive.interval, KeepAlive.count)
         }
-        let slot = await reactor.perform(IORequest(opcode: .register, descriptor: descriptor))
+        let slot = await reactor.perform(IORequest(.register(descriptor: descriptor)))
         return Socket(
-            reactor: reactor, peer: peer, isLocal: isLocal, descriptor: descriptor,
-            slot: max(slot, -1))
+            reactor: reactor, peer: peer, isLocal: isLocal,
+            handle: IOHandle(descriptor: descriptor, slot: max(slot, -1)))
     }
 
     /// Connects to `host` (name or address) and `port`.
@@ -76,8 +74,10 @@ public final class Socket: Sendable {
         defer { copy.deallocate() }
         let result = await reactor.perform(
             IORequest(
-                opcode: .connect, descriptor: descriptor, address: UInt(bitPattern: copy),
-                length: Int(address.length)))
+                .connect(
+                    IOHandle(descriptor: descriptor),
+                    address: UnsafeRawPointer(copy).assumingMemoryBound(to: sockaddr.self),
+                    length: address.length)))
         guard result >= 0 else {
             Glibc.close(descriptor)
             throw IOError(code: -result, operation: "connect", path: name)
@@ -104,11 +104,11 @@ public final class Socket: Sendable {
         let target = buffer.bytes(in: range)
         var done = 0
         while done < range.count {
-            var request = IORequest(opcode: .receive, descriptor: descriptor, slot: slot)
-            request.address = UInt(bitPattern: target.baseAddress!) + UInt(done)
-            request.length = range.count - done
-            request.flags = all ? 1 : 0
-            let result = await reactor.perform(request)
+            let result = await reactor.perform(
+                IORequest(
+                    .receive(
+                        handle, into: target.baseAddress! + done, length: range.count - done,
+                        all: all)))
             if result == -EINTR || result == -EAGAIN { continue }
             guard result >= 0 else {
                 throw IOError(code: -result, operation: "receive", path: peer)
@@ -124,10 +124,7 @@ public final class Socket: Sendable {
     public func send(_ vector: SendVector) async throws(IOError) {
         var left = vector.prepare()
         while left > 0 {
-            let request = IORequest(
-                opcode: .send, descriptor: descriptor, slot: slot,
-                address: UInt(bitPattern: vector.header))
-            let result = await reactor.perform(request)
+            let result = await reactor.perform(IORequest(.send(handle, vector.header)))
             if result == -EINTR || result == -EAGAIN { continue }
             guard result > 0 else {
                 throw IOError(
@@ -141,33 +138,25 @@ public final class Socket: Sendable {
     /// Ends both directions: pending and later operations fail or report the end.
     public func shutdown() {
         guard !isClosed.load(ordering: .relaxed) else { return }
-        _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
+        _ = Glibc.shutdown(handle.descriptor, Int32(SHUT_RDWR))
     }
 
     /// Ends the sending direction: the other end sees the end of the stream and may still answer.
     public func shutdownSending() {
         guard !isClosed.load(ordering: .relaxed) else { return }
-        _ = Glibc.shutdown(descriptor, Int32(SHUT_WR))
+        _ = Glibc.shutdown(handle.descriptor, Int32(SHUT_WR))
     }
 
     /// Closes the socket. Call when nothing is in flight any more (after `shutdown`).
     public func close() {
         guard !isClosed.exchange(true, ordering: .relaxed) else { return }
-        let (descriptor, slot) = (descriptor, slot)
-        reactor.post { inbox in Self.appendClose(descriptor, slot, &inbox.requests) }
+        let handle = handle
+        reactor.post { inbox in Self.appendClose(handle, &inbox.requests) }
     }
 
-    private static func appendClose(
-        _ descriptor: Int32, _ slot: Int32, _ requests: inout [IORequest]
-    ) {
-        let ignored = IOCompletion.ignored
-        if slot >= 0 {
-            requests.append(
-                IORequest(
-                    opcode: .unregister, descriptor: descriptor, slot: slot, userData: ignored))
-        }
-        requests.append(
-            IORequest(opcode: .closeSocket, descriptor: descriptor, userData: ignored))
+    private static func appendClose(_ handle: IOHandle, _ requests: inout [IORequest]) {
+        if handle.slot >= 0 { requests.append(.unheard(.unregister(slot: handle.slot))) }
+        requests.append(.unheard(.closeSocket(descriptor: handle.descriptor)))
     }
 }
 
@@ -298,7 +287,7 @@ public final class Listener: Sendable {
     public func accept(for target: Reactor? = nil) async throws(IOError) -> Socket {
         while true {
             let result = await reactor.perform(
-                IORequest(opcode: .accept, descriptor: descriptor))
+                IORequest(.accept(IOHandle(descriptor: descriptor))))
             if result >= 0 {
                 return await Socket.adopt(
                     result, peer: isLocal ? "this machine" : SocketAddress.peerName(of: result),
@@ -315,9 +304,7 @@ public final class Listener: Sendable {
         _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
         let descriptor = descriptor
         reactor.post {
-            $0.requests.append(
-                IORequest(
-                    opcode: .closeSocket, descriptor: descriptor, userData: IOCompletion.ignored))
+            $0.requests.append(.unheard(.closeSocket(descriptor: descriptor)))
         }
     }
 }

@@ -54,7 +54,8 @@ struct UringBackend: IOBackend, ~Copyable {
     /// completions too; `reap` never waits. `pool`: whose arena it registers when it has much to do
     /// with it. `gate`: called on a disk's thread before each operation.
     static func make(
-        pool: BufferPool?, isHosted: Bool = false, gate: (@Sendable (IORequest) -> Void)? = nil
+        pool: BufferPool?, isHosted: Bool = false,
+        gate: (@Sendable (IORequest.Operation) -> Void)? = nil
     ) throws(IOError) -> UringBackend {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
@@ -87,7 +88,7 @@ struct UringBackend: IOBackend, ~Copyable {
 
     private init(
         ring: UnsafeMutablePointer<io_uring>, wakeDescriptor: Int32, pool: BufferPool?,
-        isHosted: Bool, gate: (@Sendable (IORequest) -> Void)?
+        isHosted: Bool, gate: (@Sendable (IORequest.Operation) -> Void)?
     ) {
         self.ring = ring
         threads = BlockingThreads(wakeDescriptor: wakeDescriptor, gate: gate)
@@ -133,69 +134,81 @@ struct UringBackend: IOBackend, ~Copyable {
     }
 
     private mutating func submit(_ request: IORequest, completed: inout [IOCompletion]) {
-        switch request.opcode {
-        case .read:
+        switch request.operation {
+        case .read(let transfer):
             push(
-                request,
-                request.isFixedBuffer && usesFixedBuffer(request)
+                transfer, request,
+                transfer.isFixedBuffer && usesFixedBuffer(request.ioClass)
                     ? IORING_OP_READ_FIXED : IORING_OP_READ)
-        case .write:
+        case .write(let transfer, let isDurable):
             push(
-                request,
-                request.isFixedBuffer && usesFixedBuffer(request)
+                transfer, request,
+                transfer.isFixedBuffer && usesFixedBuffer(request.ioClass)
                     ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE,
-                flags: request.isDurable ? Self.durableWrite : 0)
+                flags: isDurable ? Self.durableWrite : 0)
         // IORING_FSYNC_DATASYNC, a macro.
-        case .synchronize: push(request, IORING_OP_FSYNC, flags: 1)
-        case .accept:
-            push(request, IORING_OP_ACCEPT, flags: UInt32(APUS_SOCK_CLOEXEC))
-        case .connect:
-            push(request, IORING_OP_CONNECT, length: 0, offset: UInt64(request.length))
-        case .receive:
-            push(
-                request, IORING_OP_RECV, flags: request.flags == 1 ? UInt32(MSG_WAITALL) : 0)
-        case .send:
-            push(
-                request, IORING_OP_SENDMSG, length: 1,
-                flags: UInt32(MSG_NOSIGNAL) | UInt32(MSG_WAITALL))
-        case .receiveMessage:
-            push(
-                request, IORING_OP_RECVMSG, length: 1,
-                flags: UInt32(MSG_WAITALL) | UInt32(APUS_MSG_CMSG_CLOEXEC))
-        case .allocate:
+        case .synchronize(let file): push(file, request, IORING_OP_FSYNC, flags: 1)
+        case .allocate(let file, let mode, let offset, let length):
             // The ring wants the length in `addr` and the mode in `len`.
-            let sqe = nextEntry()
-            apus_uring_fill(
-                sqe, UInt8(IORING_OP_FALLOCATE.rawValue), 0, request.descriptor,
-                UInt64(request.length), request.flags, request.offset, 0, 0, request.userData)
-        case .register: completed.append(register(request))
-        case .unregister:
-            var none: Int32 = -1
-            _ = io_uring_register_files_update(ring, UInt32(request.slot), &none, 1)
-            freeSlots.append(request.slot)
-            completed.append(IOCompletion(userData: request.userData, result: 0))
-        case .endInterval:
-            endInterval()
-            completed.append(
-                IOCompletion(userData: request.userData, result: hasFixedBuffer ? 1 : 0))
+            push(
+                file, request, IORING_OP_FALLOCATE, address: UInt(length), length: mode,
+                offset: offset)
         case .open, .close, .remove, .makeDirectory, .rename, .truncate, .synchronizeDirectory,
             .call:
-            if let result = threads.begin(request) {
-                completed.append(IOCompletion(userData: request.userData, result: result))
-            }
-        case .closeSocket:
-            completed.append(
-                IOCompletion(userData: request.userData, result: performBlocking(request)))
+            if let result = threads.begin(request) { complete(request, result, &completed) }
+        case .accept, .connect, .receive, .send, .receiveMessage: pushOnSocket(request)
+        case .closeSocket: complete(request, performBlocking(request.operation), &completed)
+        case .register(let descriptor): complete(request, register(descriptor), &completed)
+        case .unregister(let slot):
+            var none: Int32 = -1
+            _ = io_uring_register_files_update(ring, UInt32(slot), &none, 1)
+            freeSlots.append(slot)
+            complete(request, 0, &completed)
+        case .endInterval:
+            endInterval()
+            complete(request, hasFixedBuffer ? 1 : 0, &completed)
         }
+    }
+
+    @inline(__always)
+    private mutating func pushOnSocket(_ request: IORequest) {
+        switch request.operation {
+        case .accept(let listener):
+            push(listener, request, IORING_OP_ACCEPT, flags: UInt32(APUS_SOCK_CLOEXEC))
+        case .connect(let socket, let address, let length):
+            push(
+                socket, request, IORING_OP_CONNECT, address: UInt(bitPattern: address),
+                offset: UInt64(length))
+        case .receive(let socket, let memory, let length, let all):
+            push(
+                socket, request, IORING_OP_RECV, address: UInt(bitPattern: memory),
+                length: UInt32(length), flags: all ? UInt32(MSG_WAITALL) : 0)
+        case .send(let socket, let message):
+            push(
+                socket, request, IORING_OP_SENDMSG, address: UInt(bitPattern: message),
+                length: 1, flags: UInt32(MSG_NOSIGNAL) | UInt32(MSG_WAITALL))
+        case .receiveMessage(let socket, let message):
+            push(
+                socket, request, IORING_OP_RECVMSG, address: UInt(bitPattern: message),
+                length: 1, flags: UInt32(MSG_WAITALL) | UInt32(APUS_MSG_CMSG_CLOEXEC))
+        default: preconditionFailure("\(request.operation) is not one of a socket")
+        }
+    }
+
+    /// An operation that the kernel has nothing to do with, or had at once.
+    private func complete(
+        _ request: IORequest, _ result: Int32, _ completed: inout [IOCompletion]
+    ) {
+        completed.append(IOCompletion(userData: request.userData, result: result))
     }
 
     // MARK: The registered arena
 
     /// Counts an operation on the arena. Whether it can name it as the registered buffer.
     @inline(__always)
-    private mutating func usesFixedBuffer(_ request: IORequest) -> Bool {
+    private mutating func usesFixedBuffer(_ ioClass: IOClass) -> Bool {
         // What works in the background has a bounded rate: it alone keeps no memory.
-        if UInt8(request.disk & 3) < IOClass.scrub.rawValue { arenaOperations += 1 }
+        if ioClass.rawValue < IOClass.scrub.rawValue { arenaOperations += 1 }
         if !hasFixedBuffer, arenaOperations >= Limits.operationsToRegister, mayRegister {
             registerArena()
         }
@@ -242,16 +255,26 @@ struct UringBackend: IOBackend, ~Copyable {
 
     // MARK: Entries
 
+    @inline(__always)
     private mutating func push(
-        _ request: IORequest, _ opcode: io_uring_op, length: Int? = nil, offset: UInt64? = nil,
+        _ transfer: IORequest.Transfer, _ request: IORequest, _ opcode: io_uring_op,
         flags: UInt32 = 0
     ) {
+        push(
+            transfer.file, request, opcode, address: UInt(bitPattern: transfer.memory),
+            length: UInt32(transfer.length), offset: transfer.offset, flags: flags)
+    }
+
+    @inline(__always)
+    private mutating func push(
+        _ handle: IOHandle, _ request: IORequest, _ opcode: io_uring_op, address: UInt = 0,
+        length: UInt32 = 0, offset: UInt64 = 0, flags: UInt32 = 0
+    ) {
         let sqe = nextEntry()
-        let isFixed = request.slot >= 0
+        let isFixed = handle.slot >= 0
         apus_uring_fill(
             sqe, UInt8(opcode.rawValue), isFixed ? UInt8(APUS_IOSQE_FIXED_FILE) : 0,
-            isFixed ? request.slot : request.descriptor, UInt64(request.address),
-            UInt32(length ?? request.length), offset ?? request.offset, flags, 0,
+            isFixed ? handle.slot : handle.descriptor, UInt64(address), length, offset, flags, 0,
             request.userData)
     }
 
@@ -269,14 +292,16 @@ struct UringBackend: IOBackend, ~Copyable {
         }
     }
 
-    private mutating func register(_ request: IORequest) -> IOCompletion {
-        guard let slot = freeSlots.popLast() else {
-            return IOCompletion(userData: request.userData, result: -ENFILE)
-        }
-        var descriptor = request.descriptor
+    /// The descriptor's slot, or -errno.
+    private mutating func register(_ descriptor: Int32) -> Int32 {
+        guard let slot = freeSlots.popLast() else { return -ENFILE }
+        var descriptor = descriptor
         let result = io_uring_register_files_update(ring, UInt32(slot), &descriptor, 1)
-        if result < 1 { freeSlots.append(slot) }
-        return IOCompletion(userData: request.userData, result: result < 1 ? result : slot)
+        guard result >= 1 else {
+            freeSlots.append(slot)
+            return result
+        }
+        return slot
     }
 
     mutating func reap(waiting nanoseconds: UInt64?, completed: inout [IOCompletion]) {

@@ -2,6 +2,26 @@ import Testing
 
 @testable import Reactor
 
+extension IORequest {
+    /// A read that no disk is asked for.
+    fileprivate static func read(_ length: Int, offset: UInt64, _ ioClass: IOClass) -> Self {
+        let nowhere = UnsafeMutableRawPointer(bitPattern: 4096)!
+        var request = IORequest(
+            .read(
+                Transfer(
+                    file: IOHandle(descriptor: -1), memory: nowhere, length: length, offset: offset,
+                    isFixedBuffer: false)))
+        request.disk = 1
+        request.ioClass = ioClass
+        return request
+    }
+
+    fileprivate var offset: UInt64 {
+        guard case .read(let transfer) = operation else { return 0 }
+        return transfer.offset
+    }
+}
+
 /// A made-up disk behind a `DiskQueue`: so many operations at a time, each as long as its bytes
 /// take, and for each class a number of callers that each ask again when they are answered.
 private struct DiskModel {
@@ -29,15 +49,15 @@ private struct DiskModel {
 
     /// Another operation of class `index`.
     mutating func ask(_ index: Int) {
-        var request = IORequest(opcode: .read, length: lengths[index], offset: nextOffset)
+        let ioClass = IOClass(rawValue: UInt8(index))!
+        var request = IORequest.read(lengths[index], offset: nextOffset, ioClass)
         nextOffset += 1
-        request.disk = 4 | UInt16(index)
         request.userData = 1000
         if case .start(let started) = queue.submit(request, now: now) { give(started) }
     }
 
     private mutating func give(_ request: IORequest) {
-        order[Int(request.disk & 3)].append(request.offset)
+        order[Int(request.ioClass.rawValue)].append(request.offset)
         pending.append(request)
         for index in 0..<4 {
             highestInFlight[index] = max(highestInFlight[index], queue.lanes[index].inFlight)
@@ -48,11 +68,11 @@ private struct DiskModel {
     mutating func step(again: (Int) -> Bool = { _ in true }) {
         if working.isEmpty, pending.isEmpty, let time = queue.wakeUp(now: now) {
             now = time
-            while let (next, _) = queue.next(now: now) { give(next) }
+            while case .start(let next)? = queue.next(now: now) { give(next.request) }
         }
         while working.count < servers, !pending.isEmpty {
             let request = pending.removeFirst()
-            working.append((now + 50_000 + UInt64(request.length) / 4, request))
+            working.append((now + 50_000 + UInt64(request.operation.transferred) / 4, request))
         }
         guard let first = working.indices.min(by: { working[$0].end < working[$1].end }) else {
             return
@@ -65,7 +85,7 @@ private struct DiskModel {
         doneBytes[index] += slot.length
         longestGap[index] = max(longestGap[index], now - lastDone[index])
         lastDone[index] = now
-        while let (next, _) = queue.next(now: now) { give(next) }
+        while case .start(let next)? = queue.next(now: now) { give(next.request) }
         if again(index) { ask(index) }
     }
 }
@@ -249,8 +269,7 @@ struct DiskQueueTests {
     @Test("a full queue refuses; syncs of clients neither wait nor are refused")
     func bounds() {
         var queue = DiskQueue(settings: DiskSettings(depth: 1), tag: 3)
-        var request = IORequest(opcode: .read, length: 4096)
-        request.disk = 4
+        var request = IORequest.read(4096, offset: 0, .client)
         guard case .start(let first) = queue.submit(request, now: 1) else {
             Issue.record("the first operation must start")
             return
@@ -265,15 +284,111 @@ struct DiskQueueTests {
             Issue.record("must be refused")
             return
         }
-        request.opcode = .synchronize
+        request.operation = .synchronize(IOHandle(descriptor: -1))
         guard case .start(let sync) = queue.submit(request, now: 1) else {
             Issue.record("a sync must start")
             return
         }
         #expect(sync.userData != first.userData)
         #expect(queue.complete(slot: Int(first.userData >> 16), now: 5).startedAt == 1)
-        #expect(queue.next(now: 5) == nil, "the sync still takes the one place")
+        guard case nil = queue.next(now: 5) else {
+            Issue.record("the sync still takes the one place")
+            return
+        }
         _ = queue.complete(slot: Int(sync.userData >> 16), now: 6)
-        #expect(queue.next(now: 6)?.since == 1)
+        guard case .start(let next)? = queue.next(now: 6) else {
+            Issue.record("the place is free")
+            return
+        }
+        #expect(next.since == 1)
+    }
+
+    // MARK: Deadlines
+
+    /// A queue with one place, taken from time 1 on, and the slot of who has it.
+    private static func busyQueue() throws -> (DiskQueue, slot: Int) {
+        var queue = DiskQueue(settings: DiskSettings(depth: 1), tag: 3)
+        guard case .start(let first) = queue.submit(.read(4096, offset: 0, .client), now: 1) else {
+            throw CancellationError()
+        }
+        return (queue, Int(first.userData >> 16))
+    }
+
+    /// Has an operation wait.
+    private static func wait(
+        in queue: inout DiskQueue, _ ioClass: IOClass, deadline: UInt64, number: UInt64
+    ) throws {
+        var request = IORequest.read(4096, offset: number, ioClass)
+        request.userData = number << 1
+        request.deadline = deadline
+        guard case .wait = queue.submit(request, now: 2) else { throw CancellationError() }
+    }
+
+    @Test(
+        "an operation that waited beyond its deadline is not started, and the next one is",
+        arguments: IOClass.allCases)
+    func expires(ioClass: IOClass) throws {
+        var (queue, slot) = try Self.busyQueue()
+        try Self.wait(in: &queue, ioClass, deadline: 100, number: 7)
+        try Self.wait(in: &queue, ioClass, deadline: 100_000_001, number: 8)
+        // Beyond the grace in which other classes leave a client room.
+        let now: UInt64 = 100_000_000
+        _ = queue.complete(slot: slot, now: 50)
+        guard case .expire(let late)? = queue.next(now: now) else {
+            Issue.record("the first is too late")
+            return
+        }
+        #expect(late.request.userData == 14 && late.since == 2)
+        #expect(queue.inFlight == 0 && queue.queued == 1)
+        guard case .start(let next)? = queue.next(now: now) else {
+            Issue.record("the second is in time")
+            return
+        }
+        #expect(next.request.offset == 8)
+        #expect(queue.inFlight == 1 && queue.queued == 0)
+        // What is in flight is nobody's business, however late it ends.
+        #expect(queue.expiry == nil && queue.expire(now: 1_000_000_000).isEmpty)
+        let done = queue.complete(slot: Int(next.request.userData >> 16), now: 1_000_000_000)
+        #expect(done.userData == 16)
+    }
+
+    @Test("what comes after its deadline is not begun, nor is a sync, which never waits")
+    func comesTooLate() {
+        var queue = DiskQueue(settings: DiskSettings(), tag: 3)
+        for ioClass in IOClass.allCases {
+            var request = IORequest.read(4096, offset: 0, ioClass)
+            request.deadline = 10
+            for operation in [request.operation, .synchronize(IOHandle(descriptor: -1))] {
+                request.operation = operation
+                guard case .expire = queue.submit(request, now: 10) else {
+                    Issue.record("\(ioClass): must not begin")
+                    return
+                }
+                guard case .start(let started) = queue.submit(request, now: 9) else {
+                    Issue.record("\(ioClass): is in time")
+                    return
+                }
+                _ = queue.complete(slot: Int(started.userData >> 16), now: 9)
+            }
+        }
+        #expect(queue.inFlight == 0 && queue.queued == 0)
+    }
+
+    @Test("deadlines pass though nothing ends, and those without one wait on")
+    func expiresUnasked() throws {
+        var (queue, _) = try Self.busyQueue()
+        let grain = DiskQueue.Limits.expiryGrain
+        try Self.wait(in: &queue, .client, deadline: 0, number: 1)
+        #expect(queue.expiry == nil)
+        try Self.wait(in: &queue, .client, deadline: 5 * grain, number: 2)
+        try Self.wait(in: &queue, .scrub, deadline: 3 * grain + 1, number: 3)
+        try Self.wait(in: &queue, .client, deadline: 3 * grain, number: 4)
+        #expect(queue.expiry == 4 * grain, "the first, and a grain for those that come with it")
+        #expect(queue.expire(now: 3 * grain - 1).isEmpty)
+        #expect(queue.expire(now: 4 * grain).map(\.request.offset) == [4, 3])
+        #expect(queue.queued == 2 && queue.expiry == 6 * grain)
+        #expect(queue.expire(now: 6 * grain).map(\.request.offset) == [2])
+        #expect(queue.queued == 1 && queue.expiry == nil)
+        #expect(queue.lanes[0].waiting.map(\.request.offset) == [1])
     }
 }

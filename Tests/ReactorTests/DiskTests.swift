@@ -1,5 +1,6 @@
 import Bytes
 import Foundation
+import Glibc
 import Synchronization
 import Telemetry
 import Testing
@@ -196,6 +197,69 @@ struct DiskTests {
             }.value
         }
         #expect(disk.statistics()[.client].waits.count == 31)
+    }
+
+    @Test(
+        "who waits for a disk that hangs is told when the deadline passes; the disk is not blamed",
+        arguments: IOClass.allCases)
+    func deadline(ioClass: IOClass) async throws {
+        let faults = FaultInjector(seed: 1, prefersUring: false)
+        let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+        defer { reactor.stop() }
+        let disk = Disk(name: "d", on: reactor, settings: DiskSettings(depth: 1))
+        try await withTemporaryDirectory { directory in
+            let file = try await File.open(
+                directory + "/f", [.read, .write, .create], on: reactor, disk: disk)
+            try await Self.fill(file, blocks: 1)
+            faults.set(hungPath: directory)
+            let hanging = Task {
+                let buffer = reactor.pool.allocate(4096)
+                return try await file.read(into: buffer, 0..<4096, at: 0)
+            }
+            while disk.operationsInFlight == 0 { try await reactor.sleep(for: .milliseconds(1)) }
+            let buffer = reactor.pool.allocate(4096)
+            var request = IORequest(
+                .read(
+                    IORequest.Transfer(
+                        file: IOHandle(descriptor: -1), memory: buffer.base, length: 4096,
+                        offset: 0, isFixedBuffer: false)))
+            request.disk = UInt16(disk.number)
+            request.ioClass = ioClass
+            request.deadline = reactor.now().advanced(by: .milliseconds(20)).nanoseconds
+            let result = await reactor.perform(request)
+            let error = IOError(code: -result, operation: "read", path: "f")
+            #expect(error.kind == .expired)
+            #expect(error.description == "read f: waited for the disk beyond its deadline")
+            #expect(reactor.now().nanoseconds >= request.deadline)
+            let statistics = disk.statistics()
+            for measures in statistics.classes {
+                #expect(measures.expired == (measures.ioClass == ioClass ? 1 : 0))
+                #expect(measures.errors == 0 && measures.refused == 0 && measures.queued == 0)
+            }
+            #expect(statistics[.client].inFlight == 1)
+            faults.set(hungPath: nil)
+            #expect(try await hanging.value == 4096)
+        }
+    }
+
+    @Test("what a disk refuses is told apart from what the kernel answers")
+    func kinds() {
+        func kind(_ code: Int32) -> IOError.Kind {
+            IOError(code: code, operation: "fdatasync", path: "f").kind
+        }
+        // A driver gave a command up: nobody knows what is on the disk.
+        #expect(kind(ETIMEDOUT) == .disk && kind(ETIME) == .disk)
+        #expect(kind(IOError.OwnCode.suspended) == .suspended)
+        #expect(kind(IOError.OwnCode.expired) == .expired)
+        #expect(IOError.OwnCode.suspended > 4095 && IOError.OwnCode.expired > 4095)
+        let expired = IOError(code: IOError.OwnCode.expired, operation: "read", path: "f")
+        #expect(!expired.isShortage && !expired.isOverload && !expired.isNoSpace)
+    }
+
+    @Test("a request is a plain value of less than a cache line")
+    func plain() {
+        #expect(_isPOD(IORequest.self))
+        #expect(MemoryLayout<IORequest>.size <= 64, "\(MemoryLayout<IORequest>.size)")
     }
 
     @Test("numbers of closed disks are used again")
