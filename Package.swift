@@ -228,7 +228,7 @@ let package = Package(
                 "Checksum", "Model",
                 "Bytes",
             ]),
-        tests("ReactorTests", ["Reactor", "Bytes", "Telemetry"]),
+        tests("ReactorTests", ["Eventually", "Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests(
             "DatanodeTests",

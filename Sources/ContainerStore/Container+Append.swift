@@ -148,22 +148,21 @@ extension Container {
     {
         let isAligned = payload.offset % DataFile.alignment == 0
         let whole = isAligned ? payload.count & ~(DataFile.alignment - 1) : 0
-        let ioClass = context.ioClass
         if isAligned && whole == payload.count {
-            return try await file.write(payload, at: offset, class: ioClass)
+            return try await file.write(payload, at: offset, for: context)
         }
         // Nobody may write into the payload's own buffer, not even past its end: what is to be
         // padded is copied.
         let start = payload.count > ContainerStore.Limits.paddedCopyBytes ? whole : 0
         if start > 0 {
-            try await file.write(payload.slice(0..<start), at: offset, class: ioClass)
+            try await file.write(payload.slice(0..<start), at: offset, for: context)
         }
         let rest = payload.slice(start..<payload.count)
         let length = DataFile.aligned(rest.count)
         let copy = volume.reactor.pool.allocate(length)
         rest.withBytes { copy.bytes.copyMemory(from: $0) }
         copy.bytes(in: rest.count..<length).initializeMemory(as: UInt8.self, repeating: 0)
-        try await file.write(Payload(copy, 0..<length), at: offset + start, class: ioClass)
+        try await file.write(Payload(copy, 0..<length), at: offset + start, for: context)
     }
 
     // MARK: Space ahead
@@ -174,7 +173,8 @@ extension Container {
         let extent = volume.options.extentBytes
         let work: (File, Range<Int>)? = state.withLock { state in
             guard state.phase == .open, !state.isAllocating, let file = state.dataFile,
-                state.tail + extent / 2 > state.allocatedTo
+                state.tail + extent / 2 > state.allocatedTo,
+                state.tail >= state.allocationFailedAt.map { $0 + extent / 2 } ?? 0
             else { return nil }
             state.isAllocating = true
             // Counted as a write: closing and deletion wait for it.
@@ -190,9 +190,11 @@ extension Container {
             }
             state.withLock { state in
                 state.writing -= 1
+                state.isAllocating = false
                 if isDone {
                     state.allocatedTo = range.upperBound
-                    state.isAllocating = false
+                } else {
+                    state.allocationFailedAt = state.tail
                 }
             }
             if isDone { charge(range.count) }

@@ -143,7 +143,7 @@ extension Container {
             let end = min(bytes.count, position + ContainerStore.Limits.indexWriteBytes)
             try await file.write(
                 Payload(copying: bytes[position..<end], pool: volume.reactor.pool),
-                at: offset + position, class: .background)
+                at: offset + position, for: .background)
             position = end
         }
     }

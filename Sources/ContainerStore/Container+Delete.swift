@@ -172,7 +172,7 @@ extension Container {
     private func punch(_ hole: Range<Int>, of file: File) async -> Bool {
         while volume.failure == nil {
             do throws(IOError) {
-                try await file.punchHole(hole, class: volume.reclaimer.ioClass(for: self))
+                try await file.punchHole(hole, for: volume.reclaimer.context(for: self))
                 return true
             } catch {
                 switch error.kind {

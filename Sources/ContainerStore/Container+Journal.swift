@@ -72,8 +72,8 @@ extension Container {
         var isDurable = true
         do throws(IOError) {
             // Data first: the mark says of the cells before it that they are durable.
-            try await work.data?.synchronize(class: .background)
-            try await journalWriter.open().synchronize(class: .background)
+            try await work.data?.synchronize(for: .background)
+            try await journalWriter.open().synchronize(for: .background)
         } catch {
             isDurable = false
             volume.note(error)

@@ -155,7 +155,7 @@ extension Container {
             let end = segment.bufferOffset + DataFile.aligned(segment.length)
             count = try await file.read(
                 into: buffer, segment.bufferOffset..<end, at: segment.fileOffset,
-                class: context.ioClass)
+                for: context)
         } catch {
             guard error.kind == .disk else { throw volume.refusal(for: error) }
             markDamaged("a read failed: \(error.description)")

@@ -103,7 +103,7 @@ extension Container {
         let read: Int
         do throws(IOError) {
             read = try await file.read(
-                into: buffer, 0..<DataFile.aligned(count), at: offset, class: .scrub)
+                into: buffer, 0..<DataFile.aligned(count), at: offset, for: .scrub)
         } catch {
             guard error.kind == .disk else { throw volume.refusal(for: error) }
             return "a read failed: \(error.description)"

@@ -82,6 +82,8 @@ struct ContainerState: Sendable {
     /// The data file is allocated up to here.
     var allocatedTo = 0
     var isAllocating = false
+    /// Where the tail was when an allocation failed: the next is tried half an extent later.
+    var allocationFailedAt: Int?
     /// Durable bytes of blocks that are not deleted, and the number of these blocks.
     var usedBytes = 0
     var blockCount = 0

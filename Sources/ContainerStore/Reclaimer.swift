@@ -229,8 +229,8 @@ final class Reclaimer: Sendable {
         return (min(bytes, available / Limits.shareOfFree), isFull)
     }
 
-    /// The class to punch the next hole of `container` in.
-    func ioClass(for container: Container) -> IOClass {
+    /// As what the next hole of `container` is punched.
+    func context(for container: Container) -> IOContext {
         let (bytesToWait, isFull) = room(on: container.volume)
         let isPressing = state.withLock { state in
             state.isWanted(container.id)

@@ -245,7 +245,7 @@ public final class Scrubber: Sendable {
         guard !isForeign, volume.failure == nil else { return }
         do throws(IOError) {
             try await volume.reactor.replaceFile(
-                volume.scrubTimesPath, with: bytes, disk: volume.disk, class: .scrub)
+                volume.scrubTimesPath, with: bytes, disk: volume.disk, for: .scrub)
         } catch { volume.note(error) }
     }
 }

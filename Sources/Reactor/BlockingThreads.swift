@@ -15,6 +15,9 @@ import Synchronization
 /// Made, given operations and asked for completions by the reactor's thread; completions are added by
 /// the threads, which wake the reactor.
 final class BlockingThreads: Sendable {
+    /// The number of the thread that looks up names of hosts: no disk has it.
+    static let lookingUp = UInt16.max
+
     enum Limits {
         /// Operations of one disk that may wait; what comes then fails with `isOverload`.
         static let queued = Disk.Limits.queuedOperations
@@ -47,7 +50,8 @@ final class BlockingThreads: Sendable {
         let thread: BlockingThread? = state.withLock { state in
             if let thread = state.threads[request.thread] { return thread }
             let thread = BlockingThread { self.perform($0) }
-            guard thread.start(name: "disk-\(request.thread)") else { return nil }
+            let name = request.thread == Self.lookingUp ? "names" : "disk-\(request.thread)"
+            guard thread.start(name: name) else { return nil }
             state.threads[request.thread] = thread
             return thread
         }
@@ -207,10 +211,18 @@ extension Reactor {
         of disk: Disk?, _ operation: String, _ path: String,
         _ body: @escaping @Sendable () -> Result<Value, IOError>
     ) async throws(IOError) -> Value {
+        try await onThread(threadNumber(of: disk), operation, path, body)
+    }
+
+    /// The same on the thread of that number.
+    func onThread<Value: Sendable>(
+        _ number: UInt16, _ operation: String, _ path: String,
+        _ body: @escaping @Sendable () -> Result<Value, IOError>
+    ) async throws(IOError) -> Value {
         let result = ThreadResult<Value>()
         let call = BlockingCall(path) { result.value.withLock { $0 = body() } }
         var request = IORequest(.call(Unmanaged.passUnretained(call)))
-        request.thread = threadNumber(of: disk)
+        request.thread = number
         let code = await perform(request)
         withExtendedLifetime(call) {}
         guard let value = result.value.withLock({ $0 }) else {

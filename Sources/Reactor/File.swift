@@ -119,7 +119,7 @@ public final class File: Sendable {
     /// the file. Returns the number of bytes read.
     public func read(
         into buffer: AlignedBuffer, _ range: Range<Int>, at offset: Int,
-        class ioClass: IOClass = .client
+        for context: IOContext = .client
     ) async throws(IOError) -> Int {
         let target = buffer.bytes(in: range)
         var done = 0
@@ -129,7 +129,7 @@ public final class File: Sendable {
                 file: handle, memory: target.baseAddress! + done, length: range.count - done,
                 offset: UInt64(offset + done),
                 isFixedBuffer: buffer.isRegistered && buffer.pool === reactor.pool)
-            let result = await reactor.perform(request(.read(transfer), ioClass))
+            let result = await reactor.perform(request(.read(transfer), context))
             if result == -EINTR || result == -EAGAIN { continue }
             try check(result, "read")
             if result == 0 { break }
@@ -151,7 +151,7 @@ public final class File: Sendable {
     ///   returns: a write and a `synchronize` of it alone in one operation, without the kernel's
     ///   worker threads that a sync takes.
     public func write(
-        _ payload: Payload, at offset: Int, class ioClass: IOClass = .client,
+        _ payload: Payload, at offset: Int, for context: IOContext = .client,
         isDurable: Bool = false
     ) async throws(IOError) {
         let start = payload.buffer.base + payload.offset
@@ -162,7 +162,7 @@ public final class File: Sendable {
                 offset: UInt64(offset + done),
                 isFixedBuffer: payload.buffer.isRegistered && payload.buffer.pool === reactor.pool)
             let result = await reactor.perform(
-                request(.write(transfer, isDurable: isDurable), ioClass))
+                request(.write(transfer, isDurable: isDurable), context))
             if result == -EINTR || result == -EAGAIN { continue }
             try check(result, "write")
             guard result > 0 else { throw IOError(code: EIO, operation: "write", path: path) }
@@ -176,41 +176,41 @@ public final class File: Sendable {
     }
 
     /// `fdatasync`: all completed writes are on stable media when it returns.
-    public func synchronize(class ioClass: IOClass = .client) async throws(IOError) {
-        try check(await reactor.perform(request(.synchronize(handle), ioClass)), "fdatasync")
+    public func synchronize(for context: IOContext = .client) async throws(IOError) {
+        try check(await reactor.perform(request(.synchronize(handle), context)), "fdatasync")
     }
 
     /// Reserves disk space for `range` and extends the file's size to hold it.
     public func allocate(
-        _ range: Range<Int>, class ioClass: IOClass = .client
+        _ range: Range<Int>, for context: IOContext = .client
     ) async throws(IOError) {
-        try await allocate(range, mode: 0, ioClass, "fallocate")
+        try await allocate(range, mode: 0, context, "fallocate")
     }
 
     /// Gives the space of `range` back; it reads as zeros. The size stays.
     public func punchHole(
-        _ range: Range<Int>, class ioClass: IOClass = .client
+        _ range: Range<Int>, for context: IOContext = .client
     ) async throws(IOError) {
         let mode = UInt32(APUS_FALLOC_FL_PUNCH_HOLE | APUS_FALLOC_FL_KEEP_SIZE)
-        try await allocate(range, mode: mode, ioClass, "fallocate punch hole")
+        try await allocate(range, mode: mode, context, "fallocate punch hole")
     }
 
     /// Makes `range` read as zeros, keeping its space reserved.
     public func zero(
-        _ range: Range<Int>, class ioClass: IOClass = .client
+        _ range: Range<Int>, for context: IOContext = .client
     ) async throws(IOError) {
         let mode = UInt32(APUS_FALLOC_FL_ZERO_RANGE)
-        try await allocate(range, mode: mode, ioClass, "fallocate zero range")
+        try await allocate(range, mode: mode, context, "fallocate zero range")
     }
 
     private func allocate(
-        _ range: Range<Int>, mode: UInt32, _ ioClass: IOClass, _ operation: String
+        _ range: Range<Int>, mode: UInt32, _ context: IOContext, _ operation: String
     ) async throws(IOError) {
         guard !range.isEmpty else { return }
         let request = request(
             .allocate(
                 handle, mode: mode, offset: UInt64(range.lowerBound), length: UInt64(range.count)),
-            ioClass)
+            context)
         while true {
             let result = await reactor.perform(request)
             if result == -EINTR { continue }
@@ -255,14 +255,15 @@ public final class File: Sendable {
 
     @inline(__always)
     private func request(
-        _ operation: IORequest.Operation, _ ioClass: IOClass
+        _ operation: IORequest.Operation, _ context: IOContext
     ) -> IORequest {
         var request = IORequest(operation)
         if let disk {
             request.thread = UInt16(disk.number)
             if disk.isOpen {
                 request.disk = UInt16(disk.number)
-                request.ioClass = ioClass
+                request.ioClass = context.ioClass
+                request.deadline = context.deadline?.nanoseconds ?? 0
             }
         }
         return request

@@ -9,12 +9,23 @@ import Glibc
 
 extension Socket {
     /// The name under which whoever listens on `host:port` is reached without the network, or nil
-    /// if that address is not one of this machine, or does not resolve.
+    /// if that address is not one of this machine, or does not resolve. Waits for the resolver if
+    /// `host` is a name: for those who begin to listen, not for a reactor's thread.
     public static func localName(host: String, port: Int) -> String? {
-        let resolved: SocketAddress
         do throws(IOError) {
-            resolved = try resolve(host: host, port: port, isPassive: false)
+            return localName(
+                of: try SocketAddress(lookingUp: host, port: port, isPassive: false), port)
         } catch { return nil }
+    }
+
+    /// The same on a reactor, which does not wait.
+    public static func localName(host: String, port: Int, on reactor: Reactor) async -> String? {
+        do throws(IOError) {
+            return localName(of: try await reactor.lookUp(host: host, port: port), port)
+        } catch { return nil }
+    }
+
+    private static func localName(of resolved: SocketAddress, _ port: Int) -> String? {
         guard let address = resolved.numericHost, resolved.isOfThisMachine else { return nil }
         return "apus/\(address)/\(port)"
     }

@@ -38,13 +38,13 @@ extension Reactor {
     /// Puts a small file in place of the one at `path`, if there is one: after a crash it is the old
     /// one or the new one, whole. What a crash leaves is `path.new`, which the next call replaces.
     public func replaceFile(
-        _ path: String, with bytes: [UInt8], disk: Disk? = nil, class ioClass: IOClass = .client
+        _ path: String, with bytes: [UInt8], disk: Disk? = nil, for context: IOContext = .client
     ) async throws(IOError) {
         let temporary = path + ".new"
         let file = try await File.open(
             temporary, [.write, .create, .truncate], on: self, disk: disk)
-        try await file.write(Payload(copying: bytes, pool: pool), at: 0, class: ioClass)
-        try await file.synchronize(class: ioClass)
+        try await file.write(Payload(copying: bytes, pool: pool), at: 0, for: context)
+        try await file.synchronize(for: context)
         try await file.close()
         try await rename(temporary, to: path, disk: disk)
         try await synchronizeDirectory(DirectoryPath.parent(of: path), disk: disk)

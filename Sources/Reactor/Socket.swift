@@ -57,7 +57,7 @@ public final class Socket: Sendable {
     public static func connect(
         host: String, port: Int, timeout: Duration? = nil, on reactor: Reactor
     ) async throws(IOError) -> Socket {
-        let address = try resolve(host: host, port: port, isPassive: false)
+        let address = try await reactor.lookUp(host: host, port: port)
         return try await connect(
             address, name: "\(host):\(port)", timeout: timeout, on: reactor)
     }
@@ -240,7 +240,7 @@ public final class Listener: Sendable {
     public init(
         host: String, port: Int, on reactor: Reactor, backlog: Int = 1024
     ) throws(IOError) {
-        let address = try resolve(host: host, port: port, isPassive: true)
+        let address = try SocketAddress(lookingUp: host, port: port, isPassive: true)
         descriptor = try Self.listen(at: address, name: "\(host):\(port)", backlog: backlog)
         isLocal = address.isLocal
         self.reactor = reactor
@@ -356,27 +356,4 @@ struct SocketAddress {
             Int(bytes[2]) << 8 | Int(bytes[3])
         }
     }
-}
-
-/// Looks `host` up. Numeric addresses cost nothing; names may block on the resolver.
-func resolve(host: String, port: Int, isPassive: Bool) throws(IOError) -> SocketAddress {
-    var hints = addrinfo()
-    hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-    hints.ai_flags = AI_NUMERICSERV | (isPassive ? AI_PASSIVE : 0)
-    var found: UnsafeMutablePointer<addrinfo>?
-    let result = getaddrinfo(host.isEmpty ? nil : host, String(port), &hints, &found)
-    guard result == 0, let found else {
-        throw IOError(
-            code: EHOSTUNREACH, operation: "look up (\(String(cString: gai_strerror(result))))",
-            path: "\(host):\(port)")
-    }
-    defer { freeaddrinfo(found) }
-    var address = SocketAddress()
-    address.length = found.pointee.ai_addrlen
-    withUnsafeMutableBytes(of: &address.storage) { target in
-        target.copyMemory(
-            from: UnsafeRawBufferPointer(
-                start: found.pointee.ai_addr, count: Int(found.pointee.ai_addrlen)))
-    }
-    return address
 }

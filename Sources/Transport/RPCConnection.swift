@@ -71,7 +71,7 @@ actor RPCConnection {
     ) async throws(StoreError) -> (Socket, isShared: Bool) {
         do throws(IOError) {
             if mayShare, reactor.pool.arenaDescriptor >= 0,
-                let name = Socket.localName(host: host, port: port),
+                let name = await Socket.localName(host: host, port: port, on: reactor),
                 let socket = await connectLocally(name, on: reactor)
             {
                 return (socket, true)

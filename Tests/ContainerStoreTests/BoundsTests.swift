@@ -187,6 +187,29 @@ import Testing
         }
     }
 
+    @Test("after an allocation that failed the next is tried half an extent later")
+    func allocatedAgain() async throws {
+        try await withFaults { store, faults, reactor in
+            let container = try store.container(one)
+            let first = container.state.withLock { $0.allocatedTo }
+            faults.set(error: ENOMEM, for: .allocate)
+            for number in 1...4 as ClosedRange<UInt64> {
+                try await store.append(
+                    cell(blockID(number), at: 0, pattern(64 << 10, seed: number), ended: true))
+            }
+            try await until(reactor) {
+                container.state.withLock { $0.allocationFailedAt != nil && !$0.isAllocating }
+            }
+            #expect(container.state.withLock { $0.allocatedTo } == first)
+            faults.set(error: nil, for: .allocate)
+            for number in 5...8 as ClosedRange<UInt64> {
+                try await store.append(
+                    cell(blockID(number), at: 0, pattern(64 << 10, seed: number), ended: true))
+            }
+            try await until(reactor) { container.state.withLock { $0.allocatedTo > first } }
+        }
+    }
+
     @Test("a closed container keeps no journal open once its deletions are written")
     func journalClosed() async throws {
         try await withFaults { store, _, reactor in

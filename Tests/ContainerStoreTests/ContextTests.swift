@@ -35,4 +35,32 @@ struct ContextTests {
             try await store.close()
         }
     }
+
+    @Test("what nobody waits for any more is not begun on a disk, and breaks nothing")
+    func late() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            try await store.createContainer(
+                ContainerID(1), replication: replication, replicaIndex: 1)
+            let block = blockID(1)
+            var whole = cell(block, at: 0, pattern(9000, seed: 1), ended: true)
+            whole.replicaIndex = 1
+            let sent = whole
+            let late = IOContext(until: MonotonicTime(nanoseconds: 1))
+            let disk = store.volumeList[0].disk
+            let written = await refusal { try await store.append(sent, late) }
+            #expect(written?.code == .deadlineExceeded)
+            #expect(disk.statistics()[.client].expired == 1)
+            // The same cell again, for somebody who waits.
+            #expect(try await store.append(sent, .client) == 9000)
+            let read = await refusal {
+                try await store.read(block, replicaIndex: 1, 0..<9000, late)
+            }
+            #expect(read?.code == .deadlineExceeded)
+            #expect(try await store.read(block, replicaIndex: 1, 0..<9000).payload.count == 9000)
+            #expect(await store.volumes()[0].isFailed == false)
+            #expect(await store.report()[0].state == .open)
+            try await store.close()
+        }
+    }
 }

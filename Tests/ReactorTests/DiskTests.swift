@@ -27,7 +27,7 @@ struct DiskTests {
             try await withThrowingTaskGroup { group in
                 group.addTask {
                     let buffer = reactor.pool.allocate(4096)
-                    _ = try await file.read(into: buffer, 0..<4096, at: 0, class: .client)
+                    _ = try await file.read(into: buffer, 0..<4096, at: 0, for: .client)
                 }
                 group.addTask { try await body() }
                 try await group.waitForAll()
@@ -47,7 +47,7 @@ struct DiskTests {
                 directory + "/f", [.read, .write, .create, .direct], on: reactor, disk: disk)
             try await Self.fill(file, blocks: 16)
             let buffer = reactor.pool.allocate(65536)
-            let count = try await file.read(into: buffer, 0..<65536, at: 0, class: .scrub)
+            let count = try await file.read(into: buffer, 0..<65536, at: 0, for: .scrub)
             #expect(count == 65536)
             #expect((0..<16).allSatisfy { buffer.bytes[$0 * 4096] == UInt8($0) })
             try await file.close()
@@ -88,7 +88,7 @@ struct DiskTests {
                         for round in 0..<20 {
                             let block = (task * 7 + round) % 64
                             if let count = try? await file.read(
-                                into: buffer, 0..<4096, at: block * 4096, class: ioClass)
+                                into: buffer, 0..<4096, at: block * 4096, for: IOContext(ioClass))
                             {
                                 #expect(count == 4096 && buffer.bytes[0] == UInt8(block))
                             }
@@ -124,7 +124,8 @@ struct DiskTests {
                         let buffer = reactor.pool.allocate(4096)
                         for round in 0..<300 where !isDone.isOpen {
                             _ = try? await file.read(
-                                into: buffer, 0..<4096, at: (round % 16) * 4096, class: ioClass)
+                                into: buffer, 0..<4096, at: (round % 16) * 4096,
+                                for: IOContext(ioClass))
                         }
                         // The first client to end ends the measurement.
                         if ioClass == .client { isDone.open() }
@@ -156,12 +157,12 @@ struct DiskTests {
             // A client's operation in flight when each starts, as both are asked for in one turn:
             // the other class yields.
             try await Self.besideClient(of: file, on: reactor) {
-                let read = try await file.read(into: buffer, 0..<count, at: 0, class: .scrub)
+                let read = try await file.read(into: buffer, 0..<count, at: 0, for: .scrub)
                 #expect(read == count)
             }
             #expect((0..<256).allSatisfy { buffer.bytes[$0 * 4096 + 7] == UInt8($0 % 251) })
             try await Self.besideClient(of: file, on: reactor) {
-                try await file.write(Payload(buffer, 0..<count), at: count, class: .background)
+                try await file.write(Payload(buffer, 0..<count), at: count, for: .background)
             }
             let copy = reactor.pool.allocate(count)
             #expect(try await file.read(into: copy, 0..<count, at: count) == count)
