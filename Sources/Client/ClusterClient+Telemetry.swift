@@ -14,7 +14,7 @@ extension ClusterClient {
     /// `HOST:PORT` of OM, as calls to it are noted.
     public var omAddress: String { names.caller.address }
     /// `HOST:PORT` of SCM, as calls to it are noted.
-    public var scmAddress: String { scm.address }
+    public var scmAddress: String { scm.channel.address }
 
     /// What a datanode measured of its disks since it started.
     public func disks(of node: DatanodeAddress) async throws(StoreError) -> DNDisksResponse {
@@ -38,7 +38,7 @@ extension ClusterClient {
     private func channel(to role: Role) -> RPCChannel {
         switch role {
         case .om: names.caller.channel
-        case .scm: scm
+        case .scm: scm.channel
         case .datanode(let node):
             datanodes.channels.channel(to: node, on: reactors.next())
         }

@@ -1,12 +1,14 @@
-import Bytes
 import ErasureCode
 import Model
 import Reactor
 import Synchronization
 import Transport
-import Wire
 
-/// A client of one cluster: names from OM, bytes from and to datanodes.
+/// A client of one cluster: names from OM, bytes from and to datanodes, the rest from SCM.
+///
+/// It only puts the sides together. That of names (`Names/`) and that of bytes (`Bytes/`) do not
+/// know each other: what one needs of the other, such as groups to write to or who commits a key,
+/// it has a protocol or a closure for, and gets it here.
 ///
 /// Thread-safe. Calls, writers and readers use the reactor that they are begun on, or else go
 /// round the reactors.
@@ -25,7 +27,8 @@ public final class ClusterClient: Sendable {
     private let reservations: KeyReservations
     private let holds: ReaderHolds
     let reactors: ReactorGroup
-    let scm: RPCChannel
+    /// Calls to SCM.
+    public let scm: SCMClient
     private let codecs = Mutex<[ErasureCoding: Codec]>([:])
 
     /// What bytes on their way take of memory, unless something else is asked for.
@@ -51,7 +54,8 @@ public final class ClusterClient: Sendable {
             try await names.reserve(bucket, count: count, user: user)
         }
         holds = ReaderHolds { blocks throws(StoreError) in try await names.holdBlocks(blocks) }
-        self.scm = channels.channel(host: scm.host, port: scm.port, on: reactors.next())
+        self.scm = SCMClient(
+            channel: channels.channel(host: scm.host, port: scm.port, on: reactors.next()))
         datanodes = DatanodeClient(
             channels: channels,
             health: NodeHealth { [reservations] in reservations.forget($0, at: $1) },
@@ -68,63 +72,6 @@ public final class ClusterClient: Sendable {
         }
     }
 
-    /// Asks SCM how the cluster is.
-    public func status(_ request: SCMStatusRequest) async throws(StoreError) -> SCMStatusResponse {
-        let reply = try await scm.call(
-            SCMMethod.status.rawValue, request.encoded, timeout: .seconds(10))
-        return try SCMStatusResponse(parsing: reply.message)
-    }
-
-    /// Has SCM close a container.
-    public func closeContainer(_ id: ContainerID) async throws(StoreError) {
-        var request = DNContainerRequest()
-        request.container = id.rawValue
-        _ = try await scm.call(
-            SCMMethod.closeContainer.rawValue, request.encoded, timeout: .seconds(10))
-    }
-
-    /// Ends safe mode before its conditions are met.
-    public func exitSafeMode() async throws(StoreError) {
-        var request = SCMSafeModeRequest()
-        request.exit = true
-        _ = try await scm.call(SCMMethod.safeMode.rawValue, request.encoded, timeout: .seconds(10))
-    }
-
-    /// Where the replicas of a container are by now, of SCM itself; nil if it cannot be asked.
-    private func locate(_ container: ContainerID) async -> [DatanodeAddress?]? {
-        var request = SCMLocateRequest()
-        request.containers = [container.rawValue]
-        do throws(StoreError) {
-            let reply = try await scm.call(
-                SCMMethod.locate.rawValue, request.encoded, timeout: .seconds(5))
-            guard let place = try SCMLocateResponse(parsing: reply.message).places.first else {
-                return nil
-            }
-            var nodes: [DatanodeAddress?] = []
-            for node in place.nodes { nodes.append(try DatanodeAddress(node)) }
-            return nodes
-        } catch {
-            // The reader goes on with the other replicas.
-            return nil
-        }
-    }
-
-    private func reportCorrupt(
-        _ block: BlockID, _ index: Int, _ node: DatanodeAddress, _ reason: String
-    ) {
-        var request = SCMReportCorruptRequest()
-        request.block = block.message
-        request.replicaIndex = UInt32(index)
-        request.node = node.id.message
-        request.reason = reason
-        let message = request.encoded
-        Task { [scm] in
-            // The reader goes on with parity either way; SCM hears of it again if this is lost.
-            _ = try? await scm.call(
-                SCMMethod.reportCorrupt.rawValue, message, timeout: .seconds(5))
-        }
-    }
-
     /// Throws `unsupported` if the key is not erasure-coded.
     private func makeWriter(_ open: OpenKey, length: Int?) throws(StoreError) -> KeyWriter {
         let coding = try open.replication.erasureCoding()
@@ -138,23 +85,9 @@ public final class ClusterClient: Sendable {
     }
 }
 
-/// OM over channels of the native RPC, one for each reactor.
-struct OMChannel: OMCaller {
-    enum Limits {
-        static let timeout = Duration.seconds(30)
-    }
-    let reactors: ReactorGroup
-    /// In the order of the reactors.
-    let channels: [RPCChannel]
+extension OMClient: KeyCommitter {}
 
-    var channel: RPCChannel { channels[reactors.hereIndex()] }
-    var address: String { channels[0].address }
-
-    func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
-        try await channel.call(method.rawValue, message, timeout: Limits.timeout).message
-    }
-}
-
+/// The groups of an open key, from OM.
 private struct OpenKeyGroups: GroupSource {
     let names: OMClient<OMChannel>
     let open: OpenKey
@@ -256,8 +189,8 @@ extension ClusterClient: ObjectStore {
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
         try ECReader(
             info, codec: codec, client: datanodes, holds: holds, on: reactors.here(),
-            locate: { [weak self] in await self?.locate($0) },
-            reportCorrupt: { [weak self] in self?.reportCorrupt($0, $1, $2, $3) })
+            locate: { [scm] in await scm.locate($0) },
+            reportCorrupt: { [scm] in scm.reportCorrupt($0, $1, $2, $3) })
     }
 
     public func createUpload(

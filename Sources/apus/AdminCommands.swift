@@ -56,7 +56,7 @@ struct AdminCommand: AsyncParsableCommand {
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.nodes = true
-                let rows = try await cluster.client().status(request).nodes
+                let rows = try await cluster.client().scm.status(request).nodes
                     .worstFirst { NodeHealth($0) }.map(Row.init)
                 if cluster.json { return try printJSON(rows) }
                 printTable(
@@ -137,7 +137,7 @@ struct AdminCommand: AsyncParsableCommand {
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.containers = true
-                let rows = try await cluster.client().status(request).containers
+                let rows = try await cluster.client().scm.status(request).containers
                     .worstFirst { ContainerHealth($0) }.map(Row.init)
                 if cluster.json { return try printJSON(rows) }
                 printTable(Row.header, rows.map(\.columns))
@@ -153,7 +153,7 @@ struct AdminCommand: AsyncParsableCommand {
                 var request = SCMStatusRequest()
                 request.containers = true
                 request.container = id
-                let rows = try await cluster.client().status(request).containers.map(Row.init)
+                let rows = try await cluster.client().scm.status(request).containers.map(Row.init)
                 guard let row = rows.first else {
                     throw StoreError(.noSuchContainer, "there is no container \(id)")
                 }
@@ -180,7 +180,7 @@ struct AdminCommand: AsyncParsableCommand {
             @OptionGroup var cluster: ClusterOptions
             @Argument(help: "Its number.") var id: UInt64
             func run() async throws {
-                try await cluster.client().closeContainer(ContainerID(id))
+                try await cluster.client().scm.closeContainer(ContainerID(id))
                 try Done(done: "closing", kind: "container", name: "\(id)").print(
                     json: cluster.json)
             }
@@ -205,7 +205,7 @@ struct AdminCommand: AsyncParsableCommand {
             func run() async throws {
                 var request = SCMStatusRequest()
                 request.pipelines = true
-                let rows = try await cluster.client().status(request).pipelines
+                let rows = try await cluster.client().scm.status(request).pipelines
                     .worstFirst { -$0.nodes.count { !$0.hasID } }
                     .map { info in
                         Row(

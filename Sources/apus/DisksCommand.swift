@@ -59,7 +59,7 @@ struct DiskSample: Sendable {
         var request = SCMStatusRequest()
         request.nodes = true
         var addresses: [DatanodeAddress] = []
-        for info in try await client.status(request).nodes {
+        for info in try await client.scm.status(request).nodes {
             guard let address = try DatanodeAddress(info.address) else { continue }
             if let node, !matches(address, node) { continue }
             addresses.append(address)

@@ -26,7 +26,7 @@ extension AdminCommand {
                 var request = SCMStatusRequest()
                 request.nodes = true
                 request.containers = true
-                let status = try await cluster.client().status(request)
+                let status = try await cluster.client().scm.status(request)
                 let containers = status.containers.filter { $0.state != .containerDeleted }
                     .map { ContainerHealth($0) }
                 func nodes(_ state: SCMNodeState) -> Int {
@@ -76,8 +76,8 @@ extension AdminCommand {
             @OptionGroup var cluster: ClusterOptions
             func run() async throws {
                 let client = try await cluster.client()
-                let wasOn = try await client.status(SCMStatusRequest()).isInSafeMode
-                try await client.exitSafeMode()
+                let wasOn = try await client.scm.status(SCMStatusRequest()).isInSafeMode
+                try await client.scm.exitSafeMode()
                 if cluster.json {
                     return try printJSON(["safeMode": "off", "was": wasOn ? "on" : "off"])
                 }

@@ -26,7 +26,7 @@ extension AdminCommand {
                 try await client.volumes(user: user).count
             }
             let places = await Self.outcome { [request] () async throws(StoreError) in
-                try await client.status(request)
+                try await client.scm.status(request)
             }
             let page = StatusPage(om: await names, scm: places)
             if cluster.json { try printJSON(page) } else { page.print() }

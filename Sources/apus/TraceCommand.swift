@@ -115,7 +115,7 @@ struct TraceCollector {
         var request = SCMStatusRequest()
         request.nodes = true
         do throws(StoreError) {
-            for node in try await client.status(request).nodes {
+            for node in try await client.scm.status(request).nodes {
                 guard let address = try DatanodeAddress(node.address) else { continue }
                 let text = "\(address.host):\(address.port)"
                 roles.append((.datanode(address), "datanode \(text)", text))

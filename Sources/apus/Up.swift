@@ -130,7 +130,7 @@ struct Up: AsyncParsableCommand {
         while true {
             var reason = "SCM does not answer"
             do throws(StoreError) {
-                let status = try await client.status(request)
+                let status = try await client.scm.status(request)
                 let healthy = status.nodes.count { $0.state == .healthy }
                 if !status.isInSafeMode, healthy >= datanodes { break }
                 reason =

@@ -354,11 +354,11 @@ struct DiskQueueTests {
 
     @Test("what comes after its deadline is not begun, nor is a sync, which never waits")
     func comesTooLate() {
-        var queue = DiskQueue(settings: DiskSettings(), tag: 3)
         for ioClass in IOClass.allCases {
             var request = IORequest.read(4096, offset: 0, ioClass)
             request.deadline = 10
             for operation in [request.operation, .synchronize(IOHandle(descriptor: -1))] {
+                var queue = DiskQueue(settings: DiskSettings(), tag: 3)
                 request.operation = operation
                 guard case .expire = queue.submit(request, now: 10) else {
                     Issue.record("\(ioClass): must not begin")
@@ -369,9 +369,9 @@ struct DiskQueueTests {
                     return
                 }
                 _ = queue.complete(slot: Int(started.userData >> 16), now: 9)
+                #expect(queue.inFlight == 0 && queue.queued == 0)
             }
         }
-        #expect(queue.inFlight == 0 && queue.queued == 0)
     }
 
     @Test("deadlines pass though nothing ends, and those without one wait on")

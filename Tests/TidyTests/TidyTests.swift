@@ -98,6 +98,63 @@ struct TidyTests {
         }
     }
 
+    /// Names of a file's code: comments and what stands in quotes left out.
+    private static func words(_ file: URL) throws -> [[Substring]] {
+        try String(contentsOf: file, encoding: .utf8).split(separator: "\n").compactMap { line in
+            guard !line.drop(while: { $0 == " " }).hasPrefix("//") else { return nil }
+            let code = line.split(separator: "\"", omittingEmptySubsequences: false).enumerated()
+                .filter { $0.offset % 2 == 0 }.map(\.element).joined(separator: " ")
+            return code.split { !$0.isLetter && !$0.isNumber && $0 != "_" }.map {
+                Substring(String($0))
+            }
+        }
+    }
+
+    /// The types that a file declares at its top.
+    private static func types(in file: URL) throws -> Set<Substring> {
+        let kinds: Set<Substring> = ["struct", "class", "enum", "protocol", "actor", "typealias"]
+        let lines = try String(contentsOf: file, encoding: .utf8).split(separator: "\n")
+        return Set(
+            lines.filter { $0.first != " " && !$0.hasPrefix("//") }.compactMap { line in
+                let words = line.split { !$0.isLetter && !$0.isNumber && $0 != "_" }
+                guard let kind = words.firstIndex(where: kinds.contains), words.count > kind + 1
+                else { return nil }
+                return words[kind + 1]
+            })
+    }
+
+    @Test("the client's side of names and that of bytes name no type of each other")
+    func clientSides() throws {
+        let files = try Self.swiftFiles("Sources/Client")
+        func side(_ file: URL) -> String {
+            let folder = file.deletingLastPathComponent().lastPathComponent
+            if folder != "Client" { return folder }
+            // What puts them together; the other files here are values that all know.
+            let name = file.lastPathComponent
+            return name.hasPrefix("ClusterClient") || name == "SCMClient.swift" ? "whole" : "values"
+        }
+        var owner: [Substring: String] = [:]
+        for file in files {
+            for type in try Self.types(in: file) { owner[type] = side(file) }
+        }
+        let expected: [Substring: String] = [
+            "OMClient": "Names", "KeyReservations": "Names", "DatanodeClient": "Bytes",
+            "KeyWriter": "Bytes", "ECReader": "Bytes", "SCMClient": "whole",
+            "ClusterClient": "whole", "ObjectStore": "values",
+        ]
+        for (type, folder) in expected {
+            #expect(owner[type] == folder, "\(type) belongs to \(owner[type] ?? "nobody")")
+        }
+        for file in files where side(file) != "whole" {
+            for word in Set(try Self.words(file).joined()) {
+                guard let other = owner[word], other != "values", other != side(file) else {
+                    continue
+                }
+                Issue.record("\(side(file))/\(file.lastPathComponent) names \(word) of \(other)")
+            }
+        }
+    }
+
     @Test("no file is longer than 800 lines")
     func fileLengths() throws {
         for file in try Self.swiftFiles("Sources") + Self.swiftFiles("Tests")

@@ -340,27 +340,15 @@ public struct OMClient<Caller: OMCaller>: Sendable {
 
 }
 
-/// A key or part that is being written: what its writer needs to write and commit it.
-public struct OpenKey: Sendable {
-    public var id: UInt64
-    public var key: KeyPath
-    /// The upload and number of a part; nil for a key.
-    public var part: (upload: UploadID, number: Int)?
-    public var user: String
-    public var replication: ReplicationConfig
-    /// The first groups to write to, in order; none for an empty key.
-    public var groups: [BlockGroup]
-
+extension OpenKey {
     init(
         _ response: OMOpenResponse, key: KeyPath, part: (upload: UploadID, number: Int)?,
         user: String
     ) throws(StoreError) {
-        id = response.openID
-        self.key = key
-        self.part = part
-        self.user = user
-        replication = try ReplicationConfig(response.replication)
-        groups = []
+        var groups: [BlockGroup] = []
         for group in response.groups { groups.append(try BlockGroup(group)) }
+        self.init(
+            id: response.openID, key: key, part: part, user: user,
+            replication: try ReplicationConfig(response.replication), groups: groups)
     }
 }

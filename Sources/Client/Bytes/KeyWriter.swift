@@ -3,6 +3,16 @@ import ErasureCode
 import Model
 import Synchronization
 
+/// Who makes what was written a key, or gives it up.
+protocol KeyCommitter: Sendable {
+    /// Makes an open key or part visible; it consists of `groups`, with their lengths, in order.
+    func commit(
+        _ open: OpenKey, groups: [BlockGroup], _ commit: KeyCommit
+    ) async throws(StoreError) -> KeyInfo
+    /// Gives an open key up. No error if it is gone.
+    func abort(_ open: OpenKey) async throws(StoreError)
+}
+
 /// Writes one key or part: bytes are copied into a stripe in the caller's thread, coded there when
 /// the stripe is full, and sent by an `ECWriter`.
 ///
@@ -18,7 +28,7 @@ public final class KeyWriter: ObjectWriter {
 
     private let open: OpenKey
     private let announced: Int?
-    private let names: OMClient<OMChannel>
+    private let names: any KeyCommitter
     private let writer: ECWriter
     private let codec: Codec
     private let pool: BufferPool
@@ -26,7 +36,7 @@ public final class KeyWriter: ObjectWriter {
     private let state: Mutex<State>
 
     init(
-        open: OpenKey, length: Int?, names: OMClient<OMChannel>, writer: ECWriter, codec: Codec,
+        open: OpenKey, length: Int?, names: any KeyCommitter, writer: ECWriter, codec: Codec,
         pool: BufferPool
     ) {
         self.open = open

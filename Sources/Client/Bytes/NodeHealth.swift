@@ -7,7 +7,7 @@ import Synchronization
 final class NodeHealth: Sendable {
     enum Limits {
         /// A node that failed is not asked for so long, if there is a way without it.
-        static let avoidance = Duration.seconds(2)
+        static let avoidance = ClientLimits.avoidance
         /// Latencies remembered for each node.
         static let samples = 64
         /// Answers after which it is judged anew what is late.

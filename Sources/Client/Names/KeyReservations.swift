@@ -23,7 +23,7 @@ final class KeyReservations: Sendable {
         static let age = Duration.seconds(10)
         /// How long none are reserved after one was dropped because of a failed node, and how
         /// long a node that failed is in none that come in.
-        static let caution = NodeHealth.Limits.avoidance
+        static let caution = ClientLimits.avoidance
         /// Keys opened one by one within `age` before any are reserved.
         static let patience = 4
         static let leastBatch = 8
@@ -219,11 +219,8 @@ extension KeyReservations.Reserved {
 
 extension OpenKey {
     init(_ reserved: KeyReservations.Reserved, key: KeyPath, user: String) {
-        id = reserved.id
-        self.key = key
-        part = nil
-        self.user = user
-        replication = reserved.group.replication
-        groups = [reserved.group]
+        self.init(
+            id: reserved.id, key: key, part: nil, user: user,
+            replication: reserved.group.replication, groups: [reserved.group])
     }
 }
