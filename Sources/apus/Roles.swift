@@ -71,10 +71,8 @@ enum Roles {
         let lock = try DirectoryLock(settings.required("scm.directory"))
         var options = StorageContainerManager.Options()
         options.state.minimumDatanodes = try settings.number("scm.minimum-datanodes")
-        options.state.staleAfterNanoseconds =
-            UInt64(try settings.number("scm.stale-after-ms")) * 1_000_000
-        options.state.deadAfterNanoseconds =
-            UInt64(try settings.number("scm.dead-after-ms")) * 1_000_000
+        options.state.staleAfterNanoseconds = try settings.nanoseconds("scm.stale-after-ms")
+        options.state.deadAfterNanoseconds = try settings.nanoseconds("scm.dead-after-ms")
         options.state.containerSize = try settings.number("scm.container-bytes")
         let closeDelay = try settings.number("scm.close-delay-ms")
         guard (0...600_000).contains(closeDelay) else {

@@ -271,6 +271,16 @@ struct Settings: Sendable {
         return number
     }
 
+    /// A number of milliseconds, at most a day, in nanoseconds. Throws if it is anything else.
+    func nanoseconds(_ key: String) throws -> UInt64 {
+        let milliseconds = try number(key)
+        guard milliseconds <= 86_400_000 else {
+            throw StoreError(
+                .invalidArgument, "\(key) is 0 to 86400000, a day, not \(milliseconds)")
+        }
+        return UInt64(milliseconds) * 1_000_000
+    }
+
     /// A setting that is either on or off. Throws if it is anything but `true` or `false`.
     func flag(_ key: String) throws -> Bool {
         switch find(key) {

@@ -390,6 +390,12 @@ class Run(CommandLineSteps):
         assert result.returncode == 2 and "codec-data-parity-cell" in result.stderr, result
         assert "ratis-3" in result.stderr, result
         self.copies_are_refused(bad)
+        settings = json.loads(pathlib.Path(cluster.dir, "etc", "scm1.json").read_text())
+        settings["scm"]["directory"] = str(pathlib.Path(self.work, "scm"))
+        settings["scm"]["stale-after-ms"] = 99_999_999_999_999_999
+        bad.write_text(json.dumps(settings))
+        result = cluster.apus("scm", "--config", str(bad), check=False)
+        assert result.returncode == 1 and "scm.stale-after-ms is 0 to" in result.stderr, result
         assert cluster.apus("key", "nonsense", check=False).returncode == 2
 
     def copies_are_refused(self, file):
