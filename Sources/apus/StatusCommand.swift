@@ -199,8 +199,9 @@ struct StatusPage: Encodable {
         atPlaces status: SCMStatusResponse, _ findings: inout [Finding]
     ) {
         let healthy = status.nodes.count { $0.state == .healthy }
-        let open = Set(
-            status.containers.filter { $0.state == .containerOpen }
+        // What was written is what will be.
+        let written = Set(
+            status.containers.filter { $0.state != .containerDeleted }
                 .compactMap { try? ReplicationConfig($0.replication) })
         if healthy == 0 {
             findings.append(
@@ -208,7 +209,7 @@ struct StatusPage: Encodable {
                     severity: .outage, what: "no datanode is healthy",
                     advice: "start the datanodes; their logs say why they ended"))
         }
-        for replication in open.sorted(by: { $0.width > $1.width })
+        for replication in written.sorted(by: { $0.width > $1.width })
         where (1..<replication.width).contains(healthy) {
             findings.append(
                 Finding(
