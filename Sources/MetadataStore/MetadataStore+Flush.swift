@@ -136,17 +136,35 @@ extension MetadataStore {
     }
 
     /// Writes a copy of the database, whole and on its own, to `path`, which must not exist, and
-    /// returns the index that it has applied. The copy is not synced.
+    /// returns the index that it has applied: at least all that is applied now. The copy is not
+    /// synced.
+    ///
+    /// On a connection of its own, so that neither flushes nor `apply` wait for it. The write-ahead
+    /// log does not start over meanwhile.
     @discardableResult
     public func copy(to path: String) async throws(StoreError) -> UInt64 {
         try await flush()
-        return try await mapped { () async throws in
-            try await self.pool.writeWithoutTransaction { db in
+        let source = try await connect()
+        let result: Result<UInt64, StoreError>
+        do {
+            let index = try await source.writeWithoutTransaction { db in
                 try self.checkOpen()
                 try db.execute(sql: "VACUUM INTO ?", arguments: [path])
-                return self.overlay.flushedIndex
+                try db.execute(sql: "ATTACH DATABASE ? AS copy", arguments: [path])
+                defer { try? db.execute(sql: "DETACH DATABASE copy") }
+                // Not what is flushed now: that may be more by this time.
+                return try Int64.fetchOne(
+                    db, sql: "SELECT value FROM copy.apus WHERE name = 'applied'")
             }
+            guard let index, let index = UInt64(exactly: index) else {
+                throw StoreError(.corrupt, "the copy \(path) has no applied index")
+            }
+            result = .success(index)
+        } catch {
+            result = .failure(Self.storeError(error, self.path))
         }
+        await disconnect(source)
+        return try result.get()
     }
 
     /// Takes all tables from the database at `path`, a copy of another member's whose applied

@@ -136,6 +136,34 @@ public final class MetadataStore: Sendable {
         }
     }
 
+    /// One more connection, for work that takes long.
+    func connect() async throws(StoreError) -> DatabaseQueue {
+        try checkOpen()
+        let path = path
+        let result: Result<DatabaseQueue, StoreError> = await withCheckedContinuation { waiting in
+            DispatchQueue.global().async {
+                waiting.resume(
+                    returning: Result { () throws(StoreError) in
+                        try Self.mapped(path) {
+                            try DatabaseQueue(path: path, configuration: Self.configuration)
+                        }
+                    })
+            }
+        }
+        return try result.get()
+    }
+
+    /// Closes a connection that nobody uses any more. That it cannot be closed says nothing of what
+    /// it has done.
+    func disconnect(_ connection: DatabaseQueue) async {
+        await withCheckedContinuation { waiting in
+            DispatchQueue.global().async {
+                try? connection.close()
+                waiting.resume()
+            }
+        }
+    }
+
     private static var configuration: Configuration {
         var configuration = Configuration()
         configuration.maximumReaderCount = Limits.readers

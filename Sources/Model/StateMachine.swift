@@ -29,6 +29,10 @@ public protocol StateMachine: Sendable {
     /// Called once the changes of the command at `index` can be read, before its proposer has
     /// its answer: the place to drop what was cached. Not called for what is replayed at start.
     func applied(_ command: Command, answer: Answer, at index: UInt64)
+
+    /// Called once a snapshot has taken the place of the tables, before anything of it is read:
+    /// whatever was cached of what was there may be wrong.
+    func reset()
 }
 
 /// The forms of the records in a role's tables, by the numbers of the versions of all of them.
@@ -63,4 +67,6 @@ extension StateMachine {
     public var format: TablesFormat { .first }
 
     public func applied(_ command: Command, answer: Answer, at index: UInt64) {}
+
+    public func reset() {}
 }

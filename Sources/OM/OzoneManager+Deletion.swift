@@ -69,9 +69,9 @@ extension OzoneManager {
 
     /// Those of `records` of which nobody reads a block, or that have been held for too long.
     func notHeld(
-        _ records: [OMReads.Discarded], at time: UInt64
+        _ records: [OMReads.Discarded], at time: UInt64, now: Int64
     ) -> [OMReads.Discarded] {
-        let oldest = now().milliseconds - OMLimits.longestHold
+        let oldest = now - OMLimits.longestHold
         return holds.withLock { holds in
             holds.removeExpired(at: time)
             measures.held.set(holds.count)

@@ -83,7 +83,7 @@ extension OzoneManager {
                 from: start, through: due, limit: Limits.deletionRecords,
                 blocks: Limits.deletionBatch)
         }
-        let free = notHeld(page.records, at: time)
+        let free = notHeld(page.records, at: time, now: try await logTime())
         let refused = try await handOver(free)
         endLook(page, passedOver: page.records.count - free.count + refused)
         return !page.isAtEnd
@@ -110,8 +110,9 @@ extension OzoneManager {
     }
 
     private func expireOpens() async throws(StoreError) {
-        let before = time(before: options.openKeyAge)
-        let reservedBefore = time(before: options.reservedKeyAge)
+        let now = try await latestLogTime()
+        let before = Self.time(now, before: options.openKeyAge)
+        let reservedBefore = Self.time(now, before: options.reservedKeyAge)
         var next: [UInt8]? = []
         while let start = next {
             let found = try await read { reads in
@@ -137,7 +138,7 @@ extension OzoneManager {
     }
 
     private func expireUploads() async throws(StoreError) {
-        let before = time(before: options.uploadAge)
+        let before = Self.time(try await latestLogTime(), before: options.uploadAge)
         var next: [UInt8]? = []
         while let start = next {
             let found = try await read { reads in
@@ -154,8 +155,14 @@ extension OzoneManager {
         }
     }
 
-    private func time(before: Duration) -> Int64 {
-        now().milliseconds - before.components.seconds * 1000
+    /// The log's time, with regard to what other leaders have logged.
+    private func latestLogTime() async throws(StoreError) -> Int64 {
+        if let logged = try await read({ reads in reads.logTime }) { observe(logged: logged) }
+        return try await logTime()
+    }
+
+    private static func time(_ now: Int64, before: Duration) -> Int64 {
+        now - before.components.seconds * 1000
             - before.components.attoseconds / 1_000_000_000_000_000
     }
 }

@@ -66,6 +66,7 @@ public final class OzoneManager: Sendable {
     let blocks: any BlockAllocator  // called once for many blocks
     let options: Options
     let now: @Sendable () -> Timestamp
+    private let clock = Mutex(LogClock())
     let logger: Logger
     let leases: GroupLeases
     let places: ContainerPlaces
@@ -209,6 +210,9 @@ public final class OzoneManager: Sendable {
 
     private func user(accessKeyID: String) async throws(StoreError) -> OMUserResponse {
         var response = OMUserResponse()
+        // What is in memory is as old as what was applied here: a user that another member was
+        // told to delete must not be found.
+        try await group.readBarrier()
         let (known, generation) = users.find(accessKeyID)
         if let known {
             response.user = known
@@ -282,11 +286,28 @@ public final class OzoneManager: Sendable {
     func answer(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> OMAnswer {
         var command = OMCommand()
         command.time = now().milliseconds
+        command.logTime = try await logTime()
         command.body = body
         command.version = OMFormat.command
         let answer = try await group.propose(command)
         if case .refused(let error) = answer { throw error }
         return answer
+    }
+
+    /// Other leaders have logged so late a time.
+    func observe(logged: Int64) { clock.withLock { $0.observe(logged: logged) } }
+
+    /// The time that decides, milliseconds since 1970: see `LogClock`. The first call asks the log
+    /// how late it is.
+    func logTime() async throws(StoreError) -> Int64 {
+        let wall = now().milliseconds
+        let passed = uptime()
+        if let time = clock.withLock({ $0.read(wall: wall, uptime: passed) }) { return time }
+        let logged = try await read { reads in reads.logTime }
+        return clock.withLock { clock in
+            clock.begin(logged: logged, wall: wall, uptime: passed)
+            return clock.read(wall: wall, uptime: passed) ?? wall
+        }
     }
 
     /// Answers from a snapshot of the tables.

@@ -17,7 +17,7 @@ extension OMChanges {
         record.key = command.key
         record.bucketNumber = bucket.number
         record.user = command.user
-        record.created = time
+        record.created = logTime
         record.replication = command.replication
         record.blocks = command.blocks
         if command.hasUpload { record.upload = command.upload }

@@ -16,7 +16,7 @@ extension OMChanges {
         }
         var record = OMOpenRecord()
         record.user = command.user
-        record.created = time
+        record.created = logTime
         record.replication = command.replication
         var response = OMReserveResponse()
         response.replication = command.replication

@@ -20,6 +20,7 @@ extension OMChanges {
         record.upload.key = .octets(name)
         record.upload.upload = command.upload
         record.upload.initiated = time
+        if version >= 2 { record.begun = logTime }
         record.upload.initiator = request.user
         record.upload.attributes = request.attributes
         if request.hasChecksum { record.upload.checksum = request.checksum }
@@ -159,7 +160,7 @@ extension OMChanges {
         for key in command.keys.map(\.octets) {
             let record: OMUploadRecord? = try reads.record(OMTable.uploads, key)
             guard let record else { continue }
-            if record.upload.initiated >= command.before {
+            if record.beganAt >= command.before {
                 guard try reads.isOrphan(record, at: key) else { continue }
             }
             expired.append((key, record.upload.upload, try allParts(record.upload.upload)))

@@ -14,6 +14,7 @@ public enum OMFormat {
     ///
     /// A command is applied by the rules that it names, whichever version of the program applies
     /// it: what was logged before an upgrade gives what it gave before. 0: the first, which bear no
-    /// number. 1: keys get generations, new buckets are counted.
-    public static let command: UInt32 = 1
+    /// number. 1: keys get generations, new buckets are counted. 2: `OMCommand.logTime` decides
+    /// what is old, and is kept.
+    public static let command: UInt32 = 2
 }

@@ -255,6 +255,12 @@ public struct OMReads {
 
     // MARK: What the background loops look for
 
+    /// The latest time in the log, milliseconds since 1970; nil if none was logged yet.
+    public var logTime: Int64? {
+        guard let value = reader.get(OMTable.clock, []), value.count == 8 else { return nil }
+        return Int64(bitPattern: value.bigEndian(at: 0))
+    }
+
     /// Keys of uploads initiated before `before`, by looking at `limit` uploads from `start` on,
     /// as long as they have fewer than `parts` parts together; one may have more alone. Where to
     /// go on, nil at the end of the table; and why records could not be read.
@@ -273,7 +279,7 @@ public struct OMReads {
                 unreadable.append(error)
                 continue
             }
-            guard record.upload.initiated < before else { continue }
+            guard record.beganAt < before else { continue }
             let count = countParts(record.upload.upload, upTo: parts)
             guard keys.isEmpty || count <= room else { return (keys, entry.key, unreadable) }
             keys.append(entry.key)

@@ -46,13 +46,20 @@ public struct OMStateMachine: StateMachine {
         _ command: OMCommand, at index: UInt64, in transaction: some MetadataTransaction
     ) -> OMAnswer {
         do throws(StoreError) {
-            return try OMChanges(
-                transaction, index: index, time: command.time, version: command.version
+            let clock = LoggedTime(of: command, in: transaction)
+            let answer = try OMChanges(
+                transaction, index: index, time: command.time, logTime: clock.time,
+                version: command.version
             ).run(command)
+            clock.keep(in: transaction)
+            return answer
         } catch {
             return .refused(error)
         }
     }
+
+    /// The tables are another's: what was kept of users may be wrong.
+    public func reset() { usersChanged?() }
 
     public func applied(_ command: OMCommand, answer: OMAnswer, at index: UInt64) {
         switch command.body {
@@ -63,6 +70,31 @@ public struct OMStateMachine: StateMachine {
             .countUsage, nil:
             break
         }
+    }
+}
+
+/// The time by which a command decides: that which it bears, or the latest before it if that is
+/// later, as of another leader with another clock.
+private struct LoggedTime {
+    let time: Int64
+    private let isNew: Bool
+
+    init(of command: OMCommand, in transaction: some MetadataTransaction) {
+        guard command.version >= 2 else {
+            time = command.time
+            isNew = false
+            return
+        }
+        // One that was made without a log clock has the wall clock's time.
+        let proposed = command.logTime > 0 ? command.logTime : command.time
+        let last = OMReads(transaction).logTime
+        time = max(proposed, last ?? proposed)
+        isNew = time != last
+    }
+
+    func keep(in transaction: some MetadataTransaction) {
+        guard isNew else { return }
+        transaction.put(OMTable.clock, [], OMTableKey.number(UInt64(bitPattern: time)))
     }
 }
 
@@ -98,18 +130,22 @@ struct OMChanges {
     let transaction: any MetadataTransaction
     /// The command's place in the log: the source of numbers that are never given twice.
     let index: UInt64
-    /// The leader's clock when it prepared the command, in milliseconds since 1970.
+    /// The leader's wall clock when it prepared the command, in milliseconds since 1970: what is
+    /// shown to users.
     let time: Int64
+    /// The same by the log's clock: what decides whether something is too old.
+    let logTime: Int64
     /// The rules that it is applied by, as it says itself: see `OMFormat.command`.
     let version: UInt32
 
     init(
         _ transaction: any MetadataTransaction, index: UInt64, time: Int64,
-        version: UInt32 = OMFormat.command
+        logTime: Int64? = nil, version: UInt32 = OMFormat.command
     ) {
         self.transaction = transaction
         self.index = index
         self.time = time
+        self.logTime = logTime ?? time
         self.version = version
     }
 
@@ -168,7 +204,7 @@ struct OMChanges {
     /// command.
     func discard(_ blocks: [WireBlock]) {
         var record = OMDeletedRecord()
-        record.deleted = time
+        record.deleted = logTime
         let size = OMLimits.discardedBlocks
         for (piece, start) in stride(from: 0, to: blocks.count, by: size).enumerated() {
             let end = min(start + size, blocks.count)
@@ -189,4 +225,10 @@ extension OMStoredBlock {
         block.local = local
         return block
     }
+}
+
+extension OMUploadRecord {
+    /// When it began, by the clock that decides. Those of before the log had one have only what is
+    /// shown.
+    var beganAt: Int64 { begun > 0 ? begun : upload.initiated }
 }

@@ -33,9 +33,13 @@ enum OMTable {
     /// holds. Reserved: there are no such buckets yet.
     static let entries = MetadataTable(13)
 
+    /// The empty key → the latest time in the log, milliseconds since 1970 (8 bytes): see
+    /// `LogClock`.
+    static let clock = MetadataTable(14)
+
     static let all = [
         users, accessKeys, volumes, buckets, keys, opens, uploads, parts, deleted, history,
-        settings, usage, entries,
+        settings, usage, entries, clock,
     ]
 }
 

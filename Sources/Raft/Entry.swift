@@ -44,6 +44,9 @@ public enum Limits {
     /// The most read requests that wait for a leader's first commit or for a confirmation;
     /// further ones are dropped, and their callers ask again.
     public static let pendingReads = 65_536
+    /// The largest term and index that are taken from a peer. No group gets there; beyond it,
+    /// counting on could overflow.
+    public static let largestNumber: UInt64 = 1 << 62
     /// Entries that ``MemoryStorage`` and the unstable log may keep dead in front before they
     /// are moved down.
     public static let deadEntries = 64

@@ -129,6 +129,10 @@ extension MessageKind {
         }
     }
 
+    /// Whether a message of the kind may come from another machine. All others are words of a member
+    /// to itself: taken from a peer, they would forge what its own medium or driver says.
+    public var travels: Bool { !isLocal && self != .forgetLeader }
+
     /// Whether the message answers another and is dropped unless its sender is a member.
     var isResponse: Bool {
         switch self {
@@ -138,5 +142,15 @@ extension MessageKind {
             true
         default: false
         }
+    }
+}
+
+extension Message {
+    /// Whether terms and indexes are such that counting on from them is safe, whoever sent them.
+    var isWithinLimits: Bool {
+        let metadata = snapshot?.metadata ?? SnapshotMetadata()
+        return max(
+            max(term, logTerm, index), max(commit, rejectHint), max(metadata.index, metadata.term)
+        ) <= Limits.largestNumber
     }
 }

@@ -55,7 +55,10 @@ extension RaftCore {
 
     /// A member answered a heartbeat of this term.
     mutating func acknowledgeHeartbeat(_ context: [UInt8], _ position: Int) {
-        guard let context = HeartbeatContext(decoding: context) else { return }
+        // Of a read that was not asked, or of a tick to come, nobody can have heard.
+        guard let context = HeartbeatContext(decoding: context),
+            context.read <= reads.issued, context.tick <= leaderTicks + 1
+        else { return }
         let progress = tracker.progress[position]
         tracker.progress[position].acknowledgedRead = max(
             progress.acknowledgedRead, context.read)

@@ -189,12 +189,7 @@ extension RaftCore {
     /// AppendEntries (Raft thesis, figure 3.1). A rejection hints at the last place where the
     /// logs may match, so that a leader probes at most once a term.
     private mutating func handleAppend(_ message: Message) throws(RaftError) {
-        if let first = message.entries.first, let last = message.entries.last {
-            let end = message.index + LogIndex(message.entries.count)
-            guard first.index == message.index + 1, last.index == end else {
-                throw .malformedAppend
-            }
-        }
+        guard follows(message) else { throw .malformedAppend }
         if message.index < log.committed {
             send(Message(.appendResponse, to: message.from, index: log.committed))
             return
@@ -211,6 +206,21 @@ extension RaftCore {
             Message(
                 .appendResponse, to: message.from, logTerm: hint.term, index: message.index,
                 reject: true, rejectHint: hint.index))
+    }
+
+    /// Whether the entries of an append are a piece of a log: without gaps from the index that it
+    /// names, and in terms that never go back, up to the leader's (Raft thesis, section 3.5).
+    private func follows(_ message: Message) -> Bool {
+        var index = message.index
+        var logTerm = message.logTerm
+        for entry in message.entries {
+            index += 1
+            guard entry.index == index, entry.term >= logTerm, entry.term <= term else {
+                return false
+            }
+            logTerm = entry.term
+        }
+        return true
     }
 
     /// InstallSnapshot (Raft thesis, figure 5.3).

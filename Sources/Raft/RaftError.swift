@@ -13,8 +13,11 @@ public enum RaftError: Error, Equatable, Sendable {
     /// A leader says that more is committed than this member's log holds: entries that it once
     /// acknowledged are gone from its medium. It must not go on under this name.
     case lostEntries(committed: LogIndex, last: LogIndex)
-    /// The entries of an append do not follow one another from the index it names.
+    /// The entries of an append do not follow one another from the index it names, or their terms
+    /// go back or beyond the leader's.
     case malformedAppend
+    /// A term or an index is beyond ``Limits/largestNumber``: no member can have come so far.
+    case outOfRange
     /// A configuration change's bytes are not to be read.
     case malformedConfChange(ConfChangeError)
 }

@@ -95,6 +95,7 @@ public final class RawNode<Storage: RaftStorage> {
     ///
     /// - Throws: what was wrong with it, see ``RaftError``.
     public func step(_ message: Message) throws(RaftError) {
+        guard message.isWithinLimits else { throw .outOfRange }
         if message.kind.isLocal, !message.from.isStorageThread { throw .stepLocal }
         if message.kind.isResponse, !message.from.isStorageThread, message.from != core.id,
             core.tracker.position(of: message.from) == nil

@@ -27,6 +27,9 @@ struct ReadQueue {
         unconfirmed.isEmpty ? nil : confirmed + UInt64(unconfirmed.count)
     }
 
+    /// The number of the latest read that was ever asked.
+    var issued: UInt64 { confirmed + UInt64(unconfirmed.count) }
+
     /// Adds a read, numbered next.
     mutating func append(_ request: ReadRequest) { unconfirmed.append(request) }
 

@@ -79,9 +79,16 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     public func read<R: Sendable>(
         _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
-        try await engine.member.readBarrier()
+        try await readBarrier()
         return try await engine.store.read(body)
     }
+
+    /// Returns when what was answered anywhere in the group before the call can be read here: to
+    /// be called before something is answered from a cache, as `read` does it for the tables. At
+    /// once in a group of one.
+    ///
+    /// - Throws: `notReady` if there is no leader, or it could not be confirmed as such.
+    public func readBarrier() async throws(StoreError) { try await engine.member.readBarrier() }
 
     /// What opening it took.
     public var start: MetadataStart { engine.start }
@@ -118,6 +125,8 @@ protocol CommandReplay: Sendable {
     var format: TablesFormat { get }
     /// Applies commands of the log. Throws, before it changes anything, if one cannot be read.
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands
+    /// A snapshot took the place of the tables.
+    func reset()
 }
 
 /// What a batch does to the tables; its answers are left with those who proposed here.
@@ -135,6 +144,8 @@ struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
 
     var tables: [MetadataTable] { machine.tables }
     var format: TablesFormat { machine.format }
+
+    func reset() { machine.reset() }
 
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands {
         let machine = machine

@@ -11,6 +11,8 @@ public enum MetadataGroupLimits {
     /// Entries that the log keeps behind a checkpoint for followers that are a little behind, so
     /// that they need no snapshot.
     public static let trailingEntries: LogIndex = 50_000
+    /// Entries that the log keeps at most for members that are being given a snapshot.
+    public static let heldEntries: LogIndex = 2_000_000
 }
 
 /// How a role's metadata is kept.

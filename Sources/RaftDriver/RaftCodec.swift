@@ -47,6 +47,7 @@ public enum RaftCodec {
 
     private static func append(_ message: Message, to bytes: inout [UInt8]) {
         precondition(message.responses.isEmpty, "answers of storage threads do not travel")
+        precondition(message.kind.travels, "a \(message.kind) is a member's word to itself")
         bytes.append(message.kind.rawValue)
         bytes.append((message.reject ? 1 : 0) | (message.snapshot != nil ? 2 : 0))
         for number in [
@@ -109,6 +110,11 @@ public enum RaftCodec {
         guard let kind = MessageKind(rawValue: number) else {
             throw StoreError(.badRequest, "there is no Raft message of kind \(number)")
         }
+        // Members propose where they lead, so that whoever proposes is told what came of it.
+        guard kind.travels, kind != .propose else {
+            throw StoreError(
+                .badRequest, "a \(kind) came from another member, which may not send one")
+        }
         let flags = try reader.byte()
         var message = Message(kind)
         message.to = PeerID(try reader.number())
@@ -125,7 +131,27 @@ public enum RaftCodec {
         message.entries.reserveCapacity(count)
         for _ in 0..<count { message.entries.append(try entry(&reader)) }
         if flags & 2 != 0 { message.snapshot = try snapshot(&reader) }
+        try check(message)
         return message
+    }
+
+    /// Refuses what no member sends: without a sender or with a storage thread as one, without a
+    /// term where only words of a member to itself have none, and a snapshot of a later term.
+    private static func check(_ message: Message) throws(StoreError) {
+        guard message.from != .none, !message.from.isStorageThread else {
+            throw StoreError(
+                .badRequest, "a \(message.kind) came from \(message.from), which is no member")
+        }
+        guard message.term > 0 || message.kind == .readIndex else {
+            throw StoreError(.badRequest, "a \(message.kind) came without a term")
+        }
+        guard let snapshot = message.snapshot else { return }
+        guard message.kind == .snapshot, snapshot.metadata.term <= message.term else {
+            throw StoreError(
+                .badRequest,
+                "a \(message.kind) of term \(message.term) came with a snapshot of term "
+                    + "\(snapshot.metadata.term)")
+        }
     }
 
     private static func entry(_ reader: inout RaftByteReader) throws(StoreError) -> Entry {
@@ -214,7 +240,13 @@ struct RaftByteReader {
     mutating func peers() throws(StoreError) -> [PeerID] {
         let count = try count(atMost: RaftCodec.Limits.members, of: "members")
         var peers: [PeerID] = []
-        for _ in 0..<count { peers.append(PeerID(try number())) }
+        for _ in 0..<count {
+            let peer = PeerID(try number())
+            guard peer != .none, !peer.isStorageThread else {
+                throw StoreError(.badRequest, "a Raft message names \(peer) as a member")
+            }
+            peers.append(peer)
+        }
         return peers
     }
 }

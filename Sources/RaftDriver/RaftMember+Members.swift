@@ -8,8 +8,29 @@ import Synchronization
 
 /// Those who wait for a change of members to take effect. One at a time, as the core has it.
 struct WaitingChanges {
-    var index: LogIndex = 0
-    var waiter: CheckedContinuation<Result<ConfState, StoreError>, Never>?
+    typealias Waiter = CheckedContinuation<Result<ConfState, StoreError>, Never>
+
+    /// Where the change stands in the log; 0 if none is waited for.
+    private(set) var index: LogIndex = 0
+    private var waiter: Waiter?
+
+    var isEmpty: Bool { waiter == nil }
+
+    /// Waits for the change that was proposed as entry `index`.
+    mutating func wait(_ waiter: Waiter, at index: LogIndex) {
+        precondition(self.waiter == nil, "one change of members at a time")
+        self.waiter = waiter
+        self.index = index
+    }
+
+    /// Who waits; nobody does afterwards.
+    mutating func take() -> Waiter? {
+        defer {
+            waiter = nil
+            index = 0
+        }
+        return waiter
+    }
 }
 
 extension RaftMember {
@@ -19,89 +40,141 @@ extension RaftMember {
     /// Changes the members, through a joint configuration where more than one voter changes, and
     /// returns when the change is in force here.
     ///
-    /// - Throws: `notReady` where this member does not lead, `overloaded` while another change is
-    ///   on its way, `connection` if leadership was lost meanwhile, `invalidArgument` for a
-    ///   change that would leave no voter.
+    /// - Throws: `notReady` where this member does not lead, or has stopped; `overloaded` while
+    ///   another change is on its way or a joint configuration is being left; `connection` if
+    ///   leadership was lost meanwhile; `invalidArgument` for a change that would leave no voter,
+    ///   or that cannot be logged.
     public func change(_ change: ConfChangeV2) async throws(StoreError) -> ConfState {
+        if let refusal = inbox.withLock({ $0.refusal }) { throw refusal }
         guard role == .leader else { throw notLeader }
-        guard changes.waiter == nil else {
+        guard changes.isEmpty else {
             throw StoreError(.overloaded, "the members are being changed already: try again later")
+        }
+        guard change.changes.count <= Raft.Limits.changesPerConfChange else {
+            throw StoreError(
+                .invalidArgument,
+                "\(change.changes.count) changes of members at once: at most "
+                    + "\(Raft.Limits.changesPerConfChange)")
         }
         let result: Result<ConfState, StoreError> = await withCheckedContinuation { waiter in
             let refusal = attempt { node throws(RaftError) in
                 try node.proposeConfChange(change)
             }
-            if refusal != nil {
-                waiter.resume(
-                    returning: .failure(
-                        StoreError(
-                            .overloaded, "the group takes no change of members at the moment")))
+            if let refusal {
+                waiter.resume(returning: .failure(Self.refused(refusal)))
                 return
             }
-            changes = WaitingChanges(index: node.lastIndex, waiter: waiter)
+            changes.wait(waiter, at: node.lastIndex)
             carryOut()
         }
         return try result.get()
     }
 
+    private static func refused(_ refusal: RaftError) -> StoreError {
+        guard case .malformedConfChange(let reason) = refusal else {
+            return StoreError(.overloaded, "the group takes no change of members at the moment")
+        }
+        return StoreError(.invalidArgument, "the members cannot be changed so: \(reason)")
+    }
+
     func failChanges(_ error: StoreError) {
-        changes.waiter?.resume(returning: Result.failure(error))
-        changes.waiter = nil
+        changes.take()?.resume(returning: Result.failure(error))
+    }
+
+    /// The core put an empty entry in the place of the change that is waited for, because it does
+    /// not go with the members in force: another is not applied yet, or a joint configuration not
+    /// left.
+    func changeWasReplaced() {
+        failChanges(
+            StoreError(
+                .overloaded,
+                "the members stay as they are: an earlier change of them was not finished, try "
+                    + "again later"))
     }
 
     /// Takes a committed change of the members into force. Durable before any later entry is
     /// applied, because a restart begins with the members of the log and the index of the state.
     func change(_ entry: Entry) async -> Bool {
+        // Who waits for this very change is told how it went, also if it ends this leadership.
+        let waiter = entry.index == changes.index ? changes.take() : nil
+        let result = await take(entry)
+        switch result {
+        case .success(let state): waiter?.resume(returning: .success(state))
+        case .failure(let error): waiter?.resume(returning: .failure(error.reason))
+        }
+        if case .failure(let error) = result { return !error.hasStopped }
+        return true
+    }
+
+    /// Why a change did not come into force, and whether the member has stopped over it.
+    private struct ChangeFailure: Error {
+        var reason: StoreError
+        var hasStopped: Bool
+    }
+
+    private func take(_ entry: Entry) async -> Result<ConfState, ChangeFailure> {
         let (known, knownIndex) = log.confState
         var state = known
         // At a restart the log may know the members already, with entries left to apply.
         if entry.index > knownIndex {
-            guard let change = decoded(entry) else { return false }
+            let change: ConfChangeV2
+            do throws(ConfChangeError) {
+                change = try ConfChangeV2(entry: entry)
+            } catch {
+                // Another member may have taken it into force.
+                return .failure(
+                    stopped(
+                        StoreError(
+                            .corrupt, "entry \(entry.index) is no change of members: \(error)")))
+            }
             do throws(ConfChangeRefusal) {
                 state = try node.applyConfChange(change)
             } catch {
                 // All members leave it out.
-                failChanges(StoreError(.invalidArgument, "the members stay as they are: \(error)"))
-                return true
+                return .failure(
+                    ChangeFailure(
+                        reason: StoreError(
+                            .invalidArgument, "the members stay as they are: \(error)"),
+                        hasStopped: false))
             }
+            // The core acts on the new members from now on: others may have a say.
+            isAlone.store(false, ordering: .releasing)
             do throws(StoreError) {
                 try await whenItCan { () async throws(StoreError) in
                     try await log.setConfState(state, at: entry.index)
                 }
             } catch {
-                stop(error)
-                return false
+                return .failure(stopped(error))
             }
+            snapshots.membersChanged(to: state, at: entry.index)
             groupChanged()
         }
-        if let waiter = changes.waiter, entry.index >= changes.index {
-            changes.waiter = nil
-            waiter.resume(returning: .success(state))
-        }
-        return true
+        return .success(state)
     }
 
-    /// The change that a committed entry holds; nil, and the member has stopped, if it cannot be
-    /// read: another member may have taken it into force.
-    private func decoded(_ entry: Entry) -> ConfChangeV2? {
-        do throws(ConfChangeError) {
-            return try ConfChangeV2(entry: entry)
-        } catch {
-            stop(StoreError(.corrupt, "entry \(entry.index) is no change of members: \(error)"))
-            return nil
-        }
+    private func stopped(_ error: StoreError) -> ChangeFailure {
+        stop(error)
+        return ChangeFailure(reason: error.leavingOpen, hasStopped: true)
     }
 
     /// Takes note of who is a member, or of a role: starts or stops the clock, which only the
     /// leader of a group of one does without.
     func groupChanged() {
-        isAlone.store(role == .leader && isSoleVoter, ordering: .releasing)
+        noteWhetherAlone()
         if role == .leader, isSoleVoter, log.confState.0.learners.isEmpty {
             ticker?.cancel()
             ticker = nil
         } else if ticker == nil, !isClosed {
             ticker = Task(executorPreference: reactor) { await self.tickForever() }
         }
+    }
+
+    /// A leader's log may hold entries of earlier terms that were answered and are not applied
+    /// here; when one of its own term is, they are.
+    func noteWhetherAlone() {
+        let isSure = (try? log.term(of: readable)) == node.term
+        let isSoleLeader = role == .leader && isSoleVoter && !isClosed
+        isAlone.store(isSoleLeader && isSure, ordering: .releasing)
     }
 
     /// Whether this member is the only one that votes.
@@ -122,14 +195,49 @@ extension RaftMember {
             } catch {
                 return
             }
-            node.tick()
-            tickReads()
-            carryOut()
+            tick()
         }
+    }
+
+    /// The group's clock ticked.
+    func tick() {
+        guard !isClosed else { return }
+        pace.tick()
+        let isStruggling =
+            waitsForSpace > 0
+            || pace.isStalled(after: Limits.stallElections * options.electionTicks)
+        if isStruggling, role == .leader { handOver() }
+        // A member that could not apply what it would lead is slow to campaign: it does if no
+        // other will.
+        if !isStruggling || role == .leader || pace.ticks % UInt64(Limits.reluctance) == 0 {
+            node.tick()
+        }
+        tickReads()
+        tickSnapshots()
+        carryOut()
+    }
+
+    /// Gives leadership to the voter that is likeliest to be able to lead: this one's log or
+    /// state has no room, or hangs. One after the other is asked, an election timeout each.
+    private func handOver() {
+        guard pace.mayHandOver(every: 2 * options.electionTicks) else { return }
+        let voters = Set(log.confState.0.voters)
+        let others = node.progress.filter {
+            $0.peer != options.id && $0.recentActive && voters.contains($0.peer)
+        }
+        let target =
+            others.filter { $0.peer != pace.lastTarget }.max { $0.match < $1.match }
+            ?? others.first
+        guard let target else { return }
+        pace.handsOver(to: target.peer)
+        options.notice?(
+            "log or tables are full or hang: leadership is handed to member \(target.peer)")
+        node.transferLeader(to: target.peer)
     }
 
     /// Hands leadership to another member, if it can be reached; done when `role` says so.
     public func transferLeadership(to peer: PeerID) {
+        guard !isClosed else { return }
         node.transferLeader(to: peer)
         carryOut()
     }

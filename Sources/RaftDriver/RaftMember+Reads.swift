@@ -10,11 +10,40 @@ import Synchronization
 struct WaitingReads {
     typealias Waiter = CheckedContinuation<Result<Void, StoreError>, Never>
 
+    /// Bytes of a context: member, life and number.
+    static let contextBytes = 24
+
+    let member: PeerID
+    /// Drawn at each start: an answer that was meant for an earlier life of this member, whose
+    /// reads had the same numbers, confirms nothing now.
+    let life: UInt64
     /// Not confirmed yet, by the number that is their context, with the ticks they have left.
     var asked: [UInt64: (waiter: Waiter, ticks: Int)] = [:]
     /// Confirmed; may go on when the index is applied.
     var confirmed: [(index: UInt64, waiter: Waiter)] = []
     var next: UInt64 = 0
+
+    init(of member: PeerID, life: UInt64) {
+        self.member = member
+        self.life = life
+    }
+
+    /// The bytes by which a read is known to whoever confirms it.
+    func context(_ number: UInt64) -> [UInt8] {
+        var context: [UInt8] = []
+        context.appendBigEndian(member.rawValue)
+        context.appendBigEndian(life)
+        context.appendBigEndian(number)
+        return context
+    }
+
+    /// The number of a read of this life; nil for any other bytes.
+    func number(_ context: [UInt8]) -> UInt64? {
+        guard context.count == Self.contextBytes, context.bigEndian(at: 0) == member.rawValue,
+            context.bigEndian(at: 8) == life
+        else { return nil }
+        return context.bigEndian(at: 16)
+    }
 }
 
 extension RaftMember {
@@ -39,9 +68,7 @@ extension RaftMember {
             reads.asked[number] = (
                 waiter, Limits.readElections * options.electionTicks
             )
-            var context: [UInt8] = []
-            context.appendBigEndian(options.id.rawValue)
-            context.appendBigEndian(number)
+            let context = reads.context(number)
             if attempt({ node throws(RaftError) in try node.readIndex(context: context) }) != nil {
                 reads.asked[number] = nil
                 waiter.resume(returning: .failure(notLeader))
@@ -52,10 +79,10 @@ extension RaftMember {
     }
 
     func readConfirmed(_ state: ReadState) {
-        guard state.context.count == 16,
-            let read = reads.asked.removeValue(forKey: state.context.bigEndian(at: 8))
+        guard let number = reads.number(state.context),
+            let read = reads.asked.removeValue(forKey: number)
         else { return }
-        if state.index <= applier.appliedIndex {
+        if state.index <= readable {
             read.waiter.resume(returning: .success(()))
         } else {
             reads.confirmed.append((state.index, read.waiter))
@@ -65,7 +92,7 @@ extension RaftMember {
     /// More has been applied.
     func readsMayGoOn() {
         guard !reads.confirmed.isEmpty else { return }
-        let applied = applier.appliedIndex
+        let applied = readable
         var waiting: [(index: UInt64, waiter: WaitingReads.Waiter)] = []
         for read in reads.confirmed {
             if read.index <= applied {

@@ -5,8 +5,9 @@ import Reactor
 import Synchronization
 
 // Snapshots on their way. The leader writes one when the core asks for it in vain, streams it to
-// the follower in pieces, and only then sends the core's message. The follower keeps the file
-// until it is installed: log first, then state. A crash in between finds a log that begins behind
+// the follower in pieces, and only then sends the core's message. What could not be delivered stays
+// as it is until its receiver has gone on with it, or is gone for good; the log keeps the entries
+// behind it meanwhile. The follower keeps the file until it is installed: log first, then state. A crash in between finds a log that begins behind
 // the state, and the file that fills the gap (`fit`).
 
 /// The snapshots of one group on this member's disk.
@@ -26,11 +27,41 @@ struct SnapshotStore {
     var isWriting = false
     /// To whom one is being sent.
     var receivers: Set<PeerID> = []
+    /// Who has not got all of the one that is offered: it goes on with it when it can be reached.
+    var unserved: Set<PeerID> = []
+    /// Whether a member asked that was not one yet when the offered one was written: there must be
+    /// a new one, once nobody is being given this.
+    var isOutdated = false
+    /// Ticks since anybody was being given it.
+    var idleTicks = 0
+    /// While one is being written: the members, each from the entry on after which they are right.
+    private var members: [(state: ConfState, index: LogIndex)] = []
 
     init(_ directory: String, group: GroupID, on reactor: Reactor) {
         self.directory = directory
         self.group = group
         self.reactor = reactor
+    }
+
+    /// A snapshot begins to be written, with these members in force.
+    mutating func beginWriting(_ members: (ConfState, index: LogIndex)) {
+        isWriting = true
+        self.members = [(members.0, members.index)]
+    }
+
+    /// The members changed, perhaps while a snapshot is being written.
+    mutating func membersChanged(to state: ConfState, at index: LogIndex) {
+        if isWriting { members.append((state, index)) }
+    }
+
+    /// The members that the snapshot which is being written must name: those after its last entry.
+    /// nil if they are not known, because the log begins behind it meanwhile.
+    func members(at index: LogIndex) -> ConfState? { members.last { $0.index <= index }?.state }
+
+    /// The snapshot is written, or is not.
+    mutating func endWriting() {
+        isWriting = false
+        members = []
     }
 
     var outgoingPath: String { "\(directory)/outgoing-\(group)" }
@@ -79,11 +110,11 @@ extension RaftMember {
 
     /// Begins to write a snapshot if the core asked for one that was not there.
     func writeSnapshotIfWanted() {
-        guard role == .leader, !snapshots.isWriting, let wanted = log.wantedSnapshot else {
-            return
-        }
+        guard role == .leader, !isClosed, !snapshots.isWriting, snapshots.receivers.isEmpty,
+            let wanted = log.wantedSnapshot
+        else { return }
         if let offered = snapshots.offered, offered.header.index >= wanted { return }
-        snapshots.isWriting = true
+        snapshots.beginWriting(log.confState)
         Task(executorPreference: reactor) { await self.tryToWriteSnapshot() }
     }
 
@@ -94,7 +125,7 @@ extension RaftMember {
             snapshotError.withLock { $0 = error }
             try? await reactor.sleep(for: Limits.snapshotRetry)
         }
-        snapshots.isWriting = false
+        snapshots.endWriting()
     }
 
     private func writeSnapshot() async throws(StoreError) {
@@ -102,18 +133,19 @@ extension RaftMember {
         let path = snapshots.outgoingPath
         // What an attempt that failed has left.
         try? await reactor.remove(path)
-        let before = log.confState
+        log.hold(after: readable)
+        defer { if snapshots.offered == nil { log.hold(after: nil) } }
         let index = try await applier.writeSnapshot(to: path)
-        let after = log.confState
-        // The members as of the snapshot; they may have changed while it was written.
-        let members = after.index <= index ? after.0 : before.0
-        guard !isClosed, before.index <= index, let term = try? log.term(of: index) else {
+        guard !isClosed, let members = snapshots.members(at: index),
+            let term = try? log.term(of: index)
+        else {
             try? await reactor.remove(path)
             return
         }
         let sender = try await SnapshotSender.open(
             path, group: log.id, index: index, term: term, on: reactor)
         snapshots.offered = sender
+        log.hold(after: index)
         log.offer(
             Snapshot(
                 metadata: SnapshotMetadata(confState: members, index: index, term: term),
@@ -124,7 +156,10 @@ extension RaftMember {
     private func withdrawSnapshot() async {
         log.offer(nil)
         guard let sender = snapshots.offered else { return }
+        log.hold(after: nil)
         snapshots.offered = nil
+        snapshots.unserved = []
+        snapshots.isOutdated = false
         try? await sender.close()
         try? await reactor.remove(snapshots.outgoingPath)
     }
@@ -138,24 +173,56 @@ extension RaftMember {
     private func streamAndSend(_ message: Message) async {
         let isDelivered = await deliver(message)
         snapshots.receivers.remove(message.to)
+        snapshots.idleTicks = 0
         guard !isClosed else { return }
         if isDelivered { transport.send([message]) }
         node.reportSnapshot(message.to, isDelivered ? .finished : .failed)
         carryOut()
-        if snapshots.receivers.isEmpty, !snapshots.isWriting { await withdrawSnapshot() }
+        await withdrawIfDone()
+    }
+
+    /// Withdraws what is offered once all who asked for it have it, or if nobody should.
+    private func withdrawIfDone() async {
+        guard snapshots.receivers.isEmpty, !snapshots.isWriting,
+            snapshots.unserved.isEmpty || snapshots.isOutdated || role != .leader
+        else { return }
+        await withdrawSnapshot()
+    }
+
+    /// The group's clock ticked: who was not reached for long is not waited for any more.
+    func tickSnapshots() {
+        guard snapshots.offered != nil, snapshots.receivers.isEmpty, !snapshots.isWriting else {
+            return
+        }
+        snapshots.idleTicks += 1
+        if role == .leader,
+            snapshots.idleTicks < Limits.offerElections * options.electionTicks
+        {
+            return
+        }
+        snapshots.idleTicks = 0
+        snapshots.unserved = []
+        Task(executorPreference: reactor) { await self.withdrawIfDone() }
     }
 
     private func deliver(_ message: Message) async -> Bool {
-        // A member that was added after the snapshot was made would refuse it for ever: it is
-        // given a new one when this one is withdrawn.
         guard let sender = snapshots.offered, let metadata = message.snapshot?.metadata,
-            sender.header.index == metadata.index, metadata.confState.names(message.to)
+            sender.header.index == metadata.index
         else { return false }
+        guard metadata.confState.names(message.to) else {
+            // It was added after the snapshot was made, and would refuse it for ever.
+            snapshots.isOutdated = true
+            return false
+        }
+        snapshots.unserved.insert(message.to)
         do throws(StoreError) {
             var offset = try await transport.deliver(
                 SnapshotRequest(header: sender.header, piece: nil), to: message.to)
             while !isClosed, role == .leader {
-                guard let piece = try await sender.piece(at: offset) else { return true }
+                guard let piece = try await sender.piece(at: offset) else {
+                    snapshots.unserved.remove(message.to)
+                    return true
+                }
                 let next = try await transport.deliver(
                     SnapshotRequest(header: sender.header, piece: piece), to: message.to)
                 guard next > offset else {
@@ -233,6 +300,8 @@ extension RaftMember {
             snapshots.received.remove(index)
             await snapshots.removeFile(index)
         }
+        snapshots.membersChanged(to: log.confState.0, at: log.confState.index)
+        readable = snapshot.index
         groupChanged()
         readsMayGoOn()
         return true

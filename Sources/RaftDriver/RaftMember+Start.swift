@@ -60,8 +60,8 @@ extension RaftMember {
     /// answered before a restart can be read then. At once in a group of several.
     func untilReplayed() async throws(StoreError) {
         guard isSoleVoter else { return }
-        while role != .leader || applier.appliedIndex < node.lastIndex {
-            if let refusal = inbox.withLock({ $0.refusal }) { throw refusal }
+        while role != .leader || readable < node.lastIndex {
+            if let refusal = inbox.withLock({ $0.refusal ?? $0.shortage }) { throw refusal }
             // Not before committed changes of the members are applied, says the core.
             if role == .follower { campaign() }
             do throws(CancellationError) {

@@ -15,6 +15,8 @@ extension RaftMember {
     /// answers that wait for it.
     func appendForever() async {
         while var batch = await nextAppends() {
+            pace.begin(.log)
+            defer { pace.end(.log) }
             if mustWrite(batch) {
                 batch.hardState = batch.hardState ?? unwrittenState
                 guard await write(batch) else { return }
@@ -156,12 +158,11 @@ extension RaftMember {
             isShort = true
             options.notice?("log or tables wait, and are tried again: \(error)")
         }
-        inbox.withLock { inbox in
-            if inbox.refusal == nil { inbox.refusal = error }
-        }
+        // Where another leads or may, that one is to be asked; in a group of one nobody else is.
+        if role == .leader || isSoleVoter { inbox.withLock { $0.shortage = error } }
         try? await reactor.sleep(for: Limits.noSpaceRetry)
         inbox.withLock { inbox in
-            if inbox.refusal == error, !inbox.isClosing { inbox.refusal = nil }
+            if inbox.shortage == error { inbox.shortage = nil }
         }
     }
 
@@ -171,6 +172,8 @@ extension RaftMember {
     func applyForever() async {
         while let messages = await nextApplies() {
             isApplying = true
+            pace.begin(.state)
+            defer { pace.end(.state) }
             let isApplied = await apply(messages.flatMap(\.entries))
             isApplying = false
             guard isApplied else { return }
@@ -212,6 +215,7 @@ extension RaftMember {
             let pending = takeProposed(entry)
             switch entry.kind {
             case .normal:
+                if entry.index == changes.index { changeWasReplaced() }
                 batch.append(
                     CommittedCommand(index: entry.index, bytes: entry.data, pending: pending))
                 guard batch.count >= Limits.appliedAtOnce else { continue }
@@ -241,7 +245,15 @@ extension RaftMember {
         let pending = batch.compactMap(\.pending)
         release(pending)
         for command in batch { command.pending?.succeed(at: command.index) }
+        pace.begin(.state)
+        applied(through: batch[batch.count - 1].index)
         return true
+    }
+
+    /// Entries up to `index` can be read from now on.
+    func applied(through index: LogIndex) {
+        readable = index
+        noteWhetherAlone()
     }
 
     /// The command that was proposed here as this entry. Commands whose place another leader's

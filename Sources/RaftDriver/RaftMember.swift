@@ -31,12 +31,17 @@ public actor RaftMember {
     struct Inbox {
         var commands: [any PendingCommand] = []
         var messages: [Message] = []
+        /// Bytes of these messages, about.
+        var messageBytes = 0
         /// Commands that are not answered yet, wherever they are, and their bytes.
         var outstanding = 0
         var outstandingBytes = 0
         var idle: UnsafeContinuation<Void, Never>?
-        /// Why nothing can be proposed.
+        /// Why nothing can be proposed any more.
         var refusal: StoreError?
+        /// Why nothing can be proposed for now: this leader lacks room, descriptors or memory.
+        var shortage: StoreError?
+        /// Whether the member is closed or has stopped: nothing more comes in.
         var isClosing = false
     }
 
@@ -53,7 +58,8 @@ public actor RaftMember {
     let applier: any CommandApplier  // entered once a batch
     let transport: any RaftTransport  // entered once a round
     nonisolated let inbox = Mutex(Inbox())
-    /// Whether this member leads a group of no other: then whatever was answered can be read.
+    /// Whether this member leads a group of no other, and has applied an entry of its term: then
+    /// whatever was answered can be read.
     nonisolated let isAlone = Atomic(false)
     nonisolated let measures = GroupMeasures()
 
@@ -72,7 +78,10 @@ public actor RaftMember {
     var unwrittenState: HardState?
     var idleAppender: UnsafeContinuation<Void, Never>?
     var idleApplier: UnsafeContinuation<Void, Never>?
-    var reads = WaitingReads()
+    var reads: WaitingReads
+    /// The last entry whose changes can be read here, caches of them included: never ahead of
+    /// what `applied` was called for.
+    var readable: LogIndex
     var changes = WaitingChanges()
     var loops: [Task<Void, Never>] = []
     var ticker: Task<Void, Never>?
@@ -83,6 +92,8 @@ public actor RaftMember {
     var waitsForSpace = 0
     /// Whether they have waited since all went well.
     var isShort = false
+    /// Whether log and state keep up, by the clock of the group.
+    var pace = DiskPulse()
     /// Fetches of entries that are only on disk, by follower.
     var fetching: Set<PeerID> = []
 
@@ -93,7 +104,7 @@ public actor RaftMember {
     init(
         node: RawNode<GroupLog>, log: GroupLog, applier: any CommandApplier,
         transport: any RaftTransport, snapshots: SnapshotStore, options: RaftMemberOptions,
-        on reactor: Reactor
+        life: UInt64, on reactor: Reactor
     ) {
         self.node = node
         self.log = log
@@ -102,6 +113,8 @@ public actor RaftMember {
         self.snapshots = snapshots
         self.options = options
         self.reactor = reactor
+        reads = WaitingReads(of: options.id, life: life)
+        readable = applier.appliedIndex
         writtenState = (try? log.initialState().0) ?? HardState()
     }
 
@@ -123,10 +136,12 @@ public actor RaftMember {
             snapshots.received.remove(index)
             await snapshots.removeFile(index)
         }
+        var generator = generator
+        let life: UInt64 = generator.next()
         let node = try makeNode(log, options, applied: applier.appliedIndex, generator)
         let member = RaftMember(
             node: node, log: log, applier: applier, transport: transport, snapshots: snapshots,
-            options: options, on: reactor)
+            options: options, life: life, on: reactor)
         await member.begin()
         return member
     }
@@ -144,6 +159,7 @@ public actor RaftMember {
 
     /// Has this member try to become the leader now.
     public func campaign() {
+        guard !isClosed else { return }
         node.campaign()
         carryOut()
     }
@@ -152,7 +168,7 @@ public actor RaftMember {
 
     private func run() async {
         while let (commands, messages) = await nextWork() {
-            for message in messages where isHere(message) {
+            for message in messages where !isClosed && isHere(message) {
                 let refusal = attempt { node throws(RaftError) in try node.step(message) }
                 if case .lostEntries(let committed, let last)? = refusal {
                     stop(
@@ -175,6 +191,7 @@ public actor RaftMember {
                 defer {
                     inbox.commands = []
                     inbox.messages = []
+                    inbox.messageBytes = 0
                 }
                 return ((inbox.commands, inbox.messages), inbox.isClosing)
             }
@@ -209,6 +226,12 @@ public actor RaftMember {
 
     private func propose(_ commands: [any PendingCommand]) {
         guard !commands.isEmpty else { return }
+        // A message that came with them may have stopped this member.
+        guard !isClosed else {
+            let error = StoreError(.notReady, "the group is closed")
+            for command in commands { fail(command, inbox.withLock { $0.refusal } ?? error) }
+            return
+        }
         guard role == .leader else {
             let error = notLeader
             for command in commands { fail(command, error) }
@@ -271,7 +294,11 @@ public actor RaftMember {
         role = state.role
         leader = state.leader
         groupChanged()
-        if role != .leader { abandonReads() }
+        if role != .leader {
+            abandonReads()
+            // Whether it has room matters to nobody now: the leader is to be asked.
+            if !isSoleVoter { inbox.withLock { $0.shortage = nil } }
+        }
         guard wasLeader, role != .leader else { return }
         let error = StoreError(
             .connection,
@@ -298,7 +325,7 @@ public actor RaftMember {
         precondition(!command.bytes.isEmpty, "a command has bytes")
         let (refusal, idle) = inbox.withLock {
             inbox -> (StoreError?, UnsafeContinuation<Void, Never>?) in
-            if let refusal = inbox.refusal { return (refusal, nil) }
+            if let refusal = inbox.refusal ?? inbox.shortage { return (refusal, nil) }
             guard inbox.outstanding < Limits.waitingCommands,
                 inbox.outstandingBytes + command.bytes.count <= Limits.waitingBytes
             else {
@@ -318,16 +345,33 @@ public actor RaftMember {
         idle?.resume()
     }
 
-    /// Takes messages of other members.
-    public nonisolated func receive(_ messages: [Message]) {
-        let idle = inbox.withLock { inbox in
-            let room = Limits.waitingMessages - inbox.messages.count
-            inbox.messages += messages.prefix(max(0, room))
+    /// Takes messages of other members. What is for another, or claims to come from this member
+    /// itself, whose own words are not sent, is dropped; so is what is too much to wait.
+    ///
+    /// - Returns: false, and nothing is kept, once the member is closed or has stopped.
+    @discardableResult
+    public nonisolated func receive(_ messages: [Message]) -> Bool {
+        let (isTaken, idle) = inbox.withLock {
+            inbox -> (Bool, UnsafeContinuation<Void, Never>?) in
+            guard !inbox.isClosing else { return (false, nil) }
+            for message in messages where message.to == options.id && message.from != options.id {
+                let size = RaftCodec.size(message)
+                guard inbox.messages.count < Limits.waitingMessages,
+                    inbox.messageBytes + size <= Limits.waitingMessageBytes
+                        || inbox.messages.isEmpty
+                else { break }
+                inbox.messages.append(message)
+                inbox.messageBytes += size
+            }
             defer { inbox.idle = nil }
-            return inbox.idle
+            return (true, inbox.idle)
         }
         idle?.resume()
+        return isTaken
     }
+
+    /// Messages of other members that wait to be stepped.
+    nonisolated var waitingMessages: Int { inbox.withLock { $0.messages.count } }
 
     /// Commands that were proposed here and are not answered.
     nonisolated var waitingCommands: Int { inbox.withLock { $0.outstanding } }
@@ -362,6 +406,12 @@ public actor RaftMember {
     func stop(_ error: StoreError) {
         refuse(error)
         isClosed = true
+        isAlone.store(false, ordering: .releasing)
+        inbox.withLock { inbox in
+            inbox.isClosing = true
+            inbox.messages = []
+            inbox.messageBytes = 0
+        }
         let lost = proposed
         proposed = []
         for entry in lost { fail(entry.command, error.leavingOpen) }
@@ -389,7 +439,6 @@ public actor RaftMember {
         refuse(StoreError(.notReady, "the group is closed"))
         ticker?.cancel()
         await drain()
-        inbox.withLock { $0.isClosing = true }
         stop(StoreError(.notReady, "the group is closed"))
         for loop in loops { await loop.value }
         loops = []

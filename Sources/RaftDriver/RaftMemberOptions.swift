@@ -10,6 +10,13 @@ public enum RaftMemberLimits {
     public static let appliedAtOnce = 1024
     /// Messages of other members that wait to be taken; more are dropped, as a network would.
     public static let waitingMessages = 16_384
+    /// Bytes of these messages, about; a single one may be larger.
+    public static let waitingMessageBytes = 64 << 20
+    /// Elections for which a leader's log or tables may be at one piece of work before it hands
+    /// leadership over: a disk that hangs.
+    public static let stallElections = 2
+    /// A member whose disk is full or hangs campaigns so many times later than others.
+    public static let reluctance = 4
     /// Reads that wait for their index.
     public static let waitingReads = 16_384
     /// Elections that a read waits for its index.
@@ -17,6 +24,8 @@ public enum RaftMemberLimits {
     /// After the disk had no room, or descriptors or memory were wanting, the same is tried again
     /// so much later.
     public static let noSpaceRetry = Duration.milliseconds(200)
+    /// Elections for which a snapshot is kept for a member to whom it could not be delivered.
+    public static let offerElections = 60
     /// After a snapshot could not be written the next attempt is made so much later.
     public static let snapshotRetry = Duration.seconds(2)
 }

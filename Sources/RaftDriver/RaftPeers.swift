@@ -162,7 +162,9 @@ public final class RaftService: RPCHandler {
         switch method {
         case .messages:
             let (group, messages) = try RaftCodec.decode(request.message)
-            try member(group).receive(messages)
+            guard try member(group).receive(messages) else {
+                throw StoreError(.notReady, "the member of group \(group) here has stopped")
+            }
             return RPCReply()
         case .snapshotPiece:
             let piece = try SnapshotRequest(decoding: request.message, payload: request.payload)

@@ -14,6 +14,12 @@ import Transport
 public struct SnapshotRequest: Sendable {
     static let version: UInt8 = 1
 
+    /// Bounds of what is taken from a peer.
+    public enum Limits {
+        /// Bytes of a snapshot.
+        public static let bytes: UInt64 = 1 << 50
+    }
+
     public var header: SnapshotHeader
     /// nil to ask where to go on.
     public var piece: SnapshotPiece?
@@ -54,15 +60,25 @@ public struct SnapshotRequest: Sendable {
         let term: Term = try reader.number()
         let size: UInt64 = try reader.number()
         let checksum: UInt32 = try reader.number()
-        guard let size = Int(exactly: size) else {
-            throw StoreError(.badRequest, "a snapshot of \(size) bytes is too large")
+        guard size <= Limits.bytes, let size = Int(exactly: size) else {
+            throw StoreError(
+                .badRequest,
+                "a snapshot of \(size) bytes is too large: at most \(Limits.bytes)")
+        }
+        guard index <= Raft.Limits.largestNumber, term <= Raft.Limits.largestNumber else {
+            throw StoreError(
+                .badRequest, "a snapshot of entry \(index) of term \(term) came: no group is there")
         }
         header = SnapshotHeader(
             group: group, index: index, term: term, size: size, checksum: checksum)
         guard try reader.byte() != 0 else { return }
         let offset: UInt64 = try reader.number()
         let pieceChecksum: UInt32 = try reader.number()
-        guard let offset = Int(exactly: offset), let payload else {
+        guard let offset = Int(exactly: offset), offset <= size else {
+            throw StoreError(
+                .badRequest, "a piece came at byte \(offset) of a snapshot of \(size)")
+        }
+        guard let payload else {
             throw StoreError(.badRequest, "a piece of a snapshot came without its bytes")
         }
         piece = SnapshotPiece(offset: offset, payload: payload, checksum: pieceChecksum)

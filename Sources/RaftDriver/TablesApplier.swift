@@ -55,6 +55,7 @@ final class TablesApplier: CommandApplier {
 
     func installSnapshot(from path: String, index: LogIndex) async throws(StoreError) {
         try await store.replace(with: path, index: index)
+        replay.reset()
     }
 
     // MARK: Checkpoints
@@ -96,8 +97,15 @@ final class TablesApplier: CommandApplier {
         let members = log.confState.0
         let isAlone = members.voters.count + members.learners.count <= 1
         let kept = isAlone ? 0 : options.trailingEntries
-        guard index > kept, index - kept >= log.firstIndex else { return }
-        try await log.compact(through: index - kept)
+        guard index > kept else { return }
+        var last = index - kept
+        // Whoever is being given a snapshot goes on with the entries behind it; without them it
+        // would need the next one at once. But the log does not grow for ever over that.
+        if let held = log.held, held < last, index - held <= MetadataGroupLimits.heldEntries {
+            last = held
+        }
+        guard last >= log.firstIndex else { return }
+        try await log.compact(through: last)
     }
 
     /// No more checkpoints but a last one. To be called when nothing is applied any more.

@@ -97,6 +97,13 @@ public final class GroupLog: RaftStorage, Sendable {
         }
     }
 
+    /// Entries after `index` are wanted by whoever gets a snapshot of it: a compaction should leave
+    /// them. nil if nobody does. Not durable.
+    public func hold(after index: LogIndex?) { state.withLock { $0.held = index } }
+
+    /// What `hold` was last given.
+    public var held: LogIndex? { state.withLock { $0.held } }
+
     /// The index at or after which a snapshot was asked for in vain; nil if none was.
     public var wantedSnapshot: LogIndex? { state.withLock { $0.wantedSnapshot } }
 

@@ -21,6 +21,8 @@ struct GroupState {
     var isRemoved = false
     /// The snapshot to give to followers.
     var offered: Snapshot?
+    /// Entries after this one are to be left by compactions.
+    var held: LogIndex?
     /// The index a snapshot was asked for at while there was none.
     var wantedSnapshot: LogIndex?
 

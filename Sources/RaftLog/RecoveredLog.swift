@@ -12,6 +12,8 @@ struct RecoveredLog {
     var nextBatch: UInt64
     var durableOldest: UInt32
     var spares: [UInt64]
+    /// Whether something sound follows the last batch that has records.
+    var isProven = true
 
     /// What has been read so far.
     struct Progress {
@@ -19,6 +21,8 @@ struct RecoveredLog {
         var segments: [SegmentLedger.Segment] = []
         var oldest: UInt32?
         var last: SegmentScan?
+        /// Whether the last batch has no records, or there is none in the last segment.
+        var isProven = true
     }
 
     /// Reads all segments in `directory`, one after the other, the next one while one is gone
@@ -122,7 +126,9 @@ struct RecoveredLog {
     ) throws(StoreError) {
         var scan = found
         try checkPlace(of: scan, sequence, progress)
+        progress.isProven = true
         while let (offset, batch) = try scan.next() {
+            progress.isProven = batch.recordCount == 0
             try take(scan, batch, at: offset, &progress.groups) { _ in }
         }
         note(scan, &progress)
@@ -248,7 +254,8 @@ struct RecoveredLog {
             return RecoveredLog(
                 groups: groups, ledger: SegmentLedger(progress.segments), file: file,
                 capacity: last.header.size, end: last.end, nextBatch: last.nextBatch,
-                durableOldest: progress.oldest ?? 1, spares: spares)
+                durableOldest: progress.oldest ?? 1, spares: spares,
+                isProven: progress.isProven)
         } catch {
             throw StoreError(error)
         }

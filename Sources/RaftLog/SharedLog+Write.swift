@@ -32,6 +32,7 @@ extension SharedLog {
             }
             maintainIfNeeded()
         }
+        await proveAtEnd()
     }
 
     private func refuseAll(_ error: StoreError) {
@@ -86,29 +87,45 @@ extension SharedLog {
             if let request = pending.first { try await makeRoom(for: request) }
             return
         }
-        let salt = ledger.current.salt
-        let header = LogBytes.BatchHeader(
-            salt: salt, number: nextBatch, recordCount: recordCount, bodySize: bodySize,
-            oldest: oldestNeeded)
-        header.seal(buffer.bytes)
-        let size = header.paddedSize
-        do throws(IOError) {
-            try await writeOut(size)
+        let size: Int
+        do throws(StoreError) {
+            size = try await writeSealed(recordCount: recordCount, bodySize: bodySize)
         } catch {
-            let failure = unusable(error)
-            for request in done { finish(request, failure) }
-            throw failure
+            for request in done { finish(request, error) }
+            throw error
         }
-        nextBatch += 1
-        end += size
-        durableOldest = header.oldest
-        counts.batches += 1
-        counts.bytesWritten += size
         counts.calls += done.count
         let moved = counts.bytesMoved
         applyEffects()
         moveBudget += 2 * size - 3 * (counts.bytesMoved - moved)
         finishAll(done)
+    }
+
+    /// Writes a batch whose records are in the buffer, and returns its bytes with padding.
+    private func writeSealed(recordCount: Int, bodySize: Int) async throws(StoreError) -> Int {
+        let header = LogBytes.BatchHeader(
+            salt: ledger.current.salt, number: nextBatch, recordCount: recordCount,
+            bodySize: bodySize, oldest: oldestNeeded)
+        header.seal(buffer.bytes)
+        let size = header.paddedSize
+        do throws(IOError) {
+            try await writeOut(size)
+        } catch {
+            throw unusable(error)
+        }
+        nextBatch += 1
+        end += size
+        durableOldest = header.oldest
+        isProven = recordCount == 0
+        if !isProven { proveSoon() }
+        counts.batches += 1
+        counts.bytesWritten += size
+        return size
+    }
+
+    /// Writes a batch without records.
+    func writeProof() async throws(StoreError) {
+        _ = try await writeSealed(recordCount: 0, bodySize: 0)
     }
 
     /// Makes the first `size` bytes of the buffer durable at the end of the segment. Where memory

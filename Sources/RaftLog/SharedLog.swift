@@ -47,6 +47,9 @@ public actor SharedLog {
         public var slackSegments: Int
         /// Segments that are kept for reuse when they are free; more go back to the disk.
         public var spareSegments: Int
+        /// After so long without a batch the last one is proven by an empty one behind it; so is it
+        /// when the log is closed. nil for tests of what is cut: no proofs.
+        public var proofDelay: Duration? = .seconds(1)
 
         /// The defaults suit a disk of its own with tens to hundreds of groups.
         public init(
@@ -146,6 +149,10 @@ public actor SharedLog {
     var sparelessAt: Int?
     var maintenance: Task<Void, Never>?
     var writer: Task<Void, Never>?
+    /// Whether anything durable follows the last batch that has records: see `SharedLog+Proof`.
+    var isProven: Bool
+    /// Waits for a moment of rest to prove it.
+    var prover: Task<Void, Never>?
     var readers: [UInt32: File] = [:]
     var readsUnderWay = 0
     var cachedBytes = 0
@@ -170,6 +177,7 @@ public actor SharedLog {
         end = found.end
         nextBatch = found.nextBatch
         durableOldest = found.durableOldest
+        isProven = found.isProven
         spares = found.spares
         moveBudget = options.slackSegments * options.segmentSize
         nextSpare = (found.spares.max() ?? 0) + 1
@@ -202,6 +210,7 @@ public actor SharedLog {
             roster.withLock { $0.groups[id] = group }
         }
         writer = Task(executorPreference: reactor) { await self.write() }
+        if !isProven { proveSoon() }
         maintainIfNeeded()
     }
 
@@ -291,6 +300,8 @@ public actor SharedLog {
             return queue.idle
         }
         idle?.resume()
+        prover?.cancel()
+        await prover?.value
         await writer?.value
         writer = nil
         await maintenance?.value

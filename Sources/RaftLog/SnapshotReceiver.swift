@@ -25,6 +25,10 @@ public actor SnapshotReceiver {
     private var label: SnapshotFile.Label
     private var received: Int
     private var checksum: UInt32
+    /// Bytes from the start that were read back from the file after a sync, and their CRC32C. They
+    /// are read as they come, so that the last call does not take as long as all others together.
+    private var verified: Int
+    private var verifiedChecksum: UInt32
     private var isBusy = false
     /// Why it cannot go on.
     private var failure: StoreError?
@@ -39,6 +43,9 @@ public actor SnapshotReceiver {
         self.reactor = reactor
         received = label.durable
         checksum = label.durableChecksum
+        // Who goes on with a file has read what it has.
+        verified = label.durable
+        verifiedChecksum = label.durableChecksum
     }
 
     /// Where the next piece begins, in bytes; `header.size` when all are there.
@@ -147,8 +154,8 @@ public actor SnapshotReceiver {
         precondition(!isBusy, "pieces are taken one after the other")
         isBusy = true
         defer { isBusy = false }
-        let end = piece.offset + piece.payload.count
-        guard piece.offset >= 0, end <= header.size, piece.payload.count > 0,
+        guard piece.offset >= 0, piece.offset <= header.size,
+            piece.payload.count <= header.size - piece.offset, piece.payload.count > 0,
             piece.payload.count <= SnapshotFile.Limits.pieceBytes
         else {
             throw StoreError(
@@ -156,6 +163,7 @@ public actor SnapshotReceiver {
                 "a piece of \(piece.payload.count) bytes at \(piece.offset) of a snapshot of "
                     + "\(header.size): a piece has 1 to \(SnapshotFile.Limits.pieceBytes)")
         }
+        let end = piece.offset + piece.payload.count
         if end <= received { return }
         guard piece.offset == received else {
             throw StoreError(
@@ -184,10 +192,18 @@ public actor SnapshotReceiver {
     /// Makes what was received durable and notes how much it is.
     private func note() async throws(IOError) {
         try await file.synchronize()
+        try await verify()
         label.durable = received
         label.durableChecksum = checksum
         label.count += 1
         try await writeLabel()
+    }
+
+    /// Reads back what was received since the last time.
+    private func verify() async throws(IOError) {
+        verifiedChecksum = try await SnapshotFile.checksum(
+            of: file, verified..<received, after: verifiedChecksum)
+        verified = received
     }
 
     private func writeLabel() async throws(IOError) {
@@ -216,8 +232,8 @@ public actor SnapshotReceiver {
         }
     }
 
-    /// Reads the whole file back, checks it, and gives it its name: the path of the snapshot,
-    /// durable when this returns. The receiver is done then.
+    /// Reads the rest of the file back, checks the whole, and gives it its name: the path of the
+    /// snapshot, durable when this returns. The receiver is done then.
     ///
     /// - Throws: `badRequest` if pieces are missing, `corrupt` if the bytes are not those of the
     ///   header: then all are thrown away, and it must be begun again from the start.
@@ -232,7 +248,9 @@ public actor SnapshotReceiver {
         defer { isBusy = false }
         let partial = SnapshotFile.partial(header.group, in: directory)
         do throws(IOError) {
-            let found = try await SnapshotFile.checksum(of: file, 0..<header.size)
+            try await file.synchronize()
+            try await verify()
+            let found = verifiedChecksum
             guard found == header.checksum else {
                 try await file.close()
                 try await reactor.remove(partial)
@@ -258,11 +276,14 @@ public actor SnapshotReceiver {
 }
 
 extension SnapshotFile {
-    /// CRC32C of a part of a file, read in pieces.
-    static func checksum(of file: File, _ range: Range<Int>) async throws(IOError) -> UInt32 {
-        guard !range.isEmpty else { return 0 }
+    /// CRC32C of a part of a file, read in pieces; of what `before` is the CRC32C of and that part,
+    /// if it is given.
+    static func checksum(
+        of file: File, _ range: Range<Int>, after before: UInt32 = 0
+    ) async throws(IOError) -> UInt32 {
+        guard !range.isEmpty else { return before }
         let buffer = file.reactor.pool.allocate(min(range.count, Limits.pieceBytes))
-        var checksum: UInt32 = 0
+        var checksum = before
         var at = range.lowerBound
         while at < range.upperBound {
             let wanted = min(buffer.capacity, range.upperBound - at)

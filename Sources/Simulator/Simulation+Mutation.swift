@@ -12,8 +12,8 @@ extension Simulation {
         var message = message
         switch (mutation, message.kind) {
         case (.votesWithoutLogCheck, .vote), (.votesWithoutLogCheck, .preVote):
-            message.logTerm = .max / 2
-            message.index = .max / 2
+            message.logTerm = 1 << 61
+            message.index = 1 << 61
         case (.votesTwice, .vote) where message.term == state.term && role != .leader:
             grant(message, by: node)
             return nil

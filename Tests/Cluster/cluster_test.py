@@ -98,6 +98,7 @@ class Run(CommandLineSteps):
         read_all(self.cluster, "files", self.expected)
 
     def test_04_rclone_stores_and_checks(self):
+        assert "the cluster is well" in self.cluster.apus("admin", "status").stdout
         self.cluster.run("rclone", "mkdir", "apus:rclone")
         self.cluster.run("rclone", "copy", self.files + "/d1", "apus:rclone/d1")
         self.cluster.run("rclone", "check", "--download", self.files + "/d1", "apus:rclone/d1")
@@ -265,6 +266,11 @@ class Run(CommandLineSteps):
         self.cluster.kill("dn2")
         self.cluster.kill("dn4")
         read_all(self.cluster, "files", self.expected)
+        time.sleep(6)
+        page = self.cluster.apus("admin", "status", check=False)
+        assert page.returncode == 1, page
+        assert page.stdout.count("danger: datanode 127.0.0.1:") == 2, page.stdout
+        assert "OUTAGE: 3 datanodes are healthy, and rs-3-2" in page.stdout, page.stdout
         self.cluster.run("rclone", "check", "--download", self.files + "/d1", "apus:rclone/d1")
 
     def test_07_writing_goes_on_with_one_back(self):

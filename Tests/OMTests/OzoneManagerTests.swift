@@ -29,7 +29,13 @@ final class TestClock: Sendable {
     var uptime: UInt64 {
         UInt64(milliseconds.load(ordering: .relaxed) - 1_600_000_000_000) * 1_000_000
     }
-    var now: Timestamp { Timestamp(milliseconds: milliseconds.load(ordering: .relaxed)) }
+    var now: Timestamp {
+        Timestamp(
+            milliseconds: milliseconds.load(ordering: .relaxed) + ahead.load(ordering: .relaxed))
+    }
+    private let ahead = Atomic<Int64>(0)
+    /// Somebody sets the wall clock.
+    func set(aheadBy hours: Int64) { ahead.store(hours * 3_600_000, ordering: .relaxed) }
     func advance(_ duration: Duration) {
         milliseconds.wrappingAdd(
             duration.components.seconds * 1000
@@ -379,6 +385,37 @@ struct OzoneManagerTests {
         }
     }
 
+    @Test("a wall clock that is set ahead expires nothing that is younger than half its age")
+    func clockSetAhead() async throws {
+        try await withManager { setup, manager, client in
+            let open = try await client.openKey(
+                try path("slow"), length: nil, replication: nil, user: "ann")
+            let gone = try await client.openKey(
+                try path("gone"), length: nil, replication: nil, user: "ann")
+            setup.clock.set(aheadBy: 365 * 24)
+            try await manager.expire()
+            // With the wrong clock, too, keys are made, and the log keeps its time.
+            _ = try await put(client, "k")
+            setup.clock.advance(.seconds(11 * 3600))
+            try await manager.expire()
+            var written = open.groups[0]
+            written.length = 1
+            _ = try await client.commit(open, groups: [written], KeyCommit(etag: "e"))
+            // Set right, and back by a year: what is old enough goes all the same.
+            setup.clock.set(aheadBy: -365 * 24)
+            for _ in 0..<14 {
+                setup.clock.advance(.seconds(2 * 3600))
+                try await manager.expire()
+            }
+            written = gone.groups[0]
+            written.length = 1
+            let error = await code {
+                try await client.commit(gone, groups: [written], KeyCommit(etag: "e"))
+            }
+            #expect(error == .conflict)
+        }
+    }
+
     @Test("what was reserved and not used expires long before what was opened under a name")
     func reservedExpiry() async throws {
         try await withManager { setup, manager, client in
@@ -684,7 +721,9 @@ struct OzoneManagerTests {
             let clock = TestClock()
             let manager = try await OzoneManager.open(
                 directory: directory + "/om", reactor: reactor, blocks: blocks,
-                options: options, clock: { clock.now }, generator: SplitMix64(state: 1),
+                options: options, clock: { clock.now },
+                uptime: { MonotonicTime.now().nanoseconds + clock.uptime },
+                generator: SplitMix64(state: 1),
                 logger: Logger(label: "om-test"))
             manager.start()
             let client = OMClient(DirectCaller(manager: manager))

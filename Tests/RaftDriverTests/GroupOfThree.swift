@@ -13,6 +13,9 @@ import Transport
 struct Appending: StateMachine {
     static let table = MetadataTable(1)
 
+    /// How often the tables were replaced.
+    let resets = Resets()
+
     var tables: [MetadataTable] { [Self.table] }
     func encode(_ command: [UInt8]) -> [UInt8] { command }
     func decode(_ bytes: [UInt8]) -> [UInt8] { bytes }
@@ -25,6 +28,16 @@ struct Appending: StateMachine {
         transaction.put(Self.table, key, value)
         return value
     }
+}
+
+extension Appending {
+    final class Resets: Sendable {
+        private let mutex = Mutex(0)
+        var count: Int { mutex.withLock { $0 } }
+        func add() { mutex.withLock { $0 += 1 } }
+    }
+
+    func reset() { resets.add() }
 }
 
 /// A server that can be cut off from the others: it refuses calls, and makes none.

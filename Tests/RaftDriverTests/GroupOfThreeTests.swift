@@ -210,6 +210,9 @@ struct GroupOfThreeTests {
             try await group.converge()
             let first = await late.member?.log.firstIndex ?? 0
             #expect(first > 150, "the log begins at \(first): no snapshot was installed")
+            // Whatever the state machine had in memory of the old tables is void.
+            #expect(late.group?.machine.resets.count == 1)
+            #expect(leader.group?.machine.resets.count == 0)
             for key in [1, 77, 199] as [UInt8] {
                 let expected = try await group.value(key, on: leader)
                 #expect(try await group.value(key, on: late) == expected)

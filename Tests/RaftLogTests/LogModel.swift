@@ -159,15 +159,16 @@ enum ModelOperation {
 /// The `number`th group of a test.
 func groupID(_ number: Int) -> GroupID { GroupID(high: 0xA905, low: UInt64(number)) }
 
-/// A log with segments of 32 KiB and next to no memory.
+/// A log with segments of 32 KiB and next to no memory. Without a proof of its last batch, as a
+/// crash leaves it, unless there is a delay for it.
 func smallLog(
     _ directory: String, on reactor: Reactor, segmentSize: Int = 32 << 10,
-    cacheBytes: Int = 16 << 10
+    cacheBytes: Int = 16 << 10, proofDelay: Duration? = nil
 ) async throws(StoreError) -> SharedLog {
-    try await SharedLog.open(
-        directory: directory, on: reactor,
-        options: .init(
-            segmentSize: segmentSize, cacheBytes: cacheBytes, slackSegments: 3, spareSegments: 2))
+    var options = SharedLog.Options(
+        segmentSize: segmentSize, cacheBytes: cacheBytes, slackSegments: 3, spareSegments: 2)
+    options.proofDelay = proofDelay
+    return try await SharedLog.open(directory: directory, on: reactor, options: options)
 }
 
 /// All groups of a log, read whole.

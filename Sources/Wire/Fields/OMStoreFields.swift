@@ -204,6 +204,7 @@ extension OMCommand: FieldReadable, FieldWritable {
             case 0x42 where body == nil: body = .open(fields.message())
             case 0x52 where body == nil: body = .commit(fields.message())
             case 0xB8: version = fields.number32()
+            case 0xC0: logTime = Int64(bitPattern: fields.varint())
             default: fields.refuse()
             }
         }
@@ -218,6 +219,7 @@ extension OMCommand: FieldReadable, FieldWritable {
         default: fields.refuse()
         }
         fields.number(23, UInt64(version))
+        fields.number(24, UInt64(bitPattern: logTime))
     }
 }
 

@@ -311,6 +311,10 @@ public nonisolated struct OMUploadRecord: Sendable {
   /// Clears the value of `bucket`. Subsequent reads from it will return its default value.
   public mutating func clearBucket() {self._bucket = nil}
 
+  /// When it was initiated, by the log's clock (Command.log_time). 0 in records of commands before
+  /// version 2.
+  public var begun: Int64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -656,187 +660,203 @@ public nonisolated struct OMPurgeDeletedCommand: Sendable {
   public init() {}
 }
 
-public nonisolated struct OMCommand: Sendable {
+public nonisolated struct OMCommand: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// Milliseconds since 1970, by the leader's clock.
-  public var time: Int64 = 0
+  /// Milliseconds since 1970, by the leader's wall clock.
+  public var time: Int64 {
+    get {_storage._time}
+    set {_uniqueStorage()._time = newValue}
+  }
 
-  public var body: OMCommand.OneOf_Body? = nil
+  public var body: OneOf_Body? {
+    get {return _storage._body}
+    set {_uniqueStorage()._body = newValue}
+  }
 
   public var createUser: OMUser {
     get {
-      if case .createUser(let v)? = body {return v}
+      if case .createUser(let v)? = _storage._body {return v}
       return OMUser()
     }
-    set {body = .createUser(newValue)}
+    set {_uniqueStorage()._body = .createUser(newValue)}
   }
 
   public var deleteUser: String {
     get {
-      if case .deleteUser(let v)? = body {return v}
+      if case .deleteUser(let v)? = _storage._body {return v}
       return String()
     }
-    set {body = .deleteUser(newValue)}
+    set {_uniqueStorage()._body = .deleteUser(newValue)}
   }
 
   public var createVolume: OMCreateVolumeRequest {
     get {
-      if case .createVolume(let v)? = body {return v}
+      if case .createVolume(let v)? = _storage._body {return v}
       return OMCreateVolumeRequest()
     }
-    set {body = .createVolume(newValue)}
+    set {_uniqueStorage()._body = .createVolume(newValue)}
   }
 
   public var deleteVolume: OMDeleteVolumeRequest {
     get {
-      if case .deleteVolume(let v)? = body {return v}
+      if case .deleteVolume(let v)? = _storage._body {return v}
       return OMDeleteVolumeRequest()
     }
-    set {body = .deleteVolume(newValue)}
+    set {_uniqueStorage()._body = .deleteVolume(newValue)}
   }
 
   public var createBucket: OMCreateBucketCommand {
     get {
-      if case .createBucket(let v)? = body {return v}
+      if case .createBucket(let v)? = _storage._body {return v}
       return OMCreateBucketCommand()
     }
-    set {body = .createBucket(newValue)}
+    set {_uniqueStorage()._body = .createBucket(newValue)}
   }
 
   public var deleteBucket: OMBucketRequest {
     get {
-      if case .deleteBucket(let v)? = body {return v}
+      if case .deleteBucket(let v)? = _storage._body {return v}
       return OMBucketRequest()
     }
-    set {body = .deleteBucket(newValue)}
+    set {_uniqueStorage()._body = .deleteBucket(newValue)}
   }
 
   public var `open`: OMOpenCommand {
     get {
-      if case .open(let v)? = body {return v}
+      if case .open(let v)? = _storage._body {return v}
       return OMOpenCommand()
     }
-    set {body = .open(newValue)}
+    set {_uniqueStorage()._body = .open(newValue)}
   }
 
   public var addBlock: OMAddBlockCommand {
     get {
-      if case .addBlock(let v)? = body {return v}
+      if case .addBlock(let v)? = _storage._body {return v}
       return OMAddBlockCommand()
     }
-    set {body = .addBlock(newValue)}
+    set {_uniqueStorage()._body = .addBlock(newValue)}
   }
 
   public var commit: OMCommitRequest {
     get {
-      if case .commit(let v)? = body {return v}
+      if case .commit(let v)? = _storage._body {return v}
       return OMCommitRequest()
     }
-    set {body = .commit(newValue)}
+    set {_uniqueStorage()._body = .commit(newValue)}
   }
 
   public var abortOpen: OMAbortOpenRequest {
     get {
-      if case .abortOpen(let v)? = body {return v}
+      if case .abortOpen(let v)? = _storage._body {return v}
       return OMAbortOpenRequest()
     }
-    set {body = .abortOpen(newValue)}
+    set {_uniqueStorage()._body = .abortOpen(newValue)}
   }
 
   public var deleteKey: OMDeleteKeyRequest {
     get {
-      if case .deleteKey(let v)? = body {return v}
+      if case .deleteKey(let v)? = _storage._body {return v}
       return OMDeleteKeyRequest()
     }
-    set {body = .deleteKey(newValue)}
+    set {_uniqueStorage()._body = .deleteKey(newValue)}
   }
 
   public var createUpload: OMCreateUploadCommand {
     get {
-      if case .createUpload(let v)? = body {return v}
+      if case .createUpload(let v)? = _storage._body {return v}
       return OMCreateUploadCommand()
     }
-    set {body = .createUpload(newValue)}
+    set {_uniqueStorage()._body = .createUpload(newValue)}
   }
 
   public var completeUpload: OMCompleteUploadRequest {
     get {
-      if case .completeUpload(let v)? = body {return v}
+      if case .completeUpload(let v)? = _storage._body {return v}
       return OMCompleteUploadRequest()
     }
-    set {body = .completeUpload(newValue)}
+    set {_uniqueStorage()._body = .completeUpload(newValue)}
   }
 
   public var abortUpload: OMUploadRequest {
     get {
-      if case .abortUpload(let v)? = body {return v}
+      if case .abortUpload(let v)? = _storage._body {return v}
       return OMUploadRequest()
     }
-    set {body = .abortUpload(newValue)}
+    set {_uniqueStorage()._body = .abortUpload(newValue)}
   }
 
   public var expireOpens: OMExpireOpensCommand {
     get {
-      if case .expireOpens(let v)? = body {return v}
+      if case .expireOpens(let v)? = _storage._body {return v}
       return OMExpireOpensCommand()
     }
-    set {body = .expireOpens(newValue)}
+    set {_uniqueStorage()._body = .expireOpens(newValue)}
   }
 
   public var expireUploads: OMExpireUploadsCommand {
     get {
-      if case .expireUploads(let v)? = body {return v}
+      if case .expireUploads(let v)? = _storage._body {return v}
       return OMExpireUploadsCommand()
     }
-    set {body = .expireUploads(newValue)}
+    set {_uniqueStorage()._body = .expireUploads(newValue)}
   }
 
   public var purgeDeleted: OMPurgeDeletedCommand {
     get {
-      if case .purgeDeleted(let v)? = body {return v}
+      if case .purgeDeleted(let v)? = _storage._body {return v}
       return OMPurgeDeletedCommand()
     }
-    set {body = .purgeDeleted(newValue)}
+    set {_uniqueStorage()._body = .purgeDeleted(newValue)}
   }
 
   public var reserve: OMReserveCommand {
     get {
-      if case .reserve(let v)? = body {return v}
+      if case .reserve(let v)? = _storage._body {return v}
       return OMReserveCommand()
     }
-    set {body = .reserve(newValue)}
+    set {_uniqueStorage()._body = .reserve(newValue)}
   }
 
   public var putSetting: OMPutSettingCommand {
     get {
-      if case .putSetting(let v)? = body {return v}
+      if case .putSetting(let v)? = _storage._body {return v}
       return OMPutSettingCommand()
     }
-    set {body = .putSetting(newValue)}
+    set {_uniqueStorage()._body = .putSetting(newValue)}
   }
 
   public var deleteSetting: OMDeleteSettingCommand {
     get {
-      if case .deleteSetting(let v)? = body {return v}
+      if case .deleteSetting(let v)? = _storage._body {return v}
       return OMDeleteSettingCommand()
     }
-    set {body = .deleteSetting(newValue)}
+    set {_uniqueStorage()._body = .deleteSetting(newValue)}
   }
 
   public var countUsage: OMCountUsageCommand {
     get {
-      if case .countUsage(let v)? = body {return v}
+      if case .countUsage(let v)? = _storage._body {return v}
       return OMCountUsageCommand()
     }
-    set {body = .countUsage(newValue)}
+    set {_uniqueStorage()._body = .countUsage(newValue)}
   }
 
   /// The rules that it is applied by, on whatever version of the program. 0: those of before there
-  /// were generations, usage and settings; 1: with them.
-  public var version: UInt32 = 0
+  /// were generations, usage and settings; 1: with them; 2: `log_time` decides what is old.
+  public var version: UInt32 {
+    get {_storage._version}
+    set {_uniqueStorage()._version = newValue}
+  }
+
+  /// Milliseconds since 1970, by a clock that follows the wall clock at a bounded pace and does not
+  /// go back: LogClock in OMCore.
+  public var logTime: Int64 {
+    get {_storage._logTime}
+    set {_uniqueStorage()._logTime = newValue}
+  }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -866,6 +886,8 @@ public nonisolated struct OMCommand: Sendable {
   }
 
   public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 /// What applying a command gives: an error of StoreError, or the bytes of the response.
@@ -1333,7 +1355,7 @@ nonisolated extension OMOpenRecord: SwiftProtobuf.Message, SwiftProtobuf._Messag
 
 nonisolated extension OMUploadRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".UploadRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}upload\0\u{1}bucket\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}upload\0\u{1}bucket\0\u{1}begun\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1343,6 +1365,7 @@ nonisolated extension OMUploadRecord: SwiftProtobuf.Message, SwiftProtobuf._Mess
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._upload) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.begun) }()
       default: break
       }
     }
@@ -1359,12 +1382,16 @@ nonisolated extension OMUploadRecord: SwiftProtobuf.Message, SwiftProtobuf._Mess
     try { if let v = self._bucket {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
     } }()
+    if self.begun != 0 {
+      try visitor.visitSingularInt64Field(value: self.begun, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMUploadRecord, rhs: OMUploadRecord) -> Bool {
     if lhs._upload != rhs._upload {return false}
     if lhs._bucket != rhs._bucket {return false}
+    if lhs.begun != rhs.begun {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1933,394 +1960,441 @@ nonisolated extension OMPurgeDeletedCommand: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension OMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0\u{1}reserve\0\u{3}put_setting\0\u{3}delete_setting\0\u{3}count_usage\0\u{1}version\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}time\0\u{3}create_user\0\u{3}delete_user\0\u{3}create_volume\0\u{3}delete_volume\0\u{3}create_bucket\0\u{3}delete_bucket\0\u{1}open\0\u{3}add_block\0\u{1}commit\0\u{3}abort_open\0\u{3}delete_key\0\u{3}create_upload\0\u{3}complete_upload\0\u{3}abort_upload\0\u{3}expire_opens\0\u{3}expire_uploads\0\u{3}purge_deleted\0\u{1}reserve\0\u{3}put_setting\0\u{3}delete_setting\0\u{3}count_usage\0\u{1}version\0\u{3}log_time\0")
+
+  fileprivate class _StorageClass {
+    var _time: Int64 = 0
+    var _body: OMCommand.OneOf_Body?
+    var _version: UInt32 = 0
+    var _logTime: Int64 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _time = source._time
+      _body = source._body
+      _version = source._version
+      _logTime = source._logTime
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularInt64Field(value: &self.time) }()
-      case 2: try {
-        var v: OMUser?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .createUser(let m) = current {v = m}
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularInt64Field(value: &_storage._time) }()
+        case 2: try {
+          var v: OMUser?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .createUser(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .createUser(v)
+          }
+        }()
+        case 3: try {
+          var v: String?
+          try decoder.decodeSingularStringField(value: &v)
+          if let v = v {
+            if _storage._body != nil {try decoder.handleConflictingOneOf()}
+            _storage._body = .deleteUser(v)
+          }
+        }()
+        case 4: try {
+          var v: OMCreateVolumeRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .createVolume(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .createVolume(v)
+          }
+        }()
+        case 5: try {
+          var v: OMDeleteVolumeRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .deleteVolume(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .deleteVolume(v)
+          }
+        }()
+        case 6: try {
+          var v: OMCreateBucketCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .createBucket(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .createBucket(v)
+          }
+        }()
+        case 7: try {
+          var v: OMBucketRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .deleteBucket(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .deleteBucket(v)
+          }
+        }()
+        case 8: try {
+          var v: OMOpenCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .open(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .open(v)
+          }
+        }()
+        case 9: try {
+          var v: OMAddBlockCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .addBlock(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .addBlock(v)
+          }
+        }()
+        case 10: try {
+          var v: OMCommitRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .commit(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .commit(v)
+          }
+        }()
+        case 11: try {
+          var v: OMAbortOpenRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .abortOpen(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .abortOpen(v)
+          }
+        }()
+        case 12: try {
+          var v: OMDeleteKeyRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .deleteKey(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .deleteKey(v)
+          }
+        }()
+        case 13: try {
+          var v: OMCreateUploadCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .createUpload(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .createUpload(v)
+          }
+        }()
+        case 14: try {
+          var v: OMCompleteUploadRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .completeUpload(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .completeUpload(v)
+          }
+        }()
+        case 15: try {
+          var v: OMUploadRequest?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .abortUpload(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .abortUpload(v)
+          }
+        }()
+        case 16: try {
+          var v: OMExpireOpensCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .expireOpens(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .expireOpens(v)
+          }
+        }()
+        case 17: try {
+          var v: OMExpireUploadsCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .expireUploads(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .expireUploads(v)
+          }
+        }()
+        case 18: try {
+          var v: OMPurgeDeletedCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .purgeDeleted(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .purgeDeleted(v)
+          }
+        }()
+        case 19: try {
+          var v: OMReserveCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .reserve(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .reserve(v)
+          }
+        }()
+        case 20: try {
+          var v: OMPutSettingCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .putSetting(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .putSetting(v)
+          }
+        }()
+        case 21: try {
+          var v: OMDeleteSettingCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .deleteSetting(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .deleteSetting(v)
+          }
+        }()
+        case 22: try {
+          var v: OMCountUsageCommand?
+          var hadOneofValue = false
+          if let current = _storage._body {
+            hadOneofValue = true
+            if case .countUsage(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._body = .countUsage(v)
+          }
+        }()
+        case 23: try { try decoder.decodeSingularUInt32Field(value: &_storage._version) }()
+        case 24: try { try decoder.decodeSingularInt64Field(value: &_storage._logTime) }()
+        default: break
         }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .createUser(v)
-        }
-      }()
-      case 3: try {
-        var v: String?
-        try decoder.decodeSingularStringField(value: &v)
-        if let v = v {
-          if self.body != nil {try decoder.handleConflictingOneOf()}
-          self.body = .deleteUser(v)
-        }
-      }()
-      case 4: try {
-        var v: OMCreateVolumeRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .createVolume(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .createVolume(v)
-        }
-      }()
-      case 5: try {
-        var v: OMDeleteVolumeRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .deleteVolume(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .deleteVolume(v)
-        }
-      }()
-      case 6: try {
-        var v: OMCreateBucketCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .createBucket(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .createBucket(v)
-        }
-      }()
-      case 7: try {
-        var v: OMBucketRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .deleteBucket(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .deleteBucket(v)
-        }
-      }()
-      case 8: try {
-        var v: OMOpenCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .open(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .open(v)
-        }
-      }()
-      case 9: try {
-        var v: OMAddBlockCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .addBlock(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .addBlock(v)
-        }
-      }()
-      case 10: try {
-        var v: OMCommitRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .commit(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .commit(v)
-        }
-      }()
-      case 11: try {
-        var v: OMAbortOpenRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .abortOpen(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .abortOpen(v)
-        }
-      }()
-      case 12: try {
-        var v: OMDeleteKeyRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .deleteKey(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .deleteKey(v)
-        }
-      }()
-      case 13: try {
-        var v: OMCreateUploadCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .createUpload(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .createUpload(v)
-        }
-      }()
-      case 14: try {
-        var v: OMCompleteUploadRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .completeUpload(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .completeUpload(v)
-        }
-      }()
-      case 15: try {
-        var v: OMUploadRequest?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .abortUpload(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .abortUpload(v)
-        }
-      }()
-      case 16: try {
-        var v: OMExpireOpensCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .expireOpens(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .expireOpens(v)
-        }
-      }()
-      case 17: try {
-        var v: OMExpireUploadsCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .expireUploads(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .expireUploads(v)
-        }
-      }()
-      case 18: try {
-        var v: OMPurgeDeletedCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .purgeDeleted(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .purgeDeleted(v)
-        }
-      }()
-      case 19: try {
-        var v: OMReserveCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .reserve(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .reserve(v)
-        }
-      }()
-      case 20: try {
-        var v: OMPutSettingCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .putSetting(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .putSetting(v)
-        }
-      }()
-      case 21: try {
-        var v: OMDeleteSettingCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .deleteSetting(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .deleteSetting(v)
-        }
-      }()
-      case 22: try {
-        var v: OMCountUsageCommand?
-        var hadOneofValue = false
-        if let current = self.body {
-          hadOneofValue = true
-          if case .countUsage(let m) = current {v = m}
-        }
-        try decoder.decodeSingularMessageField(value: &v)
-        if let v = v {
-          if hadOneofValue {try decoder.handleConflictingOneOf()}
-          self.body = .countUsage(v)
-        }
-      }()
-      case 23: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
-      default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if self.time != 0 {
-      try visitor.visitSingularInt64Field(value: self.time, fieldNumber: 1)
-    }
-    switch self.body {
-    case .createUser?: try {
-      guard case .createUser(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    }()
-    case .deleteUser?: try {
-      guard case .deleteUser(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularStringField(value: v, fieldNumber: 3)
-    }()
-    case .createVolume?: try {
-      guard case .createVolume(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
-    }()
-    case .deleteVolume?: try {
-      guard case .deleteVolume(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
-    }()
-    case .createBucket?: try {
-      guard case .createBucket(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
-    }()
-    case .deleteBucket?: try {
-      guard case .deleteBucket(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
-    }()
-    case .open?: try {
-      guard case .open(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
-    }()
-    case .addBlock?: try {
-      guard case .addBlock(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
-    }()
-    case .commit?: try {
-      guard case .commit(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
-    }()
-    case .abortOpen?: try {
-      guard case .abortOpen(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
-    }()
-    case .deleteKey?: try {
-      guard case .deleteKey(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
-    }()
-    case .createUpload?: try {
-      guard case .createUpload(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
-    }()
-    case .completeUpload?: try {
-      guard case .completeUpload(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
-    }()
-    case .abortUpload?: try {
-      guard case .abortUpload(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 15)
-    }()
-    case .expireOpens?: try {
-      guard case .expireOpens(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 16)
-    }()
-    case .expireUploads?: try {
-      guard case .expireUploads(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 17)
-    }()
-    case .purgeDeleted?: try {
-      guard case .purgeDeleted(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
-    }()
-    case .reserve?: try {
-      guard case .reserve(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 19)
-    }()
-    case .putSetting?: try {
-      guard case .putSetting(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
-    }()
-    case .deleteSetting?: try {
-      guard case .deleteSetting(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 21)
-    }()
-    case .countUsage?: try {
-      guard case .countUsage(let v)? = self.body else { preconditionFailure() }
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
-    }()
-    case nil: break
-    }
-    if self.version != 0 {
-      try visitor.visitSingularUInt32Field(value: self.version, fieldNumber: 23)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if _storage._time != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._time, fieldNumber: 1)
+      }
+      switch _storage._body {
+      case .createUser?: try {
+        guard case .createUser(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      }()
+      case .deleteUser?: try {
+        guard case .deleteUser(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularStringField(value: v, fieldNumber: 3)
+      }()
+      case .createVolume?: try {
+        guard case .createVolume(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+      }()
+      case .deleteVolume?: try {
+        guard case .deleteVolume(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+      }()
+      case .createBucket?: try {
+        guard case .createBucket(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+      }()
+      case .deleteBucket?: try {
+        guard case .deleteBucket(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+      }()
+      case .open?: try {
+        guard case .open(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+      }()
+      case .addBlock?: try {
+        guard case .addBlock(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+      }()
+      case .commit?: try {
+        guard case .commit(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+      }()
+      case .abortOpen?: try {
+        guard case .abortOpen(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
+      }()
+      case .deleteKey?: try {
+        guard case .deleteKey(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
+      }()
+      case .createUpload?: try {
+        guard case .createUpload(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
+      }()
+      case .completeUpload?: try {
+        guard case .completeUpload(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
+      }()
+      case .abortUpload?: try {
+        guard case .abortUpload(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 15)
+      }()
+      case .expireOpens?: try {
+        guard case .expireOpens(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 16)
+      }()
+      case .expireUploads?: try {
+        guard case .expireUploads(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 17)
+      }()
+      case .purgeDeleted?: try {
+        guard case .purgeDeleted(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
+      }()
+      case .reserve?: try {
+        guard case .reserve(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 19)
+      }()
+      case .putSetting?: try {
+        guard case .putSetting(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
+      }()
+      case .deleteSetting?: try {
+        guard case .deleteSetting(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 21)
+      }()
+      case .countUsage?: try {
+        guard case .countUsage(let v)? = _storage._body else { preconditionFailure() }
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
+      }()
+      case nil: break
+      }
+      if _storage._version != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._version, fieldNumber: 23)
+      }
+      if _storage._logTime != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._logTime, fieldNumber: 24)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: OMCommand, rhs: OMCommand) -> Bool {
-    if lhs.time != rhs.time {return false}
-    if lhs.body != rhs.body {return false}
-    if lhs.version != rhs.version {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._time != rhs_storage._time {return false}
+        if _storage._body != rhs_storage._body {return false}
+        if _storage._version != rhs_storage._version {return false}
+        if _storage._logTime != rhs_storage._logTime {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
