@@ -13,6 +13,8 @@ struct StoreRun {
     private let cell = 1 << 20
     private static let container = ContainerID(1)
     private static let replication = "rs-3-2-1024k"
+    /// More than a ring waits for before it registers the arena.
+    private static let operationsToRegister = 600
 
     init(_ options: Options) throws(UsageError) {
         guard !options.directory.isEmpty else { throw UsageError(message: "--dir is missing") }
@@ -27,6 +29,20 @@ struct StoreRun {
 
     private func start() throws -> Reactor {
         try Reactor.start(.init(core: 0, registersArena: true))
+    }
+
+    /// Has the ring register the arena, as it does for whoever has had much to do: once, and with pages
+    /// that are touched for the first time, which is no part of what an operation costs.
+    private func warmUp(_ reactor: Reactor) async throws {
+        let directory = options.directory
+        try await Task(executorPreference: reactor) {
+            let file = try await File.open(directory, [.unnamed, .direct], on: reactor)
+            let block = reactor.pool.allocate(4096)
+            for _ in 0..<StoreRun.operationsToRegister {
+                try await file.write(Payload(block, 0..<4096), at: 0)
+            }
+            try await file.close()
+        }.value
     }
 
     /// Cells with bytes that no disk can shrink, and their checksums, made before the clock runs.
@@ -92,6 +108,7 @@ struct StoreRun {
         let reactor = try start()
         let store = try await open(on: reactor)
         try await makeContainer(store)
+        try await warmUp(reactor)
         let watch = Stopwatch()
         try await fill(store, reactor, mib: mib, depth: options.number("depth", 16))
         let statistics = store.statistics
@@ -127,6 +144,7 @@ struct StoreRun {
         guard let shortest = blocks.map(\.length).min(), shortest >= size else {
             throw UsageError(message: "run prepare first, with blocks of at least --size bytes")
         }
+        try await warmUp(reactor)
         let deadline = ContinuousClock.now.advanced(by: .seconds(options.number("seconds", 3)))
         let watch = Stopwatch()
         let reading = Task(executorPreference: reactor) {
