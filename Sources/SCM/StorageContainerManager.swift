@@ -61,8 +61,11 @@ public actor StorageContainerManager: RPCHandler {
         directory: String, reactor: Reactor, options: Options,
         random: some RandomNumberGenerator & Sendable, logger: Logger
     ) async throws(StoreError) -> StorageContainerManager {
+        var settings = MetadataGroupOptions()
+        settings.member.notice = { logger.warning("\($0)") }
         let group = try await MetadataGroup.open(
-            directory: directory, role: "scm", reactor: reactor, stateMachine: SCMStateMachine())
+            directory: directory, role: "scm", reactor: reactor, stateMachine: SCMStateMachine(),
+            options: settings)
         let stateOptions = options.state
         var random = random
         let term = UInt64.random(in: 1...UInt64.max, using: &random)
