@@ -7,8 +7,8 @@ import Synchronization
 // Snapshots on their way. The leader writes one when the core asks for it in vain, streams it to
 // the follower in pieces, and only then sends the core's message. What could not be delivered stays
 // as it is until its receiver has gone on with it, or is gone for good; the log keeps the entries
-// behind it meanwhile. The follower keeps the file until it is installed: log first, then state. A crash in between finds a log that begins behind
-// the state, and the file that fills the gap (`fit`).
+// behind it meanwhile. The follower keeps the file until it is installed: log first, then state. A
+// crash in between finds a log that begins behind the state, and the file that fills the gap (`fit`).
 
 /// The snapshots of one group on this member's disk.
 struct SnapshotStore {

@@ -65,7 +65,8 @@ public final class Disk: @unchecked Sendable {
     /// Works by `settings` from now on.
     public func set(_ settings: DiskSettings) { reactor.change(.set(self, settings)) }
 
-    /// While suspended, operations that wait or come fail at once (`IOError.Kind.suspended`). Those under way go on: when one ends, the disk answers again.
+    /// While suspended, operations that wait or come fail at once (`IOError.Kind.suspended`). Those
+    /// under way go on: when one ends, the disk answers again.
     public func suspend(_ isSuspended: Bool) { reactor.change(.suspend(self, isSuspended)) }
 
     /// Takes the disk off its reactor, unless operations are in flight. What follows on its files
