@@ -159,22 +159,32 @@ public actor RPCChannel {
         var prepared = request
         prepared.caller = name
         let target = handler.prepare(&prepared)
-        let result: Result<RPCReply, StoreError> = await withTaskExecutorPreference(reactor) {
-            [prepared] in
-            do throws(StoreError) {
-                var reply = try await target.handle(prepared)
-                // As over a connection, so that a role does not depend on where its callers are.
-                try reply.checkSize(method: prepared.method)
-                handler.conclude(prepared, .answered(bytes: reply.bytes))
-                // It is the caller's from here on.
-                reply.hold = nil
-                return .success(reply)
-            } catch {
-                handler.conclude(prepared, .failed(error.code))
-                return .failure(error)
-            }
+        guard let deadline = prepared.context.deadline else {
+            return try await withTaskExecutorPreference(reactor) { [prepared] in
+                await Self.serve(prepared, handler, by: target)
+            }.get()
         }
-        return try result.get()
+        return try await LocalCall.outcome(
+            of: { [prepared] in await Self.serve(prepared, handler, by: target) },
+            until: deadline, at: address, on: reactor
+        ).get()
+    }
+
+    private static func serve(
+        _ request: RPCRequest, _ handler: any RPCHandler, by target: any RPCHandler
+    ) async -> Result<RPCReply, StoreError> {
+        do throws(StoreError) {
+            var reply = try await target.handle(request)
+            // As over a connection, so that a role does not depend on where its callers are.
+            try reply.checkSize(method: request.method)
+            handler.conclude(request, .answered(bytes: reply.bytes))
+            // It is the caller's from here on.
+            reply.hold = nil
+            return .success(reply)
+        } catch {
+            handler.conclude(request, .failed(error.code))
+            return .failure(error)
+        }
     }
 
     /// The connection, if it is there, has not failed, and nobody is on the way to it. Both live on

@@ -202,6 +202,25 @@ struct BoundsTests {
         await rig.stop()
     }
 
+    @Test("in one process too nobody waits beyond the deadline, or once cancelled")
+    func localDeadline() async throws {
+        let rig = try Rig()
+        let channel = RPCChannel(.local(rig.handler), name: "here", on: rig.reactors[0])
+        let late = await #expect(throws: StoreError.self) {
+            _ = try await channel.call(4, [], timeout: .milliseconds(100))
+        }
+        #expect(late?.code == .deadlineExceeded)
+        let waiting = Task { try await channel.call(4, [], timeout: .seconds(600)) }
+        try await eventually("it is begun") { rig.handler.order.withLock { $0.count } == 2 }
+        waiting.cancel()
+        let cancelled = await #expect(throws: StoreError.self) { _ = try await waiting.value }
+        #expect(cancelled?.code == .cancelled)
+        rig.handler.isOpen.store(true, ordering: .relaxed)
+        for _ in 1...100 { _ = try await channel.call(1, [], timeout: .seconds(600)) }
+        _ = try await channel.call(4, [], timeout: .seconds(600))
+        await rig.stop()
+    }
+
     @Test("requests that cannot be ended stop no others once their callers have gone")
     func abandoned() async throws {
         let rig = try Rig()
