@@ -27,12 +27,15 @@ public protocol StateMachine: Sendable {
     ) -> Answer
 
     /// Called once the changes of the command at `index` can be read, before its proposer has
-    /// its answer: the place to drop what was cached. Not called for what is replayed at start.
+    /// its answer: the place to drop what was cached, and where what is kept in memory beside the
+    /// tables follows them. On every member, in the order of the log, one call at a time; also for
+    /// what is replayed at a start.
     func applied(_ command: Command, answer: Answer, at index: UInt64)
 
-    /// Called once a snapshot has taken the place of the tables, before anything of it is read:
-    /// whatever was cached of what was there may be wrong.
-    func reset()
+    /// Called once the tables have been opened, before anything is applied to them, and once a
+    /// snapshot has taken their place, before anything of it is read: whatever is kept in memory
+    /// beside them is made anew. Throws if they cannot be read; the member stops then.
+    func reset(from tables: some MetadataReader) throws(StoreError)
 }
 
 /// The forms of the records in a role's tables, by the numbers of the versions of all of them.
@@ -68,5 +71,5 @@ extension StateMachine {
 
     public func applied(_ command: Command, answer: Answer, at index: UInt64) {}
 
-    public func reset() {}
+    public func reset(from tables: some MetadataReader) throws(StoreError) {}
 }

@@ -1,6 +1,7 @@
 /// Why the store refused or failed, as a code for programs and a sentence for people.
 ///
-/// Travels between the roles: the code is `code.rawValue`, the sentence goes along unchanged.
+/// Travels between the roles: the code is `code.rawValue`, the sentence goes along unchanged, as does the
+/// hint.
 public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
     public enum Code: UInt16, Hashable, Sendable, CaseIterable {
         case noSuchUser = 1
@@ -51,14 +52,20 @@ public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
         case connection = 34
         case io = 35
         case `internal` = 36
+        /// Another member of the group is to be asked: nothing was done. `leader` says which, where
+        /// it is known.
+        case notLeader = 37
     }
 
     public var code: Code
     public var message: String
+    /// Of `notLeader`: `HOST:PORT` of the member that leads, as far as is known.
+    public var leader: String?
 
-    public init(_ code: Code, _ message: String) {
+    public init(_ code: Code, _ message: String, leader: String? = nil) {
         self.code = code
         self.message = message
+        self.leader = leader
     }
 
     public var description: String { "\(code): \(message)" }

@@ -59,7 +59,7 @@ public struct OMStateMachine: StateMachine {
     }
 
     /// The tables are another's: what was kept of users may be wrong.
-    public func reset() { usersChanged?() }
+    public func reset(from tables: some MetadataReader) { usersChanged?() }
 
     public func applied(_ command: OMCommand, answer: OMAnswer, at index: UInt64) {
         switch command.body {

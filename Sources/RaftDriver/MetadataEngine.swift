@@ -65,6 +65,7 @@ public final class MetadataEngine: Sendable {
             let flushed = store.appliedIndex
             let tables = TablesApplier(
                 store: store, replay: replay, log: group, options: options, on: reactor)
+            try await tables.resetMachine()
             let member = try await RaftMember.start(
                 log: group, applier: tables, transport: transport,
                 snapshots: "\(directory)/snapshots", options: options.member, on: reactor,
@@ -147,6 +148,7 @@ public struct MetadataStart: Sendable, CustomStringConvertible {
 public struct NoTransport: RaftTransport {
     public init() {}
     public func send(_ messages: [Message]) {}
+    public func address(of peer: PeerID) -> String? { nil }
 
     public func deliver(
         _ request: SnapshotRequest, to peer: PeerID

@@ -54,7 +54,7 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     /// yet be, applied. Not cancellable once it waits: a command that was handed over takes its
     /// course.
     /// - Throws: `overloaded` if too many wait already, `invalidArgument` if the command is too
-    ///   large, `notReady` once the group is closed or where its member does not lead,
+    ///   large, `notLeader` once the group is closed or where its member does not lead,
     ///   `connection` if leadership was lost or the group was closed on the way, `noSpace` while
     ///   log or tables have no room for what is under way already, `io` if they fail; after `io`
     ///   every further proposal fails until the group is opened again.
@@ -87,8 +87,14 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     /// be called before something is answered from a cache, as `read` does it for the tables. At
     /// once in a group of one.
     ///
-    /// - Throws: `notReady` if there is no leader, or it could not be confirmed as such.
+    /// - Throws: `notLeader` if there is no leader, or it could not be confirmed as such.
     public func readBarrier() async throws(StoreError) { try await engine.member.readBarrier() }
+
+    /// Whether this member leads. Any thread.
+    public var leadership: Leadership { engine.member.leading.withLock { $0 } }
+
+    /// What is answered here to a request that only the leader answers.
+    public var notLeader: StoreError { engine.member.notLeader }
 
     /// What opening it took.
     public var start: MetadataStart { engine.start }
@@ -112,7 +118,7 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     }
 
     /// Lets no more proposals in, finishes those that are being written, and closes the files.
-    /// Those that only wait are failed with `notReady`. Later calls fail.
+    /// Those that only wait are failed with `notLeader`. Later calls fail.
     public func close() async throws(StoreError) { try await engine.close() }
 
     /// Adds what is measured of log and tables to the pages of `metrics`.
@@ -125,8 +131,8 @@ protocol CommandReplay: Sendable {
     var format: TablesFormat { get }
     /// Applies commands of the log. Throws, before it changes anything, if one cannot be read.
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands
-    /// A snapshot took the place of the tables.
-    func reset()
+    /// The tables were opened, or a snapshot took their place.
+    func reset(from tables: StoredTables) throws(StoreError)
 }
 
 /// What a batch does to the tables; its answers are left with those who proposed here.
@@ -145,7 +151,7 @@ struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
     var tables: [MetadataTable] { machine.tables }
     var format: TablesFormat { machine.format }
 
-    func reset() { machine.reset() }
+    func reset(from tables: StoredTables) throws(StoreError) { try machine.reset(from: tables) }
 
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands {
         let machine = machine

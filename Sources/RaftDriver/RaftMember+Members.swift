@@ -40,7 +40,7 @@ extension RaftMember {
     /// Changes the members, through a joint configuration where more than one voter changes, and
     /// returns when the change is in force here.
     ///
-    /// - Throws: `notReady` where this member does not lead, or has stopped; `overloaded` while
+    /// - Throws: `notLeader` where this member does not lead, or has stopped; `overloaded` while
     ///   another change is on its way or a joint configuration is being left; `connection` if
     ///   leadership was lost meanwhile; `invalidArgument` for a change that would leave no voter,
     ///   or that cannot be logged.
@@ -173,8 +173,19 @@ extension RaftMember {
     /// here; when one of its own term is, they are.
     func noteWhetherAlone() {
         let isSure = (try? log.term(of: readable)) == node.term
-        let isSoleLeader = role == .leader && isSoleVoter && !isClosed
-        isAlone.store(isSoleLeader && isSure, ordering: .releasing)
+        let isLeader = role == .leader && !isClosed
+        isAlone.store(isLeader && isSoleVoter && isSure, ordering: .releasing)
+        noteLeadership(Leadership(term: node.term, isLeading: isLeader && isSure))
+    }
+
+    /// Tells who works only on the leader, once for each change.
+    private func noteLeadership(_ now: Leadership) {
+        let before = leading.withLock { leading in
+            defer { leading = now }
+            return leading
+        }
+        // Terms pass without this member's leading: nobody need hear of them.
+        if before != now, before.isLeading || now.isLeading { options.leadershipChanged?(now) }
     }
 
     /// Whether this member is the only one that votes.

@@ -50,14 +50,14 @@ extension RaftMember {
     /// Returns when everything that was answered anywhere in the group before the call can be
     /// read here. At once in a group of one.
     ///
-    /// - Throws: `notReady` if there is no leader, or it could not be confirmed as such.
+    /// - Throws: `notLeader` if there is no leader, or it could not be confirmed as such.
     public nonisolated func readBarrier() async throws(StoreError) {
         if isAlone.load(ordering: .acquiring) { return }
         try await confirmRead()
     }
 
     private func confirmRead() async throws(StoreError) {
-        guard !isClosed else { throw StoreError(.notReady, "the group is closed") }
+        guard !isClosed else { throw StoreError(.notLeader, "the group is closed") }
         guard leader != .none else { throw notLeader }
         guard reads.asked.count + reads.confirmed.count < Limits.waitingReads else {
             throw StoreError(.overloaded, "too many reads wait already: try again later")

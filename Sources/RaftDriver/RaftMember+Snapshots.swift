@@ -243,7 +243,7 @@ extension RaftMember {
     /// Throws `conflict` if a newer one is arriving, `overloaded` while another call is at work,
     /// `badRequest` for a piece that is damaged or out of place, `noSpace`, `io`.
     func receive(_ request: SnapshotRequest) async throws(StoreError) -> Int {
-        guard !isClosed else { throw StoreError(.notReady, "the group is closed") }
+        guard !isClosed else { throw StoreError(.notLeader, "the group is closed") }
         let header = request.header
         guard !snapshots.received.contains(header.index) else { return header.size }
         guard !snapshots.isReceiving else {

@@ -264,7 +264,7 @@ extension RaftMember {
             if first.index == entry.index, first.term == entry.term { return first.command }
             fail(
                 first.command,
-                StoreError(.notReady, "another leader took over before the change was made"))
+                StoreError(.notLeader, "another leader took over before the change was made"))
         }
         return nil
     }

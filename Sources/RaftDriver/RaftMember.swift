@@ -10,6 +10,10 @@ import Synchronization
 public protocol RaftTransport: Sendable {
     func send(_ messages: [Message])
 
+    /// `HOST:PORT` of another member, for whoever asks here what only that one answers; nil if it
+    /// is not known.
+    func address(of peer: PeerID) -> String?
+
     /// Takes a piece of a snapshot to another member; returns the offset of the next it wants.
     func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int
 }
@@ -61,6 +65,10 @@ public actor RaftMember {
     /// Whether this member leads a group of no other, and has applied an entry of its term: then
     /// whatever was answered can be read.
     nonisolated let isAlone = Atomic(false)
+    /// Whether this member leads, for those who work only where it does.
+    nonisolated let leading = Mutex(Leadership())
+    /// The leader as far as known, for other threads.
+    nonisolated let seenLeader = Mutex(PeerID.none)
     nonisolated let measures = GroupMeasures()
 
     let node: RawNode<GroupLog>
@@ -196,7 +204,7 @@ public actor RaftMember {
                 return ((inbox.commands, inbox.messages), inbox.isClosing)
             }
             if isClosing {
-                let error = StoreError(.notReady, "the group is closed")
+                let error = StoreError(.notLeader, "the group is closed")
                 for command in work.0 { fail(command, error) }
                 return nil
             }
@@ -228,7 +236,7 @@ public actor RaftMember {
         guard !commands.isEmpty else { return }
         // A message that came with them may have stopped this member.
         guard !isClosed else {
-            let error = StoreError(.notReady, "the group is closed")
+            let error = StoreError(.notLeader, "the group is closed")
             for command in commands { fail(command, inbox.withLock { $0.refusal } ?? error) }
             return
         }
@@ -293,6 +301,7 @@ public actor RaftMember {
         let wasLeader = role == .leader
         role = state.role
         leader = state.leader
+        seenLeader.withLock { $0 = state.leader }
         groupChanged()
         if role != .leader {
             abandonReads()
@@ -309,16 +318,21 @@ public actor RaftMember {
         failChanges(error)
     }
 
-    var notLeader: StoreError {
+    /// What is answered to whoever asks what only the leader answers; with who that is, as far as
+    /// is known.
+    public nonisolated var notLeader: StoreError {
+        let leader = seenLeader.withLock { $0 }
         let hint = leader == .none ? "no leader is known" : "member \(leader) leads"
-        return StoreError(.notReady, "member \(options.id) does not lead its group: \(hint)")
+        return StoreError(
+            .notLeader, "member \(options.id) does not lead its group: \(hint)",
+            leader: leader == .none ? nil : transport.address(of: leader))
     }
 
     // MARK: Other threads
 
     /// Has a command logged and applied; its proposer is told by its methods.
     ///
-    /// Fails it with `overloaded` if too many wait, `notReady` where this member does not lead,
+    /// Fails it with `overloaded` if too many wait, `notLeader` where this member does not lead,
     /// `connection` if leadership was lost on the way, which leaves it open whether it will be
     /// applied; `io` once the log or the tables have failed.
     public nonisolated func propose(_ command: any PendingCommand) {
@@ -406,7 +420,7 @@ public actor RaftMember {
     func stop(_ error: StoreError) {
         refuse(error)
         isClosed = true
-        isAlone.store(false, ordering: .releasing)
+        noteWhetherAlone()
         inbox.withLock { inbox in
             inbox.isClosing = true
             inbox.messages = []
@@ -436,10 +450,10 @@ public actor RaftMember {
     /// that are in the log and not applied are failed with `connection`: they may take effect
     /// with the next start, or where the others have them.
     public func close() async {
-        refuse(StoreError(.notReady, "the group is closed"))
+        refuse(StoreError(.notLeader, "the group is closed"))
         ticker?.cancel()
         await drain()
-        stop(StoreError(.notReady, "the group is closed"))
+        stop(StoreError(.notLeader, "the group is closed"))
         for loop in loops { await loop.value }
         loops = []
         await ticker?.value

@@ -43,6 +43,9 @@ public struct RaftMemberOptions: Sendable {
     /// Told once when log or state begin to wait for what they lack (room on a disk, descriptors,
     /// memory), and once when they go on.
     public var notice: (@Sendable (String) -> Void)?
+    /// Told when this member begins to lead, and when it leads no more; on its reactor, where it
+    /// must not block. It begins once all that was answered before its term is applied here.
+    public var leadershipChanged: (@Sendable (Leadership) -> Void)?
     /// Whether linearizable reads rest on the leader's lease instead of a round of messages.
     public var usesLease = false
 

@@ -59,6 +59,8 @@ public final class RaftPeers: RaftTransport {
 
     func channel(_ peer: PeerID) -> RPCChannel? { state.withLock { $0.peers[peer]?.channel } }
 
+    public func address(of peer: PeerID) -> String? { channel(peer)?.address }
+
     public func send(_ messages: [Message]) {
         var begin: [PeerID] = []
         state.withLock { state in
@@ -152,7 +154,12 @@ public final class RaftService: RPCHandler {
     }
 
     /// Whether a method is one of this service.
-    public static func takes(_ method: UInt16) -> Bool { RaftMethod(rawValue: method) != nil }
+    public static func takes(_ method: UInt16) -> Bool {
+        switch RaftMethod(rawValue: method) {
+        case .messages, .snapshotPiece: true
+        case .status, .invite, .addMember, .removeMember, .transferLeadership, nil: false
+        }
+    }
 
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         guard let method = RaftMethod(rawValue: request.method) else {
@@ -172,6 +179,8 @@ public final class RaftService: RPCHandler {
             var reply: [UInt8] = []
             reply.appendLittleEndian(UInt64(next))
             return RPCReply(reply)
+        case .status, .invite, .addMember, .removeMember, .transferLeadership:
+            throw StoreError(.unsupported, "\(method) is asked of the role of a group")
         }
     }
 

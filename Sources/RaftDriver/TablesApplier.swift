@@ -55,7 +55,13 @@ final class TablesApplier: CommandApplier {
 
     func installSnapshot(from path: String, index: LogIndex) async throws(StoreError) {
         try await store.replace(with: path, index: index)
-        replay.reset()
+        try await resetMachine()
+    }
+
+    /// What the state machine keeps beside the tables is made anew from them.
+    func resetMachine() async throws(StoreError) {
+        let replay = replay
+        try await store.read { tables throws(StoreError) in try replay.reset(from: tables) }
     }
 
     // MARK: Checkpoints

@@ -100,4 +100,7 @@ extension RPCReply {
 extension StoreError {
     /// The text as a frame carries it, cut where it is longer than any text should be.
     var frameText: [UInt8] { Array(message.utf8.prefix(TransportLimits.errorBytes)) }
+
+    /// Who leads, as the frame of an answer carries it: where a request has its token.
+    var frameHint: [UInt8] { Array((leader ?? "").utf8.prefix(TransportLimits.errorBytes)) }
 }

@@ -200,7 +200,8 @@ actor RPCConnection {
         }
         let code = StoreError.Code(rawValue: frame.header.status) ?? .internal
         let text = String(decoding: frame.message, as: UTF8.self)
-        call.continuation.resume(returning: .failed(StoreError(code, text)))
+        let leader = frame.token.isEmpty ? nil : String(decoding: frame.token, as: UTF8.self)
+        call.continuation.resume(returning: .failed(StoreError(code, text, leader: leader)))
     }
 
     /// The answer's payload that lies in the landing area of `call`, if it does.

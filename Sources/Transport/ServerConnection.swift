@@ -309,7 +309,7 @@ actor ServerConnection {
     private static func frame(_ error: StoreError, to id: UInt64, traceID: UInt64) -> Frame {
         let header = FrameHeader(
             kind: .response, requestID: id, status: error.code.rawValue, traceID: traceID)
-        return Frame(header, message: error.frameText)
+        return Frame(header, token: error.frameHint, message: error.frameText)
     }
 
     /// Answers a request that was not begun, once the client takes its answers.

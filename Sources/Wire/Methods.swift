@@ -8,6 +8,12 @@ public enum CommonMethod: UInt16, Hashable, Sendable, CaseIterable {
 public enum RaftMethod: UInt16, Hashable, Sendable, CaseIterable {
     case messages = 0x0401
     case snapshotPiece = 0x0402
+    /// What a member knows of its group; messages of this and what follows in group.proto.
+    case status = 0x0403
+    case invite = 0x0404
+    case addMember = 0x0405
+    case removeMember = 0x0406
+    case transferLeadership = 0x0407
 }
 
 /// What can be asked of a datanode; messages in datanode.proto. Numbers are part of the protocol.

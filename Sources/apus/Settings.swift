@@ -18,6 +18,20 @@ struct Setting: Sendable {
             key: "cluster.replication", kind: .text, fallback: "rs-3-2-1024k",
             help: "what buckets are coded with that ask for nothing else"),
         Setting(
+            key: "cluster.id", kind: .text, fallback: "",
+            help: "names the cluster: directories of another are refused; empty: any is taken"),
+        Setting(
+            key: "om.id", kind: .text, fallback: "om1", help: "which of the OMs this one is"),
+        Setting(
+            key: "om.addresses", kind: .list, fallback: "",
+            help: "all OMs, as om1=HOST:PORT,om2=HOST:PORT,…; empty: one, at om.host and om.port"),
+        Setting(
+            key: "scm.id", kind: .text, fallback: "scm1", help: "which of the SCMs this one is"),
+        Setting(
+            key: "scm.addresses", kind: .list, fallback: "",
+            help: "all SCMs, as scm1=HOST:PORT,scm2=HOST:PORT,…; empty: one, at scm.host and "
+                + "scm.port"),
+        Setting(
             key: "om.host", kind: .text, fallback: "127.0.0.1", help: "host that OM listens at"),
         Setting(key: "om.port", kind: .number, fallback: "9862", help: "OM's port"),
         Setting(key: "om.directory", kind: .text, fallback: "", help: "directory of OM's metadata"),

@@ -60,7 +60,7 @@ struct LogTimeTests {
     @Test("a snapshot in the place of the tables empties what is kept of users")
     func reset() async {
         await confirmation { isEmptied in
-            OMStateMachine { isEmptied() }.reset()
+            OMStateMachine { isEmptied() }.reset(from: InMemoryTables())
         }
     }
 }

@@ -105,6 +105,8 @@ final class KeepingTransport: RaftTransport {
 
     func send(_ messages: [Message]) { state.withLock { $0.messages += messages } }
 
+    func address(of peer: PeerID) -> String? { nil }
+
     func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int {
         state.withLock { $0.pieces.append(request) }
         return try outcome(request)

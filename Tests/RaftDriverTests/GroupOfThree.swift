@@ -37,7 +37,7 @@ extension Appending {
         func add() { mutex.withLock { $0 += 1 } }
     }
 
-    func reset() { resets.add() }
+    func reset(from tables: some MetadataReader) { resets.add() }
 }
 
 /// A server that can be cut off from the others: it refuses calls, and makes none.
@@ -66,6 +66,8 @@ struct CuttableTransport: RaftTransport {
     func send(_ messages: [Message]) {
         if !cut.isCut { peers.send(messages) }
     }
+
+    func address(of peer: PeerID) -> String? { peers.address(of: peer) }
 
     func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int {
         if cut.isCut { throw StoreError(.connection, "the link is cut") }
@@ -200,7 +202,7 @@ final class GroupOfThree: Sendable {
                 return try await group.propose(command)
             } catch {
                 if error.code == .connection { return nil }
-                guard error.code == .notReady else { throw error }
+                guard error.code == .notLeader else { throw error }
             }
             try await Task.sleep(for: .milliseconds(20))
         }

@@ -273,7 +273,7 @@ struct MemberTests {
                 Issue.record("a follower took a command")
                 return
             }
-            #expect(error.code == .notReady && error.message.contains("member 2 leads"))
+            #expect(error.code == .notLeader && error.message.contains("member 2 leads"))
             fake.applier.fail(nil)
         }
     }

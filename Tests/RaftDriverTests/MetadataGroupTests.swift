@@ -193,7 +193,7 @@ struct MetadataGroupTests {
             let closed = await #expect(throws: StoreError.self) {
                 try await group.propose([1, 1])
             }
-            #expect(closed?.code == .notReady)
+            #expect(closed?.code == .notLeader)
         }
     }
 

@@ -212,7 +212,7 @@ final class PowerCutGroup: Sendable {
                     return try await group.propose(command)
                 } catch {
                     // Only these two say that it was not made, and never will be.
-                    guard error.code == .notReady || error.code == .overloaded else { return nil }
+                    guard error.code == .notLeader || error.code == .overloaded else { return nil }
                 }
             }
             try await Task.sleep(for: .milliseconds(5))

@@ -188,7 +188,8 @@ extension S3Error {
         case .accessDenied: self.init(.accessDenied)
         case .invalidArgument: self.init(.invalidArgument, error.message)
         case .overloaded: self.init(.slowDown)
-        case .notReady, .unavailable, .cannotPlace, .deadlineExceeded, .connection, .cancelled:
+        case .notReady, .notLeader, .unavailable, .cannotPlace, .deadlineExceeded, .connection,
+            .cancelled:
             self.init(.serviceUnavailable, error.message)
         case .noSpace: self.init(.insufficientStorage, error.message)
         case .tooManyBuckets: self.init(.tooManyBuckets, error.message)
