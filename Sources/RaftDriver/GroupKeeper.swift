@@ -195,6 +195,7 @@ public final class GroupKeeper: Sendable {
         invitation.cluster = identity.cluster
         invitation.role = identity.role
         invitation.name = request.name
+        invitation.founders = identity.founders.map(\.rawValue)
         invitation.members = book.values.map(\.message)
         let channel = channels.channel(host: place.host, port: place.port, on: reactor)
         let reply = try await channel.call(

@@ -98,7 +98,8 @@ public struct MemberIdentity: Hashable, Sendable {
     public var group: GroupID
     public var name: String
     public var peer: PeerID
-    /// The voters that the group began with; empty for a member that joined later.
+    /// The voters that the group began with, before the first entry of its log, which a member
+    /// needs to know that reads the log from there. One that joined later is not among them.
     public var founders: [PeerID]
     /// Whether the log was made.
     public var isBegun: Bool
@@ -160,7 +161,7 @@ public struct MemberIdentity: Hashable, Sendable {
             cluster: place.cluster.isEmpty ? request.cluster : place.cluster, role: place.role,
             group: GroupID(request.group), name: place.name,
             peer: PeerID(.random(in: Limits.firstDrawn...(1 << 62), using: &generator)),
-            founders: [], isBegun: false, members: request.members.compactMap { KnownMember($0) })
+            founders: request.founders.map { PeerID($0) }, isBegun: false, members: request.members.compactMap { KnownMember($0) })
     }
 
     // MARK: Kept

@@ -77,7 +77,7 @@ final class TablesApplier: CommandApplier {
     /// What the state machine keeps beside the tables is made anew from them.
     func resetMachine() async throws(StoreError) {
         let (replay, book) = (replay, book)
-        try await store.read { tables throws(StoreError) in
+        try await store.readStored { tables throws(StoreError) in
             try book.learn(from: tables)
             try replay.reset(from: tables)
         }

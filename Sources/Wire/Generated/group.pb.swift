@@ -117,7 +117,7 @@ public nonisolated struct GroupIdentityRecord: Sendable {
 
   public var peer: UInt64 = 0
 
-  /// The voters that the group began with; none for a member that joined it later.
+  /// The voters that the group began with, before the first entry of its log.
   public var founders: [UInt64] = []
 
   /// The log has been made: where it is not there now, it was lost.
@@ -218,6 +218,9 @@ public nonisolated struct GroupInviteRequest: Sendable {
 
   /// Those that there are.
   public var members: [GroupMember] = []
+
+  /// The voters that the group began with, before the first entry of its log.
+  public var founders: [UInt64] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -535,7 +538,7 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".InviteRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0\u{1}founders\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -548,6 +551,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 3: try { try decoder.decodeSingularStringField(value: &self.role) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 5: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
+      case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.founders) }()
       default: break
       }
     }
@@ -573,6 +577,9 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.members.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 5)
     }
+    if !self.founders.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.founders, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -582,6 +589,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.role != rhs.role {return false}
     if lhs.name != rhs.name {return false}
     if lhs.members != rhs.members {return false}
+    if lhs.founders != rhs.founders {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
