@@ -218,12 +218,15 @@ enum Roles {
                 "datanode.reclaim-delay-ms is 0 to 3600000 (an hour), not \(reclaimDelay)")
         }
         options.store.reclaimDelay = .milliseconds(reclaimDelay)
-        let scm = SCMClient(
-            runtime.channels.channel(
-                host: settings.text("scm.host"), port: try settings.number("scm.port"),
-                on: reactor))
+        let scm = HostPort(
+            host: settings.text("scm.host"), port: try settings.number("scm.port"))
+        let scms = try SCMClients(["\(scm)"]) { address throws(StoreError) in
+            let place = try HostPort(address)
+            return SCMClient(
+                runtime.channels.channel(host: place.host, port: place.port, on: reactor))
+        }
         let datanode = try await Datanode.open(
-            options, scm: scm, reactors: runtime.reactors.reactors,
+            options, scms: scms, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
         if let scrub = try scrubOptions(settings) {
             datanode.startScrubbing(scrub) {
