@@ -247,4 +247,48 @@ struct FollowingTests {
         #expect(group.apply(1).last == .changed([.localIDs(until: 200_003)]))
         #expect(try group.allocate(by: 1)?.first?.blockID.localID == 100_002)
     }
+
+    @Test("a snapshot takes the place of the tables, and nothing of what was heard")
+    func snapshot() throws {
+        var group = Members()
+        try group.addNodes(5)
+        group.members[0].memory.withState { state, now in state.lead(in: 1, at: now) }
+        while try group.allocate(by: 0) == nil { group.apply(0) }
+        group.apply(1)
+        let open = try #require(group.state(of: 1).containers.keys.min())
+        var replica = SCMReplicaReport()
+        replica.container = open.rawValue
+        let node = try #require(group.state(of: 1).containers[open]?.nodes[0])
+        let number = try #require((0..<5).first { Members.address($0).id == node })
+        group.register(number, with: 1, replicas: [replica])
+        group.members[1].memory.withState { state, _ in state.markCorrupt(open, index: 2) }
+        let before = group.state(of: 1)
+        // What member 1 gets with the snapshot alone: a closing, a datanode, and a container.
+        var change = SCMCommand.ContainerStateChange()
+        change.id = open.rawValue
+        change.from = .containerOpen
+        change.state = .containerClosing
+        _ = try group.run(SCMCommand(.containerState(change)))
+        var newcomer = SCMCommand.Node()
+        newcomer.address = Members.address(8).message
+        group.register(8, with: 1)
+        _ = try group.run(SCMCommand(.node(newcomer)))
+        try group.installSnapshot(on: 1, from: 0)
+        let after = group.state(of: 1)
+        #expect(Followed(after) == Followed(group.state(of: 0)))
+        #expect(after.containers[open]?.state == .containerClosing)
+        #expect(after.containers[open]?.corrupt == [2])
+        #expect(after.unlogged == [open: [1]])
+        #expect(after.nodes[node]?.replicas == before.nodes[node]?.replicas)
+        #expect(after.isInSafeMode == before.isInSafeMode && after.run == before.run)
+        #expect(after.state(of: Members.address(8).id, at: group.clock.now) == .healthy)
+        // Watchers hear of the closing as if it had been applied.
+        var question = SCMClosingsRequest()
+        question.watcher = Identity128(high: 0, low: 5).message
+        question.term = after.run
+        let news = group.members[1].memory.withState { state, now in
+            state.closings(question, at: now)
+        }
+        #expect(news.containers == [open.rawValue] && !news.isIncomplete)
+    }
 }
