@@ -231,6 +231,12 @@ let package = Package(
         tests("ReactorTests", ["Eventually", "Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
         tests(
+            "SCMTests",
+            [
+                "Eventually", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog", "Transport",
+                "Wire", "Reactor", "Model", .log,
+            ]),
+        tests(
             "DatanodeTests",
             [
                 "Eventually", "Datanode", "ContainerStore", "ContainerFormat", "Transport", "Wire",
