@@ -9,11 +9,6 @@ import Wire
 ///
 /// Thread-safe.
 final class ReportedNode: Sendable {
-    enum Limits {
-        /// Between looks at the space of the disks.
-        static let volumesInterval = Duration.seconds(1)
-    }
-
     private struct Volumes {
         var reports: [VolumeReport] = []
         var full: Set<String> = []

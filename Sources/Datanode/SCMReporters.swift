@@ -8,6 +8,13 @@ import Wire
 /// Reports to all SCMs, each in a loop of its own, so that one that hangs delays none of the others; and
 /// to those that are added, once the one that leads tells of them.
 actor SCMReporters {
+    enum Limits {
+        /// Between looks at who the SCMs are.
+        static let addressesInterval = Duration.milliseconds(500)
+        /// Between looks at the space of the disks.
+        static let volumesInterval = Duration.seconds(1)
+    }
+
     private let node: ReportedNode
     private let clients: SCMClients
     private let reactor: Reactor
@@ -33,19 +40,32 @@ actor SCMReporters {
     /// Reports until the task is cancelled; returns when no command is being carried out.
     func run() async {
         await node.lookAtVolumes()
-        followAddresses()
+        // A disk that hangs keeps nobody from hearing of new SCMs.
+        let looking = Task(executorPreference: reactor) { await self.lookAtVolumes() }
         while !Task.isCancelled {
+            followAddresses()
             do {
-                try await reactor.sleep(for: ReportedNode.Limits.volumesInterval)
+                try await reactor.sleep(for: Limits.addressesInterval)
             } catch {
                 break
             }
-            followAddresses()
-            await node.lookAtVolumes()
         }
+        looking.cancel()
         for report in reports.values { report.cancel() }
         for report in Array(reports.values) + ending { await report.value }
+        await looking.value
         await node.commands.stop()
+    }
+
+    private func lookAtVolumes() async {
+        while !Task.isCancelled {
+            do {
+                try await reactor.sleep(for: Limits.volumesInterval)
+            } catch {
+                return
+            }
+            await node.lookAtVolumes()
+        }
     }
 
     /// Begins to report to SCMs that are new, and ends with those that are none any more.

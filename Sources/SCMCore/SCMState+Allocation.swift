@@ -89,7 +89,7 @@ extension SCMState {
             var change = SCMCommand.ReserveNumbers()
             change.localIdsFrom = reservedLocalIDs
             change.localIdsUntil =
-                reservedLocalIDs + UInt64(count) + Limits.localIDsPerReservation
+                reservedLocalIDs + UInt64(count) + options.localIDsPerReservation
             return .needs(SCMCommand(.reserveNumbers(change)))
         }
         return .groups(nextGroups(count, usable, at: now))

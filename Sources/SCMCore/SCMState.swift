@@ -30,6 +30,8 @@ public struct SCMState: Sendable {
         /// How long a container that takes no new blocks stays open on its datanodes, for writers
         /// that were given one before.
         public var closeDelayNanoseconds: UInt64 = 10_000_000_000
+        /// Local IDs reserved with one command beyond those that are wanted.
+        var localIDsPerReservation = Limits.localIDsPerReservation
 
         public init() {}
     }

@@ -19,7 +19,10 @@ private struct Walk {
     var refused = 0
 
     init(seed: UInt64) throws {
-        group = Members(seed: seed)
+        var options = SCMState.Options()
+        // Small, so that members come to the end of what they own.
+        options.localIDsPerReservation = 64
+        group = Members(seed: seed, options: options)
         try group.addNodes(Self.nodes)
     }
 
@@ -74,7 +77,12 @@ private struct Walk {
 
     private mutating func allocate(by member: Int) throws {
         let text = random(0..<3) == 0 ? "xor-2-1-1024k" : "rs-3-2-1024k"
-        let groups = try group.allocate(text, count: random(1..<200), by: member) ?? []
+        var groups: [BlockGroup] = []
+        // As often as a proposer that is not disturbed; others come between now and then.
+        for _ in 0..<random(1..<6) where groups.isEmpty {
+            groups = try group.allocate(text, count: random(1..<100), by: member) ?? []
+            if groups.isEmpty { count(group.apply(member)) }
+        }
         given += groups.count
         for group in groups {
             let isNew = localIDs.insert(group.blockID.localID).inserted
@@ -193,33 +201,36 @@ struct FollowingTests {
     @Test(
         "a leader that comes back gives out no number of a range it or another had reserved before")
     func comesBack() throws {
-        var group = Members()
+        var options = SCMState.Options()
+        options.localIDsPerReservation = 150
+        var group = Members(options: options)
         try group.addNodes(5)
         var seen: Set<UInt64> = []
-        func give(by member: Int, in term: UInt64) throws {
+        func give(_ times: Int, by member: Int, in term: UInt64) throws -> [UInt64] {
             group.members[member].memory.withState { state, now in state.lead(in: term, at: now) }
+            var given: [UInt64] = []
             var rounds = 0
-            while true {
+            while given.count < times * 100 {
                 rounds += 1
                 try #require(rounds < 100)
                 for other in 0..<3 { group.apply(other) }
-                guard let groups = try group.allocate(count: 100, by: member) else { continue }
-                for given in groups { #expect(seen.insert(given.blockID.localID).inserted) }
-                return
+                let groups = try group.allocate(count: 100, by: member) ?? []
+                given += groups.map(\.blockID.localID)
             }
+            for id in given { #expect(seen.insert(id).inserted, "\(id) was given out twice") }
+            return given
         }
-        try give(by: 0, in: 2)
-        try give(by: 1, in: 3)
-        // The other one has reserved beyond what this one had, and used some of it.
-        try give(by: 0, in: 4)
-        #expect(seen.count == 300)
-        let lowest = try #require(seen.sorted().suffix(100).first)
-        #expect(lowest > SCMState.Limits.localIDsPerReservation * 2)
-        // One that was deposed without knowing uses up what it owns, and nothing else.
-        group.members[1].memory.withState { state, _ in state.leadingTerm = 3 }
-        try give(by: 1, in: 3)
-        try give(by: 2, in: 5)
-        #expect(seen.count == 500)
+        let first = try give(1, by: 0, in: 2)
+        let second = try give(1, by: 1, in: 3)
+        #expect(first == Array(1...100) && second == Array(251...350))
+        // Above all that was reserved, and on beyond what this one had and what the other one has.
+        let third = try give(6, by: 0, in: 4)
+        #expect(third.min() == 501)
+        // One that was deposed without knowing uses up what it owns, and then asks for more.
+        let fourth = try give(6, by: 1, in: 3)
+        #expect(fourth.min() == 351)
+        _ = try give(6, by: 2, in: 5)
+        #expect(seen.count == 2000)
     }
 
     @Test(
