@@ -19,12 +19,14 @@ public struct OMService: RPCHandler {
             return RPCReply(
                 try await trace.follow { () async throws(StoreError) in
                     try await manager.handle(
-                        method: method, message: request.message, context: request.context)
+                        method: method, message: request.message, context: request.context,
+                        call: request.call)
                 })
         }
         return RPCReply(
             try await manager.handle(
-                method: method, message: request.message, context: request.context))
+                method: method, message: request.message, context: request.context,
+                call: request.call))
     }
 }
 

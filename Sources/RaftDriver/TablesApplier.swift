@@ -61,6 +61,7 @@ final class TablesApplier: CommandApplier {
     /// What the state machine keeps beside the tables is made anew from them.
     func resetMachine() async throws(StoreError) {
         let replay = replay
+        try await store.read { tables in replay.setClock(by: tables) }
         try await store.read { tables throws(StoreError) in try replay.reset(from: tables) }
     }
 

@@ -191,8 +191,10 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     /// Logs a command, then takes it into the state.
-    private func change(_ command: SCMCommand) async throws(StoreError) {
-        guard let index = try await group.propose(command) else {
+    private func change(
+        _ command: SCMCommand, for call: CallID? = nil
+    ) async throws(StoreError) {
+        guard let index = try await group.propose(command, for: call) else {
             throw StoreError(.internal, "SCM's log refused a command it had made")
         }
         state.apply(command, at: index, now: reactor.now().nanoseconds)
@@ -244,14 +246,15 @@ public actor StorageContainerManager: RPCHandler {
             return RPCReply(response.encoded)
         case .locate: return RPCReply(locate(try SCMLocateRequest(parsing: message)).encoded)
         case .deleteBlocks:
-            try await deleteBlocks(SCMDeleteBlocksRequest(parsing: message))
+            try await deleteBlocks(SCMDeleteBlocksRequest(parsing: message), request.call)
             return RPCReply()
         case .reportCorrupt:
             reportCorrupt(try SCMReportCorruptRequest(parsing: message))
             return RPCReply()
         case .status: return RPCReply(status(try SCMStatusRequest(parsing: message)).encoded)
         case .closeContainer:
-            try await closeContainer(ContainerID(DNContainerRequest(parsing: message).container))
+            try await closeContainer(
+                ContainerID(DNContainerRequest(parsing: message).container), request.call)
             return RPCReply()
         case .safeMode:
             if try SCMSafeModeRequest(parsing: message).exit { state.leaveSafeMode() }
@@ -385,12 +388,14 @@ public actor StorageContainerManager: RPCHandler {
         return response
     }
 
-    private func deleteBlocks(_ request: SCMDeleteBlocksRequest) async throws(StoreError) {
+    private func deleteBlocks(
+        _ request: SCMDeleteBlocksRequest, _ call: CallID?
+    ) async throws(StoreError) {
         guard !request.blocks.isEmpty else { return }
         if let error = state.deletionError() { throw error }
         var command = SCMCommand()
         command.deleteBlocks.blocks = request.blocks
-        try await change(command)
+        try await change(command, for: call)
     }
 
     private func reportCorrupt(_ request: SCMReportCorruptRequest) {
@@ -400,7 +405,9 @@ public actor StorageContainerManager: RPCHandler {
         state.markCorrupt(block.containerID, index: Int(request.replicaIndex))
     }
 
-    private func closeContainer(_ id: ContainerID) async throws(StoreError) {
+    private func closeContainer(
+        _ id: ContainerID, _ call: CallID?
+    ) async throws(StoreError) {
         guard let container = state.containers[id] else {
             throw StoreError(.noSuchContainer, "there is no container \(id)")
         }
@@ -408,7 +415,7 @@ public actor StorageContainerManager: RPCHandler {
         var command = SCMCommand()
         command.containerState.id = id.rawValue
         command.containerState.state = .containerClosing
-        try await change(command)
+        try await change(command, for: call)
     }
 
     private func status(_ request: SCMStatusRequest) -> SCMStatusResponse {

@@ -35,3 +35,19 @@ public enum OMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case abortUpload = 0x0146
     case listUploads = 0x0147
 }
+
+extension OMMethod {
+    /// Whether it changes something: then it is to bear an identity (`CallID`), by which it may be
+    /// repeated. What does not may be repeated anyway.
+    public var isChange: Bool {
+        switch self {
+        case .createUser, .deleteUser, .createVolume, .deleteVolume, .createBucket, .deleteBucket,
+            .openKey, .allocateGroup, .commit, .abortOpen, .deleteKey, .reserve, .createUpload,
+            .openPart, .completeUpload, .abortUpload:
+            true
+        case .userByAccessKey, .userByName, .listUsers, .listVolumes, .bucket, .listBuckets,
+            .listKeys, .lookupKey, .holdBlocks, .upload, .listParts, .listUploads:
+            false
+        }
+    }
+}
