@@ -127,9 +127,8 @@ final class ConsistencyBoard: Sendable {
                 state.report.outcomes["\(action.name) \(answer.name)", default: 0] += 1
             case .unknown(let error):
                 state.report.unanswered += 1
-                state.report.errors["\(action.name) \(error.code)", default: 0] += 1
-            case .notMade(let error):
-                state.report.errors["\(action.name) \(error.code)", default: 0] += 1
+                state.report.note(error, of: action.name)
+            case .notMade(let error): state.report.note(error, of: action.name)
             }
         }
     }
@@ -164,6 +163,14 @@ final class ConsistencyBoard: Sendable {
             Double(MonotonicTime.now().nanoseconds - start.nanoseconds) / 1e9
         (report.longestPauseSeconds, report.pauses) = pauses.found
         return report
+    }
+}
+
+extension ConsistencyReport {
+    fileprivate mutating func note(_ error: StoreError, of action: String) {
+        let name = "\(action) \(error.code)"
+        errors[name, default: 0] += 1
+        examples[name] = error.message
     }
 }
 

@@ -91,6 +91,8 @@ struct ConsistencyReport: Encodable, Sendable {
     var unanswered = 0
     /// What failed, by code; some of it is among what is unanswered.
     var errors: [String: Int] = [:]
+    /// Of each of them the last message.
+    var examples: [String: String] = [:]
     var longestPauseSeconds = 0.0
     /// Those of 0.3 s and more, the first 1000.
     var pauses: [Pause] = []
@@ -106,7 +108,8 @@ struct ConsistencyReport: Encodable, Sendable {
         }
         Swift.print("  unanswered: \(unanswered)")
         for (code, count) in errors.sorted(by: { $0.key < $1.key }) {
-            Swift.print("  failed with \(code): \(count)")
+            let example = examples[code].map { ", as \(shown($0))" } ?? ""
+            Swift.print("  failed with \(code): \(count)\(example)")
         }
         Swift.print("longest time without a successful write: \(rounded(longestPauseSeconds)) s")
         for file in histories { Swift.print("not explained: \(file)") }

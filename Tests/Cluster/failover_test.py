@@ -127,7 +127,8 @@ def main():
         print(f"  {report['operations']} operations on {report['keys']} keys in "
               f"{report['seconds']:.0f} s, {report['unanswered']} unanswered, "
               f"{len(faults.done)} faults: {report['verdict']}")
-        print(f"  failures: {report['errors']}")
+        for name, count in sorted(report["errors"].items()):
+            print(f"  {name}: {count}, as {report['examples'][name]}")
         faults.report(report["pauses"])
         for name in report["histories"]:
             print(pathlib.Path(name).read_text())
