@@ -65,6 +65,7 @@ test: deps-test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/cluster_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/idle_sockets.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/load_test.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/failover_test.py
 
 # A package counts as there if another one brought its program: nginx-light beside nginx-core.
 # RUNLEVEL=1 keeps Debian from starting nginx as a service.

@@ -66,13 +66,15 @@ extension StorageContainerManager {
         }
     }
 
-    func deleteBlocks(_ request: SCMDeleteBlocksRequest) async throws(StoreError) {
+    func deleteBlocks(
+        _ request: SCMDeleteBlocksRequest, _ call: CallID?
+    ) async throws(StoreError) {
         try lead()
         guard !request.blocks.isEmpty else { return }
         if let error = memory.withState({ state, _ in state.deletionError() }) { throw error }
         var change = SCMCommand.DeleteBlocks()
         change.blocks = request.blocks
-        _ = try await self.change(SCMCommand(.deleteBlocks(change)))
+        _ = try await self.change(SCMCommand(.deleteBlocks(change)), for: call)
     }
 
     func reportCorrupt(_ request: SCMReportCorruptRequest) throws(StoreError) {

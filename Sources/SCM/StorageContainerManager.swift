@@ -303,8 +303,12 @@ public actor StorageContainerManager: RPCHandler {
     }
 
     /// Logs a command and returns what it did. The state has taken it then, as on every member.
-    func change(_ command: SCMCommand) async throws(StoreError) -> SCMAnswer {
-        let answer = try await group.propose(command)
+    ///
+    /// - Parameter call: names the change where it is decided from the request alone.
+    func change(
+        _ command: SCMCommand, for call: CallID? = nil
+    ) async throws(StoreError) -> SCMAnswer {
+        let answer = try await group.propose(command, for: call)
         memory.withState { state, _ in state.noteProposed(command, answer) }
         return answer
     }
@@ -336,7 +340,7 @@ public actor StorageContainerManager: RPCHandler {
         case .locate:
             return RPCReply(try await locate(SCMLocateRequest(parsing: message)).encoded)
         case .deleteBlocks:
-            try await deleteBlocks(SCMDeleteBlocksRequest(parsing: message))
+            try await deleteBlocks(SCMDeleteBlocksRequest(parsing: message), request.call)
             return RPCReply()
         case .reportCorrupt:
             try reportCorrupt(SCMReportCorruptRequest(parsing: message))

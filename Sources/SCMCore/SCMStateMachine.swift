@@ -46,6 +46,25 @@ public struct SCMStateMachine: StateMachine {
 
     public func encode(_ command: SCMCommand) -> [UInt8] { command.encoded }
 
+    /// One byte: whether it was made. What it changed is in the tables.
+    public func encode(_ answer: SCMAnswer, to command: SCMCommand) -> [UInt8] {
+        switch answer {
+        case .changed: [1]
+        case .refused: [2]
+        }
+    }
+
+    /// Throws `conflict` for a change that was refused: it is to be decided anew.
+    public func decode(answer bytes: [UInt8]) throws(StoreError) -> SCMAnswer {
+        switch bytes {
+        case [1]: return .changed([])
+        case [2]:
+            throw StoreError(
+                .conflict, "it was refused when it was asked for first: decide it anew")
+        default: throw StoreError(.corrupt, "an answer of SCM's of \(bytes.count) bytes")
+        }
+    }
+
     public func decode(_ bytes: [UInt8]) throws(StoreError) -> SCMCommand {
         let command = try SCMCommand(parsing: bytes)
         guard command.version <= SCMCommand.currentVersion else {
