@@ -166,7 +166,7 @@ let package = Package(
                 "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
                 "Model", "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
                 .system,
-            ], path: "Sources/apus", swiftSettings: settings),
+            ], path: "Sources/apus", exclude: ["Package"], swiftSettings: settings),
 
         // Programs of `make bench`: kernels beside their yardsticks, load, the data path
         .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
