@@ -130,7 +130,7 @@ struct GroupHealth {
                 finding(
                     .outage,
                     "\(title): \(alive) of \(voters.count) members are there, and \(needed) must be",
-                    "start those that do not answer; what they have nobody else need have"))
+                    "start those that do not answer: until then nothing can be changed"))
         } else if !voters.contains(where: { $0.peer == newest.leader }) {
             found.append(
                 finding(

@@ -9,6 +9,9 @@ import Reactor
 struct ServiceManager: Sendable {
     /// `NOTIFY_SOCKET`: a path, or an abstract name behind `@`.
     private let socket: String?
+    /// How long a message may wait for room in the manager's queue.
+    static let patienceSeconds = 2
+
     /// How often the manager wants to hear that the process lives.
     let watchdog: Duration?
 
@@ -57,6 +60,11 @@ struct ServiceManager: Sendable {
             AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw failure("no socket") }
         defer { close(descriptor) }
+        // A manager that hangs does not hold the role up for ever.
+        var patience = timeval(tv_sec: Self.patienceSeconds, tv_usec: 0)
+        setsockopt(
+            descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience,
+            socklen_t(MemoryLayout<timeval>.size))
         let message = Array(lines.joined(separator: "\n").utf8)
         let sent = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {

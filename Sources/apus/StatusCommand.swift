@@ -25,7 +25,15 @@ extension AdminCommand {
             request.nodes = true
             request.containers = true
             async let names = Self.outcome { () async throws(StoreError) in
-                try await client.volumes(user: user).count
+                do throws(StoreError) {
+                    return try await client.volumes(user: user).count
+                } catch {
+                    // OM says so itself: a cluster is well before it has its first user.
+                    guard error.code == .noSuchUser || error.code == .accessDenied else {
+                        throw error
+                    }
+                    return 0
+                }
             }
             let places = await Self.outcome { [request] () async throws(StoreError) in
                 try await client.scm.status(request)

@@ -30,7 +30,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tree=$work/tree
 mkdir -p "$tree/DEBIAN" "$tree/usr/bin" "$tree/etc/apus" "$tree/etc/default" \
-    "$tree/lib/systemd/system" "$tree/usr/lib/sysusers.d" "$tree/usr/share/doc/apus"
+    "$tree/usr/lib/systemd/system" "$tree/usr/lib/sysusers.d" "$tree/usr/share/doc/apus"
 
 # The libraries of Foundation name each other in a circle.
 swiftc -emit-executable -module-name apus -static-stdlib -o "$tree/usr/bin/apus" \
@@ -42,7 +42,7 @@ swiftc -emit-executable -module-name apus -static-stdlib -o "$tree/usr/bin/apus"
     { cat "$work/link.log" >&2; exit 1; }
 strip --strip-all --remove-section=.comment "$tree/usr/bin/apus"
 
-install -m 644 "$here"/*.service "$tree/lib/systemd/system/"
+install -m 644 "$here"/*.service "$tree/usr/lib/systemd/system/"
 install -m 644 "$here/apus.sysusers" "$tree/usr/lib/sysusers.d/apus.conf"
 install -m 644 "$here/default" "$tree/etc/default/apus"
 install -m 644 "$root/README.md" "$root/LICENSE" "$root/CHANGELOG.md" "$tree/usr/share/doc/apus/"
@@ -76,7 +76,7 @@ echo /etc/default/apus >"$tree/DEBIAN/conffiles"
 for script in postinst prerm postrm; do
     install -m 755 "$here/$script" "$tree/DEBIAN/$script"
 done
-(cd "$tree" && find usr lib -type f | sort | xargs md5sum) >"$tree/DEBIAN/md5sums"
+(cd "$tree" && find usr -type f | LC_ALL=C sort | xargs md5sum) >"$tree/DEBIAN/md5sums"
 chmod 644 "$tree/DEBIAN/control" "$tree/DEBIAN/conffiles" "$tree/DEBIAN/md5sums"
 find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
