@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import sys
 import time
 import traceback
@@ -31,7 +32,11 @@ class Run:
     def __init__(self, cluster):
         self.hosts = cluster
         self.passed = self.failed = 0
-        self.has_groups = "--init" in cluster[1].apus("om", "--help").stdout
+        self.groups = [role for role in ["om", "scm"]
+                       if "--init" in cluster[1].apus(role, "--help").stdout]
+        # Roles without groups are on the first host alone.
+        self.alone = [flag for role in ["om", "scm"] if role not in self.groups
+                      for flag in ["--" + role, "host1"]]
 
     def check(self, name, body):
         start = time.monotonic()
@@ -64,16 +69,14 @@ class Run:
         host = self.hosts[1]
         flags = [flag for other in self.hosts for flag in ["--host", f"{other.name}={other.address}"]]
         flags += [flag for path in host.disks for flag in ["--volume", path]]
-        if not self.has_groups:
-            flags += ["--om", "host1", "--scm", "host1"]
+        flags += self.alone
         self.steps = host.apus("init", "--cluster-id", "test", *flags).stdout
         text = (host.root / "etc/apus/cluster.json").read_text()
         again = host.apus("init", "--cluster-id", "other", *flags, check=False)
         assert again.returncode == 1 and "is there already" in again.stderr, again.stderr
         answers = "test\n" + "".join(f"{other.name}={other.address}\n" for other in self.hosts)
         answers += "\n" + ",".join(host.disks) + "\n\n"
-        asked = [] if self.has_groups else ["--om", "host1", "--scm", "host1"]
-        host.apus("init", *asked, "--output", "/tmp/asked.json", input=answers,
+        host.apus("init", *self.alone, "--output", "/tmp/asked.json", input=answers,
                   environment={"APUS_INIT_ASK": "1"})
         assert (host.root / "tmp/asked.json").read_text() == text
         result = host.apus("init", "--host", "a=10.0.0.1", check=False, stdin=-3)
@@ -207,13 +210,13 @@ class Run:
     def first_start(self):
         """As `apus init` said, host by host."""
         for host in self.hosts:
-            for role in ["om", "scm"]:
-                if self.has_groups and f'"{role}{host.number}' in (
-                        host.root / "etc/apus/cluster.json").read_text():
-                    host.apus(role, "--init", user="apus")
+            for role in self.groups:
+                said = host.apus(role, "--init", user="apus").stdout
+                assert f"{role}{host.number}" in said, said
         for unit in UNITS:
+            role = unit.removeprefix("apus-")
             self.start_units([host for host in self.hosts
-                              if self.has_groups or host.number == 1 or unit not in UNITS[:2]], unit)
+                              if role in self.groups or role not in ["om", "scm"] or host.number == 1], unit)
 
     def start_units(self, chosen, unit):
         """All at once: a member of a group is not ready before others are there."""
@@ -233,8 +236,8 @@ class Run:
     def status(self):
         page = self.well()
         assert "3 healthy" in page, page
-        if self.has_groups:
-            assert "OM: om" in page and "leads" in page, page
+        for role in self.groups:
+            assert re.search(f"{role.upper()}: {role}[123] leads, {role}[123] {role}[123] follow", page), page
 
     def watched(self):
         """The roles tell the watchdog that they live."""

@@ -135,6 +135,7 @@ struct ClusterPlan: Sendable {
 
     private func checkHosts() throws(StoreError) {
         var seen: Set<String> = []
+        var addresses: [String: String] = [:]
         for host in hosts {
             try Self.check(name: host.name, of: "a host")
             guard seen.insert(host.name).inserted else {
@@ -149,9 +150,9 @@ struct ClusterPlan: Sendable {
                     "\(host.name): the others do not reach it at \(host.address); give the address "
                         + "that it has in their network")
             }
-            if let other = hosts.first(where: { $0.address == host.address && $0 != host }) {
+            if let other = addresses.updateValue(host.name, forKey: host.address) {
                 throw Self.refusal(
-                    "\(other.name) and \(host.name) have the same address, \(host.address)")
+                    "\(other) and \(host.name) have the same address, \(host.address)")
             }
             guard members[.datanode]?.contains(host.name) == true else { continue }
             guard !host.volumes.isEmpty, Set(host.volumes).count == host.volumes.count else {

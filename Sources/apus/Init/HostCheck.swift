@@ -131,52 +131,26 @@ struct HostCheck {
 
     // MARK: Directories
 
-    /// What a member of a group may find in its directory beside files that begin with `apus-`.
-    private static let metadata: Set<String> = ["lock", "log", "snapshots", "lost+found"]
+    /// What the directories of roles hold: names, or beginnings of names.
+    private static func files(of role: ClusterRole) -> [String] {
+        let common = ["lock", "lost+found"]
+        return role == .datanode
+            ? common + ["datanode.", "store.", "volumes."]
+            : common + ["member.id", "metadata.db", "log", "snapshots"]
+    }
 
     private func directory(_ path: String, of role: ClusterRole) -> [CheckFinding] {
         if let missing = access(path) { return [missing] }
         let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
-        let known: (String) -> Bool =
-            role == .datanode
-            ? { name in
-                name.hasPrefix("datanode.") || name.hasPrefix("store.")
-                    || name.hasPrefix("volumes.")
-            }
-            : { name in name.hasPrefix("metadata.db") }
-        let strange = names.first { name in
-            !Self.metadata.contains(name) && !known(name)
-                && cluster(of: "\(path)/\(name)") == nil
-        }
-        if let strange {
+        let known = Self.files(of: role)
+        if let strange = names.first(where: { name in !known.contains { name.hasPrefix($0) } }) {
             return [
                 .fail(
                     "\(path) (\(role.rawValue)) holds files that are not Apus's: \(strange)",
                     do: "give an empty directory")
             ]
         }
-        let clusters = names.compactMap { cluster(of: "\(path)/\($0)") }.filter { !$0.isEmpty }
-        if let other = clusters.first(where: { $0 != place.cluster }) {
-            return [
-                .fail(
-                    "\(path) (\(role.rawValue)) belongs to cluster \(other), this is "
-                        + place.cluster,
-                    do: "give another directory, or see whether \(place.file) is the right one")
-            ]
-        }
         return [.ok("directory \(path) (\(role.rawValue)) is \(names.isEmpty ? "empty" : "ours")")]
-    }
-
-    /// The cluster that a file says it is of; empty if it is one of ours that names none, nil if it
-    /// is none of ours.
-    private func cluster(of path: String) -> String? {
-        guard let file = FileHandle(forReadingAtPath: path) else { return nil }
-        defer { try? file.close() }
-        let head = (try? file.read(upToCount: 4096)) ?? Data()
-        let text = String(decoding: head, as: UTF8.self)
-        guard text.hasPrefix("apus-") else { return nil }
-        let line = text.split(separator: "\n").first { $0.hasPrefix("cluster ") }
-        return line.map { String($0.dropFirst("cluster ".count)) } ?? ""
     }
 
     private func volume(_ path: String) -> [CheckFinding] {
