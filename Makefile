@@ -17,6 +17,7 @@ help:
 	@echo "make run     build, and run a cluster under DIR=$(DIR)"
 	@echo "make test    build, and run all tests with the clients they need"
 	@echo "make build   the program: .build/release/apus"
+	@echo "make deb     a Debian package: .build/apus_VERSION_ARCH.deb"
 	@echo "make lint    check the format of the sources"
 	@echo "make bench   measure everything beside its yardstick; ARGS=\"--rows 9,10 --json FILE\""
 	@echo "make simulate  Raft clusters from seeds until one fails; ARGS=\"--from SEED --minutes N\""
@@ -56,7 +57,7 @@ PRODUCTS := apus simulate http-load datapath-bench kernel-bench raft-bench
 # Eight tests at a time: all at once starve each other of the two threads that a small machine has,
 # and what waits for a peer with a deadline then meets it. Where a test hangs, the last lines name it.
 .PHONY: test
-test: deps-test
+test: deps-test deps-deb
 	for product in $(PRODUCTS) apusPackageTests; do \
 		swift build $(SWIFT_FLAGS) --product $$product || exit 1; done
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" timeout --kill-after 10 2400 \
@@ -66,6 +67,8 @@ test: deps-test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/idle_sockets.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/load_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/failover_test.py
+	Sources/apus/Package/build-deb.sh .build/release .build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
 
 # A package counts as there if another one brought its program: nginx-light beside nginx-core.
 # RUNLEVEL=1 keeps Debian from starting nginx as a service.
@@ -100,6 +103,16 @@ simulate:
 .PHONY: mutants
 mutants:
 	python3 Tests/Mutants/mutants.py $(ARGS)
+
+# dpkg-shlibdeps tells which libraries the program needs.
+.PHONY: deps-deb
+deps-deb:
+	@command -v dpkg-shlibdeps >/dev/null || { $(SUDO) apt-get update -q && \
+		$(SUDO) apt-get install -y -q --no-install-recommends dpkg-dev; }
+
+.PHONY: deb
+deb: build deps-deb
+	Sources/apus/Package/build-deb.sh .build/release .build
 
 .PHONY: lint
 lint:

@@ -168,7 +168,7 @@ let package = Package(
                 "Linearizability", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
                 .configuration, .crypto, .log,
                 .system,
-            ], path: "Sources/apus", swiftSettings: settings),
+            ], path: "Sources/apus", exclude: ["Package"], swiftSettings: settings),
 
         // Programs of `make bench`: kernels beside their yardsticks, load, the data path
         .executableTarget(name: "http-load", path: "Bench/HTTPLoad", swiftSettings: settings),
@@ -250,7 +250,7 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments]),
+        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments, .configuration]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Eventually", "Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(

@@ -51,6 +51,9 @@ extension ContainerStore {
         /// How long a round of the committer is repeated that fails for want of descriptors, memory
         /// or a place in the disk's queue.
         public var roundPatience = Duration.seconds(5)
+        /// Volumes that are not to be touched, by path, each with the reason: they are taken out
+        /// before anything is read or made there.
+        public var refusedVolumes: [String: String] = [:]
         /// Refuse a volume that another store has open. Off only where a test plays the death of
         /// a process within one.
         public var locksVolumes: Bool

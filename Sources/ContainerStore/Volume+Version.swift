@@ -10,6 +10,10 @@ extension Volume {
     /// `versionMismatch` if a newer program wrote it, `overloaded` if the process has too few
     /// descriptors or too little memory. Errors of the disk take the volume out instead.
     func open(datanode: DatanodeID) async throws(StoreError) {
+        if let reason = options.refusedVolumes[path] {
+            fail(reason)
+            return
+        }
         var bytes: [UInt8]?
         var names: [String] = []
         do throws(IOError) {

@@ -14,6 +14,7 @@ struct Apus: AsyncParsableCommand {
             Up.self, OMCommand.self, SCMCommandLine.self, DatanodeCommand.self,
             S3GatewayCommand.self, VolumeCommand.self, BucketCommand.self, KeyCommand.self,
             UserCommand.self, AdminCommand.self, DiskCommand.self, ConfigCommand.self,
+            InitCommand.self,
             BenchCommand.self, DebugCommand.self,
         ])
 

@@ -8,7 +8,12 @@ import Transport
 /// How a command finds its cluster.
 struct ClusterOptions: ParsableArguments {
     @Option(help: "The directory given to `apus up` (or APUS_DIR).") var dir: String?
-    @Option(help: "A settings file with om.* and scm.* (or APUS_CONFIG).") var config: String?
+    @Option(
+        help: """
+            A settings file with om.* and scm.* (or APUS_CONFIG). Default, without a directory: \
+            /etc/apus/cluster.json.
+            """)
+    var config: String?
     @Option(help: "The user on whose behalf it is done.") var user = Users.firstName
     @Flag(help: "Print JSON, for programs.") var json = false
 
@@ -19,8 +24,10 @@ struct ClusterOptions: ParsableArguments {
         if let dir { return try Self.file(of: dir) }
         if let config = environment["APUS_CONFIG"] { return config }
         if let dir = environment["APUS_DIR"] { return try Self.file(of: dir) }
+        if let file = RoleOptions.usualFile { return file }
         throw ValidationError(
-            "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG")
+            "which cluster? Give --dir DIR or --config FILE, or set APUS_DIR or APUS_CONFIG; there "
+                + "is no \(SettingsFile.standardPath)")
     }
 
     /// That of a cluster under `directory`.
@@ -41,8 +48,12 @@ struct ClusterOptions: ParsableArguments {
 
     /// A client whose connections live on the reactors of `runtime`.
     func client(_ runtime: Runtime) async throws -> ClusterClient {
-        let settings = try await Settings(file: file(), overrides: [])
-        return try Roles.client(settings, runtime)
+        try Roles.client(await settings(), runtime)
+    }
+
+    /// The settings that tell where OM and SCM are.
+    func settings() async throws -> Settings {
+        try await Settings(file: file(), overrides: [])
     }
 }
 

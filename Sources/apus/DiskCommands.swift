@@ -10,7 +10,7 @@ import Synchronization
 struct DiskCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "disk", abstract: "Measure disks and look after them.",
-        subcommands: [Tune.self, Check.self])
+        subcommands: [Tune.self, Check.self, Replaced.self])
 
     struct Tune: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -180,7 +180,7 @@ private func looked(
 }
 
 /// A status line that several tasks write.
-private final class SharedStatusLine: Sendable {
+final class SharedStatusLine: Sendable {
     private let line: Mutex<StatusLine>
 
     init(isQuiet: Bool) { line = Mutex(StatusLine(isQuiet: isQuiet)) }

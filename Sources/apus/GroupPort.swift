@@ -50,6 +50,8 @@ struct GroupPort {
             (To begin a new group stop it, and run apus \(place.role) --init on each of its first \
             members.)
             """)
+        // Nobody need wait for more: it is up to an operator now.
+        ServiceManager().ready("\(place.name) waits to be added to its group")
         return await service.invitation()
     }
 

@@ -8,15 +8,39 @@ import Synchronization
 
 /// The options of every command that runs a role.
 struct RoleOptions: ParsableArguments {
-    @Option(name: .long, help: "The role's settings, a JSON file.")
-    var config: String
+    @Option(
+        name: .long,
+        help: "The settings, a JSON file. Default: APUS_CONFIG, or /etc/apus/cluster.json.")
+    var config: String?
+
+    @Option(
+        help: "Whose section of the settings counts. Default: APUS_HOST, or the machine's name.")
+    var host: String?
 
     @Option(name: .customLong("set"), help: "A setting, KEY=VALUE, over environment and file.")
     var overrides: [String] = []
 
-    func settings() async throws -> Settings {
-        try await Settings(file: config, overrides: overrides)
+    /// - Parameter role: what is to run, which the file must say of this host.
+    func settings(for role: ClusterRole) async throws -> Settings {
+        guard let file = config ?? Self.usualFile else {
+            throw ValidationError(
+                "which settings? Give --config FILE, or set APUS_CONFIG; there is no "
+                    + SettingsFile.standardPath)
+        }
+        return try await Settings(
+            file: file, overrides: overrides, host: host ?? Self.usualHost, role: role)
     }
+
+    /// The settings file of who gives none.
+    static var usualFile: String? {
+        let environment = ProcessInfo.processInfo.environment
+        if let file = environment["APUS_CONFIG"] { return file }
+        let path = SettingsFile.standardPath
+        return FileManager.default.fileExists(atPath: path) ? path : nil
+    }
+
+    /// Whose section counts if nobody says so; nil: the machine's name tells.
+    static var usualHost: String? { ProcessInfo.processInfo.environment["APUS_HOST"] }
 }
 
 /// The wish that this process end: SIGTERM or SIGINT, or, for a role that `apus up --separate`
@@ -76,11 +100,12 @@ final class StopRequest: Sendable {
 }
 
 /// Makes the directory of a role a member's of a new group, and says what is next.
-private func initialize(_ options: RoleOptions, _ role: String) async throws {
-    let settings = try await options.settings()
-    let runtime = try Runtime(name: role, memory: .none, reactors: 1)
+private func initialize(_ options: RoleOptions, _ kind: ClusterRole) async throws {
+    let settings = try await options.settings(for: kind)
+    try DirectoryOwner.check(kind, settings)
+    let runtime = try Runtime(name: kind.rawValue, memory: .none, reactors: 1)
     let identity = try await GroupPort.initialize(
-        settings, role, on: runtime.reactors.next())
+        settings, kind.rawValue, on: runtime.reactors.next())
     let count = identity.founders.count
     print(
         "\(identity.name) is a member of a new group of \(count)"
@@ -89,13 +114,17 @@ private func initialize(_ options: RoleOptions, _ role: String) async throws {
 }
 
 private func runRole(
-    _ options: RoleOptions, _ name: String, memory: Runtime.Memory,
+    _ options: RoleOptions, _ kind: ClusterRole, memory: Runtime.Memory,
     reactors: (Settings) throws -> Int? = { _ in nil },
     _ start: (Settings, Runtime) async throws -> RunningRole
 ) async throws {
     let stop = await StopRequest(
         withParent: ProcessInfo.processInfo.environment["APUS_PARENT"] != nil)
-    let settings = try await options.settings()
+    let name = kind.rawValue
+    let settings = try await options.settings(for: kind)
+    try DirectoryOwner.check(kind, settings)
+    let manager = ServiceManager()
+    manager.status("starting")
     let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
     // One that waits to be added, or that reads a long log, ends as by a crash: nothing is lost.
     let starting = Task.detached {
@@ -116,7 +145,10 @@ private func runRole(
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
     fflush(nil)
+    manager.ready("serving on port \(role.port)")
+    manager.keepWatch(over: runtime.reactors.reactors)
     await stop.wait()
+    manager.stopping()
     await role.stop()
 }
 
@@ -133,9 +165,9 @@ struct OMCommand: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     func run() async throws {
-        if begins { return try await initialize(options, "om") }
+        if begins { return try await initialize(options, .om) }
         try await runRole(
-            options, "om", memory: .none, reactors: Roles.reactorsOfOM, Roles.startOM)
+            options, .om, memory: .none, reactors: Roles.reactorsOfOM, Roles.startOM)
     }
 }
 
@@ -146,8 +178,8 @@ struct SCMCommandLine: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     func run() async throws {
-        if begins { return try await initialize(options, "scm") }
-        try await runRole(options, "scm", memory: .none, Roles.startSCM)
+        if begins { return try await initialize(options, .scm) }
+        try await runRole(options, .scm, memory: .none, Roles.startSCM)
     }
 }
 
@@ -157,7 +189,7 @@ struct DatanodeCommand: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     func run() async throws {
         try await runRole(
-            options, "datanode", memory: .disks, reactors: Roles.reactorsOfDatanode
+            options, .datanode, memory: .disks, reactors: Roles.reactorsOfDatanode
         ) { settings, runtime in
             Roles.remark(onVolumesOf: [settings])
             return try await Roles.startDatanode(settings, runtime)
@@ -170,7 +202,7 @@ struct S3GatewayCommand: AsyncParsableCommand {
         commandName: "s3gateway", abstract: "Run an S3 gateway.")
     @OptionGroup var options: RoleOptions
     func run() async throws {
-        try await runRole(options, "s3gateway", memory: .datanodes, Roles.startS3Gateway)
+        try await runRole(options, .s3gateway, memory: .datanodes, Roles.startS3Gateway)
     }
 }
 
@@ -184,17 +216,22 @@ struct ConfigCommand: AsyncParsableCommand {
             abstract: "Print each setting, its value, where it came from, and what it is for.",
             discussion: """
                 Where: the command line, the environment (om.cache-bytes is APUS_OM_CACHE_BYTES), \
-                the file, or the default.
+                the section of this host in the file, the rest of the file, om.addresses for the \
+                place of the one that om.id names, or the default.
                 """)
         @Argument(help: "Only settings that begin with this, as in om.") var prefix = ""
-        @Option(help: "A settings file (or APUS_CONFIG).") var config: String?
+        @Option(help: "A settings file. Default: APUS_CONFIG, or /etc/apus/cluster.json.")
+        var config: String?
+        @Option(help: "Whose section of it counts. Default: APUS_HOST, or the machine's name.")
+        var host: String?
         @Option(name: .customLong("set"), help: "A setting, KEY=VALUE, over environment and file.")
         var overrides: [String] = []
         @Flag(help: "Print JSON, for programs.") var json = false
 
         func run() async throws {
-            let file = config ?? ProcessInfo.processInfo.environment["APUS_CONFIG"]
-            let settings = try await Settings(file: file, overrides: overrides)
+            let settings = try await Settings(
+                file: config ?? RoleOptions.usualFile, overrides: overrides,
+                host: host ?? RoleOptions.usualHost)
             let rows = Setting.all.filter { $0.key.hasPrefix(prefix) }.map { setting in
                 let (value, source) = settings.lookup(setting)
                 return [

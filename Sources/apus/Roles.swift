@@ -228,6 +228,8 @@ enum Roles {
                 "datanode.reclaim-delay-ms is 0 to 3600000 (an hour), not \(reclaimDelay)")
         }
         options.store.reclaimDelay = .milliseconds(reclaimDelay)
+        let record = try VolumeRecord.load(from: directory)
+        options.store.refusedVolumes = record.refused(of: options.volumes, logger)
         let scms = try SCMClients(settings.addresses(of: "scm")) { address throws(StoreError) in
             let place = try HostPort(address)
             return SCMClient(
@@ -236,6 +238,7 @@ enum Roles {
         let datanode = try await Datanode.open(
             options, scms: scms, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
+        try record.keep(options.volumes, in: directory)
         if let scrub = try scrubOptions(settings) {
             datanode.startScrubbing(scrub) {
                 Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000))

@@ -3,11 +3,21 @@ import Client
 import Configuration
 import Foundation
 import Model
-import SystemPackage
 
 /// One setting of a role: its key, what it is for, and its value when nobody gives one.
 struct Setting: Sendable {
-    enum Kind: Sendable { case text, number, list }
+    enum Kind: Sendable {
+        case text, number, list
+
+        /// What it looks like in a file.
+        var shape: String {
+            switch self {
+            case .text: "a text, in quotes"
+            case .number: "a whole number"
+            case .list: #"a list of texts, as ["a", "b"]"#
+            }
+        }
+    }
     var key: String
     var kind: Kind
     var fallback: String
@@ -156,97 +166,145 @@ struct Setting: Sendable {
     ]
 }
 
-/// The settings of a process: command line over environment (`APUS_…`) over file over defaults.
+extension Setting {
+    /// - Throws: `invalidArgument` if there is none of that name.
+    static func named(_ key: String, in place: String) throws(StoreError) -> Setting {
+        if let setting = all.first(where: { $0.key == key }) { return setting }
+        let known = all.map(\.key).joined(separator: " ")
+        throw StoreError(
+            .invalidArgument, "\(place): there is no setting '\(key)'; there are: \(known)")
+    }
+}
+
+/// The settings of a process: command line over environment (`APUS_…`) over file over defaults. In
+/// a file for several hosts the section of this host counts before what is said for all.
 struct Settings: Sendable {
-    private let layers: [(name: String, reader: ConfigReader)]
+    private var layers: [(name: String, reader: ConfigReader)]
+    /// The section of the file that counts; nil if it has none, or none for this host.
+    let host: String?
 
     /// Reads the layers. Unknown keys, in the file or given with `--set`, are refused by name.
-    init(file: String?, overrides: [String]) async throws {
-        var layers: [(String, ConfigReader)] = []
-        var values: [AbsoluteConfigKey: ConfigValue] = [:]
+    ///
+    /// - Parameters:
+    ///   - host: which section of the file counts; nil: the one with this machine's name.
+    ///   - role: what is to run here, which the host must be said to run; nil: only a client.
+    init(
+        file: String?, overrides: [String], host: String? = nil, role: ClusterRole? = nil
+    ) async throws {
+        var values: [String: ConfigContent] = [:]
         do {
             for override in overrides {
                 guard let equals = override.firstIndex(of: "=") else {
                     throw ValidationError("--set takes KEY=VALUE, not '\(override)'")
                 }
-                let key = String(override[..<equals])
-                let setting = try Self.setting(key, in: "--set")
+                let setting = try Setting.named(String(override[..<equals]), in: "--set")
                 let text = String(override[override.index(after: equals)...])
-                values[AbsoluteConfigKey(key.split(separator: ".").map(String.init))] =
-                    try Self.value(text, for: setting)
+                values[setting.key] = try Self.value(text, for: setting)
             }
         } catch let error as StoreError {
             throw ValidationError(error.message)
         }
-        layers.append(
-            ("command line", ConfigReader(provider: InMemoryProvider(values: values))))
-        layers.append(
+        layers = [
+            ("command line", Self.reader(values)),
             (
                 "environment",
                 ConfigReader(provider: EnvironmentVariablesProvider().prefixKeys(with: "apus"))
-            ))
+            ),
+        ]
         if let file {
-            try Self.checkKeys(file)
-            let provider = try await FileProvider<JSONSnapshot>(filePath: FilePath(file))
-            layers.append((file, ConfigReader(provider: provider)))
+            let content = try SettingsFile(file)
+            self.host = try content.section(of: host, machine: Self.machine, for: role)
+            if let name = self.host {
+                layers.append(
+                    ("\(file), host \(name)", Self.reader(content.hosts[name] ?? [:])))
+            }
+            layers.append((file, Self.reader(content.common)))
+            if let role { try checkAddress(of: role, hosts: content.hosts.count) }
+        } else {
+            self.host = nil
         }
-        self.layers = layers
+        for group in ["om", "scm"] { try derivePlace(of: group) }
     }
 
-    private static func value(_ text: String, for setting: Setting) throws -> ConfigValue {
+    private static func reader(_ values: [String: ConfigContent]) -> ConfigReader {
+        ConfigReader(
+            provider: InMemoryProvider(
+                values: Dictionary(
+                    uniqueKeysWithValues: values.map { key, content in
+                        (
+                            AbsoluteConfigKey(key.split(separator: ".").map(String.init)),
+                            ConfigValue(content, isSecret: false)
+                        )
+                    })))
+    }
+
+    /// The name that the machine gives itself.
+    static var machine: String {
+        var name = [CChar](repeating: 0, count: 256)
+        gethostname(&name, name.count - 1)
+        return String(
+            decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// Where a member listens that is told no place of its own: where the others look for it.
+    private mutating func derivePlace(of group: String) throws(StoreError) {
+        let members = try members(of: group)
+        let name = text("\(group).id")
+        let own = members.first { $0.name == name } ?? (members.count == 1 ? members[0] : nil)
+        guard let own else { return }
+        layers.append(
+            (
+                "\(group).addresses",
+                Self.reader([
+                    "\(group).host": .string(own.place.host),
+                    "\(group).port": .int(own.place.port),
+                ])
+            ))
+    }
+
+    /// The members of the group of OMs or SCMs; empty where there is one alone, at `GROUP.host`.
+    /// - Throws: `invalidArgument` if one is not written as it should be.
+    func members(of group: String) throws(StoreError) -> [MemberAddress] {
+        try MemberAddress.list(list("\(group).addresses"), in: "\(group).addresses")
+    }
+
+    /// What others could not reach is refused before anybody tries.
+    private func checkAddress(of role: ClusterRole, hosts: Int) throws(StoreError) {
+        guard hosts > 1 else { return }
+        if role == .datanode, Self.isLoopback(text("datanode.host")) {
+            throw StoreError(
+                .invalidArgument,
+                "datanode.host is \(text("datanode.host")), where the other hosts do not reach it; "
+                    + "give this host's address in hosts.\(host ?? "HOST").datanode.host")
+        }
+        guard role == .om || role == .scm else { return }
+        let group = role.group
+        let members = try members(of: group)
+        guard members.count > 1, !members.contains(where: { $0.name == text("\(group).id") }),
+            lookup(try Setting.named("\(group).host", in: "")).source == "default"
+        else { return }
+        throw StoreError(
+            .invalidArgument,
+            "\(group).id is \(text("\(group).id")), which \(group).addresses does not have: "
+                + members.map { "\($0.name)=\($0.place)" }.joined(separator: " ")
+                + "; say in hosts.\(host ?? "HOST") which one this is")
+    }
+
+    /// Whether an address is only of the machine itself.
+    static func isLoopback(_ host: String) -> Bool {
+        host.hasPrefix("127.") || host == "localhost" || host == "::1"
+    }
+
+    private static func value(_ text: String, for setting: Setting) throws -> ConfigContent {
         switch setting.kind {
-        case .text: return ConfigValue(.string(text), isSecret: false)
-        case .list:
-            let items = text.split(separator: ",").map(String.init)
-            return ConfigValue(.stringArray(items), isSecret: false)
+        case .text: return .string(text)
+        case .list: return .stringArray(text.split(separator: ",").map(String.init))
         case .number:
             guard let number = Int(text) else {
                 throw StoreError(
                     .invalidArgument, "\(setting.key) takes a whole number, not '\(text)'")
             }
-            return ConfigValue(.int(number), isSecret: false)
-        }
-    }
-
-    private static func setting(_ key: String, in place: String) throws -> Setting {
-        if let setting = Setting.all.first(where: { $0.key == key }) { return setting }
-        let known = Setting.all.map(\.key).joined(separator: " ")
-        throw StoreError(
-            .invalidArgument, "\(place): there is no setting '\(key)'; there are: \(known)")
-    }
-
-    private static func checkKeys(_ file: String) throws {
-        guard let data = FileManager.default.contents(atPath: file) else {
-            let reason = String(cString: strerror(errno))
-            throw StoreError(.io, "the settings file \(file) cannot be read: \(reason)")
-        }
-        let content: Any
-        do {
-            content = try JSONSerialization.jsonObject(with: data)
-        } catch {
-            throw StoreError(
-                .invalidArgument, "\(file) cannot be read as JSON: \(error.localizedDescription)")
-        }
-        guard let groups = content as? [String: Any] else {
-            throw StoreError(.invalidArgument, "\(file) must hold a JSON object of groups")
-        }
-        for (group, value) in groups {
-            guard let entries = value as? [String: Any] else {
-                throw StoreError(.invalidArgument, "\(file): '\(group)' must be an object")
-            }
-            for (name, value) in entries {
-                let setting = try setting("\(group).\(name)", in: file)
-                let fits =
-                    switch setting.kind {
-                    case .text: value is String
-                    case .number: value is NSNumber
-                    case .list: value is [String]
-                    }
-                guard fits else {
-                    throw StoreError(
-                        .invalidArgument, "\(file): \(setting.key) must be a \(setting.kind)")
-                }
-            }
+            return .int(number)
         }
     }
 

@@ -17,18 +17,34 @@ extension AdminCommand {
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
-            let client = try await cluster.client()
+            let runtime = try Runtime(name: "apus", memory: .datanodes, reactors: 1)
+            let settings = try await cluster.settings()
+            let client = try Roles.client(settings, runtime)
             let user = cluster.user
             var request = SCMStatusRequest()
             request.nodes = true
             request.containers = true
             async let names = Self.outcome { () async throws(StoreError) in
-                try await client.volumes(user: user).count
+                do throws(StoreError) {
+                    return try await client.volumes(user: user).count
+                } catch {
+                    // OM says so itself: a cluster is well before it has its first user.
+                    guard error.code == .noSuchUser || error.code == .accessDenied else {
+                        throw error
+                    }
+                    return 0
+                }
             }
             let places = await Self.outcome { [request] () async throws(StoreError) in
                 try await client.scm.status(request)
             }
-            let page = StatusPage(om: await names, scm: places)
+            var groups: [GroupHealth] = []
+            for role in [ClusterRole.om, .scm] {
+                if let group = try await GroupHealth.ask(role, settings, runtime) {
+                    groups.append(group)
+                }
+            }
+            let page = StatusPage(om: await names, scm: places, groups: groups)
             if cluster.json { try printJSON(page) } else { page.print() }
             guard page.isWell else { throw ExitCode.failure }
         }
@@ -73,9 +89,13 @@ struct StatusPage: Encodable {
     var summary: [String]
     var findings: [Finding]
 
-    init(om: Result<Int, StoreError>, scm: Result<SCMStatusResponse, StoreError>) {
-        var findings: [Finding] = []
-        summary = []
+    /// - Parameter groups: of OM and SCM where they have several members.
+    init(
+        om: Result<Int, StoreError>, scm: Result<SCMStatusResponse, StoreError>,
+        groups: [GroupHealth] = []
+    ) {
+        var findings: [Finding] = groups.flatMap(\.findings)
+        summary = groups.map(\.summary)
         switch om {
         case .success: summary.append("OM answers")
         case .failure(let error):
@@ -120,7 +140,8 @@ struct StatusPage: Encodable {
         let counts = [(SCMNodeState.dead, "dead"), (.stale, "stale"), (.healthy, "healthy")].map {
             state, name in (count: status.nodes.count { $0.state == state }, what: name)
         }
-        summary.insert("datanodes: \(text(counts))", at: 1)
+        let place = summary.lastIndex { $0.hasPrefix("SCM ") } ?? summary.count
+        summary.insert("datanodes: \(text(counts))", at: place)
         let volumes = status.nodes.filter { $0.state == .healthy }.flatMap(\.volumes)
         let capacity = volumes.reduce(0) { $0 + $1.capacity }
         let available = volumes.reduce(0) { $0 + $1.available }

@@ -1,0 +1,210 @@
+import Client
+import Foundation
+import Model
+import Reactor
+import Transport
+import Wire
+
+/// How a group of OMs or SCMs is, by what each of its members says.
+struct GroupHealth {
+    /// A member, and what came of asking it.
+    struct View {
+        var name: String
+        var address: String
+        var answer: Result<GroupStatusResponse, StoreError>
+    }
+
+    enum Limits {
+        /// How long a member may take to answer.
+        static let timeout = Duration.seconds(2)
+        /// A follower that is this many entries behind the leader lags.
+        static let lag: UInt64 = 10_000
+    }
+
+    var role: ClusterRole
+    var views: [View]
+
+    /// Asks all members that the settings name, and those that one of these names besides.
+    static func ask(
+        _ role: ClusterRole, _ settings: Settings, _ runtime: Runtime
+    ) async throws -> GroupHealth? {
+        let members = try settings.members(of: role.group)
+        guard members.count > 1 else { return nil }
+        var asked = Dictionary(
+            members.map { ($0.place.description, $0.name) }, uniquingKeysWith: { first, _ in first }
+        )
+        var views = await ask(asked.map { ($1, $0) }, runtime)
+        let told = views.compactMap { try? $0.answer.get() }.flatMap(\.members)
+        var more: [(String, String)] = []
+        for member in told where !member.address.isEmpty && asked[member.address] == nil {
+            asked[member.address] = member.name
+            more.append((member.name, member.address))
+        }
+        views += await ask(more, runtime)
+        return GroupHealth(role: role, views: views.sorted { $0.name < $1.name })
+    }
+
+    private static func ask(
+        _ members: [(name: String, address: String)], _ runtime: Runtime
+    ) async -> [View] {
+        await withTaskGroup(of: View.self) { group in
+            for (name, address) in members {
+                group.addTask {
+                    View(name: name, address: address, answer: await ask(address, runtime))
+                }
+            }
+            return await group.reduce(into: []) { $0.append($1) }
+        }
+    }
+
+    private static func ask(
+        _ address: String, _ runtime: Runtime
+    ) async -> Result<GroupStatusResponse, StoreError> {
+        do throws(StoreError) {
+            let place = try HostPort(address)
+            let channel = runtime.channels.channel(
+                host: place.host, port: place.port, on: runtime.reactors.next())
+            let reply = try await channel.call(
+                RaftMethod.status.rawValue, GroupStatusRequest().encoded, timeout: Limits.timeout)
+            return .success(try GroupStatusResponse(parsing: reply.message))
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    // MARK: What is said of it
+
+    /// What the members that answered agree on, by the latest term.
+    private var newest: GroupStatusResponse? {
+        let answers = views.compactMap { try? $0.answer.get() }
+        // Of one term the leader knows most.
+        return answers.max { a, b in
+            (a.term, a.leader == a.peer ? 1 : 0, a.appliedIndex)
+                < (b.term, b.leader == b.peer ? 1 : 0, b.appliedIndex)
+        }
+    }
+
+    private var title: String { role.rawValue.uppercased() }
+
+    /// `OM: om2 leads, om1 om3 follow`.
+    var summary: String {
+        guard let newest else { return "\(title): no member answers" }
+        let silent = Set(views.filter { (try? $0.answer.get()) == nil }.map(\.name))
+        let members = newest.members.sorted { $0.name < $1.name }
+        func names(_ isIncluded: (GroupMember) -> Bool) -> String {
+            members.filter(isIncluded).map(\.name).joined(separator: " ")
+        }
+        let leader = names { $0.peer == newest.leader }
+        let rest = [
+            (
+                "follow",
+                names {
+                    $0.peer != newest.leader && $0.role != .learner && !silent.contains($0.name)
+                }
+            ),
+            ("learn", names { $0.role == .learner && !silent.contains($0.name) }),
+            ("do not answer", names { silent.contains($0.name) }),
+        ].filter { !$0.1.isEmpty }.map { "\($0.1) \($0.0)" }
+        return "\(title): "
+            + ([leader.isEmpty ? "no leader" : "\(leader) leads"] + rest).joined(separator: ", ")
+    }
+
+    /// What is not as it should be.
+    var findings: [StatusPage.Finding] {
+        let silent = views.filter { (try? $0.answer.get()) == nil }
+        guard let newest else {
+            return [
+                finding(
+                    .outage, "\(title): none of its \(views.count) members answers",
+                    "start them (systemctl start apus-\(role.rawValue) on each host); their logs say "
+                        + "why they ended")
+            ]
+        }
+        let voters = newest.members.filter { $0.role != .learner }
+        let names = Set(silent.map(\.name))
+        let alive = voters.count { !names.contains($0.name) }
+        let needed = voters.count / 2 + 1
+        var found: [StatusPage.Finding] = []
+        if alive < needed {
+            found.append(
+                finding(
+                    .outage,
+                    "\(title): \(alive) of \(voters.count) members are there, and \(needed) must be",
+                    "start those that do not answer: until then nothing can be changed"))
+        } else if !voters.contains(where: { $0.peer == newest.leader }) {
+            found.append(
+                finding(
+                    .outage, "\(title): no member leads",
+                    "wait a second for the election; if none comes, see whether the members reach "
+                        + "each other: apus init check"))
+        }
+        let spare = alive - needed
+        for view in silent where newest.members.contains(where: { $0.name == view.name }) {
+            let host = (try? HostPort(view.address))?.host ?? view.address
+            let next =
+                spare < 0
+                ? ""
+                : spare == 0
+                    ? "; the group can lose no further member" : "; it can lose \(spare) more"
+            found.append(
+                finding(
+                    spare < 0 ? .outage : .danger,
+                    "\(view.name) (\(view.address)) does not answer\(next)",
+                    "start it: systemctl start apus-\(role.rawValue) on \(host); if its machine is "
+                        + "gone for good: apus admin \(role.rawValue) remove \(view.name), then add another"
+                ))
+        }
+        return found + strangers(newest) + progress(newest, names)
+    }
+
+    /// Members of another cluster or group, and those that the settings do not have.
+    private func strangers(_ newest: GroupStatusResponse) -> [StatusPage.Finding] {
+        views.compactMap { view in
+            guard let answer = try? view.answer.get() else { return nil }
+            if answer.group != newest.group || answer.cluster != newest.cluster {
+                return finding(
+                    .danger,
+                    "\(view.name) (\(view.address)) is of another group, of cluster "
+                        + "'\(answer.cluster)'; this is '\(newest.cluster)'",
+                    "see whether the address is right, and what runs there")
+            }
+            guard !newest.members.contains(where: { $0.name == view.name }) else { return nil }
+            return finding(
+                .danger, "\(view.name) (\(view.address)) is no member of the group",
+                "take it in: apus admin \(role.rawValue) add \(view.name) \(view.address)")
+        }
+    }
+
+    /// Members that answer and are behind, or that the leader does not reach.
+    private func progress(
+        _ newest: GroupStatusResponse, _ silent: Set<String>
+    ) -> [StatusPage.Finding] {
+        guard newest.leader == newest.peer else { return [] }
+        return newest.members.filter { $0.peer != newest.leader && !silent.contains($0.name) }
+            .compactMap { member in
+                let behind =
+                    newest.appliedIndex > member.appliedIndex
+                    ? newest.appliedIndex - member.appliedIndex : 0
+                if !member.isReachable {
+                    return finding(
+                        .danger,
+                        "\(member.name) (\(member.address)) answers here, but the leader does not "
+                            + "reach it",
+                        "see the network between the two: apus init check on both")
+                }
+                guard behind > Limits.lag else { return nil }
+                return finding(
+                    .danger,
+                    "\(member.name) (\(member.address)) is \(behind) entries behind the leader",
+                    member.role == .learner
+                        ? "it catches up, and votes when it has; nothing is to be done"
+                        : "see whether its disk or its network is slow: apus disk check")
+            }
+    }
+
+    private func finding(
+        _ severity: StatusPage.Finding.Severity, _ what: String, _ advice: String
+    ) -> StatusPage.Finding {
+        StatusPage.Finding(severity: severity, what: what, advice: advice)
+    }
+}
