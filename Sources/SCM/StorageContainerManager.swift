@@ -159,18 +159,21 @@ public actor StorageContainerManager: RPCHandler {
         }
     }
 
-    /// Whether this member leads; if so, its state knows.
-    func takesLead() -> Bool {
+    /// Whether this member leads, and in which term; its state knows of it.
+    func standing() -> Leadership {
         let leadership = group.leadership
-        return memory.withState { state, now in
+        memory.withState { state, now in
             if leadership.isLeading {
                 state.lead(in: leadership.term, at: now)
             } else {
                 state.follow()
             }
-            return leadership.isLeading
         }
+        return leadership
     }
+
+    /// Whether this member leads.
+    func takesLead() -> Bool { standing().isLeading }
 
     /// To be called first by what only the leader does or answers.
     ///
