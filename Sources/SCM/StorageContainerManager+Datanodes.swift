@@ -100,8 +100,8 @@ extension StorageContainerManager {
         return response
     }
 
-    /// Has the log say what datanodes have deleted. Should this member die or be deposed before that,
-    /// they are told again by the next that leads.
+    /// Has the log say what datanodes have deleted. Should this member die or be deposed before
+    /// that, they are told again by the next that leads.
     func confirm(_ numbers: [UInt64], by id: DatanodeID) {
         guard !numbers.isEmpty else { return }
         confirmed[id, default: []] += numbers

@@ -7,8 +7,8 @@ import Telemetry
 import Transport
 import Wire
 
-/// A member of the Storage Container Manager: knows datanodes and containers, gives out block groups,
-/// and tells datanodes what to do.
+/// A member of the Storage Container Manager: knows datanodes and containers, gives out block
+/// groups, and tells datanodes what to do.
 ///
 /// Every member hears datanodes and follows the log; what is decided is decided by the one that
 /// leads, logged, and taken into memory by all. `SCMMemory` has the state, which the group's
@@ -22,8 +22,8 @@ public actor StorageContainerManager: RPCHandler {
         public var tick = Duration.milliseconds(500)
         /// The cluster that this is to be, or is; nil: one is drawn where there is none.
         public var cluster: ClusterID?
-        /// `HOST:PORT` of all members, as far as this one knows, for datanodes to report to. Called for
-        /// each heartbeat, on the reactor; empty: they keep to what they have.
+        /// `HOST:PORT` of all members, as far as this one knows, for datanodes to report to. Called
+        /// for each heartbeat, on the reactor; empty: they keep to what they have.
         public var addresses: @Sendable () -> [String] = { [] }
         public init() {}
     }
@@ -100,8 +100,8 @@ public actor StorageContainerManager: RPCHandler {
             if let wanted = options.cluster, let found = manager.cluster, wanted != found {
                 throw StoreError(
                     .invalidArgument,
-                    "\(directory) belongs to cluster \(found), not to \(wanted), which the settings "
-                        + "name; give this SCM a directory of its own")
+                    "\(directory) belongs to cluster \(found), not to \(wanted), which the "
+                        + "settings name; give this SCM a directory of its own")
             }
             if group.leadership.isLeading { try await manager.nameCluster() }
         } catch {

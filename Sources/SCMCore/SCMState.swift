@@ -134,7 +134,8 @@ public struct SCMState: Sendable {
     var leadingTerm: UInt64?
     /// Local IDs below this may be in use.
     var reservedLocalIDs: UInt64 = 1
-    /// Local IDs that only this member gives out: it had them reserved in the term that it leads in.
+    /// Local IDs that only this member gives out: it had them reserved in the term that it leads
+    /// in.
     var ownLocalIDs: Range<UInt64> = 0..<0
     var nextContainerID: UInt64 = 1
     var openByReplication: [ReplicationConfig: [ContainerID]] = [:]

@@ -281,7 +281,7 @@ struct ThreeSCMsTests {
     }
 
     @Test(
-        "a datanode that only followers have heard of, or not where it is, is logged by the next leader"
+        "the next leader logs a datanode that only followers have heard of, or not where it is"
     )
     func unlogged() async throws {
         try await withSCMs(datanodes: 1) { scms, datanodes in
