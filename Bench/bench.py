@@ -153,13 +153,14 @@ def experiments(wanted, quick):
     """The experiments that hold the wanted rows, in the order they are run."""
     from datapath import AppendRows, ReadRows, RPCRows
     from deletionrow import DeletionRow
+    from grouprow import GroupRows
     from memoryrow import MemoryRow
     from metricsrow import MetricsRow
     from omrow import OMRows
     from s3rows import RangeRow, S3Rows
     from scrubrow import ScrubRow
     for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow,
-                 OMRows, MemoryRow, DeletionRow]:
+                 OMRows, MemoryRow, DeletionRow, GroupRows]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 

@@ -12,8 +12,8 @@ import Wire
 /// container that takes long to close keeps no deletion waiting. A command that is waiting or being
 /// carried out is not taken again, however often SCM sends it.
 ///
-/// Commands have the term of the leader that gave them. Once a later one gives commands, those that still
-/// wait are dropped: it has them given again as far as they are still to be.
+/// Commands have the term of the leader that gave them. Once a later one gives commands, those that
+/// still wait are dropped: it has them given again as far as they are still to be.
 ///
 /// Thread-safe.
 final class CommandQueue: Sendable {

@@ -114,7 +114,8 @@ private actor Adoption {
         let result = await own.value
         if turn == own { turn = nil }
         try result.get()
-        // Nothing is to be done, unless who came first was told of another cluster: that is refused.
+        // Nothing is to be done, unless who came first was told of another cluster: that is
+        // refused.
         if store.cluster != cluster { try await store.adopt(cluster: cluster) }
     }
 }

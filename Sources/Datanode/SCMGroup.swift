@@ -4,14 +4,15 @@ import Wire
 
 /// What a datanode knows of the SCMs that it reports to: where they are, and which leads.
 ///
-/// **Terms.** Commands are taken from a leader of the latest term that was heard of, and from no other: what an
-/// earlier one orders may have been decided from a state that is over. The term is in memory alone,
-/// and begins at 0 with each start. That is safe, because a datanode that has not heard of a later
-/// leader yet takes the orders of an earlier one in any case, also without a restart between: so
-/// each order is harmless when it comes late. A container is closed that takes blocks elsewhere; blocks are
-/// deleted that the log, which all leaders share, says are to be; a replica is removed if it is
-/// closed and holds nothing. An order for which that does not hold needs its term kept on disk.
-/// Terms of members that do not lead are not counted: one that is cut off may be ahead of them all.
+/// **Terms.** Commands are taken from a leader of the latest term that was heard of, and from no
+/// other: what an earlier one orders may have been decided from a state that is over. The term is
+/// in memory alone, and begins at 0 with each start. That is safe, because a datanode that has not
+/// heard of a later leader yet takes the orders of an earlier one in any case, also without a
+/// restart between: so each order is harmless when it comes late. A container is closed that takes
+/// blocks elsewhere; blocks are deleted that the log, which all leaders share, says are to be; a
+/// replica is removed if it is closed and holds nothing. An order for which that does not hold
+/// needs its term kept on disk. Terms of members that do not lead are not counted: one that is cut
+/// off may be ahead of them all.
 ///
 /// **Outcomes.** What was carried out is told to the one that leads, and counts as told if its
 /// answer says that it led. One that leads from then on tells everything anew that is not logged as
@@ -48,8 +49,8 @@ struct SCMGroup {
         leaderHeard = now
     }
 
-    /// Takes an answer of the SCM at `address`. Returns whether it leads as far as anybody knows: then
-    /// its commands are carried out, and it has taken the outcomes it was told.
+    /// Takes an answer of the SCM at `address`. Returns whether it leads as far as anybody knows:
+    /// then its commands are carried out, and it has taken the outcomes it was told.
     mutating func take(_ view: View, from address: String, at now: MonotonicTime) -> Bool {
         switch view.leading {
         case .leads:

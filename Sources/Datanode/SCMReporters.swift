@@ -5,8 +5,8 @@ import Reactor
 import Synchronization
 import Wire
 
-/// Reports to all SCMs, each in a loop of its own, so that one that hangs delays none of the others; and
-/// to those that are added, once the one that leads tells of them.
+/// Reports to all SCMs, each in a loop of its own, so that one that hangs delays none of the
+/// others; and to those that are added, once the one that leads tells of them.
 actor SCMReporters {
     enum Limits {
         /// Between looks at who the SCMs are.

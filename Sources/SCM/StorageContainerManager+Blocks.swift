@@ -105,8 +105,8 @@ extension StorageContainerManager {
         throw StoreError(.overloaded, "container \(id) changes all the time: try again later")
     }
 
-    /// No barrier: one that was deposed tells of fewer closings for as long as it does not know; the
-    /// next one has datanodes wait for all the delay that writers are given.
+    /// No barrier: one that was deposed tells of fewer closings for as long as it does not know;
+    /// the next one has datanodes wait for all the delay that writers are given.
     func closings(_ request: SCMClosingsRequest) throws(StoreError) -> SCMClosingsResponse {
         try lead()
         return memory.withState { state, now in state.closings(request, at: now) }

@@ -54,7 +54,7 @@ extension StorageContainerManager {
         let (seconds, attoseconds) = options.heartbeat.components
         response.heartbeatMilliseconds = UInt32(
             seconds * 1000 + attoseconds / 1_000_000_000_000_000)
-        let leadership = group.leadership
+        let leadership = standing()
         response.term = leadership.term
         response.leading = leadership.isLeading ? .leads : .follows
         response.scms = addresses
@@ -68,14 +68,15 @@ extension StorageContainerManager {
     /// that to the one that leads.
     func heartbeat(_ request: SCMHeartbeatRequest) -> SCMHeartbeatResponse {
         let id = Identity128(request.id)
-        let isLeading = takesLead()
+        let leadership = standing()
+        let isLeading = leadership.isLeading
         var response = SCMHeartbeatResponse()
-        response.term = group.leadership.term
+        response.term = leadership.term
         response.leading = isLeading ? .leads : .follows
         response.scms = addresses
         let (commands, done) = memory.withState {
             state, now -> ([SCMDatanodeCommand], [UInt64]) in
-            guard
+            guard !isLeading || !state.mustBeLogged(id),
                 state.heard(
                     id, volumes: request.volumes, replicas: request.replicas,
                     isFull: request.isFull, store: request.store, epoch: request.epoch, at: now)
@@ -99,8 +100,8 @@ extension StorageContainerManager {
         return response
     }
 
-    /// Has the log say what datanodes have deleted. Should this member die or be deposed before that,
-    /// they are told again by the next that leads.
+    /// Has the log say what datanodes have deleted. Should this member die or be deposed before
+    /// that, they are told again by the next that leads.
     func confirm(_ numbers: [UInt64], by id: DatanodeID) {
         guard !numbers.isEmpty else { return }
         confirmed[id, default: []] += numbers

@@ -7,8 +7,8 @@ import Telemetry
 import Transport
 import Wire
 
-/// A member of the Storage Container Manager: knows datanodes and containers, gives out block groups,
-/// and tells datanodes what to do.
+/// A member of the Storage Container Manager: knows datanodes and containers, gives out block
+/// groups, and tells datanodes what to do.
 ///
 /// Every member hears datanodes and follows the log; what is decided is decided by the one that
 /// leads, logged, and taken into memory by all. `SCMMemory` has the state, which the group's
@@ -111,8 +111,8 @@ public actor StorageContainerManager: RPCHandler {
             if let wanted = options.cluster, let found = manager.cluster, wanted != found {
                 throw StoreError(
                     .invalidArgument,
-                    "\(directory) belongs to cluster \(found), not to \(wanted), which the settings "
-                        + "name; give this SCM a directory of its own")
+                    "\(directory) belongs to cluster \(found), not to \(wanted), which the "
+                        + "settings name; give this SCM a directory of its own")
             }
             if group.leadership.isLeading { try await manager.nameCluster() }
         } catch {
@@ -188,18 +188,21 @@ public actor StorageContainerManager: RPCHandler {
         }
     }
 
-    /// Whether this member leads; if so, its state knows.
-    func takesLead() -> Bool {
+    /// Whether this member leads, and in which term; its state knows of it.
+    func standing() -> Leadership {
         let leadership = group.leadership
-        return memory.withState { state, now in
+        memory.withState { state, now in
             if leadership.isLeading {
                 state.lead(in: leadership.term, at: now)
             } else {
                 state.follow()
             }
-            return leadership.isLeading
         }
+        return leadership
     }
+
+    /// Whether this member leads.
+    func takesLead() -> Bool { standing().isLeading }
 
     /// To be called first by what only the leader does or answers.
     ///

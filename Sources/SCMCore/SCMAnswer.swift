@@ -3,8 +3,8 @@ import Wire
 
 /// What a command of SCM's log did: the only thing that memory learns of it.
 ///
-/// `SCMStateMachine.apply` alone interprets commands. What it leaves in the tables it answers with, row by
-/// row, and every member's memory takes these rows, as it takes all of them when it is made
+/// `SCMStateMachine.apply` alone interprets commands. What it leaves in the tables it answers with,
+/// row by row, and every member's memory takes these rows, as it takes all of them when it is made
 /// anew. So a memory that followed the log and one that was read from the tables are the same.
 public enum SCMAnswer: Hashable, Sendable {
     /// The rows that were written, as they are now; none where everything was so already.

@@ -3,8 +3,8 @@ import Synchronization
 
 /// SCM's state in memory, beside the tables of one member.
 ///
-/// It is changed in two ways: by what the log says, which `SCMStateMachine` brings on every member in
-/// the order of the log, and by what is asked and heard here. Both come on the group's reactor,
+/// It is changed in two ways: by what the log says, which `SCMStateMachine` brings on every member
+/// in the order of the log, and by what is asked and heard here. Both come on the group's reactor,
 /// except `reset(from:)`, which runs where tables are read: so it is behind a lock. Nobody waits
 /// for anything with the lock, and nothing is called with it that might take it again.
 ///

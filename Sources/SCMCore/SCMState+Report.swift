@@ -74,8 +74,9 @@ extension SCMState {
         return info
     }
 
-    /// Replica indexes from 1 on that were placed nowhere, are on dead nodes, are lost or may be, or,
-    /// once the container is closed, were not reported by their nodes and are not known to be empty.
+    /// Replica indexes from 1 on that were placed nowhere, are on dead nodes, are lost or may be,
+    /// or, once the container is closed, were not reported by their nodes and are not known to be
+    /// empty.
     private func missingIndexes(_ container: Container, at now: UInt64) -> [UInt32] {
         guard container.state != .containerDeleted else { return [] }
         return container.nodes.indices.compactMap { place in

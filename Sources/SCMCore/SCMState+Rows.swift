@@ -132,7 +132,8 @@ extension SCMState {
         }
     }
 
-    /// Others have taken the place of the tables: what they hold is in `fresh`. What was heard stays.
+    /// Others have taken the place of the tables: what they hold is in `fresh`. What was heard
+    /// stays.
     mutating func replaceTables(by fresh: SCMState, at now: UInt64) {
         var next = fresh
         next.isInSafeMode = isInSafeMode

@@ -1,18 +1,18 @@
 import Model
 import Wire
 
-// Safe mode: what a member waits for before it gives out blocks or judges containers. It ends by what
-// was heard, not by time: a member that has listened as a follower is out of it when it begins to
-// lead.
+// Safe mode: what a member waits for before it gives out blocks or judges containers. It ends by
+// what was heard, not by time: a member that has listened as a follower is out of it when it begins
+// to lead.
 
 extension SCMState {
     /// Why SCM is in safe mode, or nil once it may leave it.
     ///
     /// - So many datanodes as are configured have been heard of.
     /// - Of 99 % of the closed containers there are enough replicas to read them.
-    /// - The nodes of 99 % of the open containers have been heard of, or were silent for so long that
-    ///   they are dead. Before that it would not be known which containers may take blocks, and
-    ///   those whose nodes come a moment later would be closed.
+    /// - The nodes of 99 % of the open containers have been heard of, or were silent for so long
+    ///   that they are dead. Before that it would not be known which containers may take blocks,
+    ///   and those whose nodes come a moment later would be closed.
     ///
     /// O(containers).
     public func safeModeReason(at now: UInt64) -> String? {

@@ -81,8 +81,8 @@ extension SCMState {
         return node.store == 0 || node.retired.contains(container.id)
     }
 
-    /// Whether it is certain that no block of the container was ever acknowledged: each that was has
-    /// bytes on index 1 and on each parity index, and one of these was never made.
+    /// Whether it is certain that no block of the container was ever acknowledged: each that was
+    /// has bytes on index 1 and on each parity index, and one of these was never made.
     func neverHeldABlock(_ container: Container, at now: UInt64) -> Bool {
         container.nodes.indices.contains { place in
             container.isInEachBlock(place)

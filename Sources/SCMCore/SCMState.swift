@@ -39,6 +39,8 @@ public struct SCMState: Sendable {
     public struct Node: Sendable {
         /// Where it registered, as logged; of a newcomer, as it says.
         public var address: DatanodeAddress
+        /// Where it says that it is, to this member; nil: it did not register here.
+        var claimed: DatanodeAddress?
         /// nil: not heard of since this member began to listen.
         public var lastHeartbeat: UInt64?
         public var volumes: [DNVolume] = []
@@ -132,7 +134,8 @@ public struct SCMState: Sendable {
     var leadingTerm: UInt64?
     /// Local IDs below this may be in use.
     var reservedLocalIDs: UInt64 = 1
-    /// Local IDs that only this member gives out: it had them reserved in the term that it leads in.
+    /// Local IDs that only this member gives out: it had them reserved in the term that it leads
+    /// in.
     var ownLocalIDs: Range<UInt64> = 0..<0
     var nextContainerID: UInt64 = 1
     var openByReplication: [ReplicationConfig: [ContainerID]] = [:]
@@ -176,10 +179,20 @@ public struct SCMState: Sendable {
             newcomers[id] = Node(address: address)
         }
         deletions.startOver(id)
-        change(id) { $0.store = store }
+        change(id) { node in
+            node.store = store
+            node.claimed = address
+        }
         return heard(
             id, volumes: volumes, replicas: replicas, isFull: true, store: store, epoch: epoch,
             at: now)
+    }
+
+    /// Whether node `id`, which may have registered here, has not been logged as it is: the leader
+    /// that it registered with may have died before, and one that leads now has to.
+    public func mustBeLogged(_ id: DatanodeID) -> Bool {
+        guard let node = nodes[id] else { return true }
+        return node.claimed.map { $0 != node.address } ?? false
     }
 
     /// Changes what is known of a datanode, be it logged or not.

@@ -139,7 +139,7 @@ struct SeveralSCMsTests {
     }
 
     @Test(
-        "what was done is told to the one that leads, also if it was told to the one that ordered it"
+        "what was done is told to the one that leads, also if the one that ordered it was told"
     )
     func outcomes() async throws {
         let rig = try await Rig(scms: 3) { scms, _ in

@@ -155,7 +155,8 @@ private struct Walk {
         }
     }
 
-    /// All have applied everything: tables and memories are the same, and the same as ones made anew.
+    /// All have applied everything: tables and memories are the same, and the same as ones made
+    /// anew.
     mutating func converge() throws {
         for member in 0..<3 { count(group.apply(member)) }
         let first = Followed(group.state(of: 0))

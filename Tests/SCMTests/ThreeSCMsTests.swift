@@ -285,6 +285,43 @@ struct ThreeSCMsTests {
         }
     }
 
+    @Test(
+        "the next leader logs a datanode that only followers have heard of, or not where it is"
+    )
+    func unlogged() async throws {
+        try await withSCMs(datanodes: 1) { scms, datanodes in
+            let leader = try await scms.leader()
+            let follower = try #require(scms.nodes.first { $0.id != leader.id })
+            // As if the leader had died before it logged them.
+            await datanodes.stop()
+            var moved = datanodes.registration(0)
+            moved.address.port += 500
+            let new = datanodes.registration(7)
+            for request in [moved, new] { _ = try await follower.ask(.register, request.encoded) }
+            await leader.scm?.group.engine.member.transferLeadership(to: follower.id)
+            try await eventually("the follower leads") { follower.isLeading }
+            for request in [moved, new] {
+                var heartbeat = SCMHeartbeatRequest()
+                heartbeat.id = request.address.id
+                heartbeat.store = request.store
+                heartbeat.epoch = request.epoch
+                let answer = try SCMHeartbeatResponse(
+                    parsing: try await follower.ask(.heartbeat, heartbeat.encoded))
+                #expect(answer.leading == .leads)
+                #expect(answer.commands.map(\.registerAgain) == [true])
+                _ = try await follower.ask(.register, request.encoded)
+                let again = try SCMHeartbeatResponse(
+                    parsing: try await follower.ask(.heartbeat, heartbeat.encoded))
+                #expect(again.commands.isEmpty)
+            }
+            try await scms.converge()
+            for node in scms.nodes {
+                let known = try Known(node).addresses.values.map(\.port).sorted()
+                #expect(known == [2007, 2500], "member \(node.id)")
+            }
+        }
+    }
+
     @Test("after a restart of all three, with datanodes coming back, containers are open as before")
     func restart() async throws {
         try await withSCMs { scms, datanodes in
