@@ -45,7 +45,7 @@ extension OzoneManager {
             // A commit is answered without places: whoever wrote the blocks knows where they are.
             return method == .completeUpload
                 ? try await located(response).encoded : response.encoded
-        case .done, .deletedKey, .upload, .refused: return try answer.encoded()
+        case .done, .committed, .deletedKey, .upload, .refused: return try answer.encoded()
         }
     }
 

@@ -34,6 +34,7 @@ extension OMStateMachine {
             return Self.opened(
                 .reserved, response.openIds, command.blocks, response.replication)
         case .key(let response): return [Kind.key.rawValue] + response.encoded
+        case .committed(let bytes): return [Kind.key.rawValue] + bytes
         case .deletedKey(let response): return [Kind.deletedKey.rawValue] + response.encoded
         case .upload(let response): return [Kind.upload.rawValue] + response.encoded
         case .group(let response): return [Kind.group.rawValue] + response.encoded

@@ -105,6 +105,9 @@ public enum OMAnswer: Sendable, Equatable {
     case open(OMOpenResponse)
     case reserved(OMReserveResponse)
     case key(OMKeyResponse)
+    /// The bytes of an `OMKeyResponse`: a commit's, of which there are many. Nobody looks into them
+    /// between here and the caller, and they are put together once, for it and for repeats.
+    case committed([UInt8])
     case deletedKey(OMDeleteKeyResponse)
     case upload(OMCreateUploadResponse)
     /// One more block group for an open key, without its places.
@@ -118,6 +121,7 @@ public enum OMAnswer: Sendable, Equatable {
         case .open(let response): response.encoded
         case .reserved(let response): response.encoded
         case .key(let response): response.encoded
+        case .committed(let bytes): bytes
         case .deletedKey(let response): response.encoded
         case .upload(let response): response.encoded
         case .group(let response): response.encoded
@@ -183,7 +187,7 @@ struct OMChanges {
         case .deleteBucket(let request): try deleteBucket(request)
         case .open(let request): return .open(try open(request))
         case .addBlock(let request): return .group(try addBlock(request))
-        case .commit(let request): return .key(try commit(request))
+        case .commit(let request): return .committed(try commit(request).encoded)
         case .abortOpen(let request): try abortOpen(request)
         case .deleteKey(let request): return .deletedKey(try deleteKey(request))
         case .createUpload(let request): return .upload(try createUpload(request))

@@ -46,14 +46,19 @@ struct Frame: Sendable {
     }
 
     var message: [UInt8] {
-        let end = body.count - (hasCall ? CallID.encodedSize : 0)
-        return header.tokenBytes == 0 && end == body.count
-            ? body : Array(body[header.tokenBytes..<end])
+        header.tokenBytes == 0 ? body : Array(body[header.tokenBytes...])
     }
-    private var hasCall: Bool { header.flags & FrameHeader.Flag.call != 0 }
-    /// The identity of the call, if it bears one.
-    var call: CallID? { hasCall ? CallID(endOf: body) : nil }
     var token: [UInt8] { header.tokenBytes == 0 ? [] : Array(body[..<header.tokenBytes]) }
+
+    /// Takes the identity of the call off the message, if it bears one.
+    mutating func takeCall() -> CallID? {
+        guard header.flags & FrameHeader.Flag.call != 0 else { return nil }
+        let call = CallID(endOf: body)
+        header.flags &= ~FrameHeader.Flag.call
+        header.messageBytes -= CallID.encodedSize
+        body.removeLast(CallID.encodedSize)
+        return call
+    }
 
     /// Bytes that go over the socket, the head's left out.
     var bytesToSend: Int {

@@ -116,7 +116,8 @@ actor ServerConnection {
     private nonisolated func serveNext(
         _ receiver: inout FrameReceiver, caller: String, _ memory: SharedMap?
     ) async throws(StreamError) {
-        let frame = try await receiver.nextWithoutPayload()
+        var frame = try await receiver.nextWithoutPayload()
+        let call = frame.takeCall()
         let payloadBytes = frame.header.inlinePayloadBytes
         switch frame.header.kind {
         case .request:
@@ -131,7 +132,7 @@ actor ServerConnection {
             let bytes = try await makeRoom(for: frame.header)
             var request = RPCRequest(
                 method: frame.header.method, message: frame.message, token: token, peer: peer,
-                traceID: frame.header.traceID, call: frame.call)
+                traceID: frame.header.traceID, call: call)
             request.caller = caller
             switch frame.header.payloadPlace {
             case .inline:

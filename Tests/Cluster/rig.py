@@ -64,6 +64,12 @@ class Cluster:
         os.kill(pid, signal.SIGKILL)
         for _ in range(200):
             try:
+                # One that was started again is a child of this process.
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    return
+            except ChildProcessError:
+                pass
+            try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 return
