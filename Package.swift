@@ -162,7 +162,7 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
+                "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
                 "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
                 "Model", "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
                 .system,

@@ -18,7 +18,8 @@ extension ClusterClient {
 
     /// What a datanode measured of its disks since it started.
     public func disks(of node: DatanodeAddress) async throws(StoreError) -> DNDisksResponse {
-        let reply = try await channel(to: .datanode(node)).call(
+        let channel = datanodes.channels.channel(to: node, on: reactors.next())
+        let reply = try await channel.call(
             DatanodeMethod.disks.rawValue, [], timeout: .seconds(5))
         return try DNDisksResponse(parsing: reply.message)
     }
@@ -30,17 +31,17 @@ extension ClusterClient {
         var request = TelemetryTraceRequest()
         request.traceID = traceID
         request.slowest = UInt32(clamping: slowest)
-        let reply = try await channel(to: role).call(
-            CommonMethod.trace.rawValue, request.encoded, timeout: .seconds(5))
+        let method = CommonMethod.trace.rawValue
+        let limit = Duration.seconds(5)
+        let reply =
+            switch role {
+            case .om:
+                try await names.caller.channel.call(method, request.encoded, timeout: limit)
+            case .scm: try await scm.channel.call(method, request.encoded, timeout: limit)
+            case .datanode(let node):
+                try await datanodes.channels.channel(to: node, on: reactors.next()).call(
+                    method, request.encoded, timeout: limit)
+            }
         return try TelemetryTraceResponse(parsing: reply.message)
-    }
-
-    private func channel(to role: Role) -> RPCChannel {
-        switch role {
-        case .om: names.caller.channel
-        case .scm: scm.channel
-        case .datanode(let node):
-            datanodes.channels.channel(to: node, on: reactors.next())
-        }
     }
 }

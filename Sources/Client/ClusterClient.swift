@@ -13,15 +13,6 @@ import Transport
 /// Thread-safe. Calls, writers and readers use the reactor that they are begun on, or else go
 /// round the reactors.
 public final class ClusterClient: Sendable {
-    public struct Address: Sendable {
-        public var host: String
-        public var port: Int
-        public init(host: String, port: Int) {
-            self.host = host
-            self.port = port
-        }
-    }
-
     let names: OMClient<OMChannel>
     let datanodes: DatanodeClient
     private let reservations: KeyReservations
@@ -35,27 +26,28 @@ public final class ClusterClient: Sendable {
     public static let windowBytes = 512 << 20
 
     /// - Parameters:
+    ///   - om: `HOST:PORT` of the OMs, as many as are known; likewise `scm`.
     ///   - channels: shared with other clients of the process, if there are any.
     ///   - windowBytes: memory for what is on its way to and from datanodes, in bytes; each
     ///     transfer takes a stripe at least.
+    /// - Throws: `invalidArgument` for an address that is none, or where there is none.
     public init(
-        om: Address, scm: Address, channels: ChannelPool, reactors: ReactorGroup,
+        om: [String], scm: [String], channels: ChannelPool, reactors: ReactorGroup,
         windowBytes: Int = ClusterClient.windowBytes
-    ) {
+    ) throws(StoreError) {
         self.reactors = reactors
-        let names = OMClient(
-            OMChannel(
-                reactors: reactors,
-                channels: reactors.reactors.map {
-                    channels.channel(host: om.host, port: om.port, on: $0)
-                }))
+        var toOM: [LeaderChannel] = []
+        for reactor in reactors.reactors {
+            toOM.append(try LeaderChannel(om, channels: channels, on: reactor))
+        }
+        let names = OMClient(OMChannel(reactors: reactors, channels: toOM))
         self.names = names
         reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
             try await names.reserve(bucket, count: count, user: user)
         }
         holds = ReaderHolds { blocks throws(StoreError) in try await names.holdBlocks(blocks) }
         self.scm = SCMClient(
-            channel: channels.channel(host: scm.host, port: scm.port, on: reactors.next()))
+            channel: try LeaderChannel(scm, channels: channels, on: reactors.next()))
         datanodes = DatanodeClient(
             channels: channels,
             health: NodeHealth { [reservations] in reservations.forget($0, at: $1) },

@@ -2,7 +2,7 @@ import Model
 import Transport
 import Wire
 
-/// Typed calls to SCM, which knows where replicas are and how the cluster is.
+/// Typed calls to the SCM that leads, which knows where replicas are and how the cluster is.
 public struct SCMClient: Sendable {
     enum Limits {
         static let timeout = Duration.seconds(10)
@@ -10,12 +10,13 @@ public struct SCMClient: Sendable {
         static let readerTimeout = Duration.seconds(5)
     }
 
-    let channel: RPCChannel
+    let channel: LeaderChannel
 
     /// Asks how the cluster is.
     public func status(_ request: SCMStatusRequest) async throws(StoreError) -> SCMStatusResponse {
         let reply = try await channel.call(
-            SCMMethod.status.rawValue, request.encoded, timeout: Limits.timeout)
+            SCMMethod.status.rawValue, request.encoded, timeout: Limits.timeout,
+            repetition: .harmless)
         return try SCMStatusResponse(parsing: reply.message)
     }
 
@@ -24,7 +25,8 @@ public struct SCMClient: Sendable {
         var request = DNContainerRequest()
         request.container = id.rawValue
         _ = try await channel.call(
-            SCMMethod.closeContainer.rawValue, request.encoded, timeout: Limits.timeout)
+            SCMMethod.closeContainer.rawValue, request.encoded, timeout: Limits.timeout,
+            repetition: .harmless)
     }
 
     /// Ends safe mode before its conditions are met.
@@ -32,7 +34,8 @@ public struct SCMClient: Sendable {
         var request = SCMSafeModeRequest()
         request.exit = true
         _ = try await channel.call(
-            SCMMethod.safeMode.rawValue, request.encoded, timeout: Limits.timeout)
+            SCMMethod.safeMode.rawValue, request.encoded, timeout: Limits.timeout,
+            repetition: .harmless)
     }
 
     /// Where the replicas of a container are by now; nil if SCM cannot be asked.
@@ -41,7 +44,8 @@ public struct SCMClient: Sendable {
         request.containers = [container.rawValue]
         do throws(StoreError) {
             let reply = try await channel.call(
-                SCMMethod.locate.rawValue, request.encoded, timeout: Limits.readerTimeout)
+                SCMMethod.locate.rawValue, request.encoded, timeout: Limits.readerTimeout,
+                repetition: .harmless)
             guard let place = try SCMLocateResponse(parsing: reply.message).places.first else {
                 return nil
             }
@@ -67,7 +71,8 @@ public struct SCMClient: Sendable {
         Task { [channel] in
             // The reader goes on with parity either way; SCM hears of it again if this is lost.
             _ = try? await channel.call(
-                SCMMethod.reportCorrupt.rawValue, message, timeout: Limits.readerTimeout)
+                SCMMethod.reportCorrupt.rawValue, message, timeout: Limits.readerTimeout,
+                repetition: .harmless)
         }
     }
 }

@@ -284,6 +284,13 @@ public final class MetadataStore: Sendable {
         _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
     ) async throws(StoreError) -> R {
         if let result = readCached(body) { return try result.get() }
+        return try await readStored(body)
+    }
+
+    /// The same with the database at hand from the start: `body` runs once.
+    public func readStored<R: Sendable>(
+        _ body: @Sendable @escaping (StoredTables) throws(StoreError) -> R
+    ) async throws(StoreError) -> R {
         let result: Result<R, StoreError> = await withCheckedContinuation { answer in
             let read: WaitingRead = { tables in
                 switch tables {

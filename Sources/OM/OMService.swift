@@ -1,4 +1,5 @@
 import Model
+import RaftDriver
 import Reactor
 import Telemetry
 import Transport
@@ -15,6 +16,7 @@ public struct OMService: RPCHandler {
             throw StoreError(
                 .unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
         }
+        guard manager.leads else { throw manager.group.notLeader }
         if let trace = request.context.trace, Self.mayAskSCM(method) {
             return RPCReply(
                 try await trace.follow { () async throws(StoreError) in
@@ -43,12 +45,12 @@ extension OMService {
     }
 }
 
-/// SCM as the Ozone Manager asks it for blocks.
+/// The SCM that leads, as the Ozone Manager asks it for blocks.
 public struct SCMBlockAllocator: BlockAllocator {
-    private let channel: RPCChannel
+    private let channel: LeaderChannel
     private let timeout: Duration
 
-    public init(_ channel: RPCChannel, timeout: Duration = .seconds(10)) {
+    public init(_ channel: LeaderChannel, timeout: Duration = .seconds(10)) {
         self.channel = channel
         self.timeout = timeout
     }
@@ -109,7 +111,8 @@ public struct SCMBlockAllocator: BlockAllocator {
         _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client
     ) async throws(StoreError) -> [UInt8] {
         try await channel.call(
-            method.rawValue, message, timeout: timeout, context: context
+            // Groups that are allocated in vain are never written; blocks may be deleted twice.
+            method.rawValue, message, timeout: timeout, context: context, repetition: .harmless
         ).message
     }
 }

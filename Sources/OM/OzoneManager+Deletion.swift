@@ -95,6 +95,8 @@ extension OzoneManager {
                 continue
             }
             do throws(StoreError) {
+                // Readers tell the leader what they hold, and it may be another by now.
+                try await group.readBarrier()
                 try await send(batch)
                 taken += batch.map(\.key)
             } catch {

@@ -6,7 +6,8 @@ import Reactor
 import Synchronization
 import Wire
 
-// What goes on in the background: closings are heard of, what was left open or behind expires.
+// What goes on in the background, on the member that leads: closings are heard of, what was left
+// open or behind expires.
 
 extension OzoneManager {
     /// Hears from SCM which containers take no new blocks, before datanodes close them, so that
@@ -17,6 +18,7 @@ extension OzoneManager {
         while !Task.isCancelled {
             do {
                 try await group.reactor.sleep(for: options.closingsInterval)
+                guard leads else { continue }
                 let closings = try await blocks.closings(since: mark, watcher: watcher)
                 if closings.isIncomplete { leases.invalidate(nil) }
                 leases.close(closings.containers)
@@ -34,6 +36,7 @@ extension OzoneManager {
         while !Task.isCancelled {
             do {
                 try await group.reactor.sleep(for: options.deletionInterval)
+                guard leads else { continue }
                 try await dropOrphansIfAny()
                 while try await deleteBlocks(), !Task.isCancelled {}
             } catch is CancellationError {
@@ -93,6 +96,7 @@ extension OzoneManager {
         while !Task.isCancelled {
             do {
                 try await group.reactor.sleep(for: options.expiryInterval)
+                guard leads else { continue }
                 try await expire()
             } catch is CancellationError {
                 return

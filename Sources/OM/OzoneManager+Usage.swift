@@ -13,6 +13,10 @@ extension OzoneManager {
     func countOldBuckets() async {
         while !Task.isCancelled {
             do {
+                guard leads else {
+                    try await group.reactor.sleep(for: options.deletionInterval)
+                    continue
+                }
                 if try await countBuckets() { return }
                 try await group.reactor.sleep(for: options.expiryInterval)
             } catch is CancellationError {

@@ -6,6 +6,7 @@ import RaftDriver
 import Reactor
 import Synchronization
 import Telemetry
+import Transport
 import Wire
 
 /// The Ozone Manager: answers for names, and hands out the blocks that keys are written to.
@@ -106,11 +107,14 @@ public final class OzoneManager: Sendable {
     /// background before `start()`.
     ///
     /// - Parameters:
+    ///   - member: whose files the directory has, and how the others of its group are reached; nil:
+    ///     of a group of one that names nobody.
     ///   - clock: the time that goes into commands; the wall clock outside of tests.
     ///   - uptime: nanoseconds of a clock that nobody sets; the reactor's outside of tests.
     ///   - generator: where upload IDs come from; the system's outside of tests.
     public static func open(
-        directory: String, reactor: Reactor, blocks: some BlockAllocator, options: Options,
+        directory: String, as member: (identity: MemberIdentity, channels: ChannelPool)? = nil,
+        reactor: Reactor, blocks: some BlockAllocator, options: Options,
         clock: @escaping @Sendable () -> Timestamp,
         uptime: @escaping @Sendable () -> UInt64 = { MonotonicTime.now().nanoseconds },
         generator: some RandomNumberGenerator & Sendable, logger: Logger
@@ -120,13 +124,56 @@ public final class OzoneManager: Sendable {
         var settings = options.group
         settings.cache = .init(tables: OMStateMachine.cachedTables, bytes: options.cacheBytes)
         settings.member.notice = { logger.warning("\($0)") }
-        let group = try await MetadataGroup.open(
-            directory: directory, role: "om", reactor: reactor, stateMachine: machine,
-            options: settings)
+        let hook = LeadershipHook()
+        settings.member.leadershipChanged = { hook.call($0) }
+        let group: MetadataGroup<OMStateMachine>
+        if let member {
+            group = try await MetadataGroup.open(
+                directory: directory, as: member.identity, reactor: reactor, stateMachine: machine,
+                channels: member.channels, options: settings)
+        } else {
+            group = try await MetadataGroup.open(
+                directory: directory, role: "om", reactor: reactor, stateMachine: machine,
+                options: settings)
+        }
         logger.info("\(group.start)")
-        return OzoneManager(
+        let manager = OzoneManager(
             group: group, blocks: blocks, options: options, users: users, clock: clock,
             uptime: uptime, generator: generator, logger: logger)
+        hook.set { [weak manager] leadership in manager?.leadershipChanged(leadership) }
+        return manager
+    }
+
+    /// Whether requests are answered here.
+    var leads: Bool { group.leadership.isLeading }
+
+    /// Looks after the members of its group.
+    ///
+    /// - Parameters:
+    ///   - identity: this member's.
+    ///   - address: `HOST:PORT` where it is reached.
+    public func keeper(
+        as identity: MemberIdentity, address: String, channels: ChannelPool
+    ) -> GroupKeeper {
+        GroupKeeper(group, as: identity, address: address, channels: channels) { [logger] in
+            logger.notice("\($0)")
+        }
+    }
+
+    /// This member begins to lead, or leads no more. What is only in memory was another's business
+    /// meanwhile.
+    private func leadershipChanged(_ leadership: Leadership) {
+        guard leadership.isLeading else {
+            logger.notice("leads no more: term \(leadership.term)")
+            return
+        }
+        logger.notice("leads from term \(leadership.term) on")
+        leases.invalidate(nil)
+        // Readers told another leader what they hold. They tell this one within a grace, before
+        // which nothing is handed over.
+        let grace = Self.nanoseconds(options.deletionDelay)
+        schedule.withLock { $0 = DeletionSchedule(grace: grace) }
+        mayHaveOrphans.store(true, ordering: .relaxed)
     }
 
     /// Index of the last command whose changes can be read.

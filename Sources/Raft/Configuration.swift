@@ -47,6 +47,10 @@ public struct Configuration: Equatable, Sendable {
     /// Ticks by which a leader lets its lease end before its followers may elect another: 2 for
     /// the phases of two clocks that tick apart, and more for their drift.
     public var leaseMarginTicks = 2
+    /// Whether followers hold off candidates as with `leaseBased`, while the core itself answers no
+    /// read by a lease: for a driver with a clock that does not stand still when the process does.
+    /// See ``RawNode/leaseTick``.
+    public var keepsLease = false
     /// Whether a follower drops proposals instead of sending them to its leader.
     public var disableProposalForwarding = false
     /// Whether changes of the configuration are appended without a look at the one in force.
@@ -56,6 +60,9 @@ public struct Configuration: Equatable, Sendable {
 
     /// The settings of a member with everything else as usual.
     public init(id: PeerID) { self.id = id }
+
+    /// Whether members grant leases.
+    var grantsLeases: Bool { readOnlyOption == .leaseBased || keepsLease }
 
     /// Checks the settings.
     ///
@@ -92,9 +99,9 @@ public struct Configuration: Equatable, Sendable {
                 description: "leaseMarginTicks is \(leaseMarginTicks): clocks that tick apart "
                     + "need at least 2")
         }
-        if readOnlyOption == .leaseBased, !checkQuorum {
+        if grantsLeases, !checkQuorum {
             throw ConfigurationError(
-                description: "readOnlyOption leaseBased needs checkQuorum, "
+                description: "readOnlyOption leaseBased and keepsLease need checkQuorum, "
                     + "which is what ends a lease")
         }
     }

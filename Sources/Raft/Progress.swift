@@ -36,7 +36,7 @@ public struct Progress: Equatable, Sendable {
     /// The latest read of which it answered a heartbeat.
     var acknowledgedRead: UInt64 = 0
     /// The latest leader's tick of which it answered a heartbeat, counted from 1.
-    var acknowledgedTick: UInt64 = 0
+    public internal(set) var acknowledgedTick: UInt64 = 0
     /// Appends in flight.
     var inflights: Inflights
 

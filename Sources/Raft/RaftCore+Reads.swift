@@ -48,8 +48,7 @@ extension RaftCore {
 
     /// What heartbeats carry: nothing unless reads wait or a lease is kept.
     var heartbeatContext: [UInt8] {
-        let keepsLease = configuration.readOnlyOption == .leaseBased
-        guard let latest = reads.latest ?? (keepsLease ? 0 : nil) else { return [] }
+        guard let latest = reads.latest ?? (configuration.grantsLeases ? 0 : nil) else { return [] }
         return HeartbeatContext(read: latest, tick: leaderTicks + 1).encoded
     }
 
@@ -76,19 +75,27 @@ extension RaftCore {
         for request in reads.confirm(through: number) { answer(request) }
     }
 
+    /// The latest of a leader's ticks, counted from 1, of which a quorum has answered a heartbeat;
+    /// nil while none has, or where a forced election may be under way.
+    var leaseTick: UInt64? {
+        guard role == .leader, configuration.grantsLeases, !isLeaseBroken, transferee == .none
+        else { return nil }
+        let tick = tracker.config.voters.committedIndex { peer in
+            peer == id ? .max : tracker[peer]?.acknowledgedTick
+        }
+        // 0 is no acknowledgement.
+        return tick > 0 ? tick : nil
+    }
+
     /// Whether a quorum of members holds off other candidates (Raft thesis, section 6.4.1).
     ///
     /// Each reset its election timer at or after the tick in which the heartbeat it answered was
     /// sent, and refuses its vote for the least election timeout from then. The lease ends by
     /// ``Configuration/leaseMarginTicks`` earlier, and with the first forced election.
     private var hasLease: Bool {
-        guard configuration.readOnlyOption == .leaseBased, !isLeaseBroken, transferee == .none
-        else { return false }
-        let tick = tracker.config.voters.committedIndex { peer in
-            peer == id ? .max : tracker[peer]?.acknowledgedTick
+        guard configuration.readOnlyOption == .leaseBased, let tick = leaseTick else {
+            return false
         }
-        // Ticks are counted from 1 in what is acknowledged: 0 is no acknowledgement.
-        guard tick > 0 else { return false }
         let age = leaderTicks + 1 - min(tick, leaderTicks + 1)
         return age + UInt64(configuration.leaseMarginTicks) <= UInt64(configuration.electionTick)
     }

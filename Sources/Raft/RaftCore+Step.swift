@@ -149,7 +149,7 @@ extension RaftCore {
             try handleAppend(message)
         case .heartbeat:
             heard(from: message.from)
-            if configuration.readOnlyOption == .leaseBased {
+            if configuration.grantsLeases {
                 grantedLease = configuration.electionTick
             }
             if message.commit > log.lastIndex {
@@ -162,7 +162,7 @@ extension RaftCore {
             handleSnapshot(message)
         case .forgetLeader:
             // A lease that this member granted binds it.
-            if configuration.readOnlyOption != .leaseBased { leader = .none }
+            if !configuration.grantsLeases { leader = .none }
         case .timeoutNow:
             hup(.transfer)
         case .readIndexResponse:

@@ -88,7 +88,7 @@ struct RaftCore {
             log.load(committed: max(state.commit, log.committed))
             term = state.term
             vote = state.vote
-            if configuration.readOnlyOption == .leaseBased {
+            if configuration.grantsLeases {
                 grantedLease = configuration.electionTick
             }
         }

@@ -54,9 +54,18 @@ public final class RawNode<Storage: RaftStorage> {
     /// The clock ticked.
     public func tick() { core.tick() }
 
+    /// A leader's ticks in its term. A heartbeat bears the number of the next.
+    public var leaderTicks: UInt64 { core.leaderTicks }
+
+    /// The latest of these numbers that a quorum has answered. Each who did refuses its vote for the
+    /// least election timeout, in its ticks, from when it had the heartbeat. nil while there is none,
+    /// where a forced election may be under way, or where ``Configuration/keepsLease`` is not set.
+    public var leaseTick: UInt64? { core.leaseTick }
+
     /// Campaigns now, whatever the timeout; but not while a lease binds this member.
     public func campaign() {
-        if core.grantedLease > 0 { return }
+        // The only voter holds off nobody.
+        if core.grantedLease > 0, !core.tracker.isSingleton { return }
         core.hup(core.configuration.preVote ? .preElection : .election)
     }
 

@@ -16,7 +16,7 @@ public struct Leadership: Hashable, Sendable {
 }
 
 /// A member of a group, as its members know it.
-public struct GroupMember: Hashable, Sendable {
+public struct KnownMember: Hashable, Sendable {
     public enum Part: String, Hashable, Sendable {
         case voter, learner
     }

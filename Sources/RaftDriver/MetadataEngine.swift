@@ -34,6 +34,9 @@ public final class MetadataEngine: Sendable {
     var store: MetadataStore { tables.store }
     public var reactor: Reactor { member.reactor }
 
+    /// Names and addresses of the members.
+    var book: MemberBook { tables.book }
+
     static func open(
         directory: String, role: String, reactor: Reactor, replay: any CommandReplay,
         options: MetadataGroupOptions, transport: some RaftTransport,
@@ -46,7 +49,7 @@ public final class MetadataEngine: Sendable {
             throw StoreError(error)
         }
         let store = try await MetadataStore.open(
-            path: "\(directory)/metadata.db", role: role, tables: replay.tables,
+            path: "\(directory)/metadata.db", role: role, tables: replay.tables + GroupTable.all,
             format: replay.format, cache: options.cache)
         let tablesOpened = reactor.now()
         var opened: SharedLog?
@@ -64,7 +67,8 @@ public final class MetadataEngine: Sendable {
             let logOpened = reactor.now()
             let flushed = store.appliedIndex
             let tables = TablesApplier(
-                store: store, replay: replay, log: group, options: options, on: reactor)
+                store: store, replay: replay, log: group,
+                book: MemberBook(options.identity?.members ?? []), options: options, on: reactor)
             try await tables.resetMachine()
             let member = try await RaftMember.start(
                 log: group, applier: tables, transport: transport,
@@ -94,6 +98,13 @@ public final class MetadataEngine: Sendable {
         _ options: MetadataGroupOptions
     ) async throws(StoreError) -> GroupLog {
         if let found = log.group(options.group) { return found }
+        if let identity = options.identity, identity.isBegun {
+            throw StoreError(
+                .corrupt,
+                "the log of \(identity.name) in \(directory) is lost: it must not vote as if it "
+                    + "remembered. Move what is left of the directory away, start it again, and "
+                    + "have it added anew: apus admin \(identity.role) add \(identity.name) ADDRESS")
+        }
         guard store.appliedIndex == 0 else {
             throw StoreError(
                 .corrupt,

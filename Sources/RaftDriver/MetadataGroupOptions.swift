@@ -32,6 +32,8 @@ public struct MetadataGroupOptions: Sendable {
     public var member = RaftMemberOptions(id: 1)
     /// The members that a new group begins with. Afterwards the log knows them.
     public var voters: [PeerID] = [1]
+    /// Whose files the directory has; nil: nobody says so, and a log that is not there is made.
+    var identity: MemberIdentity?
 
     public init(
         log: SharedLog.Options = .init(),

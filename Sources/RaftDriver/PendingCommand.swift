@@ -2,6 +2,7 @@ import MetadataStore
 import Model
 import Raft
 import Synchronization
+import Wire
 
 /// A command that was proposed on this member, on its way through the log, with its proposer.
 ///
@@ -68,6 +69,18 @@ public struct CommittedCommand: Sendable {
     public var bytes: [UInt8]
     /// Who proposed it, if that was here.
     public var pending: (any PendingCommand)?
+    /// What it changes of the members' names and addresses.
+    public var book: GroupBookChange?
+
+    public init(
+        index: LogIndex, bytes: [UInt8], pending: (any PendingCommand)? = nil,
+        book: GroupBookChange? = nil
+    ) {
+        self.index = index
+        self.bytes = bytes
+        self.pending = pending
+        self.book = book
+    }
 }
 
 /// What a member's committed entries are applied to.

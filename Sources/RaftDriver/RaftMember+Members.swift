@@ -221,6 +221,7 @@ extension RaftMember {
         // A member that could not apply what it would lead is slow to campaign: it does if no
         // other will.
         if !isStruggling || role == .leader || pace.ticks % UInt64(Limits.reluctance) == 0 {
+            if role == .leader { lease.begin(node.leaderTicks + 1, at: reactor.now()) }
             node.tick()
         }
         tickReads()
@@ -241,6 +242,7 @@ extension RaftMember {
             ?? others.first
         guard let target else { return }
         pace.handsOver(to: target.peer)
+        leaseEnd.store(0, ordering: .releasing)
         options.notice?(
             "log or tables are full or hang: leadership is handed to member \(target.peer)")
         node.transferLeader(to: target.peer)
@@ -249,6 +251,7 @@ extension RaftMember {
     /// Hands leadership to another member, if it can be reached; done when `role` says so.
     public func transferLeadership(to peer: PeerID) {
         guard !isClosed else { return }
+        leaseEnd.store(0, ordering: .releasing)
         node.transferLeader(to: peer)
         carryOut()
     }

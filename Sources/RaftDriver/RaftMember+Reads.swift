@@ -53,6 +53,8 @@ extension RaftMember {
     /// - Throws: `notLeader` if there is no leader, or it could not be confirmed as such.
     public nonisolated func readBarrier() async throws(StoreError) {
         if isAlone.load(ordering: .acquiring) { return }
+        let end = leaseEnd.load(ordering: .acquiring)
+        if end > 0, MonotonicTime.now().nanoseconds < end { return }
         try await confirmRead()
     }
 

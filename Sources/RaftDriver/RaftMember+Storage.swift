@@ -223,7 +223,8 @@ extension RaftMember {
                 batch.removeAll(keepingCapacity: true)
             case .confChange, .confChangeV2:
                 guard await apply(batch), await change(entry) else { return false }
-                batch = [CommittedCommand(index: entry.index, bytes: [], pending: nil)]
+                let book = (try? ConfChangeV2(entry: entry)).flatMap { MemberBook.change(in: $0) }
+                batch = [CommittedCommand(index: entry.index, bytes: [], book: book)]
             }
         }
         return await apply(batch)

@@ -69,6 +69,9 @@ public actor RaftMember {
     nonisolated let leading = Mutex(Leadership())
     /// The leader as far as known, for other threads.
     nonisolated let seenLeader = Mutex(PeerID.none)
+    /// Nanoseconds of the monotonic clock until which what was answered can be read here without
+    /// asking others; 0: not.
+    nonisolated let leaseEnd = Atomic<UInt64>(0)
     nonisolated let measures = GroupMeasures()
 
     let node: RawNode<GroupLog>
@@ -87,6 +90,7 @@ public actor RaftMember {
     var idleAppender: UnsafeContinuation<Void, Never>?
     var idleApplier: UnsafeContinuation<Void, Never>?
     var reads: WaitingReads
+    var lease: ReadLease
     /// The last entry whose changes can be read here, caches of them included: never ahead of
     /// what `applied` was called for.
     var readable: LogIndex
@@ -122,6 +126,7 @@ public actor RaftMember {
         self.options = options
         self.reactor = reactor
         reads = WaitingReads(of: options.id, life: life)
+        lease = ReadLease(tick: options.tick, electionTicks: options.electionTicks)
         readable = applier.appliedIndex
         writtenState = (try? log.initialState().0) ?? HardState()
     }
@@ -289,6 +294,16 @@ public actor RaftMember {
         }
         serveLaggards()
         writeSnapshotIfWanted()
+        noteLease()
+    }
+
+    /// Tells those who read until when they may.
+    private func noteLease() {
+        var end: UInt64 = 0
+        if let tick = node.leaseTick, !isClosed, leading.withLock({ $0.isLeading }) {
+            end = lease.end(tick)?.nanoseconds ?? 0
+        }
+        if leaseEnd.load(ordering: .relaxed) != end { leaseEnd.store(end, ordering: .releasing) }
     }
 
     /// Hands messages on; those that carry a snapshot follow when it has been streamed.
@@ -299,6 +314,10 @@ public actor RaftMember {
 
     private func roleChanged(_ state: SoftState) {
         let wasLeader = role == .leader
+        if wasLeader, state.role != .leader {
+            leaseEnd.store(0, ordering: .releasing)
+            lease.forget()
+        }
         role = state.role
         leader = state.leader
         seenLeader.withLock { $0 = state.leader }
@@ -421,6 +440,7 @@ public actor RaftMember {
         refuse(error)
         isClosed = true
         noteWhetherAlone()
+        leaseEnd.store(0, ordering: .releasing)
         inbox.withLock { inbox in
             inbox.isClosing = true
             inbox.messages = []

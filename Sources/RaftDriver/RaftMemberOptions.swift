@@ -35,19 +35,20 @@ public struct RaftMemberOptions: Sendable {
     /// Its name in the group.
     public var id: PeerID
     /// Length of a tick: the unit of elections and heartbeats.
-    public var tick = Duration.milliseconds(100)
+    public var tick = Duration.milliseconds(50)
     /// Ticks without a word of the leader after which an election begins, at least.
     public var electionTicks = 10
     /// Ticks between heartbeats.
-    public var heartbeatTicks = 1
+    public var heartbeatTicks = 2
     /// Told once when log or state begin to wait for what they lack (room on a disk, descriptors,
     /// memory), and once when they go on.
     public var notice: (@Sendable (String) -> Void)?
     /// Told when this member begins to lead, and when it leads no more; on its reactor, where it
     /// must not block. It begins once all that was answered before its term is applied here.
     public var leadershipChanged: (@Sendable (Leadership) -> Void)?
-    /// Whether linearizable reads rest on the leader's lease instead of a round of messages.
-    public var usesLease = false
+    /// Whether linearizable reads on the leader rest on its lease instead of a round of messages:
+    /// see `ReadLease`. All members must have it set alike.
+    public var usesLease = true
 
     public init(id: PeerID) { self.id = id }
 
@@ -66,7 +67,7 @@ public struct RaftMemberOptions: Sendable {
         configuration.maxInflightBytes = 16 << 20
         configuration.checkQuorum = true
         configuration.preVote = true
-        configuration.readOnlyOption = usesLease ? .leaseBased : .safe
+        configuration.keepsLease = usesLease
         configuration.disableProposalForwarding = true
         configuration.stepDownOnRemoval = true
         return configuration

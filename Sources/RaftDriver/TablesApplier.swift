@@ -19,6 +19,7 @@ final class TablesApplier: CommandApplier {
     }
 
     let store: MetadataStore
+    let book: MemberBook
     private let replay: any CommandReplay  // entered once a batch
     private let log: GroupLog
     private let options: MetadataGroupOptions
@@ -26,10 +27,11 @@ final class TablesApplier: CommandApplier {
     private let state = Mutex(State())
 
     init(
-        store: MetadataStore, replay: any CommandReplay, log: GroupLog,
+        store: MetadataStore, replay: any CommandReplay, log: GroupLog, book: MemberBook,
         options: MetadataGroupOptions, on reactor: Reactor
     ) {
         self.store = store
+        self.book = book
         self.replay = replay
         self.log = log
         self.options = options
@@ -41,8 +43,22 @@ final class TablesApplier: CommandApplier {
     func apply(_ commands: [CommittedCommand]) async throws(StoreError) {
         guard let last = commands.last else { return }
         let prepared = try replay.prepare(commands)
-        try await store.apply(commands.count, through: last.index, prepared.run)
+        guard commands.contains(where: { $0.book != nil }) else {
+            try await store.apply(commands.count, through: last.index, prepared.run)
+            prepared.applied()
+            noteApplied(commands)
+            return
+        }
+        try await store.apply(commands.count, through: last.index) { number, tables in
+            if let change = commands[number].book { MemberBook.apply(change, in: tables) }
+            prepared.run(number, tables)
+        }
         prepared.applied()
+        for command in commands { command.book.map(book.learn) }
+        noteApplied(commands)
+    }
+
+    private func noteApplied(_ commands: [CommittedCommand]) {
         var bytes = 0
         for command in commands { bytes += command.bytes.count }
         // A batch of few bytes takes a block of the log all the same.
@@ -60,8 +76,11 @@ final class TablesApplier: CommandApplier {
 
     /// What the state machine keeps beside the tables is made anew from them.
     func resetMachine() async throws(StoreError) {
-        let replay = replay
-        try await store.read { tables throws(StoreError) in try replay.reset(from: tables) }
+        let (replay, book) = (replay, book)
+        try await store.readStored { tables throws(StoreError) in
+            try book.learn(from: tables)
+            try replay.reset(from: tables)
+        }
     }
 
     // MARK: Checkpoints

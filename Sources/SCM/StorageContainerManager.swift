@@ -58,14 +58,22 @@ public actor StorageContainerManager: RPCHandler {
 
     /// Opens SCM's metadata in `directory`, making it and a cluster ID if they are absent.
     public static func open(
-        directory: String, reactor: Reactor, options: Options,
+        directory: String, as member: (identity: MemberIdentity, channels: ChannelPool)? = nil,
+        reactor: Reactor, options: Options,
         random: some RandomNumberGenerator & Sendable, logger: Logger
     ) async throws(StoreError) -> StorageContainerManager {
         var settings = MetadataGroupOptions()
         settings.member.notice = { logger.warning("\($0)") }
-        let group = try await MetadataGroup.open(
-            directory: directory, role: "scm", reactor: reactor, stateMachine: SCMStateMachine(),
-            options: settings)
+        let group: MetadataGroup<SCMStateMachine>
+        if let member {
+            group = try await MetadataGroup.open(
+                directory: directory, as: member.identity, reactor: reactor,
+                stateMachine: SCMStateMachine(), channels: member.channels, options: settings)
+        } else {
+            group = try await MetadataGroup.open(
+                directory: directory, role: "scm", reactor: reactor,
+                stateMachine: SCMStateMachine(), options: settings)
+        }
         let stateOptions = options.state
         var random = random
         let term = UInt64.random(in: 1...UInt64.max, using: &random)
@@ -76,6 +84,19 @@ public actor StorageContainerManager: RPCHandler {
             group: group, state: state, options: options, random: random, logger: logger)
         try await manager.nameCluster()
         return manager
+    }
+
+    /// Looks after the members of its group.
+    ///
+    /// - Parameters:
+    ///   - identity: this member's.
+    ///   - address: `HOST:PORT` where it is reached.
+    public nonisolated func keeper(
+        as identity: MemberIdentity, address: String, channels: ChannelPool
+    ) -> GroupKeeper {
+        GroupKeeper(group, as: identity, address: address, channels: channels) { [logger] in
+            logger.notice("\($0)")
+        }
     }
 
     private func nameCluster() async throws(StoreError) {

@@ -100,9 +100,11 @@ public final class LeaderChannel: Sendable {
         if let until = context.deadline { deadline = min(deadline, until) }
         var pause = Limits.firstPause
         var attempts = 1
-        while goesOn(after: failure, repetition) {
+        while Self.isOfMember(failure) {
+            let members = moveOn(from: tried, to: failure.leader)
+            guard failure.code == .notLeader || repetition == .harmless else { break }
             // All were asked, or one says that another leads which does not.
-            if attempts > moveOn(from: tried, to: failure.leader) {
+            if attempts > members {
                 attempts = 0
                 do throws(CancellationError) { try await reactor.sleep(for: pause) } catch {
                     throw StoreError(.cancelled, "the call was cancelled")
@@ -123,12 +125,9 @@ public final class LeaderChannel: Sendable {
         throw failure
     }
 
-    private func goesOn(after failure: StoreError, _ repetition: Repetition) -> Bool {
-        switch failure.code {
-        case .notLeader: true
-        case .connection: repetition == .harmless
-        default: false
-        }
+    /// Whether a failure is the member's that was asked, so that another may do better.
+    private static func isOfMember(_ failure: StoreError) -> Bool {
+        failure.code == .notLeader || failure.code == .connection
     }
 
     // MARK: Who is asked

@@ -79,8 +79,9 @@ public final class RPCServer: Sendable {
 
     /// Stops accepting and ends all connections, those too that were being accepted.
     public func stop() async {
-        listener.close()
+        // The name first: whoever is given the port next finds it free.
         localListener?.close()
+        listener.close()
         let open = state.withLock { state in
             state.isStopped = true
             return Array(state.connections.values)

@@ -193,7 +193,11 @@ actor ServerConnection {
         if case .frame(let error) = error {
             // The other end is told what was wrong before the connection goes.
             sayGoodbye(error.storeError)
-            try? await reactor.sleep(for: .milliseconds(50))
+            // As soon as that has left, which takes longer where the machine is busy.
+            for _ in 0..<TransportLimits.goodbyeLooks where sender.progress.backlog > 0 {
+                try? await reactor.sleep(for: TransportLimits.goodbyePause)
+            }
+            try? await reactor.sleep(for: TransportLimits.goodbyePause)
         }
         await untilQuiet()
         sender.close()

@@ -34,6 +34,10 @@ public enum TransportLimits {
     public static let reconnectDelay = Duration.milliseconds(200)
     /// How long a server waits where it can accept no connection: no descriptors are left, say.
     public static let acceptPause = Duration.milliseconds(100)
+    /// How long the other end has to read why its connection ends, and how often it is looked
+    /// whether that has left.
+    static let goodbyePause = Duration.milliseconds(50)
+    static let goodbyeLooks = 40
     /// Steps in which deadlines are looked at.
     public static let deadlineTick = Duration.milliseconds(50)
     /// Calls that a server has not taken up because it ended an idle connection are made once more

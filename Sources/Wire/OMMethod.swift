@@ -34,4 +34,17 @@ public enum OMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case completeUpload = 0x0145
     case abortUpload = 0x0146
     case listUploads = 0x0147
+
+    /// Whether it changes nothing, so that it may be asked again whatever became of it.
+    public var isRead: Bool {
+        switch self {
+        case .userByAccessKey, .userByName, .listUsers, .listVolumes, .bucket, .listBuckets,
+            .listKeys, .lookupKey, .holdBlocks, .upload, .listParts, .listUploads:
+            true
+        case .createUser, .deleteUser, .createVolume, .deleteVolume, .createBucket, .deleteBucket,
+            .openKey, .allocateGroup, .commit, .abortOpen, .deleteKey, .reserve, .createUpload,
+            .openPart, .completeUpload, .abortUpload:
+            false
+        }
+    }
 }

@@ -8,7 +8,8 @@ struct AdminCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "admin", abstract: "How the cluster is, what SCM knows, and can be told.",
         subcommands: [
-            Status.self, Datanode.self, Container.self, Pipeline.self, SafeMode.self,
+            Status.self, GroupCommands<OMGroup>.self, GroupCommands<SCMGroup>.self, Datanode.self,
+            Container.self, Pipeline.self, SafeMode.self,
             TraceCommand.self,
         ])
 

@@ -4,7 +4,7 @@ import Model
 /// Where `apus up` keeps what, and the settings file of each role.
 ///
 ///     DIR/credentials   DIR/etc/NAME.json   DIR/run/NAME.pid   DIR/log/NAME.log
-///     DIR/om1  DIR/scm1  DIR/dn1/{datanode.id,volume1…}
+///     DIR/om1…  DIR/scm1…  DIR/dn1/{datanode.id,volume1…}
 struct ClusterLayout: Sendable {
     let directory: String
     let s3Host: String
@@ -12,10 +12,16 @@ struct ClusterLayout: Sendable {
     private let datanodes: Int
     private let volumesPerDatanode: Int
     private let replication: String
+    /// Names of the members, `om1` and on.
+    let oms: [String]
+    let scms: [String]
 
     init(
-        directory: String, datanodes: Int, volumesPerDatanode: Int, replication: String, s3: String
+        directory: String, oms: Int, scms: Int, datanodes: Int, volumesPerDatanode: Int,
+        replication: String, s3: String
     ) throws {
+        self.oms = (1...oms).map { "om\($0)" }
+        self.scms = (1...scms).map { "scm\($0)" }
         self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
         self.datanodes = datanodes
         self.volumesPerDatanode = volumesPerDatanode
@@ -48,38 +54,65 @@ struct ClusterLayout: Sendable {
                 atPath: "\(directory)/\(folder)", withIntermediateDirectories: true)
         }
         var taken: Set<Int> = []
-        let om = try port("om1", "om", &taken)
-        let scm = try port("scm1", "scm", &taken)
-        let common: Groups = [
-            "cluster": ["replication": replication],
-            "om": ["host": "127.0.0.1", "port": om], "scm": ["host": "127.0.0.1", "port": scm],
-        ]
-        var groups = common
-        groups["om"]?["directory"] = "\(directory)/om1"
-        try write("om1", groups)
-        groups = common
-        groups["scm"]?["directory"] = "\(directory)/scm1"
-        try write("scm1", groups)
+        var common: Groups = ["cluster": ["replication": replication, "id": clusterID()]]
+        var ports: [String: Int] = [:]
+        for (group, names) in [("om", oms), ("scm", scms)] {
+            for name in names { ports[name] = try port(name, group, &taken) }
+            common[group] =
+                names.count == 1
+                ? ["host": "127.0.0.1", "port": ports[names[0]]!]
+                : ["addresses": names.map { "\($0)=127.0.0.1:\(ports[$0]!)" }]
+        }
+        for (group, names) in [("om", oms), ("scm", scms)] {
+            for name in names {
+                var groups = common
+                let own: [String: Any] = [
+                    "id": name, "host": "127.0.0.1", "port": ports[name]!,
+                    "directory": "\(directory)/\(name)",
+                ]
+                groups[group]?.merge(own) { _, own in own }
+                try write(name, groups, group)
+            }
+        }
         for index in 1...datanodes {
             let name = "dn\(index)"
-            groups = common
+            var groups = common
             groups["datanode"] = [
                 "host": "127.0.0.1", "port": try port(name, "datanode", &taken),
                 "directory": "\(directory)/\(name)",
                 "volumes": (1...volumesPerDatanode).map { "\(directory)/\(name)/volume\($0)" },
             ]
-            try write(name, groups)
+            try write(name, groups, "datanode")
         }
-        groups = common
-        groups["s3"] = ["host": s3Host, "port": s3Port]
-        try write("s3g1", groups)
+        common["s3"] = ["host": s3Host, "port": s3Port]
+        try write("s3g1", common, "s3")
     }
 
-    private func write(_ name: String, _ groups: Groups) throws {
+    /// That of the cluster that is here, or a new one.
+    private func clusterID() -> String {
+        if let data = FileManager.default.contents(atPath: file("om1")),
+            let groups = try? JSONSerialization.jsonObject(with: data) as? Groups,
+            let id = groups["cluster"]?["id"] as? String, !id.isEmpty
+        {
+            return id
+        }
+        return UUID().uuidString.lowercased()
+    }
+
+    /// The members of a group that have files here, of any number.
+    func present(_ role: String) -> [String] {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
+        return names.filter { name in
+            name.hasPrefix(role) && Int(name.dropFirst(role.count)) != nil
+                && ["member.id", "metadata.db"].contains {
+                    FileManager.default.fileExists(atPath: "\(directory)/\(name)/\($0)")
+                }
+        }.sorted()
+    }
+
+    private func write(_ name: String, _ groups: Groups, _ group: String) throws {
         var groups = groups
         groups["node"] = ["name": name, "run": "\(directory)/run"]
-        // The role's own group is the one with more than an address.
-        let group = ["om1": "om", "scm1": "scm", "s3g1": "s3"][name] ?? "datanode"
         groups[group]?["metrics"] = "127.0.0.1:0"
         let data = try JSONSerialization.data(
             withJSONObject: groups, options: [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes])

@@ -2,6 +2,7 @@ import ArgumentParser
 import Dispatch
 import Foundation
 import Model
+import RaftDriver
 import Reactor
 import Synchronization
 
@@ -98,6 +99,20 @@ final class StopRequest: Sendable {
     }
 }
 
+/// Makes the directory of a role a member's of a new group, and says what is next.
+private func initialize(_ options: RoleOptions, _ role: ClusterRole) async throws {
+    let settings = try await options.settings(for: role)
+    try DirectoryOwner.check(role, settings)
+    let runtime = try Runtime(name: role.rawValue, memory: .none, reactors: 1)
+    let identity = try await GroupPort.initialize(
+        settings, role.rawValue, on: runtime.reactors.next())
+    let count = identity.founders.count
+    print(
+        "\(identity.name) is a member of a new group of \(count)"
+            + (count == 1 ? "" : ": do the same for the others, once")
+            + "; then start it without --init")
+}
+
 private func runRole(
     _ options: RoleOptions, _ kind: ClusterRole, memory: Runtime.Memory,
     reactors: (Settings) throws -> Int? = { _ in nil },
@@ -111,7 +126,21 @@ private func runRole(
     let manager = ServiceManager()
     manager.status("starting")
     let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
-    let role = try await start(settings, runtime)
+    // One that waits to be added, or that reads a long log, ends as by a crash: nothing is lost.
+    let starting = Task.detached {
+        while !Task.isCancelled {
+            if stop.isMade { exit(0) }
+            try? await Task.sleep(for: .milliseconds(100))
+        }
+    }
+    let role: RunningRole
+    do {
+        role = try await start(settings, runtime)
+        starting.cancel()
+    } catch {
+        starting.cancel()
+        throw error
+    }
     IdleMemory.watch(runtime)
     print("ready \(name) port=\(role.port)\(role.metrics?.announcement ?? "")")
     // Whoever reads this through a pipe waits for it.
@@ -123,11 +152,20 @@ private func runRole(
     await role.stop()
 }
 
+enum GroupHelp {
+    static let initialize: ArgumentHelp = """
+        Make the empty directory a member's of a new group, of all members that the settings name, \
+        and end. Once, on each of them; whoever comes later is added to the group.
+        """
+}
+
 struct OMCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "om", abstract: "Run an Ozone Manager: volumes, buckets, keys.")
     @OptionGroup var options: RoleOptions
+    @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     func run() async throws {
+        if begins { return try await initialize(options, .om) }
         try await runRole(
             options, .om, memory: .none, reactors: Roles.reactorsOfOM, Roles.startOM)
     }
@@ -138,7 +176,9 @@ struct SCMCommandLine: AsyncParsableCommand {
         commandName: "scm",
         abstract: "Run a Storage Container Manager: datanodes, containers, placement.")
     @OptionGroup var options: RoleOptions
+    @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     func run() async throws {
+        if begins { return try await initialize(options, .scm) }
         try await runRole(options, .scm, memory: .none, Roles.startSCM)
     }
 }

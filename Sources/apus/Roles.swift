@@ -6,6 +6,7 @@ import Foundation
 import Logging
 import Model
 import OM
+import RaftDriver
 import Reactor
 import S3Gateway
 import SCM
@@ -68,7 +69,8 @@ func report(_ logger: Logger, _ what: String, _ body: () async throws -> Void) a
 enum Roles {
     static func startSCM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("scm", level: settings.text("log.level"))
-        let lock = try DirectoryLock(settings.required("scm.directory"))
+        let directory = try settings.required("scm.directory")
+        let lock = try DirectoryLock(directory)
         var options = StorageContainerManager.Options()
         options.state.minimumDatanodes = try settings.number("scm.minimum-datanodes")
         options.state.staleAfterNanoseconds = try settings.nanoseconds("scm.stale-after-ms")
@@ -80,26 +82,29 @@ enum Roles {
                 .invalidArgument, "scm.close-delay-ms is 0 to 600000, not \(closeDelay)")
         }
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
+        let reactor = runtime.reactors.next()
+        let port = try GroupPort(
+            settings, "scm", runtime, on: reactor, [runtime.reactors.next()], logger)
+        let identity = try await port.identity()
         let manager = try await StorageContainerManager.open(
-            directory: settings.required("scm.directory"), reactor: runtime.reactors.next(),
+            directory: directory, as: (identity, runtime.channels), reactor: reactor,
             options: options, random: SystemRandomNumberGenerator(), logger: logger)
+        let keeper = manager.keeper(
+            as: identity, address: port.place.address, channels: runtime.channels)
         await manager.start()
         runtime.idle.add { await manager.releaseMemory() }
-        let host = settings.text("scm.host")
         let telemetry = try telemetry("scm", settings)
         manager.addMetrics(to: telemetry.metrics)
-        let handler = MeasuredHandler(
-            manager, methods: SCMMethod.allCases.map(\.rawValue), telemetry: telemetry)
-        let server = try RPCServer(
-            host: host, port: settings.number("scm.port"), name: "scm",
-            reactors: [runtime.reactors.next()], handler: handler,
-            notice: { logger.warning("\($0)") })
-        server.start()
-        runtime.channels.register(handler, host: host, port: server.port)
+        port.service.open(
+            keeper,
+            serving: MeasuredHandler(
+                manager, methods: SCMMethod.allCases.map(\.rawValue), telemetry: telemetry))
+        keeper.start()
         let metrics = try await serve(telemetry, "scm", settings, logger)
-        return RunningRole(name: "scm", port: server.port, metrics: metrics) {
+        return RunningRole(name: "scm", port: port.server.port, metrics: metrics) {
             await metrics?.stop()
-            await server.stop()
+            await keeper.stop()
+            await port.server.stop()
             await report(logger, "closing") { try await manager.close() }
             lock.release()
         }
@@ -127,37 +132,41 @@ enum Roles {
 
     static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("om", level: settings.text("log.level"))
-        let lock = try DirectoryLock(settings.required("om.directory"))
+        let directory = try settings.required("om.directory")
+        let lock = try DirectoryLock(directory)
         let reactor = runtime.reactors.next()
         // One alone serves connections as well: no request changes threads on its way.
         let count = try reactorsOfOM(settings)
         let serving = count == 1 ? [reactor] : (1..<count).map { _ in runtime.reactors.next() }
-        let scm = runtime.channels.channel(
-            host: settings.text("scm.host"), port: try settings.number("scm.port"), on: reactor)
+        let scm = try LeaderChannel(
+            settings.addresses(of: "scm"), channels: runtime.channels, on: reactor)
         var options = try OzoneManager.Options(defaultReplication: settings.replication())
         options.cacheBytes = try settings.number("om.cache-bytes")
         options.deletionDelay = try deletionDelay(settings)
+        let port = try GroupPort(settings, "om", runtime, on: reactor, serving, logger)
+        let identity = try await port.identity()
         let manager = try await OzoneManager.open(
-            directory: settings.required("om.directory"), reactor: reactor,
+            directory: directory, as: (identity, runtime.channels), reactor: reactor,
             blocks: SCMBlockAllocator(scm), options: options,
             clock: { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1000)) },
             generator: SystemRandomNumberGenerator(), logger: logger)
+        let keeper = manager.keeper(
+            as: identity, address: port.place.address, channels: runtime.channels)
         manager.start()
         runtime.idle.add { await manager.releaseMemory() }
-        let host = settings.text("om.host")
         let telemetry = try telemetry("om", settings)
         manager.addMetrics(to: telemetry.metrics)
-        let service = MeasuredHandler(
-            OMService(manager), methods: OMMethod.allCases.map(\.rawValue), telemetry: telemetry)
-        let server = try RPCServer(
-            host: host, port: settings.number("om.port"), name: "om",
-            reactors: serving, handler: service, notice: { logger.warning("\($0)") })
-        server.start()
-        runtime.channels.register(service, host: host, port: server.port)
+        port.service.open(
+            keeper,
+            serving: MeasuredHandler(
+                OMService(manager), methods: OMMethod.allCases.map(\.rawValue),
+                telemetry: telemetry))
+        keeper.start()
         let metrics = try await serve(telemetry, "om", settings, logger)
-        return RunningRole(name: "om", port: server.port, metrics: metrics) {
+        return RunningRole(name: "om", port: port.server.port, metrics: metrics) {
             await metrics?.stop()
-            await server.stop()
+            await keeper.stop()
+            await port.server.stop()
             await report(logger, "closing") { try await manager.close() }
             lock.release()
         }
@@ -274,9 +283,8 @@ enum Roles {
             throw StoreError(
                 .invalidArgument, "client.window-bytes is a number of bytes, not \(window)")
         }
-        return ClusterClient(
-            om: .init(host: settings.text("om.host"), port: try settings.number("om.port")),
-            scm: .init(host: settings.text("scm.host"), port: try settings.number("scm.port")),
+        return try ClusterClient(
+            om: settings.addresses(of: "om"), scm: settings.addresses(of: "scm"),
             channels: runtime.channels, reactors: reactors ?? runtime.reactors,
             windowBytes: window)
     }

@@ -4,6 +4,8 @@ import Crypto
 import Foundation
 import Logging
 import Model
+import RaftDriver
+import Reactor
 import Transport
 import Wire
 
@@ -14,6 +16,8 @@ struct Up: AsyncParsableCommand {
 
     @Option(help: "Where everything is kept. A second start finds all data.")
     var dir: String = ProcessInfo.processInfo.environment["APUS_DIR"] ?? "apus-data"
+    @Option(help: "Number of Ozone Managers: 3 go on when one of them dies.") var oms = 1
+    @Option(help: "Number of Storage Container Managers.") var scms = 1
     @Option(help: "Number of datanodes.") var datanodes = 5
     @Option(name: .customLong("volumes-per-datanode"), help: "Directories that stand for disks.")
     var volumesPerDatanode = 1
@@ -27,6 +31,9 @@ struct Up: AsyncParsableCommand {
     var overrides: [String] = []
 
     func validate() throws {
+        guard (1...7).contains(oms), (1...7).contains(scms) else {
+            throw ValidationError("--oms and --scms take 1 to 7; 3 is usual")
+        }
         guard datanodes >= 1, datanodes <= 64 else {
             throw ValidationError("--datanodes takes 1 to 64")
         }
@@ -55,28 +62,73 @@ struct Up: AsyncParsableCommand {
     func run() async throws {
         let stop = await StopRequest()
         let layout = try ClusterLayout(
-            directory: dir, datanodes: datanodes, volumesPerDatanode: volumesPerDatanode,
+            directory: dir, oms: oms, scms: scms, datanodes: datanodes,
+            volumesPerDatanode: volumesPerDatanode,
             replication: replication, s3: s3)
         let lock = try DirectoryLock(layout.directory + "/run")
         try layout.write()
+        let joining =
+            try await begin(layout, "om", layout.oms) + begin(layout, "scm", layout.scms)
         if recon != nil { note("Recon is not there yet; --recon changes nothing") }
         if separate {
-            try await runSeparately(layout, stop)
+            try await runSeparately(layout, joining, stop)
         } else {
-            try await runTogether(layout, stop)
+            try await runTogether(layout, joining, stop)
         }
         lock.release()
     }
 
-    private func runTogether(_ layout: ClusterLayout, _ stop: StopRequest) async throws {
+    /// Begins the group of `role` if no member has files yet. Those that are to join it otherwise.
+    private func begin(
+        _ layout: ClusterLayout, _ role: String, _ names: [String]
+    ) async throws -> [String] {
+        let present = layout.present(role)
+        guard present.allSatisfy({ names.contains($0) }) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(layout.directory) has \(present.joined(separator: ", ")): --\(role)s takes at "
+                    + "least \(present.count); take members out with apus admin \(role) remove "
+                    + "while it runs, and move their directories away then")
+        }
+        guard present.isEmpty else { return names.filter { !present.contains($0) } }
+        let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
+        for name in names {
+            let settings = try await Settings(file: layout.file(name), overrides: overrides)
+            _ = try await GroupPort.initialize(settings, role, on: runtime.reactors.next())
+        }
+        return []
+    }
+
+    /// Has the members added that joined the cluster's settings since it began.
+    private func add(_ joining: [String], _ layout: ClusterLayout, _ runtime: Runtime) async throws
+    {
+        for name in joining {
+            let settings = try await Settings(file: layout.file(name), overrides: overrides)
+            let role = layout.oms.contains(name) ? "om" : "scm"
+            let place = try settings.place(role)
+            let group = try GroupClient(
+                settings.addresses(of: role), channels: runtime.channels,
+                on: runtime.reactors.next())
+            try await group.add(name, at: place.address)
+            note("\(name) was added to its group, and votes when it has caught up")
+        }
+    }
+
+    private func runTogether(
+        _ layout: ClusterLayout, _ joining: [String], _ stop: StopRequest
+    ) async throws {
         let runtime = try Runtime(name: "up", memory: .disks)
         var running: [RunningRole] = []
         do {
             let settings = { (name: String) in
                 try await Settings(file: layout.file(name), overrides: overrides)
             }
-            running.append(try await Roles.startSCM(settings("scm1"), runtime))
-            running.append(try await Roles.startOM(settings("om1"), runtime))
+            for name in layout.scms where !joining.contains(name) {
+                running.append(try await Roles.startSCM(settings(name), runtime))
+            }
+            for name in layout.oms where !joining.contains(name) {
+                running.append(try await Roles.startOM(settings(name), runtime))
+            }
             var ofDatanodes: [Settings] = []
             for index in 1...datanodes { ofDatanodes.append(try await settings("dn\(index)")) }
             Roles.remark(onVolumesOf: ofDatanodes)
@@ -89,6 +141,17 @@ struct Up: AsyncParsableCommand {
             running.append(try await Roles.startS3Gateway(s3Settings, runtime))
             IdleMemory.watch(runtime)
             announce(layout, s3Port: running[running.count - 1].port)
+            // They are there once they have been added, which needs them to wait for it.
+            if !joining.isEmpty {
+                async let added: Void = add(joining, layout, runtime)
+                for name in joining {
+                    running.insert(
+                        try await layout.oms.contains(name)
+                            ? Roles.startOM(settings(name), runtime)
+                            : Roles.startSCM(settings(name), runtime), at: 0)
+                }
+                try await added
+            }
         } catch {
             for role in running.reversed() { await role.stop() }
             throw error
@@ -97,11 +160,13 @@ struct Up: AsyncParsableCommand {
         for role in running.reversed() { await role.stop() }
     }
 
-    private func runSeparately(_ layout: ClusterLayout, _ stop: StopRequest) async throws {
+    private func runSeparately(
+        _ layout: ClusterLayout, _ joining: [String], _ stop: StopRequest
+    ) async throws {
         let children = Children(layout: layout, overrides: overrides)
         do {
-            try children.start("scm1", "scm")
-            try children.start("om1", "om")
+            for name in layout.scms { try children.start(name, "scm") }
+            for name in layout.oms { try children.start(name, "om") }
             for index in 1...datanodes { try children.start("dn\(index)", "datanode") }
             let settings = try await Settings(file: layout.file("s3g1"), overrides: overrides)
             let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
@@ -110,6 +175,7 @@ struct Up: AsyncParsableCommand {
             try children.start("s3g1", "s3gateway")
             let port = try await children.port(of: "s3g1", label: "s3gateway")
             announce(layout, s3Port: port)
+            try await add(joining, layout, runtime)
         } catch {
             await children.stop()
             throw error

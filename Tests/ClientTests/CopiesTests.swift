@@ -71,8 +71,8 @@ struct CopiesTests {
             let channels = ChannelPool(name: "test")
             channels.register(
                 FakeOM(replication: copies.message, nodes: copies.width), host: "om", port: 1)
-            let client = ClusterClient(
-                om: .init(host: "om", port: 1), scm: .init(host: "scm", port: 1),
+            let client = try ClusterClient(
+                om: ["om:1"], scm: ["scm:1"],
                 channels: channels, reactors: ReactorGroup([reactor]))
             let path = path
             try await Task(executorPreference: reactor) {

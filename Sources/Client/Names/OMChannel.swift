@@ -3,19 +3,22 @@ import Reactor
 import Transport
 import Wire
 
-/// OM over channels of the native RPC, one for each reactor.
+/// The OM that leads, over channels of the native RPC, one for each reactor.
 struct OMChannel: OMCaller {
     enum Limits {
         static let timeout = Duration.seconds(30)
     }
     let reactors: ReactorGroup
     /// In the order of the reactors.
-    let channels: [RPCChannel]
+    let channels: [LeaderChannel]
 
-    var channel: RPCChannel { channels[reactors.hereIndex()] }
+    var channel: LeaderChannel { channels[reactors.hereIndex()] }
     var address: String { channels[0].address }
 
     func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
-        try await channel.call(method.rawValue, message, timeout: Limits.timeout).message
+        try await channel.call(
+            method.rawValue, message, timeout: Limits.timeout,
+            repetition: .harmless
+        ).message
     }
 }

@@ -80,11 +80,68 @@ public nonisolated struct GroupMember: Sendable {
 
   public var role: GroupRole = .follower
 
-  /// Of the last entry that it has, as the leader knows; of whoever answers, that it has applied.
+  /// Of whoever answers.
   public var appliedIndex: UInt64 = 0
 
   /// The leader has heard of it lately. Not said by others.
   public var isReachable: Bool = false
+
+  /// Of the last entry in its log, as the leader knows.
+  public var lastIndex: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// What a member's directory says of whose it is.
+public nonisolated struct GroupIdentityRecord: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var cluster: String = String()
+
+  public var role: String = String()
+
+  public var group: WireIdentity {
+    get {_group ?? WireIdentity()}
+    set {_group = newValue}
+  }
+  /// Returns true if `group` has been explicitly set.
+  public var hasGroup: Bool {self._group != nil}
+  /// Clears the value of `group`. Subsequent reads from it will return its default value.
+  public mutating func clearGroup() {self._group = nil}
+
+  public var name: String = String()
+
+  public var peer: UInt64 = 0
+
+  /// The voters that the group began with, before the first entry of its log.
+  public var founders: [UInt64] = []
+
+  /// The log has been made: where it is not there now, it was lost.
+  public var isBegun: Bool = false
+
+  /// Where members were when this was written, for as long as nothing newer is known.
+  public var members: [GroupMember] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _group: WireIdentity? = nil
+}
+
+/// Names and addresses of members, as a change of members bears them.
+public nonisolated struct GroupBookChange: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var set: [GroupMember] = []
+
+  public var removed: [UInt64] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -162,6 +219,9 @@ public nonisolated struct GroupInviteRequest: Sendable {
   /// Those that there are.
   public var members: [GroupMember] = []
 
+  /// The voters that the group began with, before the first entry of its log.
+  public var founders: [UInt64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -231,7 +291,7 @@ nonisolated extension GroupRole: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Member"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}peer\0\u{1}name\0\u{1}address\0\u{1}role\0\u{3}applied_index\0\u{3}is_reachable\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}peer\0\u{1}name\0\u{1}address\0\u{1}role\0\u{3}applied_index\0\u{3}is_reachable\0\u{3}last_index\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -245,6 +305,7 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 4: try { try decoder.decodeSingularEnumField(value: &self.role) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.appliedIndex) }()
       case 6: try { try decoder.decodeSingularBoolField(value: &self.isReachable) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.lastIndex) }()
       default: break
       }
     }
@@ -269,6 +330,9 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
     if self.isReachable != false {
       try visitor.visitSingularBoolField(value: self.isReachable, fieldNumber: 6)
     }
+    if self.lastIndex != 0 {
+      try visitor.visitSingularUInt64Field(value: self.lastIndex, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -279,6 +343,111 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs.role != rhs.role {return false}
     if lhs.appliedIndex != rhs.appliedIndex {return false}
     if lhs.isReachable != rhs.isReachable {return false}
+    if lhs.lastIndex != rhs.lastIndex {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension GroupIdentityRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".IdentityRecord"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{1}role\0\u{1}group\0\u{1}name\0\u{1}peer\0\u{1}founders\0\u{3}is_begun\0\u{1}members\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.cluster) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.role) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._group) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.peer) }()
+      case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.founders) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.isBegun) }()
+      case 8: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.cluster.isEmpty {
+      try visitor.visitSingularStringField(value: self.cluster, fieldNumber: 1)
+    }
+    if !self.role.isEmpty {
+      try visitor.visitSingularStringField(value: self.role, fieldNumber: 2)
+    }
+    try { if let v = self._group {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 4)
+    }
+    if self.peer != 0 {
+      try visitor.visitSingularUInt64Field(value: self.peer, fieldNumber: 5)
+    }
+    if !self.founders.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.founders, fieldNumber: 6)
+    }
+    if self.isBegun != false {
+      try visitor.visitSingularBoolField(value: self.isBegun, fieldNumber: 7)
+    }
+    if !self.members.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 8)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: GroupIdentityRecord, rhs: GroupIdentityRecord) -> Bool {
+    if lhs.cluster != rhs.cluster {return false}
+    if lhs.role != rhs.role {return false}
+    if lhs._group != rhs._group {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.peer != rhs.peer {return false}
+    if lhs.founders != rhs.founders {return false}
+    if lhs.isBegun != rhs.isBegun {return false}
+    if lhs.members != rhs.members {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension GroupBookChange: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".BookChange"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}set\0\u{1}removed\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.set) }()
+      case 2: try { try decoder.decodeRepeatedUInt64Field(value: &self.removed) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.set.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.set, fieldNumber: 1)
+    }
+    if !self.removed.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.removed, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: GroupBookChange, rhs: GroupBookChange) -> Bool {
+    if lhs.set != rhs.set {return false}
+    if lhs.removed != rhs.removed {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -369,7 +538,7 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".InviteRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0\u{1}founders\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -382,6 +551,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 3: try { try decoder.decodeSingularStringField(value: &self.role) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 5: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
+      case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.founders) }()
       default: break
       }
     }
@@ -407,6 +577,9 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.members.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 5)
     }
+    if !self.founders.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.founders, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -416,6 +589,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.role != rhs.role {return false}
     if lhs.name != rhs.name {return false}
     if lhs.members != rhs.members {return false}
+    if lhs.founders != rhs.founders {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

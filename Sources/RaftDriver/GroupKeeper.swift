@@ -1,0 +1,319 @@
+import MetadataStore
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Synchronization
+import Transport
+import Wire
+
+/// Looks after the members of a group where it leads: has their addresses in the log, gives a vote
+/// to learners that have caught up, and changes members when it is asked to. On every member it
+/// says what is known of the group.
+///
+/// Thread-safe.
+public final class GroupKeeper: Sendable {
+    enum Limits {
+        /// Between looks at the members.
+        static let interval = Duration.milliseconds(100)
+        /// A learner that lacks no more entries than these has caught up.
+        static let lag: LogIndex = 1000
+        /// How long a member may take to accept an invitation.
+        static let inviteTimeout = Duration.seconds(5)
+        /// How long a change of the members, or of the leader, is waited for.
+        static let changeTimeout = Duration.seconds(10)
+    }
+
+    private let engine: MetadataEngine
+    let identity: MemberIdentity
+    private let address: String
+    private let channels: ChannelPool
+    private let notice: @Sendable (String) -> Void
+    private let loop = Mutex<Task<Void, Never>?>(nil)
+    /// One change at a time.
+    private let isChanging = Atomic(false)
+
+    private var member: RaftMember { engine.member }
+    private var reactor: Reactor { engine.reactor }
+
+    /// - Parameters:
+    ///   - address: `HOST:PORT` where this member is reached.
+    ///   - notice: told what is changed.
+    public init<Machine: StateMachine>(
+        _ group: MetadataGroup<Machine>, as identity: MemberIdentity, address: String,
+        channels: ChannelPool, notice: @escaping @Sendable (String) -> Void
+    ) {
+        engine = group.engine
+        self.identity = identity
+        self.address = address
+        self.channels = channels
+        self.notice = notice
+    }
+
+    var raftMember: RaftMember { engine.member }
+    var group: GroupID { identity.group }
+
+    public func start() {
+        loop.withLock { loop in
+            guard loop == nil else { return }
+            loop = Task(executorPreference: reactor) { await self.look() }
+        }
+    }
+
+    public func stop() async {
+        let running = loop.withLock { $0 }
+        running?.cancel()
+        await running?.value
+    }
+
+    // MARK: What is known
+
+    /// The group as this member sees it.
+    public func status() async -> GroupStatusResponse {
+        let view = await member.view
+        let book = engine.book.rows
+        var response = GroupStatusResponse()
+        response.group = identity.group.message
+        response.cluster = identity.cluster
+        response.peer = view.peer.rawValue
+        response.term = view.term
+        response.appliedIndex = view.applied
+        response.leader = view.leader.rawValue
+        let state = view.members
+        let learners = Set(state.learners + state.learnersNext)
+        for peer in Set(state.voters + state.votersOutgoing).union(learners).sorted() {
+            var row = GroupMember()
+            row.peer = peer.rawValue
+            row.name = book[peer]?.name ?? ""
+            row.address = book[peer]?.address ?? ""
+            row.role =
+                peer == view.leader ? .leader : learners.contains(peer) ? .learner : .follower
+            if peer == view.peer {
+                row.appliedIndex = view.applied
+                row.lastIndex = view.last
+                row.isReachable = true
+            } else if let other = view.others.first(where: { $0.peer == peer }) {
+                row.lastIndex = other.match
+                row.isReachable = other.isActive
+            }
+            response.members.append(row)
+        }
+        return response
+    }
+
+    // MARK: Looking after it
+
+    private func look() async {
+        while !Task.isCancelled {
+            do throws(CancellationError) { try await reactor.sleep(for: Limits.interval) } catch {
+                return
+            }
+            guard isLeading else { continue }
+            do throws(StoreError) {
+                try await keepBook()
+                try await promote()
+            } catch {
+                // Leadership was lost, or another change is on its way: there is a next time.
+                continue
+            }
+        }
+    }
+
+    private var isLeading: Bool { member.leading.withLock { $0.isLeading } }
+
+    /// Has the log say where this member is, and where those are that only settings tell of; and
+    /// forget who is no member any more.
+    private func keepBook() async throws(StoreError) {
+        guard !address.isEmpty else { return }
+        let logged = try await engine.store.read { tables throws(StoreError) in
+            try MemberBook.rows(in: tables)
+        }
+        let state = await member.members
+        let peers = Set(
+            state.voters + state.learners + state.votersOutgoing + state.learnersNext)
+        var set: [KnownMember] = []
+        let own = KnownMember(
+            peer: identity.peer, name: identity.name, address: address, part: .voter)
+        if logged[identity.peer] != own { set.append(own) }
+        for known in identity.members
+        where known.peer != own.peer && peers.contains(known.peer) && logged[known.peer] == nil {
+            set.append(known)
+        }
+        let gone = logged.keys.filter { !peers.contains($0) }.sorted()
+        guard !set.isEmpty || !gone.isEmpty else { return }
+        // One that is being added is written down before it is a member.
+        try await exclusively { () async throws(StoreError) in
+            try await self.write(set, removing: gone)
+        }
+    }
+
+    private func write(
+        _ members: [KnownMember], removing gone: [PeerID] = []
+    ) async throws(StoreError) {
+        let change = ConfChangeV2(
+            changes: [ConfChangeSingle(.updatePeer, identity.peer)],
+            context: MemberBook.context(setting: members, removing: gone))
+        _ = try await member.change(change)
+    }
+
+    /// Gives a vote to a learner that has caught up.
+    private func promote() async throws(StoreError) {
+        let view = await member.view
+        let ready = view.others.first { other in
+            view.members.learners.contains(other.peer) && other.isActive
+                && other.match + Limits.lag >= view.last
+        }
+        guard let ready else { return }
+        try await exclusively { () async throws(StoreError) in
+            _ = try await self.member.change(
+                ConfChangeV2(changes: [ConfChangeSingle(.addVoter, ready.peer)]))
+        }
+        notice("\(name(of: ready.peer)) has caught up and votes")
+    }
+
+    private func name(of peer: PeerID) -> String {
+        engine.book.rows[peer]?.name ?? "member \(peer)"
+    }
+
+    // MARK: Changes that are asked for
+
+    /// Takes a member in, in the place of one of the same name: as a learner, which votes once it
+    /// has caught up.
+    func add(_ request: GroupAddRequest) async throws(StoreError) {
+        guard isLeading else { throw member.notLeader }
+        _ = try GroupPlace.number(of: request.name, identity.role)
+        let place = try HostPort(request.address)
+        let book = engine.book.rows
+        if let other = book.values.first(where: {
+            $0.address == place.description && $0.name != request.name
+        }) {
+            throw StoreError(
+                .invalidArgument, "\(place) is the address of \(other.name) already")
+        }
+        var invitation = GroupInviteRequest()
+        invitation.group = identity.group.message
+        invitation.cluster = identity.cluster
+        invitation.role = identity.role
+        invitation.name = request.name
+        invitation.founders = identity.founders.map(\.rawValue)
+        invitation.members = book.values.map(\.message)
+        let channel = channels.channel(host: place.host, port: place.port, on: reactor)
+        let reply = try await channel.call(
+            RaftMethod.invite.rawValue, invitation.encoded, timeout: Limits.inviteTimeout)
+        let peer = PeerID(try GroupInviteResponse(parsing: reply.message).peer)
+        let added = KnownMember(
+            peer: peer, name: request.name, address: place.description, part: .learner)
+        try await exclusively { () async throws(StoreError) in
+            let members = await self.member.members
+            try await self.whenFree { () async throws(StoreError) in try await self.write([added]) }
+            guard !members.voters.contains(peer), !members.learners.contains(peer) else { return }
+            var changes = [ConfChangeSingle(.addLearner, peer)]
+            // Whoever had the name has lost its files, or will not come back.
+            let old = book.values.filter { $0.name == request.name && $0.peer != peer }
+            for old in old where members.voters.contains(old.peer) || members.learners.contains(old.peer) {
+                changes.append(ConfChangeSingle(.removePeer, old.peer))
+            }
+            let change = ConfChangeV2(changes: changes)
+            try await self.whenFree { () async throws(StoreError) in
+                _ = try await self.member.change(change)
+            }
+        }
+        notice("\(request.name) at \(place) is a learner, and votes when it has caught up")
+    }
+
+    /// Takes a member out. Refused where those that are left and can be reached are no majority.
+    func remove(_ request: GroupRemoveRequest) async throws(StoreError) {
+        guard isLeading else { throw member.notLeader }
+        let view = await member.view
+        let peer = try peer(named: request.name, in: view)
+        let left = view.members.voters.filter { $0 != peer }
+        guard !left.isEmpty else {
+            throw StoreError(
+                .invalidArgument, "\(request.name) is the only member that votes: it must stay")
+        }
+        let active = left.filter { voter in
+            voter == view.peer || view.others.contains { $0.peer == voter && $0.isActive }
+        }
+        guard active.count * 2 > left.count else {
+            throw StoreError(
+                .unavailable,
+                "without \(request.name) the group would have \(left.count) voters of which "
+                    + "\(active.count) can be reached, and could do nothing: bring others back or "
+                    + "add one first")
+        }
+        try await exclusively { () async throws(StoreError) in
+            try await self.whenFree { () async throws(StoreError) in
+                _ = try await self.member.change(
+                    ConfChangeV2(changes: [ConfChangeSingle(.removePeer, peer)]))
+            }
+        }
+        notice("\(request.name) is no member any more")
+    }
+
+    /// Hands leadership to a member; returns when it leads.
+    func transfer(_ request: GroupTransferRequest) async throws(StoreError) {
+        guard isLeading else { throw member.notLeader }
+        let view = await member.view
+        let peer = try peer(named: request.name, in: view)
+        guard view.members.voters.contains(peer) else {
+            throw StoreError(.invalidArgument, "\(request.name) does not vote, and cannot lead")
+        }
+        let deadline = reactor.now().advanced(by: Limits.changeTimeout)
+        while member.seenLeader.withLock({ $0 }) != peer {
+            if isLeading { await member.transferLeadership(to: peer) }
+            guard reactor.now() < deadline else {
+                throw StoreError(
+                    .unavailable, "\(request.name) did not take over in time: is it well?")
+            }
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(50)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
+        }
+    }
+
+    private func peer(named name: String, in view: MemberView) throws(StoreError) -> PeerID {
+        let rows = engine.book.rows.values.filter { row in
+            view.members.voters.contains(row.peer) || view.members.learners.contains(row.peer)
+        }
+        guard let found = rows.first(where: { $0.name == name }) else {
+            throw StoreError(
+                .invalidArgument,
+                "there is no member \(name): there are "
+                    + rows.map(\.name).sorted().joined(separator: ", "))
+        }
+        return found.peer
+    }
+
+    /// Runs `body` unless another change is at work.
+    private func exclusively(
+        _ body: () async throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        var waits = 0
+        while isChanging.exchange(true, ordering: .acquiring) {
+            waits += 1
+            guard waits < 200 else {
+                throw StoreError(.overloaded, "the members are being changed: try again later")
+            }
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(20)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
+        }
+        defer { isChanging.store(false, ordering: .releasing) }
+        try await body()
+    }
+
+    /// Tries again while a change before this one is not finished.
+    private func whenFree(
+        _ body: () async throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        let deadline = reactor.now().advanced(by: Limits.changeTimeout)
+        while true {
+            do throws(StoreError) { return try await body() } catch {
+                guard error.code == .overloaded, reactor.now() < deadline else { throw error }
+            }
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(20)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+import ArgumentParser
+import Client
+import Foundation
+import Model
+import Reactor
+import Wire
+
+/// `apus admin om …` and `apus admin scm …`: the members of a group.
+protocol GroupKind: SendableMetatype {
+    /// `om` or `scm`.
+    static var role: String { get }
+}
+
+enum OMGroup: GroupKind { static let role = "om" }
+enum SCMGroup: GroupKind { static let role = "scm" }
+
+/// The group that a command is about.
+struct GroupAccess {
+    let client: GroupClient
+    let addresses: [String]
+
+    init(_ cluster: ClusterOptions, _ role: String) async throws {
+        let settings = try await Settings(file: cluster.file(), overrides: [])
+        let runtime = try Runtime(name: "apus", memory: .none, reactors: 1)
+        addresses = try settings.addresses(of: role)
+        client = try GroupClient(
+            addresses, channels: runtime.channels, on: runtime.reactors.next())
+    }
+
+    private struct Answer: Sendable {
+        var address: String
+        var view: GroupStatusResponse?
+        var failure: StoreError?
+    }
+
+    private static func ask(_ client: GroupClient, _ address: String) async -> Answer {
+        var answer = Answer(address: address)
+        do throws(StoreError) {
+            answer.view = try await client.status(at: address)
+        } catch {
+            answer.failure = error
+        }
+        return answer
+    }
+
+    /// What the members say that can be asked, with where they are: those of the settings, and
+    /// those that these name. Throws why if none can be.
+    func views() async throws -> [(address: String, view: GroupStatusResponse)] {
+        var asked: Set<String> = []
+        var views: [(address: String, view: GroupStatusResponse)] = []
+        var unasked = addresses
+        var failure: StoreError?
+        while !unasked.isEmpty {
+            asked.formUnion(unasked)
+            let answers = await withTaskGroup(of: Answer.self) { [client, unasked] group in
+                for address in unasked {
+                    group.addTask { await Self.ask(client, address) }
+                }
+                return await group.reduce(into: []) { $0.append($1) }
+            }
+            for answer in answers {
+                if let view = answer.view { views.append((answer.address, view)) }
+                failure = answer.failure ?? failure
+            }
+            unasked = Set(views.flatMap { $0.view.members.map(\.address) })
+                .subtracting(asked).filter { !$0.isEmpty }.sorted()
+        }
+        if views.isEmpty, let failure { throw failure }
+        return views.sorted { $0.address < $1.address }
+    }
+}
+
+/// A member of a group as `roles` lists it.
+struct MemberRow: Encodable {
+    var id: String
+    var role: String
+    var address: String
+    var term: UInt64
+    var appliedIndex: UInt64
+    /// Of the leader's view: the last entry that the member has.
+    var lastIndex: UInt64
+    /// Whether it answers.
+    var isReachable: Bool
+
+    /// Of the view of the leader, or of the one with the latest term, and what each member says of
+    /// itself.
+    static func rows(_ views: [(address: String, view: GroupStatusResponse)]) -> [MemberRow] {
+        guard
+            let best = views.map(\.view).max(by: { a, b in
+                (a.term, a.peer == a.leader ? 1 : 0) < (b.term, b.peer == b.leader ? 1 : 0)
+            })
+        else { return [] }
+        let own = Dictionary(views.map { ($0.view.peer, $0.view) }) { first, _ in first }
+        return best.members.map { member in
+            let view = own[member.peer]
+            let role =
+                switch member.role {
+                case .leader: "leader"
+                case .learner: "learner"
+                case .follower, .UNRECOGNIZED: "follower"
+                }
+            return MemberRow(
+                id: member.name.isEmpty ? "\(member.peer)" : member.name, role: role,
+                address: member.address, term: view?.term ?? 0,
+                appliedIndex: view?.appliedIndex ?? 0, lastIndex: member.lastIndex,
+                isReachable: view != nil)
+        }.sorted { $0.id < $1.id }
+    }
+}
+
+struct GroupCommands<Group: GroupKind>: AsyncParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            commandName: Group.role, abstract: "The members of \(Group.role.uppercased())'s group.",
+            subcommands: [Roles.self, Add.self, Remove.self, Transfer.self])
+    }
+
+    struct Roles: AsyncParsableCommand {
+        static var configuration: CommandConfiguration {
+            CommandConfiguration(commandName: "roles", abstract: "Who leads, and who follows.")
+        }
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            let rows = MemberRow.rows(try await GroupAccess(cluster, Group.role).views())
+            if cluster.json { return try printJSON(rows) }
+            printTable(
+                ["MEMBER", "ROLE", "ADDRESS", "TERM", "APPLIED"],
+                rows.map {
+                    [
+                        $0.id, $0.role, $0.address, $0.isReachable ? "\($0.term)" : "-",
+                        $0.isReachable ? "\($0.appliedIndex)" : "does not answer",
+                    ]
+                })
+        }
+    }
+
+    struct Add: AsyncParsableCommand {
+        static var configuration: CommandConfiguration {
+            CommandConfiguration(
+                commandName: "add",
+                abstract: "Take a member in, in the place of one of the same name.",
+                discussion: """
+                    Its process is started first, with an empty directory: it waits for this. It \
+                    learns what the group knows without a vote, and votes when it has caught up. A \
+                    member of the same name that has lost its files is replaced.
+                    """)
+        }
+        @Argument(help: "Its name, as \(Group.role)2.") var name: String
+        @Argument(help: "HOST:PORT where its process waits.") var address: String
+        @Flag(help: "Do not wait until it votes.") var detach = false
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            let access = try await GroupAccess(cluster, Group.role)
+            try await access.client.add(name, at: address)
+            note("\(name) is a learner")
+            if !detach { try await follow(access) }
+        }
+
+        /// Shows how it catches up, until it votes.
+        private func follow(_ access: GroupAccess) async throws {
+            var told = ""
+            while true {
+                let rows = MemberRow.rows((try? await access.views()) ?? [])
+                if let row = rows.first(where: { $0.id == name }) {
+                    guard row.role == "learner" else {
+                        print("\(name) has caught up and votes")
+                        return
+                    }
+                    let last = rows.map(\.lastIndex).max() ?? 0
+                    let line = "\(name) has entry \(row.lastIndex) of \(last)"
+                    if line != told { note(line) }
+                    told = line
+                }
+                try await Task.sleep(for: .milliseconds(500))
+            }
+        }
+    }
+
+    struct Remove: AsyncParsableCommand {
+        static var configuration: CommandConfiguration {
+            CommandConfiguration(commandName: "remove", abstract: "Take a member out for good.")
+        }
+        @Argument(help: "Its name.") var name: String
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            try await GroupAccess(cluster, Group.role).client.remove(name)
+        }
+    }
+
+    struct Transfer: AsyncParsableCommand {
+        static var configuration: CommandConfiguration {
+            CommandConfiguration(commandName: "transfer", abstract: "Hand leadership to a member.")
+        }
+        @Argument(help: "Its name.") var name: String
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            try await GroupAccess(cluster, Group.role).client.transfer(to: name)
+        }
+    }
+}
