@@ -94,6 +94,7 @@ let package = Package(
         target("Checksum", ["CISAL", "CChecksum", "CDigest"]),
         target("ErasureCode", ["Model", "Checksum", "CISAL", "CGalois"]),
         target("Telemetry"),
+        target("Linearizability"),
 
         // L1: pure cores
         target("Raft"),
@@ -164,7 +165,8 @@ let package = Package(
             dependencies: [
                 "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
                 "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
-                "Model", "Bytes", "Reactor", "Telemetry", .arguments, .configuration, .crypto, .log,
+                "Linearizability", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
+                .configuration, .crypto, .log,
                 .system,
             ], path: "Sources/apus", exclude: ["Package"], swiftSettings: settings),
 
@@ -194,6 +196,7 @@ let package = Package(
         tests("ModelTests", ["Model"]),
         tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
+        tests("LinearizabilityTests", ["Linearizability"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
@@ -230,6 +233,12 @@ let package = Package(
             ]),
         tests("ReactorTests", ["Eventually", "Reactor", "Bytes", "Telemetry"]),
         tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests(
+            "SCMTests",
+            [
+                "Eventually", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog", "Transport",
+                "Wire", "Reactor", "Model", .log,
+            ]),
         tests(
             "DatanodeTests",
             [

@@ -12,6 +12,9 @@ import Wire
 /// container that takes long to close keeps no deletion waiting. A command that is waiting or being
 /// carried out is not taken again, however often SCM sends it.
 ///
+/// Commands have the term of the leader that gave them. Once a later one gives commands, those that still
+/// wait are dropped: it has them given again as far as they are still to be.
+///
 /// Thread-safe.
 final class CommandQueue: Sendable {
     enum Limits {
@@ -41,6 +44,8 @@ final class CommandQueue: Sendable {
     }
 
     private struct State {
+        /// Of the leader whose commands are carried out.
+        var term: UInt64 = 0
         var deletions: Deque<SCMDatanodeCommand> = []
         /// Numbers of deletions that wait, are carried out, or are not reported.
         var known: Set<UInt64> = []
@@ -96,8 +101,14 @@ final class CommandQueue: Sendable {
         }
     }
 
-    func add(_ command: SCMDatanodeCommand) {
+    /// Takes a command of the leader of `term`; drops it if there was one of a later term. False if
+    /// so.
+    @discardableResult
+    func add(_ command: SCMDatanodeCommand, of term: UInt64) -> Bool {
         state.withLock { state in
+            guard term >= state.term else { return false }
+            if term > state.term { forgetWaiting(&state) }
+            state.term = term
             switch command.command {
             case .closeContainer(let id): add(.close(ContainerID(id)), &state)
             case .deleteContainer(let id): add(.remove(ContainerID(id)), &state)
@@ -108,7 +119,15 @@ final class CommandQueue: Sendable {
             case .registerAgain, nil: break
             }
             start(&state)
+            return true
         }
+    }
+
+    private func forgetWaiting(_ state: inout State) {
+        for command in state.deletions { state.known.remove(command.number) }
+        for work in state.works { state.knownWorks.remove(work) }
+        state.deletions = []
+        state.works = []
     }
 
     private func add(_ work: ContainerWork, _ state: inout State) {

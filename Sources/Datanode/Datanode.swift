@@ -45,7 +45,7 @@ public final class Datanode: RPCHandler {
     /// Stands for what the volumes hold; see `StoreIdentity`.
     private let storeNumber: UInt64
     private let options: Options
-    private let scm: SCMClient
+    private let scms: SCMClients
     private let reactor: Reactor
     private let server = Mutex<RPCServer?>(nil)
     private let heartbeats = Mutex<Task<Void, Never>?>(nil)
@@ -53,20 +53,22 @@ public final class Datanode: RPCHandler {
 
     private init(
         id: DatanodeID, store: ContainerStore, storeNumber: UInt64, options: Options,
-        scm: SCMClient, reactor: Reactor, logger: Logger
+        scms: SCMClients, reactor: Reactor, logger: Logger
     ) {
         self.id = id
         self.store = store
         self.storeNumber = storeNumber
         self.options = options
-        self.scm = scm
+        self.scms = scms
         self.reactor = reactor
         self.logger = logger
     }
 
     /// Opens the node's volumes and recovers what is on them. Nothing is served before `start()`.
+    ///
+    /// - Parameter scms: those that it reports to, all of them, so that any may lead at once.
     public static func open(
-        _ options: Options, scm: SCMClient, reactors: [Reactor],
+        _ options: Options, scms: SCMClients, reactors: [Reactor],
         random: some RandomNumberGenerator & Sendable, logger: Logger
     ) async throws(StoreError) -> Datanode {
         let id = try await NodeIdentity.load(
@@ -86,11 +88,11 @@ public final class Datanode: RPCHandler {
         }
         store.begin(epoch: .random(in: 1...(.max), using: &random))
         return Datanode(
-            id: id, store: store, storeNumber: identity.number, options: options, scm: scm,
+            id: id, store: store, storeNumber: identity.number, options: options, scms: scms,
             reactor: reactors[0], logger: logger)
     }
 
-    /// Serves on the configured port and begins to report to SCM. Returns the port.
+    /// Serves on the configured port and begins to report to the SCMs. Returns the port.
     ///
     /// - Parameter handler: this datanode with something around it, such as measures; nil: itself.
     public func start(
@@ -103,11 +105,11 @@ public final class Datanode: RPCHandler {
         self.server.withLock { $0 = server }
         let address = DatanodeAddress(
             id: id, host: options.host, port: server.port, rack: options.rack)
-        let reporter = Reporter(
-            address: address, store: store, storeNumber: storeNumber, scm: scm, reactor: reactor,
+        let reporters = SCMReporters(
+            address: address, store: store, storeNumber: storeNumber, scms: scms, reactor: reactor,
             logger: logger)
         heartbeats.withLock {
-            $0 = Task(executorPreference: reactor) { await reporter.run() }
+            $0 = Task(executorPreference: reactor) { await reporters.run() }
         }
         return server.port
     }

@@ -27,3 +27,25 @@ public struct SCMClient: Sendable {
         try await channel.call(method.rawValue, message, timeout: timeout).message
     }
 }
+
+/// The SCMs that a datanode begins to report to, and how it reaches those that it is told of later.
+public struct SCMClients: Sendable {
+    let addresses: [String]
+    let connect: @Sendable (_ address: String) throws(StoreError) -> SCMClient
+
+    /// - Parameters:
+    ///   - addresses: `HOST:PORT` of the SCMs, at least one. They tell of others.
+    ///   - connect: the client of the SCM at an address; called once for each while it is one.
+    /// - Throws: `invalidArgument` with an address that is none.
+    public init(
+        _ addresses: [String],
+        connect: @escaping @Sendable (_ address: String) throws(StoreError) -> SCMClient
+    ) throws(StoreError) {
+        guard !addresses.isEmpty else {
+            throw StoreError(.invalidArgument, "a datanode reports to an SCM; none is named")
+        }
+        for address in addresses { _ = try HostPort(address) }
+        self.addresses = addresses
+        self.connect = connect
+    }
+}

@@ -2,7 +2,8 @@
 /// same tables and the same answers on every member.
 public protocol StateMachine: Sendable {
     associatedtype Command: Sendable
-    /// What the proposer of a command is told. Not part of the replicated state.
+    /// What the proposer of a command is told. Not part of the replicated state, but for what is
+    /// remembered of calls that bear an identity.
     associatedtype Answer: Sendable
 
     /// The tables that commands are applied to.
@@ -10,7 +11,8 @@ public protocol StateMachine: Sendable {
     /// Which forms of their records it reads and writes.
     var format: TablesFormat { get }
 
-    /// The bytes of a command in the log.
+    /// The bytes of a command in the log. The first of them is not 0: that is how commands are told
+    /// from what a group logs of its own.
     func encode(_ command: Command) -> [UInt8]
 
     /// The command with these bytes; `versionMismatch` or `corrupt` if there is none. A command
@@ -25,6 +27,14 @@ public protocol StateMachine: Sendable {
     func apply(
         _ command: Command, at index: UInt64, in transaction: some MetadataTransaction
     ) -> Answer
+
+    /// What is remembered of the answer to `command`, for whoever asks for the same again. The same
+    /// on every member.
+    func encode(_ answer: Answer, to command: Command) -> [UInt8]
+
+    /// The answer that was remembered as these bytes; it has what the first proposer had at hand
+    /// beside the answer. `corrupt` or `versionMismatch` if there is none.
+    func decode(answer bytes: [UInt8]) throws(StoreError) -> Answer
 
     /// Called once the changes of the command at `index` can be read, before its proposer has
     /// its answer: the place to drop what was cached, and where what is kept in memory beside the
@@ -72,4 +82,42 @@ extension StateMachine {
     public func applied(_ command: Command, answer: Answer, at index: UInt64) {}
 
     public func reset(from tables: some MetadataReader) throws(StoreError) {}
+}
+
+extension StateMachine where Answer == [UInt8] {
+    public func encode(_ answer: [UInt8], to command: Command) -> [UInt8] { answer }
+
+    public func decode(answer bytes: [UInt8]) throws(StoreError) -> [UInt8] { bytes }
+}
+
+extension StateMachine where Answer == UInt64 {
+    public func encode(_ answer: UInt64, to command: Command) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.appendBigEndian(answer)
+        return bytes
+    }
+
+    public func decode(answer bytes: [UInt8]) throws(StoreError) -> UInt64 {
+        guard bytes.count == 8 else {
+            throw StoreError(.corrupt, "an answer is a number of 8 bytes, not of \(bytes.count)")
+        }
+        return bytes.bigEndian(at: 0)
+    }
+}
+
+extension StateMachine where Answer == UInt64? {
+    /// No bytes stand for nil.
+    public func encode(_ answer: UInt64?, to command: Command) -> [UInt8] {
+        var bytes: [UInt8] = []
+        if let answer { bytes.appendBigEndian(answer) }
+        return bytes
+    }
+
+    public func decode(answer bytes: [UInt8]) throws(StoreError) -> UInt64? {
+        guard bytes.isEmpty || bytes.count == 8 else {
+            throw StoreError(
+                .corrupt, "an answer is nothing or a number of 8 bytes, not of \(bytes.count)")
+        }
+        return bytes.isEmpty ? nil : bytes.bigEndian(at: 0)
+    }
 }

@@ -55,6 +55,9 @@ public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
         /// Another member of the group is to be asked: nothing was done. `leader` says which, where
         /// it is known.
         case notLeader = 37
+        /// A repeat of a call that was answered or given up so long ago that what came of it is
+        /// forgotten: it is not carried out again.
+        case forgotten = 38
     }
 
     public var code: Code

@@ -21,12 +21,14 @@ public struct OMService: RPCHandler {
             return RPCReply(
                 try await trace.follow { () async throws(StoreError) in
                     try await manager.handle(
-                        method: method, message: request.message, context: request.context)
+                        method: method, message: request.message, context: request.context,
+                        call: request.call)
                 })
         }
         return RPCReply(
             try await manager.handle(
-                method: method, message: request.message, context: request.context))
+                method: method, message: request.message, context: request.context,
+                call: request.call))
     }
 }
 
@@ -88,7 +90,7 @@ public struct SCMBlockAllocator: BlockAllocator {
     public func delete(_ blocks: [BlockID]) async throws(StoreError) {
         var request = SCMDeleteBlocksRequest()
         request.blocks = blocks.map(\.message)
-        _ = try await call(.deleteBlocks, request.encoded)
+        _ = try await call(.deleteBlocks, request.encoded, repetition: .identified)
     }
 
     public func locate(
@@ -108,11 +110,12 @@ public struct SCMBlockAllocator: BlockAllocator {
     }
 
     private func call(
-        _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client
+        _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client,
+        repetition: LeaderChannel.Repetition = .harmless
     ) async throws(StoreError) -> [UInt8] {
         try await channel.call(
-            // Groups that are allocated in vain are never written; blocks may be deleted twice.
-            method.rawValue, message, timeout: timeout, context: context, repetition: .harmless
+            // Groups that are allocated in vain are never written.
+            method.rawValue, message, timeout: timeout, context: context, repetition: repetition
         ).message
     }
 }

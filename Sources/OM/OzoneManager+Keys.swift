@@ -8,7 +8,7 @@ import Wire
 
 extension OzoneManager {
     func handle(
-        _ method: OMMethod.OfKeys, _ message: [UInt8], _ context: IOContext
+        _ method: OMMethod.OfKeys, _ message: [UInt8], _ context: IOContext, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .listKeys:
@@ -18,24 +18,25 @@ extension OzoneManager {
         case .lookupKey:
             return try await lookupKey(OMLookupKeyRequest(parsing: message), context).encoded
         case .openKey:
-            return try await openKey(OMOpenKeyRequest(parsing: message))
+            return try await openKey(OMOpenKeyRequest(parsing: message), call)
         case .openPart:
-            return try await openPart(OMOpenPartRequest(parsing: message))
+            return try await openPart(OMOpenPartRequest(parsing: message), call)
         case .reserve:
-            return try await reserve(OMReserveRequest(parsing: message))
+            return try await reserve(OMReserveRequest(parsing: message), call)
         case .allocateGroup:
             let request = try OMAllocateGroupRequest(parsing: message)
             try RequestRules.check(request)
-            return try await allocateGroup(request).encoded
+            return try await allocateGroup(request, call).encoded
         case .commit:
             let request = try OMCommitRequest(parsing: message)
             try RequestRules.check(request)
             // Without places: whoever wrote the blocks knows where they are.
-            return try await propose(.commit(request))
+            return try await propose(.commit(request), for: call)
         case .abortOpen:
-            return try await propose(.abortOpen(OMAbortOpenRequest(parsing: message)))
+            return try await propose(
+                .abortOpen(OMAbortOpenRequest(parsing: message)), for: call)
         case .deleteKey:
-            return try await deleteKey(OMDeleteKeyRequest(parsing: message))
+            return try await deleteKey(OMDeleteKeyRequest(parsing: message), call)
         case .holdBlocks:
             return try holdBlocks(OMHoldBlocksRequest(parsing: message)).encoded
         }
@@ -122,7 +123,7 @@ extension OzoneManager {
     // MARK: Writing
 
     private func openKey(
-        _ request: OMOpenKeyRequest
+        _ request: OMOpenKeyRequest, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         let ofBucket = try await read { reads throws(StoreError) in
             try reads.replication(request.key, upload: nil, user: request.user)
@@ -131,11 +132,12 @@ extension OzoneManager {
         command.key = request.key
         command.user = request.user
         command.replication = request.hasReplication ? request.replication : ofBucket
-        return try await open(&command, length: request.hasLength ? request.length : nil)
+        return try await open(
+            &command, length: request.hasLength ? request.length : nil, call)
     }
 
     private func openPart(
-        _ request: OMOpenPartRequest
+        _ request: OMOpenPartRequest, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         guard request.number >= 1, request.number <= OMLimits.parts else {
             throw StoreError(
@@ -150,11 +152,12 @@ extension OzoneManager {
         command.replication = try await read { reads throws(StoreError) in
             try reads.replication(request.key, upload: request.upload, user: request.user)
         }
-        return try await open(&command, length: request.hasLength ? request.length : nil)
+        return try await open(
+            &command, length: request.hasLength ? request.length : nil, call)
     }
 
     private func open(
-        _ command: inout OMOpenCommand, length: UInt64?
+        _ command: inout OMOpenCommand, length: UInt64?, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         if let length, length > OMLimits.keySize {
             throw StoreError(
@@ -165,14 +168,19 @@ extension OzoneManager {
             replication, count: Self.firstGroups(replication, length: length))
         places.learn(groups.map(\.group))
         command.blocks = groups.map(\.group.blockID.message)
-        guard case .open(let response) = try await answer(.open(command)) else {
+        let answer = try await answer(.open(command), for: call)
+        guard case .open(let response) = answer else {
             throw StoreError(.internal, "an opened key was answered as something else")
         }
+        // Opened before: with the groups of then.
+        guard response.groups.isEmpty else { return try await message(of: answer, .openKey) }
         return response.encoded(with: groups.map(\.encoded))
     }
 
     /// Opens short keys of a bucket before they are known, each with a group.
-    private func reserve(_ request: OMReserveRequest) async throws(StoreError) -> [UInt8] {
+    private func reserve(
+        _ request: OMReserveRequest, _ call: CallID?
+    ) async throws(StoreError) -> [UInt8] {
         guard (1...UInt32(OMLimits.reservedKeys)).contains(request.count) else {
             throw StoreError(
                 .invalidArgument,
@@ -192,9 +200,11 @@ extension OzoneManager {
             ReplicationConfig(writable: command.replication), count: Int(request.count))
         places.learn(groups.map(\.group))
         command.blocks = groups.map(\.group.blockID.message)
-        guard case .reserved(let response) = try await answer(.reserve(command)) else {
+        let answer = try await answer(.reserve(command), for: call)
+        guard case .reserved(let response) = answer else {
             throw StoreError(.internal, "reserved keys were answered as something else")
         }
+        guard response.groups.isEmpty else { return try await message(of: answer, .reserve) }
         return response.encoded(with: groups.map(\.encoded))
     }
 
@@ -206,7 +216,7 @@ extension OzoneManager {
     }
 
     private func allocateGroup(
-        _ request: OMAllocateGroupRequest
+        _ request: OMAllocateGroupRequest, _ call: CallID?
     ) async throws(StoreError) -> OMAllocateGroupResponse {
         let open = try await read { reads throws(StoreError) in
             try reads.open(request.openID, user: request.user)
@@ -231,21 +241,30 @@ extension OzoneManager {
         command.openID = request.openID
         command.user = request.user
         command.block = group.blockID.message
-        _ = try await propose(.addBlock(command))
-        var response = OMAllocateGroupResponse()
+        guard case .group(var response) = try await answer(.addBlock(command), for: call) else {
+            throw StoreError(.internal, "one more group was answered as something else")
+        }
+        guard response.group.block == command.block else {
+            // Added before, and another one.
+            response.group = try await placed([response.group])[0]
+            return response
+        }
         response.group = group.message
         return response
     }
 
-    private func deleteKey(_ request: OMDeleteKeyRequest) async throws(StoreError) -> [UInt8] {
-        // Deleting what is not there is common, and nothing to write down.
-        if request.condition.kind == .none {
+    private func deleteKey(
+        _ request: OMDeleteKeyRequest, _ call: CallID?
+    ) async throws(StoreError) -> [UInt8] {
+        // Deleting what is not there is common, and nothing to write down. Of a repeat it may be the
+        // first attempt that has deleted it, which the log knows.
+        if request.condition.kind == .none, call?.isRepeat != true {
             let exists = try await read { reads throws(StoreError) in
                 try reads.exists(request.key, user: request.user)
             }
             if !exists { return OMDeleteKeyResponse().encoded }
         }
-        return try await propose(.deleteKey(request))
+        return try await propose(.deleteKey(request), for: call)
     }
 
     /// Throws `cannotPlace` with the reason if the cluster cannot hold `replication` at all, and

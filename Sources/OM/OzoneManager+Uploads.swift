@@ -6,7 +6,7 @@ import Wire
 
 extension OzoneManager {
     func handle(
-        _ method: OMMethod.OfUploads, _ message: [UInt8]
+        _ method: OMMethod.OfUploads, _ message: [UInt8], _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createUpload:
@@ -15,7 +15,7 @@ extension OzoneManager {
             var command = OMCreateUploadCommand()
             command.request = request
             command.upload = randomIdentity().message
-            return try await propose(.createUpload(command))
+            return try await propose(.createUpload(command), for: call)
         case .upload:
             let request = try OMUploadRequest(parsing: message)
             var response = OMUploadResponse()
@@ -29,12 +29,11 @@ extension OzoneManager {
         case .completeUpload:
             let request = try OMCompleteUploadRequest(parsing: message)
             try RequestRules.check(request)
-            guard case .key(let response) = try await answer(.completeUpload(request)) else {
-                throw StoreError(.internal, "a completed upload was answered as something else")
-            }
-            return try await located(response).encoded
+            let answer = try await answer(.completeUpload(request), for: call)
+            return try await self.message(of: answer, .completeUpload)
         case .abortUpload:
-            return try await propose(.abortUpload(OMUploadRequest(parsing: message)))
+            return try await propose(
+                .abortUpload(OMUploadRequest(parsing: message)), for: call)
         case .listUploads:
             let request = try OMListUploadsRequest(parsing: message)
             try RequestRules.check(request)

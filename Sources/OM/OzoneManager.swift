@@ -214,30 +214,43 @@ public final class OzoneManager: Sendable {
 
     /// Answers one request; both are encoded messages of om.proto.
     ///
-    /// No switch over methods has a default: one that is new must say what it does.
-    /// - Parameter context: for whom the request is, and until when.
+    /// - Parameters:
+    ///   - context: for whom the request is, and until when.
+    ///   - call: of a change, what tells it from others: it is carried out once, and a repeat gets
+    ///     the first answer. Without one each attempt is a change of its own.
     public func handle(
-        method: OMMethod, message: [UInt8], context: IOContext = .client
+        method: OMMethod, message: [UInt8], context: IOContext = .client, call: CallID? = nil
+    ) async throws(StoreError) -> [UInt8] {
+        guard let call, method.isChange else {
+            return try await carryOut(method, message, context, nil)
+        }
+        guard call.isRepeat else { return try await carryOut(method, message, context, call) }
+        return try await answerAgain(method, message, context, call)
+    }
+
+    /// No switch over methods has a default: one that is new must say what it does.
+    func carryOut(
+        _ method: OMMethod, _ message: [UInt8], _ context: IOContext, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         switch method.subject {
-        case .user(let method): try await handle(method, message)
-        case .bucket(let method): try await handle(method, message)
-        case .key(let method): try await handle(method, message, context)
-        case .upload(let method): try await handle(method, message)
+        case .user(let method): try await handle(method, message, call)
+        case .bucket(let method): try await handle(method, message, call)
+        case .key(let method): try await handle(method, message, context, call)
+        case .upload(let method): try await handle(method, message, call)
         }
     }
 
     private func handle(
-        _ method: OMMethod.OfUsers, _ message: [UInt8]
+        _ method: OMMethod.OfUsers, _ message: [UInt8], _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createUser:
             let request = try OMCreateUserRequest(parsing: message)
             try RequestRules.check(request.user)
-            return try await propose(.createUser(request.user))
+            return try await propose(.createUser(request.user), for: call)
         case .deleteUser:
             let request = try OMDeleteUserRequest(parsing: message)
-            return try await propose(.deleteUser(request.name))
+            return try await propose(.deleteUser(request.name), for: call)
         case .userByAccessKey:
             let request = try OMUserByAccessKeyRequest(parsing: message)
             return try await user(accessKeyID: request.accessKeyID).encoded
@@ -276,22 +289,25 @@ public final class OzoneManager: Sendable {
     }
 
     private func handle(
-        _ method: OMMethod.OfBuckets, _ message: [UInt8]
+        _ method: OMMethod.OfBuckets, _ message: [UInt8], _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         switch method {
         case .createVolume:
-            return try await propose(.createVolume(OMCreateVolumeRequest(parsing: message)))
+            return try await propose(
+                .createVolume(OMCreateVolumeRequest(parsing: message)), for: call)
         case .deleteVolume:
-            return try await propose(.deleteVolume(OMDeleteVolumeRequest(parsing: message)))
+            return try await propose(
+                .deleteVolume(OMDeleteVolumeRequest(parsing: message)), for: call)
         case .listVolumes:
             let request = try OMListVolumesRequest(parsing: message)
             return try await read { reads throws(StoreError) in
                 try reads.volumes(request)
             }.encoded
         case .createBucket:
-            return try await createBucket(OMCreateBucketRequest(parsing: message))
+            return try await createBucket(OMCreateBucketRequest(parsing: message), call)
         case .deleteBucket:
-            let answer = try await propose(.deleteBucket(OMBucketRequest(parsing: message)))
+            let answer = try await propose(
+                .deleteBucket(OMBucketRequest(parsing: message)), for: call)
             mayHaveOrphans.store(true, ordering: .relaxed)
             return answer
         case .bucket:
@@ -308,7 +324,7 @@ public final class OzoneManager: Sendable {
     }
 
     private func createBucket(
-        _ request: OMCreateBucketRequest
+        _ request: OMCreateBucketRequest, _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         var command = OMCreateBucketCommand()
         command.bucket = request.bucket
@@ -319,24 +335,28 @@ public final class OzoneManager: Sendable {
             try await checkPlaceable(request.replication)
             command.replication = request.replication
         }
-        return try await propose(.createBucket(command))
+        return try await propose(.createBucket(command), for: call)
     }
 
     // MARK: The way into and out of the tables
 
     /// Logs and applies a command; returns the message that answers it, or throws its error.
-    func propose(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> [UInt8] {
-        try await answer(body).encoded()
+    func propose(
+        _ body: OMCommand.OneOf_Body, for call: CallID? = nil
+    ) async throws(StoreError) -> [UInt8] {
+        try await answer(body, for: call).encoded()
     }
 
     /// Logs and applies a command; throws its error.
-    func answer(_ body: OMCommand.OneOf_Body) async throws(StoreError) -> OMAnswer {
+    func answer(
+        _ body: OMCommand.OneOf_Body, for call: CallID? = nil
+    ) async throws(StoreError) -> OMAnswer {
         var command = OMCommand()
         command.time = now().milliseconds
         command.logTime = try await logTime()
         command.body = body
         command.version = OMFormat.command
-        let answer = try await group.propose(command)
+        let answer = try await group.propose(command, for: call)
         if case .refused(let error) = answer { throw error }
         return answer
     }

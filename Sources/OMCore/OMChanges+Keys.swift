@@ -31,7 +31,7 @@ extension OMChanges {
         return response
     }
 
-    func addBlock(_ command: OMAddBlockCommand) throws(StoreError) {
+    func addBlock(_ command: OMAddBlockCommand) throws(StoreError) -> OMAllocateGroupResponse {
         var record = try reads.open(command.openID, user: command.user)
         guard record.blocks.count < OMLimits.blocksPerKey else {
             throw StoreError(
@@ -39,6 +39,10 @@ extension OMChanges {
         }
         record.blocks.append(command.block)
         put(OMTable.opens, OMTableKey.open(command.openID), record)
+        var response = OMAllocateGroupResponse()
+        response.group.block = command.block
+        response.group.replication = record.replication
+        return response
     }
 
     /// Makes an open key or part visible in place of an older one.

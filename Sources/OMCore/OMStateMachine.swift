@@ -107,6 +107,8 @@ public enum OMAnswer: Sendable, Equatable {
     case key(OMKeyResponse)
     case deletedKey(OMDeleteKeyResponse)
     case upload(OMCreateUploadResponse)
+    /// One more block group for an open key, without its places.
+    case group(OMAllocateGroupResponse)
     case refused(StoreError)
 
     /// The message that answers the request; throws why it was refused.
@@ -118,6 +120,7 @@ public enum OMAnswer: Sendable, Equatable {
         case .key(let response): response.encoded
         case .deletedKey(let response): response.encoded
         case .upload(let response): response.encoded
+        case .group(let response): response.encoded
         case .refused(let error): throw error
         }
     }
@@ -179,7 +182,7 @@ struct OMChanges {
         case .createBucket(let request): try createBucket(request)
         case .deleteBucket(let request): try deleteBucket(request)
         case .open(let request): return .open(try open(request))
-        case .addBlock(let request): try addBlock(request)
+        case .addBlock(let request): return .group(try addBlock(request))
         case .commit(let request): return .key(try commit(request))
         case .abortOpen(let request): try abortOpen(request)
         case .deleteKey(let request): return .deletedKey(try deleteKey(request))

@@ -17,13 +17,16 @@ import Telemetry
 /// its own. Calls may come from any executor.
 public final class MetadataGroup<Machine: StateMachine>: Sendable {
     @usableFromInline let machine: Machine
+    /// The same with what it remembers of calls.
+    @usableFromInline let sessions: SessionMachine<Machine>
     public let engine: MetadataEngine
 
     public var reactor: Reactor { engine.reactor }
     public var directory: String { engine.directory }
 
-    private init(machine: Machine, engine: MetadataEngine) {
-        self.machine = machine
+    private init(sessions: SessionMachine<Machine>, engine: MetadataEngine) {
+        machine = sessions.machine
+        self.sessions = sessions
         self.engine = engine
     }
 
@@ -41,14 +44,22 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
         transport: some RaftTransport = NoTransport(),
         generator: sending some RandomNumberGenerator & Sendable = SystemRandomNumberGenerator()
     ) async throws(StoreError) -> MetadataGroup {
+        let sessions = SessionMachine(stateMachine, clock: SessionClock { reactor.now() })
+        var options = options
+        // Looked up with every call, as the records are that the role itself looks up.
+        options.cache.tables.formUnion(SessionTable.all)
         let engine = try await MetadataEngine.open(
             directory: directory, role: role, reactor: reactor,
-            replay: ReplayedCommands(stateMachine), options: options, transport: transport,
+            replay: ReplayedCommands(sessions), options: options, transport: transport,
             generator: generator)
-        return MetadataGroup(machine: stateMachine, engine: engine)
+        return MetadataGroup(sessions: sessions, engine: engine)
     }
 
     /// Has `command` logged and applied, and returns what the state machine answered.
+    ///
+    /// With the identity of the call that asks for it, it is applied once: where it was before, it
+    /// is not again, and the first answer is returned, as the state machine remembers it. Throws
+    /// `forgotten` then if that is too long ago, `overloaded` if too many clients are remembered.
     ///
     /// When it throws `io`, `connection` or `cancelled` the command may still have been, or may
     /// yet be, applied. Not cancellable once it waits: a command that was handed over takes its
@@ -59,18 +70,61 @@ public final class MetadataGroup<Machine: StateMachine>: Sendable {
     ///   log or tables have no room for what is under way already, `io` if they fail; after `io`
     ///   every further proposal fails until the group is opened again.
     @inlinable
-    public func propose(_ command: Machine.Command) async throws(StoreError) -> Machine.Answer {
-        let bytes = machine.encode(command)
-        guard bytes.count <= engine.maximumCommandSize else {
-            throw StoreError(
-                .invalidArgument,
-                "a request of \(bytes.count) bytes is too large: at most "
-                    + "\(engine.maximumCommandSize)")
-        }
+    public func propose(
+        _ command: Machine.Command, for call: CallID? = nil
+    ) async throws(StoreError) -> Machine.Answer {
+        guard let call else { return try await log(command, machine) }
+        let time = sessions.clock.read()
+        let bytes = try checked(
+            SessionMachine<Machine>.envelope(.call, call, time, machine.encode(command)))
         let result: Result<Machine.Answer, StoreError> = await withUnsafeContinuation { proposer in
+            engine.member.propose(
+                PendingCall(sessions, command, call, time: time, bytes: bytes, proposer))
+        }
+        return try result.get()
+    }
+
+    /// Has `error` logged as the answer to `call`, unless it was answered: it will not be carried
+    /// out any more, though an earlier attempt may be on its way still. Returns what it was
+    /// answered before; throws what `propose` does, and `error` if it is the answer.
+    public func settle(
+        _ call: CallID, _ error: StoreError
+    ) async throws(StoreError) -> Machine.Answer {
+        try await log(.settled(call, time: sessions.clock.read(), error), sessions).get()
+    }
+
+    /// What was answered to `call` before; nil if nothing was. An attempt that is on its way may be
+    /// answered yet. Throws the answer where it is a refusal of the group's, `forgotten`, and what
+    /// `read` does.
+    public func answer(to call: CallID) async throws(StoreError) -> Machine.Answer? {
+        let sessions = sessions
+        return try await read { tables throws(StoreError) in
+            try sessions.answer(to: call, in: tables)
+        }?.get()
+    }
+
+    @inlinable
+    func log<Logged: StateMachine>(
+        _ command: Logged.Command, _ machine: Logged
+    ) async throws(StoreError) -> Logged.Answer {
+        let bytes = try checked(machine.encode(command))
+        precondition(
+            Logged.self != Machine.self || bytes.first != 0, "a command does not begin with 0")
+        let result: Result<Logged.Answer, StoreError> = await withUnsafeContinuation { proposer in
             engine.member.propose(Pending(machine, command, bytes: bytes, proposer))
         }
         return try result.get()
+    }
+
+    @usableFromInline
+    func checked(_ command: [UInt8]) throws(StoreError) -> [UInt8] {
+        guard command.count <= engine.maximumCommandSize else {
+            throw StoreError(
+                .invalidArgument,
+                "a request of \(command.count) bytes is too large: at most "
+                    + "\(engine.maximumCommandSize)")
+        }
+        return command
     }
 
     /// Runs `body` on a snapshot of the tables that has every change that was answered before.
@@ -131,7 +185,9 @@ protocol CommandReplay: Sendable {
     var format: TablesFormat { get }
     /// Applies commands of the log. Throws, before it changes anything, if one cannot be read.
     func prepare(_ commands: [CommittedCommand]) throws(StoreError) -> PreparedCommands
-    /// The tables were opened, or a snapshot took their place.
+    /// The tables were opened, or a snapshot took their place: first this, then `reset`. Each may
+    /// run more than once.
+    func setClock(by tables: StoredTables)
     func reset(from tables: StoredTables) throws(StoreError)
 }
 
@@ -143,13 +199,16 @@ struct PreparedCommands: Sendable {
     var applied: @Sendable () -> Void
 }
 
-struct ReplayedCommands<Machine: StateMachine>: CommandReplay {
-    private let machine: Machine
+struct ReplayedCommands<Inner: StateMachine>: CommandReplay {
+    private typealias Machine = SessionMachine<Inner>
+    private let machine: SessionMachine<Inner>
 
-    init(_ machine: Machine) { self.machine = machine }
+    init(_ machine: SessionMachine<Inner>) { self.machine = machine }
 
     var tables: [MetadataTable] { machine.tables }
     var format: TablesFormat { machine.format }
+
+    func setClock(by tables: StoredTables) { machine.setClock(by: tables) }
 
     func reset(from tables: StoredTables) throws(StoreError) { try machine.reset(from: tables) }
 

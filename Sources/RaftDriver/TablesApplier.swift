@@ -78,6 +78,7 @@ final class TablesApplier: CommandApplier {
     func resetMachine() async throws(StoreError) {
         let (replay, book) = (replay, book)
         try await store.readStored { tables throws(StoreError) in
+            replay.setClock(by: tables)
             try book.learn(from: tables)
             try replay.reset(from: tables)
         }

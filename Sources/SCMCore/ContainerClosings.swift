@@ -45,6 +45,15 @@ struct ContainerClosings: Sendable {
         waiting[id] = (sequence, now)
     }
 
+    /// Another leader gives out groups from now on, whom no watcher has asked yet: all have as long
+    /// as if containers had ceased to take blocks now.
+    mutating func startOver(at now: UInt64) {
+        for id in waiting.keys { waiting[id]!.since = max(waiting[id]!.since, now) }
+    }
+
+    /// Whether datanodes have not been told of the container.
+    func isWaiting(_ id: ContainerID) -> Bool { waiting[id] != nil }
+
     /// The container is closed, or gone.
     mutating func forget(_ id: ContainerID) { waiting[id] = nil }
 

@@ -13,6 +13,9 @@ import Wire
 /// for such replicas alone takes none of the room that others have; beyond `Limits.parkedBlocks` it
 /// is given up, and a replica that comes back keeps blocks that nobody names.
 ///
+/// Only the SCM that leads tells datanodes; the others keep the deletions alone, and what is to be
+/// told is gathered when one begins to lead.
+///
 /// Pure; not thread-safe.
 struct PendingDeletions: Sendable {
     enum Limits {
@@ -55,6 +58,44 @@ struct PendingDeletions: Sendable {
     private(set) var blocks = 0
     /// Blocks of those that are.
     private(set) var parkedBlocks = 0
+    private var isTelling: Bool
+
+    /// - Parameter isTelling: whether datanodes are told of what is added.
+    init(isTelling: Bool = true) { self.isTelling = isTelling }
+
+    /// Who is told what begins anew, with all that is not confirmed, as if it had just been added.
+    mutating func beginTelling() {
+        let known = deletions.sorted { $0.key < $1.key }
+        self = PendingDeletions(isTelling: true)
+        for (number, deletion) in known {
+            add(number, Deletion(blocks: deletion.blocks, waiting: deletion.waiting))
+        }
+    }
+
+    /// Nobody is told anything any more.
+    mutating func endTelling() {
+        guard isTelling else { return }
+        isTelling = false
+        for id in nodes.keys {
+            nodes[id]!.untold = []
+            nodes[id]!.told = []
+            nodes[id]!.toldBlocks = 0
+            nodes[id]!.failed = []
+        }
+    }
+
+    /// What there is, with the datanodes that have not confirmed.
+    var all: [UInt64: Set<DatanodeID>] { deletions.mapValues { Set($0.waiting) } }
+
+    /// Takes the row of a deletion as it is now; nil: there is none.
+    mutating func take(_ record: SCMDeletionRecord?, number: UInt64) {
+        guard let known = deletions[number] else {
+            if let record { add(record, number: number) }
+            return
+        }
+        let waiting = Set((record?.waiting ?? []).map { Identity128($0) })
+        for node in known.waiting where !waiting.contains(node) { confirm(number, by: node) }
+    }
 
     /// Takes a deletion; numbers ascend.
     mutating func add(_ record: SCMDeletionRecord, number: UInt64) {
@@ -62,11 +103,15 @@ struct PendingDeletions: Sendable {
         let deletion = Deletion(
             blocks: record.blocks.map { BlockID($0) },
             waiting: record.waiting.map { Identity128($0) })
+        add(number, deletion)
+    }
+
+    private mutating func add(_ number: UInt64, _ deletion: Deletion) {
         deletions[number] = deletion
         blocks += deletion.blocks.count
         for node in deletion.waiting {
-            nodes[node, default: Node()].untold.append(number)
-            nodes[node]!.blocks += deletion.blocks.count
+            nodes[node, default: Node()].blocks += deletion.blocks.count
+            if isTelling { nodes[node]!.untold.append(number) }
         }
     }
 
@@ -123,7 +168,7 @@ struct PendingDeletions: Sendable {
     /// The replica of `container` on `node` is there: it is told of what was kept aside.
     mutating func unpark(_ container: ContainerID, by node: DatanodeID) {
         guard let numbers = nodes[node]?.parked.removeValue(forKey: container) else { return }
-        nodes[node]!.untold.append(contentsOf: numbers.sorted())
+        if isTelling { nodes[node]!.untold.append(contentsOf: numbers.sorted()) }
         for number in numbers { change(number) { $0.parked.remove(node) } }
     }
 
@@ -148,7 +193,7 @@ struct PendingDeletions: Sendable {
 
     /// Nobody knows what `node` remembers of what it was told.
     mutating func startOver(_ node: DatanodeID) {
-        guard var state = nodes.removeValue(forKey: node) else { return }
+        guard isTelling, var state = nodes.removeValue(forKey: node) else { return }
         state.untold.append(contentsOf: state.told)
         state.untold.append(contentsOf: state.failed.map(\.number))
         state.untold = Deque(state.untold.sorted())
@@ -163,7 +208,7 @@ struct PendingDeletions: Sendable {
 
     /// What `node` is to be told now.
     mutating func commands(for node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
-        guard var state = nodes.removeValue(forKey: node) else { return [] }
+        guard isTelling, var state = nodes.removeValue(forKey: node) else { return [] }
         defer { nodes[node] = state }
         while let first = state.failed.first, first.retry <= now {
             state.failed.removeFirst()

@@ -9,12 +9,16 @@ extension SCMState {
         public static let groupsPerRequest = 1000
         /// Containers in one command that logs what was reported for the first time.
         public static let witnessedPerCommand = 4096
+        /// Closed containers that are looked at with one look, of those something was reported of.
+        public static let lookedAtOnce = 16_384
+        /// Datanodes that are heard of and not logged, as far as a member knows.
+        public static let newcomers = 1024
         /// Longer than SCM ever goes without looking at its state while it runs.
         public static let standstillNanoseconds: UInt64 = 2_000_000_000
     }
 
     /// What an allocation needs first, or what it gives.
-    public enum Allocation {
+    public enum Allocation: Sendable {
         case groups([BlockGroup])
         /// To be logged and applied; then ask again.
         case needs(SCMCommand)
@@ -81,11 +85,12 @@ extension SCMState {
             case .failure(let error): if usable.isEmpty { return .refused(error) }
             }
         }
-        if nextLocalID + UInt64(count) > reservedLocalIDs {
-            var command = SCMCommand()
-            command.reserveNumbers.localIdsUntil =
-                nextLocalID + UInt64(count) + Limits.localIDsPerReservation
-            return .needs(command)
+        guard count <= ownLocalIDs.count else {
+            var change = SCMCommand.ReserveNumbers()
+            change.localIdsFrom = reservedLocalIDs
+            change.localIdsUntil =
+                reservedLocalIDs + UInt64(count) + options.localIDsPerReservation
+            return .needs(SCMCommand(.reserveNumbers(change)))
         }
         return .groups(nextGroups(count, usable, at: now))
     }
@@ -115,7 +120,7 @@ extension SCMState {
         // A datanode closes a container by itself when its disk is full.
         case .here: replica(of: container, at: place)?.state == .open
         case .unmade: canBeMade(place, of: container)
-        case .unplaced, .silent, .empty, .lost, .doubtful: false
+        case .unplaced, .unheard, .silent, .empty, .lost, .doubtful: false
         }
     }
 
@@ -137,8 +142,8 @@ extension SCMState {
     private mutating func nextGroup(
         _ container: Container, _ permissions: [UInt64]
     ) -> BlockGroup {
-        let localID = nextLocalID
-        nextLocalID += 1
+        let localID = ownLocalIDs.lowerBound
+        ownLocalIDs = localID + 1..<ownLocalIDs.upperBound
         var group = BlockGroup(
             blockID: BlockID(containerID: container.id, localID: localID),
             replication: container.replication, length: 0,
@@ -168,15 +173,15 @@ extension SCMState {
             contentsOf: repeatElement(nil, count: replication.width - places.count))
         // Which index goes without a node is drawn, so that parity is not always the one missing.
         places.shuffle(using: &random)
-        var command = SCMCommand()
-        command.createContainer.id = nextContainerID
-        command.createContainer.pipeline = nextContainerID
-        command.createContainer.replication = replication.message
-        command.createContainer.nodes = places.map { id in
+        var change = SCMCommand.CreateContainer()
+        change.id = nextContainerID
+        change.pipeline = nextContainerID
+        change.replication = replication.message
+        change.nodes = places.map { id in
             id.flatMap { nodes[$0]?.address.message } ?? WireAddress()
         }
-        command.createContainer.stores = places.map { id in id.flatMap { nodes[$0]?.store } ?? 0 }
-        return .success(command)
+        change.stores = places.map { id in id.flatMap { nodes[$0]?.store } ?? 0 }
+        return .success(SCMCommand(.createContainer(change)))
     }
 
     /// Too few nodes can be written to: that passes when nodes come back, but not where it is room

@@ -8,20 +8,34 @@ extension SCMState {
     /// being closed or removed, and at those that something was reported of.
     public mutating func dueStateChanges(at now: UInt64) -> [SCMCommand] {
         guard !isInSafeMode else { return [] }
-        let seen = changed
-        changed = []
+        let seen = nextToLookAt()
         let open = Set(openByReplication.values.joined())
         return open.union(inTransition).union(seen).sorted().compactMap { id in
             guard let container = containers[id],
                 let (state, empty) = dueState(of: container, at: now)
             else { return nil }
-            var command = SCMCommand()
-            command.containerState.id = id.rawValue
-            command.containerState.state = state
-            command.containerState.emptyIndexes = empty
-            return command
+            var change = SCMCommand.ContainerStateChange()
+            change.id = id.rawValue
+            change.state = state
+            change.emptyIndexes = empty
+            change.from = container.state
+            return SCMCommand(.containerState(change))
         }
     }
+
+    /// The containers that something was reported of; of very many, some now and the others later.
+    private mutating func nextToLookAt() -> Set<ContainerID> {
+        guard changed.count > Limits.lookedAtOnce else {
+            defer { changed = [] }
+            return changed
+        }
+        let seen = Set(changed.prefix(Limits.lookedAtOnce))
+        changed.subtract(seen)
+        return seen
+    }
+
+    /// What was due could not be logged: the container is looked at once more.
+    public mutating func lookAgain(at id: ContainerID) { changed.insert(id) }
 
     private mutating func dueState(
         of container: Container, at now: UInt64
@@ -95,13 +109,14 @@ extension SCMState {
         let limit = options.containerSize / 100 * options.closeAtPercent
         for place in container.nodes.indices {
             switch presence(of: place, in: container, at: now) {
-            // A node that is merely late may come back; until then nothing is placed in it.
+            // A node that is merely late, or not heard of yet, may come; until then nothing is
+            // placed in it.
             case .silent, .lost, .doubtful: return true
             case .unmade: if !canBeMade(place, of: container) { return true }
             case .here:
                 guard let replica = replica(of: container, at: place) else { continue }
                 if replica.state != .open || replica.usedBytes >= UInt64(limit) { return true }
-            case .unplaced, .empty: continue
+            case .unplaced, .unheard, .empty: continue
             }
         }
         // Better a whole group as soon as the nodes for one are back.
@@ -111,15 +126,18 @@ extension SCMState {
 
     private func isClosedEverywhere(_ container: Container, at now: UInt64) -> Bool {
         container.nodes.indices.allSatisfy { place in
-            guard let id = container.nodes[place], state(of: id, at: now) == .healthy else {
-                return true
+            guard let id = container.nodes[place] else { return true }
+            switch state(of: id, at: now) {
+            case .healthy: break
+            case .unheard: return false
+            case .stale, .dead: return true
             }
             switch presence(of: place, in: container, at: now) {
             case .here:
                 let state = replica(of: container, at: place)?.state
                 return state != .open && state != .closing
             case .unmade: return isRetired(place, of: container)
-            case .unplaced, .silent, .empty, .lost, .doubtful: return true
+            case .unplaced, .unheard, .silent, .empty, .lost, .doubtful: return true
             }
         }
     }

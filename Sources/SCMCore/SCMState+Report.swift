@@ -39,7 +39,8 @@ extension SCMState {
         info.address = node.address.message
         switch state(of: node.address.id, at: now) {
         case .healthy: info.state = .healthy
-        case .stale: info.state = .stale
+        // There is no word for a node that may yet be heard of; both get no new blocks.
+        case .stale, .unheard: info.state = .stale
         case .dead: info.state = .dead
         }
         if let last = node.lastHeartbeat {
@@ -80,7 +81,7 @@ extension SCMState {
         return container.nodes.indices.compactMap { place in
             let isMissing =
                 switch presence(of: place, in: container, at: now) {
-                case .unplaced, .silent: true
+                case .unplaced, .unheard, .silent: true
                 // Of a container that is being removed, replicas go.
                 case .lost, .doubtful: container.state != .containerDeleting
                 case .unmade: container.state == .containerClosed

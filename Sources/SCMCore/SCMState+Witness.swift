@@ -10,7 +10,9 @@ extension SCMState {
     enum Presence: Hashable, Sendable {
         /// There was no node for it.
         case unplaced
-        /// Its node is dead, or was not heard of yet.
+        /// Its node was not heard of yet, by a member that does not listen for long.
+        case unheard
+        /// Its node is dead.
         case silent
         /// It is reported.
         case here
@@ -31,10 +33,11 @@ extension SCMState {
         guard let id = container.nodes[place], let node = nodes[id] else {
             return container.empty.contains(index) ? .empty : .unplaced
         }
-        let isDead = state(of: id, at: now) == .dead
-        if !isDead, replica(of: container, at: place) != nil { return .here }
+        let found = state(of: id, at: now)
+        if found != .dead, replica(of: container, at: place) != nil { return .here }
         if container.empty.contains(index) { return .empty }
-        if isDead { return .silent }
+        if found == .dead { return .silent }
+        if found == .unheard { return .unheard }
         if isWitnessed(index, of: container) || node.lost.contains(container.id) { return .lost }
         let store = container.store(at: place)
         return store == 0 || store == node.store ? .unmade : .doubtful
@@ -114,26 +117,15 @@ extension SCMState {
     /// a time. Nil if there is nothing.
     public func dueWitnesses() -> SCMCommand? {
         guard !unlogged.isEmpty else { return nil }
-        var command = SCMCommand()
-        command.witnessed.containers = unlogged.prefix(Limits.witnessedPerCommand)
+        var change = SCMCommand.Witnessed()
+        change.containers = unlogged.prefix(Limits.witnessedPerCommand)
             .sorted { $0.key < $1.key }.map { id, indexes in
                 var replicas = SCMCommand.Witnessed.Replicas()
                 replicas.container = id.rawValue
                 replicas.indexes = indexes.sorted().map { UInt32($0) }
                 return replicas
             }
-        return command
-    }
-
-    mutating func noteWitnessed(_ change: SCMCommand.Witnessed) {
-        for replicas in change.containers {
-            let id = ContainerID(replicas.container)
-            let indexes = replicas.indexes.map { Int($0) }
-            containers[id]?.witnessed.formUnion(indexes)
-            containers[id]?.empty.subtract(indexes)
-            unlogged[id]?.subtract(indexes)
-            if unlogged[id]?.isEmpty == true { unlogged[id] = nil }
-        }
+        return SCMCommand(.witnessed(change))
     }
 
     // MARK: Commands
@@ -174,7 +166,7 @@ extension SCMState {
             switch presence(of: place, in: container, at: now) {
             case .lost, .doubtful:
                 if !deletions.park(number, by: id) { done.append(number) }
-            case .here, .silent: deletions.fail(number, by: id, at: now)
+            case .here, .unheard, .silent: deletions.fail(number, by: id, at: now)
             case .empty, .unmade, .unplaced: done.append(number)
             }
         }

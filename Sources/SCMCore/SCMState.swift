@@ -3,6 +3,10 @@ import Wire
 
 /// What SCM knows: the containers and deletions of its tables, and what datanodes report.
 ///
+/// Each member of SCM's group has one. What the tables hold comes row by row, in the order of the
+/// log (`SCMState+Rows`), and is the same everywhere; what datanodes say is what this member heard.
+/// Decisions are made from both, by the member that leads (`SCMState+Leading`).
+///
 /// A pure state machine: time comes in with each event (nanoseconds of a monotonic clock), and
 /// what must be logged comes out as commands. Not thread-safe.
 public struct SCMState: Sendable {
@@ -26,13 +30,16 @@ public struct SCMState: Sendable {
         /// How long a container that takes no new blocks stays open on its datanodes, for writers
         /// that were given one before.
         public var closeDelayNanoseconds: UInt64 = 10_000_000_000
+        /// Local IDs reserved with one command beyond those that are wanted.
+        var localIDsPerReservation = Limits.localIDsPerReservation
 
         public init() {}
     }
 
     public struct Node: Sendable {
+        /// Where it registered, as logged; of a newcomer, as it says.
         public var address: DatanodeAddress
-        /// nil: not heard of since SCM started.
+        /// nil: not heard of since this member began to listen.
         public var lastHeartbeat: UInt64?
         public var volumes: [DNVolume] = []
         public var replicas: [ContainerID: SCMReplicaReport] = [:]
@@ -76,9 +83,13 @@ public struct SCMState: Sendable {
         }
     }
 
-    public enum NodeState: Sendable { case healthy, stale, dead }
+    public enum NodeState: Sendable {
+        case healthy, stale, dead
+        /// Not heard of yet, by a member that does not listen for long enough to call it dead.
+        case unheard
+    }
 
-    public struct Container: Sendable {
+    public struct Container: Hashable, Sendable {
         public var id: ContainerID
         public var pipeline: PipelineID
         public var replication: ReplicationConfig
@@ -98,10 +109,14 @@ public struct SCMState: Sendable {
     }
 
     public let options: Options
+    /// Tells this run of SCM from others.
+    let run: UInt64
     public internal(set) var cluster: ClusterID?
     public internal(set) var nodes: [DatanodeID: Node] = [:]
+    /// Datanodes that have registered here and are not logged as far as this member knows.
+    var newcomers: [DatanodeID: Node] = [:]
     public internal(set) var containers: [ContainerID: Container] = [:]
-    var deletions = PendingDeletions()
+    var deletions = PendingDeletions(isTelling: false)
     var closings: ContainerClosings
     /// Containers that are being closed or removed.
     var inTransition: Set<ContainerID> = []
@@ -111,151 +126,73 @@ public struct SCMState: Sendable {
     var changed: Set<ContainerID> = []
     /// When the state was used last; see `noteTime`.
     var lastUse: UInt64?
+    /// Since when this member hears datanodes.
+    var listeningSince: UInt64
+    /// The term in which this member leads, if it does.
+    var leadingTerm: UInt64?
     /// Local IDs below this may be in use.
     var reservedLocalIDs: UInt64 = 1
-    var nextLocalID: UInt64 = 1
+    /// Local IDs that only this member gives out: it had them reserved in the term that it leads in.
+    var ownLocalIDs: Range<UInt64> = 0..<0
     var nextContainerID: UInt64 = 1
     var openByReplication: [ReplicationConfig: [ContainerID]] = [:]
     var turn = 0
     public internal(set) var isInSafeMode = true
 
-    /// The state that the tables hold.
+    /// The state of an SCM without tables.
     ///
-    /// Throws `corrupt` with the table and the key of a row that cannot be read. Without it SCM
-    /// would give numbers out again that stand for bytes on disks.
-    /// - Parameter term: tells this run of SCM from others.
-    public init(
-        options: Options, reading tables: some MetadataReader, term: UInt64 = 1
-    ) throws(StoreError) {
+    /// - Parameters:
+    ///   - run: tells this run of SCM from others.
+    ///   - now: when it begins to listen to datanodes.
+    public init(options: Options, run: UInt64 = 1, at now: UInt64) {
         self.options = options
-        closings = ContainerClosings(term: term)
-        try SCMRows.value(SCMTable.clusterKey, in: tables) { row throws(StoreError) in
-            cluster = Identity128(try WireIdentity(parsing: row))
-        }
-        try SCMRows.value(SCMTable.localIDKey, in: tables) { row throws(StoreError) in
-            reservedLocalIDs = try SCMRows.number(row)
-            nextLocalID = reservedLocalIDs
-        }
-        try SCMRows.each(of: SCMTable.nodes, in: tables) { _, row throws(StoreError) in
-            guard let address = try DatanodeAddress(WireAddress(parsing: row)) else {
-                throw StoreError(.corrupt, "a datanode without an identity")
-            }
-            nodes[address.id] = Node(address: address)
-        }
-        try SCMRows.each(of: SCMTable.containers, in: tables) { key, row throws(StoreError) in
-            let record = try SCMContainerRecord(parsing: row)
-            guard try SCMRows.number(key) == record.id else {
-                throw StoreError(.corrupt, "the record of container \(record.id)")
-            }
-            try add(record)
-        }
-        try SCMRows.each(of: SCMTable.deletions, in: tables) { key, row throws(StoreError) in
-            deletions.add(try SCMDeletionRecord(parsing: row), number: try SCMRows.number(key))
-        }
-    }
-
-    private mutating func add(_ record: SCMContainerRecord) throws(StoreError) {
-        let replication = try record.checkedReplication()
-        var container = Container(
-            id: ContainerID(record.id), pipeline: PipelineID(record.pipeline),
-            replication: replication,
-            nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state,
-            empty: Set(record.emptyIndexes.map { Int($0) }))
-        container.stores = record.stores
-        container.witnessed = Set(record.witnessedIndexes.map { Int($0) })
-        container.believeOldRecord()
-        containers[container.id] = container
-        nextContainerID = max(nextContainerID, record.id + 1)
-        if record.state == .containerOpen {
-            openByReplication[replication, default: []].append(container.id)
-        }
-        noteTransition(of: container.id, record.state)
-    }
-
-    private mutating func noteTransition(of id: ContainerID, _ state: SCMContainerState) {
-        switch state {
-        case .containerClosing, .containerDeleting: inTransition.insert(id)
-        case .containerOpen, .containerClosed, .containerDeleted, .UNRECOGNIZED:
-            inTransition.remove(id)
-            changed.insert(id)
-            closings.forget(id)
-        }
-    }
-
-    // MARK: Commands
-
-    /// Takes a command that has been logged and applied to the tables at `index`.
-    /// - Parameter now: the present time of the clock that events are told with.
-    public mutating func apply(_ command: SCMCommand, at index: UInt64, now: UInt64) {
-        switch command.command {
-        case .cluster(let change): if cluster == nil { cluster = Identity128(change.id) }
-        case .createContainer(let change):
-            do throws(StoreError) {
-                try add(change.record)
-            } catch {
-                preconditionFailure("container \(change.id) was given out with \(error)")
-            }
-        case .containerState(let change):
-            let id = ContainerID(change.id)
-            guard let container = containers[id] else { return }
-            containers[id]?.state = change.state
-            if change.state == .containerClosed {
-                containers[id]?.empty = Set(change.emptyIndexes.map { Int($0) })
-            }
-            if container.state == .containerOpen, change.state != .containerOpen {
-                openByReplication[container.replication]?.removeAll { $0 == id }
-                closings.add(id, at: now)
-            }
-            noteTransition(of: id, change.state)
-        case .witnessed(let change): noteWitnessed(change)
-        case .reserveNumbers(let change):
-            reservedLocalIDs = max(reservedLocalIDs, change.localIdsUntil)
-        case .deleteBlocks(let change):
-            for (offset, group) in SCMDeletions.byContainer(change.blocks).enumerated() {
-                guard let container = containers[ContainerID(group.container)] else { continue }
-                var record = SCMContainerRecord()
-                record.nodes = container.nodes.map { id in
-                    var address = WireAddress()
-                    if let id { address.id = id.message }
-                    return address
-                }
-                deletions.add(
-                    SCMDeletions.record(group.blocks, record),
-                    number: SCMDeletions.number(commandIndex: index, offset: offset))
-            }
-        case .deletedOn(let change):
-            let node = Identity128(change.node)
-            for number in change.transactions { deletions.confirm(number, by: node) }
-        case .node(let change):
-            guard let address = try? DatanodeAddress(change.address) else { return }
-            nodes[address.id, default: Node(address: address)].address = address
-        case nil: break
-        }
+        self.run = run
+        listeningSince = now
+        closings = ContainerClosings(term: run)
     }
 
     // MARK: Nodes
 
     public func state(of id: DatanodeID, at now: UInt64) -> NodeState {
-        guard let last = nodes[id]?.lastHeartbeat else { return .dead }
-        let age = now - min(now, last)
+        let last = nodes[id]?.lastHeartbeat
+        let age = now - min(now, last ?? listeningSince)
         if age > options.deadAfterNanoseconds { return .dead }
+        guard last != nil else { return .unheard }
         return age > options.staleAfterNanoseconds ? .stale : .healthy
     }
 
-    /// What a datanode says of itself, in full. It must have been logged by `.node` before.
+    /// What a datanode says of itself, in full. False if nothing is kept, for too many register
+    /// that are not logged.
+    ///
+    /// It is logged by `.node`, where this member leads before this is called. Where that is not
+    /// known yet, the datanode counts nowhere, but what it says is kept until it is.
     public mutating func registered(
-        _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], store: UInt64 = 0,
-        epoch: UInt64 = 0, at now: UInt64
-    ) {
+        _ address: DatanodeAddress, volumes: [DNVolume], replicas: [SCMReplicaReport],
+        store: UInt64 = 0, epoch: UInt64 = 0, at now: UInt64
+    ) -> Bool {
+        let id = address.id
+        if nodes[id] == nil {
+            guard newcomers[id] != nil || newcomers.count < Limits.newcomers else { return false }
+            newcomers[id] = Node(address: address)
+        }
         deletions.startOver(id)
-        nodes[id]?.store = store
-        _ = heard(
+        change(id) { $0.store = store }
+        return heard(
             id, volumes: volumes, replicas: replicas, isFull: true, store: store, epoch: epoch,
             at: now)
     }
 
-    /// A heartbeat. False if the node is not known since SCM started, or is not as it registered:
-    /// it must register.
+    /// Changes what is known of a datanode, be it logged or not.
+    private mutating func change(_ id: DatanodeID, _ body: (inout Node) -> Void) {
+        if nodes[id] != nil {
+            body(&nodes[id]!)
+        } else if newcomers[id] != nil {
+            body(&newcomers[id]!)
+        }
+    }
+
+    /// A heartbeat. False if the node is not known since this member began to listen, or is not as
+    /// it registered: it must register.
     /// - Parameters:
     ///   - isFull: what is not among `replicas` is not there any more.
     ///   - store: stands for what the node's volumes hold; 0: not told.
@@ -264,18 +201,20 @@ public struct SCMState: Sendable {
         _ id: DatanodeID, volumes: [DNVolume], replicas: [SCMReplicaReport], isFull: Bool,
         store: UInt64 = 0, epoch: UInt64 = 0, at now: UInt64
     ) -> Bool {
-        guard nodes[id] != nil, isFull || nodes[id]?.lastHeartbeat != nil,
-            nodes[id]?.store == store
-        else { return false }
-        nodes[id]?.lastHeartbeat = now
-        nodes[id]?.volumes = volumes
-        nodes[id]?.epoch = epoch
-        if isFull {
-            if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
-            nodes[id]?.forgetReplicas()
+        // Not the node itself, whose replicas would be copied when it is changed.
+        let isKnown = nodes[id] != nil || newcomers[id] != nil
+        let registered = nodes[id]?.store ?? newcomers[id]?.store
+        let wasHeard = (nodes[id]?.lastHeartbeat ?? newcomers[id]?.lastHeartbeat) != nil
+        guard isKnown, registered == store, isFull || wasHeard else { return false }
+        if isFull, let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
+        change(id) { node in
+            node.lastHeartbeat = now
+            node.volumes = volumes
+            node.epoch = epoch
+            if isFull { node.forgetReplicas() }
+            for replica in replicas { node.report(replica) }
         }
         for replica in replicas {
-            nodes[id]?.report(replica)
             changed.insert(ContainerID(replica.container))
             noteReported(replica, by: id)
         }
@@ -338,41 +277,10 @@ public struct SCMState: Sendable {
     public mutating func noteTime(_ now: UInt64) {
         defer { lastUse = now }
         guard let lastUse, now > lastUse + Limits.standstillNanoseconds else { return }
+        listeningSince += now - lastUse
         for id in nodes.keys { nodes[id]!.lastHeartbeat? += now - lastUse }
+        for id in newcomers.keys { newcomers[id]!.lastHeartbeat? += now - lastUse }
     }
-
-    // MARK: Safe mode
-
-    /// Why SCM is in safe mode, or nil once it may leave it.
-    public func safeModeReason(at now: UInt64) -> String? {
-        let heard = nodes.values.count { $0.lastHeartbeat != nil }
-        guard heard >= options.minimumDatanodes else {
-            return "\(heard) of at least \(options.minimumDatanodes) datanodes have registered"
-        }
-        // Others may never have held a block, and so have no replica.
-        let expected = containers.values.filter { $0.state == .containerClosed }
-        let complete = expected.count { knownReplicas($0) >= $0.replication.minimumReplicas }
-        guard complete * 100 >= expected.count * 99 else {
-            return "\(complete) of \(expected.count) containers have enough replicas reported"
-        }
-        return nil
-    }
-
-    /// Replicas that were reported, or are known to be empty.
-    private func knownReplicas(_ container: Container) -> Int {
-        container.nodes.indices.count { place in
-            guard let id = container.nodes[place], let node = nodes[id],
-                node.lastHeartbeat != nil, node.replicas[container.id] != nil
-            else { return container.empty.contains(place + 1) }
-            return true
-        }
-    }
-
-    public mutating func updateSafeMode(at now: UInt64) {
-        if isInSafeMode, safeModeReason(at: now) == nil { isInSafeMode = false }
-    }
-
-    public mutating func leaveSafeMode() { isInSafeMode = false }
 
     // MARK: Looking up
 
@@ -385,8 +293,7 @@ public struct SCMState: Sendable {
                 return nil
             }
             if presence(of: place, in: container, at: now) == .lost { return nil }
-            // Right after a start nobody has been heard of yet; then the record is all there is.
-            if known.lastHeartbeat == nil { return isInSafeMode ? known.address : nil }
+            // Of a node not heard of yet the record is all there is.
             return state(of: node, at: now) == .dead ? nil : known.address
         }
     }

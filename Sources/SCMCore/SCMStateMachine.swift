@@ -31,17 +31,48 @@ public enum SCMTable {
     }
 }
 
-/// Applies SCM's commands to its tables. The same commands are applied to `SCMState`, which holds
-/// what SCM decides from in memory.
+/// Applies SCM's commands to its tables, and has the memory beside them follow.
 public struct SCMStateMachine: StateMachine {
-    public init() {}
+    private let memory: SCMMemory?
+
+    /// - Parameter memory: what SCM decides from; nil: there are only tables.
+    public init(memory: SCMMemory? = nil) { self.memory = memory }
 
     public var tables: [MetadataTable] { SCMTable.all }
 
+    /// Rows have had one form. 2: the log may hold commands that are refused where they do not fit,
+    /// which programs of before would carry out.
+    public var format: TablesFormat { TablesFormat(current: 2, oldest: 1) }
+
     public func encode(_ command: SCMCommand) -> [UInt8] { command.encoded }
+
+    /// One byte: whether it was made. What it changed is in the tables.
+    public func encode(_ answer: SCMAnswer, to command: SCMCommand) -> [UInt8] {
+        switch answer {
+        case .changed: [1]
+        case .refused: [2]
+        }
+    }
+
+    /// Throws `conflict` for a change that was refused: it is to be decided anew.
+    public func decode(answer bytes: [UInt8]) throws(StoreError) -> SCMAnswer {
+        switch bytes {
+        case [1]: return .changed([])
+        case [2]:
+            throw StoreError(
+                .conflict, "it was refused when it was asked for first: decide it anew")
+        default: throw StoreError(.corrupt, "an answer of SCM's of \(bytes.count) bytes")
+        }
+    }
 
     public func decode(_ bytes: [UInt8]) throws(StoreError) -> SCMCommand {
         let command = try SCMCommand(parsing: bytes)
+        guard command.version <= SCMCommand.currentVersion else {
+            throw StoreError(
+                .versionMismatch,
+                "the log holds a command of version \(command.version); this program knows those "
+                    + "up to \(SCMCommand.currentVersion)")
+        }
         guard command.command != nil else {
             throw StoreError(
                 .versionMismatch, "the log holds a command of a kind not known to this version")
@@ -52,86 +83,153 @@ public struct SCMStateMachine: StateMachine {
         return command
     }
 
-    /// Answers with the index of the command; nil if it was refused.
     public func apply(
         _ command: SCMCommand, at index: UInt64, in transaction: some MetadataTransaction
-    ) -> UInt64? {
+    ) -> SCMAnswer {
         switch command.command {
         case .cluster(let change):
-            // The first one counts; a second proposal that raced with it changes nothing.
-            if transaction.get(SCMTable.values, SCMTable.clusterKey) == nil {
-                transaction.put(SCMTable.values, SCMTable.clusterKey, change.id.encoded)
+            guard transaction.get(SCMTable.values, SCMTable.clusterKey) == nil else {
+                return .refused(.isNamed)
             }
+            transaction.put(SCMTable.values, SCMTable.clusterKey, change.id.encoded)
+            return .changed([.cluster(Identity128(change.id))])
         case .createContainer(let change):
-            transaction.put(SCMTable.containers, SCMTable.key(change.id), change.record.encoded)
+            return create(change.record, isConditional: command.isConditional, in: transaction)
         case .containerState(let change):
-            let key = SCMTable.key(change.id)
-            guard let row = transaction.get(SCMTable.containers, key),
-                var record = try? SCMContainerRecord(parsing: row)
-            else { return nil }
-            record.state = change.state
-            if change.state == .containerClosed { record.emptyIndexes = change.emptyIndexes }
-            transaction.put(SCMTable.containers, key, record.encoded)
+            return set(change, isConditional: command.isConditional, in: transaction)
         case .reserveNumbers(let change):
-            transaction.put(
-                SCMTable.values, SCMTable.localIDKey, SCMTable.key(change.localIdsUntil))
-        case .deleteBlocks(let change): delete(change.blocks, at: index, in: transaction)
-        case .deletedOn(let change): confirm(change, in: transaction)
-        case .witnessed(let change): witness(change, in: transaction)
+            return reserve(change, isConditional: command.isConditional, in: transaction)
+        case .deleteBlocks(let change):
+            return .changed(delete(change.blocks, at: index, in: transaction))
+        case .deletedOn(let change): return .changed(confirm(change, in: transaction))
+        case .witnessed(let change): return .changed(witness(change, in: transaction))
         case .node(let change):
             transaction.put(
                 SCMTable.nodes, SCMTable.key(Identity128(change.address.id)),
                 change.address.encoded)
-        case nil: break
+            return .changed([.node(change.address)])
+        case nil: return .changed([])
         }
-        return index
+    }
+
+    public func applied(_ command: SCMCommand, answer: SCMAnswer, at index: UInt64) {
+        memory?.take(answer)
+    }
+
+    public func reset(from tables: some MetadataReader) throws(StoreError) {
+        try memory?.reset(from: tables)
+    }
+
+    // MARK: Containers
+
+    private func create(
+        _ record: SCMContainerRecord, isConditional: Bool, in transaction: some MetadataTransaction
+    ) -> SCMAnswer {
+        let key = SCMTable.key(record.id)
+        if isConditional, transaction.get(SCMTable.containers, key) != nil {
+            return .refused(.containerExists(ContainerID(record.id)))
+        }
+        transaction.put(SCMTable.containers, key, record.encoded)
+        return .changed([.container(record)])
+    }
+
+    private func set(
+        _ change: SCMCommand.ContainerStateChange, isConditional: Bool,
+        in transaction: some MetadataTransaction
+    ) -> SCMAnswer {
+        let id = ContainerID(change.id)
+        guard var record = record(change.id, in: transaction) else {
+            return .refused(.noSuchContainer(id))
+        }
+        let isClosed = change.state == .containerClosed
+        if isConditional {
+            guard record.state == change.from else {
+                return .refused(.containerIs(id, record.state))
+            }
+            guard !isClosed || Set(change.emptyIndexes).isDisjoint(with: record.witnessedIndexes)
+            else { return .refused(.wasWitnessed(id)) }
+        }
+        record.state = change.state
+        if isClosed { record.emptyIndexes = change.emptyIndexes }
+        transaction.put(SCMTable.containers, SCMTable.key(change.id), record.encoded)
+        return .changed([.container(record)])
+    }
+
+    private func record(
+        _ id: UInt64, in transaction: some MetadataReader
+    ) -> SCMContainerRecord? {
+        transaction.get(SCMTable.containers, SCMTable.key(id)).flatMap {
+            try? SCMContainerRecord(parsing: $0)
+        }
     }
 
     /// Notes replicas that were reported for the first time. What was logged as empty is not.
     private func witness(
         _ change: SCMCommand.Witnessed, in transaction: some MetadataTransaction
-    ) {
-        for replicas in change.containers {
-            let key = SCMTable.key(replicas.container)
-            guard let row = transaction.get(SCMTable.containers, key),
-                var record = try? SCMContainerRecord(parsing: row)
-            else { continue }
+    ) -> [SCMRow] {
+        change.containers.compactMap { replicas in
+            guard var record = record(replicas.container, in: transaction) else { return nil }
+            let before = record
             record.witnessedIndexes =
                 Set(record.witnessedIndexes).union(replicas.indexes).sorted()
             record.emptyIndexes.removeAll { replicas.indexes.contains($0) }
-            transaction.put(SCMTable.containers, key, record.encoded)
+            guard record != before else { return nil }
+            transaction.put(
+                SCMTable.containers, SCMTable.key(replicas.container), record.encoded)
+            return .container(record)
         }
     }
+
+    // MARK: Numbers
+
+    private func reserve(
+        _ change: SCMCommand.ReserveNumbers, isConditional: Bool,
+        in transaction: some MetadataTransaction
+    ) -> SCMAnswer {
+        if isConditional {
+            // Without a row none was ever given out; they count from 1.
+            let row = transaction.get(SCMTable.values, SCMTable.localIDKey)
+            let reserved = row.flatMap { try? SCMRows.number($0) } ?? 1
+            guard change.localIdsFrom == reserved, change.localIdsUntil > reserved else {
+                return .refused(.localIDsAreReserved(until: reserved))
+            }
+        }
+        transaction.put(
+            SCMTable.values, SCMTable.localIDKey, SCMTable.key(change.localIdsUntil))
+        return .changed([.localIDs(until: change.localIdsUntil)])
+    }
+
+    // MARK: Deletions
 
     /// One deletion per container, waiting for each node that holds one of its replicas.
     private func delete(
         _ blocks: [WireBlock], at index: UInt64, in transaction: some MetadataTransaction
-    ) {
-        let groups = SCMDeletions.byContainer(blocks)
-        for (offset, group) in groups.enumerated() {
-            guard let row = transaction.get(SCMTable.containers, SCMTable.key(group.container)),
-                let container = try? SCMContainerRecord(parsing: row)
-            else { continue }
+    ) -> [SCMRow] {
+        SCMDeletions.byContainer(blocks).enumerated().compactMap { offset, group in
+            guard let container = record(group.container, in: transaction) else { return nil }
             let number = SCMDeletions.number(commandIndex: index, offset: offset)
             let record = SCMDeletions.record(group.blocks, container)
             transaction.put(SCMTable.deletions, SCMTable.key(number), record.encoded)
+            return .deletion(number: number, record)
         }
     }
 
     private func confirm(
         _ change: SCMCommand.DeletedOn, in transaction: some MetadataTransaction
-    ) {
-        for number in change.transactions {
+    ) -> [SCMRow] {
+        change.transactions.compactMap { number in
             let key = SCMTable.key(number)
             guard let row = transaction.get(SCMTable.deletions, key),
-                var record = try? SCMDeletionRecord(parsing: row)
-            else { continue }
+                var record = try? SCMDeletionRecord(parsing: row),
+                record.waiting.contains(change.node)
+            else { return nil }
             record.waiting.removeAll { $0 == change.node }
             if record.waiting.isEmpty {
                 transaction.delete(SCMTable.deletions, key)
-            } else {
-                transaction.put(SCMTable.deletions, key, record.encoded)
+                return .deletion(number: number, nil)
             }
+            transaction.put(SCMTable.deletions, key, record.encoded)
+            return .deletion(number: number, record)
         }
     }
 }
@@ -167,8 +265,7 @@ extension SCMContainerRecord {
     }
 }
 
-/// How a command that deletes blocks becomes deletions with numbers; the same for tables and
-/// memory.
+/// How a command that deletes blocks becomes deletions with numbers.
 enum SCMDeletions {
     /// A command deletes blocks of fewer containers than this.
     static let containersPerCommand: UInt64 = 1 << 16

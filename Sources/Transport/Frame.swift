@@ -21,23 +21,38 @@ struct Frame: Sendable {
 
     /// A frame of `message`, its header's lengths and checksum filled in. Precondition: no part is
     /// larger than a frame may have it; whoever makes one from what others say has looked.
-    init(_ header: FrameHeader, token: [UInt8] = [], message: [UInt8], payload: Payload? = nil) {
-        precondition(
-            FrameHeader.Limits.allow(token: token.count, message: message.count, payload: payload),
-            "a part of a frame is larger than `FrameHeader.Limits`")
+    ///
+    /// - Parameter call: goes behind the message, with its flag.
+    init(
+        _ header: FrameHeader, token: [UInt8] = [], message: [UInt8], payload: Payload? = nil,
+        call: CallID? = nil
+    ) {
         self.header = header
         body = token.isEmpty ? message : token + message
+        if let call {
+            self.header.flags |= FrameHeader.Flag.call
+            call.append(to: &body)
+        }
         self.payload = payload
         self.header.tokenBytes = token.count
-        self.header.messageBytes = message.count
+        self.header.messageBytes = body.count - token.count
+        precondition(
+            FrameHeader.Limits.allow(
+                token: token.count, message: self.header.messageBytes, payload: payload),
+            "a part of a frame is larger than `FrameHeader.Limits`")
         // A landing area has its size already.
         if header.payloadPlace != .landing { self.header.payloadBytes = payload?.count ?? 0 }
         self.header.bodyChecksum = CRC32C.of(body)
     }
 
     var message: [UInt8] {
-        header.tokenBytes == 0 ? body : Array(body[header.tokenBytes...])
+        let end = body.count - (hasCall ? CallID.encodedSize : 0)
+        return header.tokenBytes == 0 && end == body.count
+            ? body : Array(body[header.tokenBytes..<end])
     }
+    private var hasCall: Bool { header.flags & FrameHeader.Flag.call != 0 }
+    /// The identity of the call, if it bears one.
+    var call: CallID? { hasCall ? CallID(endOf: body) : nil }
     var token: [UInt8] { header.tokenBytes == 0 ? [] : Array(body[..<header.tokenBytes]) }
 
     /// Bytes that go over the socket, the head's left out.
@@ -71,9 +86,10 @@ extension FrameHeader.Limits {
 extension RPCRequest {
     /// Throws `invalidArgument` where no frame can carry the request.
     func checkSize() throws(StoreError) {
+        let identity = call == nil ? 0 : CallID.encodedSize
         guard
             !FrameHeader.Limits.allow(
-                token: token.count, message: message.count, payload: payload)
+                token: token.count, message: message.count + identity, payload: payload)
         else { return }
         throw StoreError(
             .invalidArgument,

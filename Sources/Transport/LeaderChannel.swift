@@ -25,12 +25,17 @@ public final class LeaderChannel: Sendable {
         static let idleLooks = 40
         /// Members remembered.
         static let members = 64
+        /// Calls with an identity at once.
+        static let lanes = 16_384
     }
 
     /// What may be done with a call of which it is not known whether it was carried out.
     public enum Repetition: Sendable {
         /// It changes nothing, or changes nothing twice.
         case harmless
+        /// It is a change, and bears an identity by which it is carried out once: a repeat gets the
+        /// first answer. To a program that does not know of identities as `unsafe`.
+        case identified
         /// It fails with `connection`.
         case unsafe
     }
@@ -48,6 +53,7 @@ public final class LeaderChannel: Sendable {
         /// Of the answer by which the addresses were learned.
         var term: UInt64 = 0
         var isLearning = false
+        var lanes: CallLanes
     }
 
     private let state: Mutex<State>
@@ -56,15 +62,18 @@ public final class LeaderChannel: Sendable {
 
     /// - Parameters:
     ///   - addresses: `HOST:PORT` of the members that are known at first; others are learned.
+    ///   - generator: where the identities of its calls come from.
     /// - Throws: `invalidArgument` with an address that is none.
     public init(
-        _ addresses: [String], channels: ChannelPool, on reactor: Reactor
+        _ addresses: [String], channels: ChannelPool, on reactor: Reactor,
+        generator: some RandomNumberGenerator = SystemRandomNumberGenerator()
     ) throws(StoreError) {
         guard !addresses.isEmpty else {
             throw StoreError(.invalidArgument, "a group has at least one address")
         }
         for address in addresses { _ = try HostPort(address) }
-        state = Mutex(State(addresses: addresses))
+        var generator = generator
+        state = Mutex(State(addresses: addresses, lanes: CallLanes(&generator)))
         pool = channels
         self.reactor = reactor
     }
@@ -84,25 +93,41 @@ public final class LeaderChannel: Sendable {
         _ method: UInt16, _ message: [UInt8], timeout: Duration? = nil,
         context: IOContext = .client, repetition: Repetition = .unsafe
     ) async throws(StoreError) -> RPCReply {
+        var request = RPCRequest(method: method, message: message)
+        request.context = context
+        guard repetition == .identified else {
+            return try await attempt(&request, timeout ?? Limits.timeout, repetition)
+        }
+        let lane = state.withLock { $0.lanes.take(limit: Limits.lanes) }
+        guard let lane else {
+            throw StoreError(
+                .overloaded, "\(Limits.lanes) changes are under way: try again later")
+        }
+        defer { state.withLock { $0.lanes.giveBack(lane) } }
+        request.identity = RPCRequest.Identity(lane.next(), lane)
+        return try await attempt(&request, timeout ?? Limits.timeout, repetition)
+    }
+
+    private func attempt(
+        _ request: inout RPCRequest, _ limit: Duration, _ repetition: Repetition
+    ) async throws(StoreError) -> RPCReply {
         let start = reactor.now()
-        let limit = timeout ?? Limits.timeout
         var (tried, channel) = begin()
         defer { end() }
         var failure: StoreError
         // Nearly always.
         do throws(StoreError) {
-            return try await channel.call(
-                method, message, timeout: limit, context: context)
+            return try await channel.perform(request, timeout: limit)
         } catch {
             failure = error
         }
         var deadline = start.advanced(by: limit)
-        if let until = context.deadline { deadline = min(deadline, until) }
+        if let until = request.context.deadline { deadline = min(deadline, until) }
         var pause = Limits.firstPause
         var attempts = 1
         while Self.isOfMember(failure) {
             let members = moveOn(from: tried, to: failure.leader)
-            guard failure.code == .notLeader || repetition == .harmless else { break }
+            guard goesOn(after: failure, repetition, &request) else { break }
             // All were asked, or one says that another leads which does not.
             if attempts > members {
                 attempts = 0
@@ -116,8 +141,7 @@ public final class LeaderChannel: Sendable {
             (tried, channel) = target()
             attempts += 1
             do throws(StoreError) {
-                return try await channel.call(
-                    method, message, timeout: left, context: context)
+                return try await channel.perform(request, timeout: left)
             } catch {
                 failure = error
             }
@@ -128,6 +152,27 @@ public final class LeaderChannel: Sendable {
     /// Whether a failure is the member's that was asked, so that another may do better.
     private static func isOfMember(_ failure: StoreError) -> Bool {
         failure.code == .notLeader || failure.code == .connection
+    }
+
+    /// Whether the call is made again. `request` says from then on that it may have been made.
+    private func goesOn(
+        after failure: StoreError, _ repetition: Repetition, _ request: inout RPCRequest
+    ) -> Bool {
+        switch failure.code {
+        case .notLeader: return true
+        case .connection:
+            if let identity = request.identity {
+                var call = identity.call
+                call.isRepeat = true
+                request.identity = RPCRequest.Identity(call, identity.lane)
+            }
+            switch repetition {
+            case .harmless: return true
+            case .identified: return request.identity?.lane?.mayRepeat == true
+            case .unsafe: return false
+            }
+        default: return false
+        }
     }
 
     // MARK: Who is asked

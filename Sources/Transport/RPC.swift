@@ -21,6 +21,12 @@ public struct RPCRequest: Sendable {
     public var context: IOContext
     /// Follows one request of a user through all roles.
     public var traceID: UInt64
+    /// Of a change: what tells it from others, however often it is sent. nil if its caller, or the
+    /// program that it runs, gives it none.
+    public var call: CallID? { identity?.call }
+    /// The same, and of a call that is being made the lane that learns whether it went without.
+    /// Apart, so that the many requests that have none are not larger for it.
+    var identity: Identity?
     /// When this process took it up, if the clock was read then: what need not read it again.
     public var takenUp: MonotonicTime?
     /// The connection's share of the budget of answers; nil: a caller in the same process.
@@ -28,7 +34,8 @@ public struct RPCRequest: Sendable {
 
     public init(
         method: UInt16, message: [UInt8], payload: Payload? = nil, token: [UInt8] = [],
-        peer: PeerIdentity = .sameProcess, context: IOContext = .client, traceID: UInt64 = 0
+        peer: PeerIdentity = .sameProcess, context: IOContext = .client, traceID: UInt64 = 0,
+        call: CallID? = nil
     ) {
         self.method = method
         self.message = message
@@ -38,8 +45,19 @@ public struct RPCRequest: Sendable {
         self.peer = peer
         self.context = context
         self.traceID = traceID
+        identity = call.map { Identity($0, nil) }
         takenUp = nil
         answers = nil
+    }
+
+    final class Identity: Sendable {
+        let call: CallID
+        let lane: CallLane?
+
+        init(_ call: CallID, _ lane: CallLane?) {
+            self.call = call
+            self.lane = lane
+        }
     }
 
     /// Takes `count` bytes of what answers under way may take, before the memory for this one's is

@@ -72,22 +72,35 @@ public actor RPCChannel {
     ///   - context: for whom it is, which the role is told, and until when at most; it is noted for
     ///     the request that this names, else for the one that the task works for.
     ///   - traceID: 0: that of this request.
+    ///   - call: of a change: its identity, the same for each attempt. A program of before is not
+    ///     told of it.
     /// - Throws: what the handler threw; `connection` when the role cannot be reached.
     public nonisolated func call(
         _ method: UInt16, _ message: [UInt8], payload: Payload? = nil, expecting: Int = 0,
         timeout: Duration? = nil, context: IOContext = .client, token: [UInt8] = [],
-        traceID: UInt64 = 0
+        traceID: UInt64 = 0, call: CallID? = nil
     ) async throws(StoreError) -> RPCReply {
+        var request = RPCRequest(
+            method: method, message: message, payload: payload, token: token, traceID: traceID,
+            call: call)
+        request.context = context
+        return try await perform(request, expecting: expecting, timeout: timeout)
+    }
+
+    /// Makes the call that `request` describes.
+    nonisolated func perform(
+        _ described: RPCRequest, expecting: Int = 0, timeout: Duration?
+    ) async throws(StoreError) -> RPCReply {
+        let context = described.context
         let trace = context.trace ?? TraceContext.current
         // One reading for the deadline, for what is left of it when the frame is made, and for the
         // span.
         let now = timeout == nil && trace == nil ? nil : reactor.now()
         var deadline = timeout.flatMap { now?.advanced(by: $0) }
         if let until = context.deadline { deadline = min(deadline ?? until, until) }
-        var request = RPCRequest(
-            method: method, message: message, payload: payload, token: token,
-            context: IOContext(context.ioClass, until: deadline),
-            traceID: traceID == 0 ? trace?.traceID ?? 0 : traceID)
+        var request = described
+        request.context = IOContext(context.ioClass, until: deadline)
+        if request.traceID == 0 { request.traceID = trace?.traceID ?? 0 }
         request.takenUp = now
         guard let trace, let start = now?.nanoseconds else {
             return try await send(request, expecting: expecting)

@@ -41,6 +41,8 @@ actor RPCConnection {
     private let sender: FrameSender
     /// Whether the server has this process's arena mapped.
     private let sharesMemory: Bool
+    /// Whether the server takes the identities of calls.
+    private let takesIdentities: Bool
     private var pending: [UInt64: Pending] = [:]
     /// Memory of calls that nobody waits for any more, until the server is done with it.
     private var orphans: [UInt64: Payload] = [:]
@@ -56,11 +58,12 @@ actor RPCConnection {
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
-    private init(_ socket: Socket, sender: FrameSender, credit: Int, sharesMemory: Bool) {
+    private init(_ socket: Socket, sender: FrameSender, hello: FrameHeader, sharesMemory: Bool) {
         reactor = socket.reactor
+        credit = hello.credit
+        takesIdentities = hello.method & FrameHeader.Feature.calls != 0
         self.socket = socket
         self.sender = sender
-        self.credit = credit
         self.sharesMemory = sharesMemory
     }
 
@@ -128,7 +131,7 @@ actor RPCConnection {
             throw Self.goodbye(hello) ?? FrameError.unexpected(hello.header.kind).storeError
         }
         let connection = RPCConnection(
-            socket, sender: sender, credit: hello.header.credit, sharesMemory: isShared)
+            socket, sender: sender, hello: hello.header, sharesMemory: isShared)
         await connection.start(consume receiver)
         return connection
     }
@@ -291,9 +294,13 @@ actor RPCConnection {
         pending[call.id] = Pending(
             continuation: call.continuation, bytes: call.bytes, deadline: request.context.deadline,
             shared: shared)
+        // A server of before would take it for what it is not.
+        let identity = takesIdentities ? request.call : nil
+        if identity == nil { request.identity?.lane?.noteUnmarked() }
         sender.add(
             Frame(
-                header, token: request.token, message: request.message, payload: request.payload))
+                header, token: request.token, message: request.message, payload: request.payload,
+                call: identity))
         if request.context.deadline != nil { watchDeadlines() }
     }
 

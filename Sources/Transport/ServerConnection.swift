@@ -106,7 +106,9 @@ actor ServerConnection {
         inPlace { $0.hasHello = true }
         sender.add(
             Frame(
-                FrameHeader(kind: .hello, credit: TransportLimits.credit),
+                FrameHeader(
+                    kind: .hello, method: FrameHeader.Feature.calls,
+                    credit: TransportLimits.credit),
                 message: Array(name.utf8)))
         return String(decoding: hello.message, as: UTF8.self)
     }
@@ -129,7 +131,7 @@ actor ServerConnection {
             let bytes = try await makeRoom(for: frame.header)
             var request = RPCRequest(
                 method: frame.header.method, message: frame.message, token: token, peer: peer,
-                traceID: frame.header.traceID)
+                traceID: frame.header.traceID, call: frame.call)
             request.caller = caller
             switch frame.header.payloadPlace {
             case .inline:

@@ -9,7 +9,7 @@ import Model
 ///     7  u8  payload place        36 u32 CRC32C of token and message
 ///     8  u64 request ID           40 u64 trace ID
 ///     16 u16 method
-///     18 u16 status; of a request the class of its I/O
+///     18 u16 status; of a request the class of its I/O, and flags
 ///     20 u32 token bytes
 ///
 /// Behind it come the token, the message and the payload, nothing between them. The payload is
@@ -47,6 +47,21 @@ public struct FrameHeader: Hashable, Sendable {
     public static let version: UInt16 = 2
     static let magic: UInt32 = 0x5355_5041
 
+    /// What is said of a request beside its class, bits of the byte at 19. A request bears none
+    /// that its server has not said in its hello to know.
+    public enum Flag {
+        /// The message ends with the identity of the call (`CallID`), which counts among its bytes.
+        public static let call: UInt8 = 1
+        static let all = call
+    }
+
+    /// What a server takes beyond what every program of this version does: bits of the method of
+    /// its hello, which programs of before leave 0 and do not look at.
+    public enum Feature {
+        /// `Flag.call`.
+        public static let calls: UInt16 = 1
+    }
+
     public enum Limits {
         public static let tokenBytes = 64 << 10
         public static let messageBytes = 32 << 20
@@ -61,6 +76,8 @@ public struct FrameHeader: Hashable, Sendable {
     /// Of a request: the number of the I/O class that it is of; 0, also from programs that do not
     /// know of it: a client waits. 0 of all other frames.
     public var ioClass: UInt8
+    /// Of a request: bits of `Flag`. 0 of all other frames.
+    public var flags: UInt8
     public var tokenBytes: Int
     public var messageBytes: Int
     public var payloadBytes: Int
@@ -75,15 +92,17 @@ public struct FrameHeader: Hashable, Sendable {
 
     public init(
         kind: Kind, requestID: UInt64 = 0, method: UInt16 = 0, status: UInt16 = 0,
-        ioClass: UInt8 = 0, tokenBytes: Int = 0, messageBytes: Int = 0, payloadBytes: Int = 0,
-        deadlineMilliseconds: UInt32 = 0, bodyChecksum: UInt32 = 0, traceID: UInt64 = 0,
-        credit: Int = 0, payloadPlace: PayloadPlace = .inline, sharedOffset: Int = 0
+        ioClass: UInt8 = 0, flags: UInt8 = 0, tokenBytes: Int = 0, messageBytes: Int = 0,
+        payloadBytes: Int = 0, deadlineMilliseconds: UInt32 = 0, bodyChecksum: UInt32 = 0,
+        traceID: UInt64 = 0, credit: Int = 0, payloadPlace: PayloadPlace = .inline,
+        sharedOffset: Int = 0
     ) {
         self.kind = kind
         self.requestID = requestID
         self.method = method
         self.status = status
         self.ioClass = ioClass
+        self.flags = flags
         self.tokenBytes = tokenBytes
         self.messageBytes = messageBytes
         self.payloadBytes = payloadBytes
@@ -112,7 +131,7 @@ public struct FrameHeader: Hashable, Sendable {
         put(payloadPlace.rawValue, at: 7)
         put(requestID, at: 8)
         put(method, at: 16)
-        put(kind == .request ? UInt16(ioClass) : status, at: 18)
+        put(kind == .request ? UInt16(flags) << 8 | UInt16(ioClass) : status, at: 18)
         put(UInt32(tokenBytes), at: 20)
         put(UInt32(messageBytes), at: 24)
         put(UInt32(payloadBytes), at: 28)
@@ -146,7 +165,9 @@ public struct FrameHeader: Hashable, Sendable {
         let isRequest = kind == .request
         self.init(
             kind: kind, requestID: get(8, as: UInt64.self), method: get(16, as: UInt16.self),
-            status: isRequest ? 0 : word, ioClass: isRequest ? UInt8(clamping: word) : 0,
+            status: isRequest ? 0 : word,
+            ioClass: isRequest ? UInt8(truncatingIfNeeded: word) : 0,
+            flags: isRequest ? UInt8(word >> 8) : 0,
             tokenBytes: Int(get(20, as: UInt32.self)),
             messageBytes: Int(get(24, as: UInt32.self)),
             payloadBytes: Int(get(28, as: UInt32.self)),
@@ -162,6 +183,10 @@ public struct FrameHeader: Hashable, Sendable {
         guard payloadBytes <= Limits.payloadBytes else {
             throw .length("payload", payloadBytes, limit: Limits.payloadBytes)
         }
+        guard flags & ~Flag.all == 0 else { throw .flags(flags) }
+        guard flags & Flag.call == 0 || messageBytes >= CallID.encodedSize else {
+            throw .callCutOff(messageBytes)
+        }
     }
 }
 
@@ -172,6 +197,10 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
     case headerChecksum
     case bodyChecksum
     case kind(UInt8)
+    /// A request with flags that this end did not say to know.
+    case flags(UInt8)
+    /// A message of so many bytes that is to end with the identity of its call.
+    case callCutOff(Int)
     case length(String, Int, limit: Int)
     case unexpected(FrameHeader.Kind)
     /// A request under the identity of one that is not answered.
@@ -190,6 +219,11 @@ public enum FrameError: Error, Hashable, Sendable, CustomStringConvertible {
         case .headerChecksum: "the checksum of a frame's header does not match its bytes"
         case .bodyChecksum: "the checksum of a frame's message does not match its bytes"
         case .kind(let kind): "frame kind \(kind) is not known: 1 to 5 are"
+        case .flags(let flags):
+            "a request has flags 0x\(String(flags, radix: 16)), of which some are not known"
+        case .callCutOff(let bytes):
+            "a message of \(bytes) bytes has no room for the identity of its call, "
+                + "\(CallID.encodedSize) bytes"
         case .length(let part, let length, let limit):
             "a frame's \(part) of \(length) bytes is over the limit of \(limit)"
         case .place(let place): "payload place \(place) is not known: 0 to 2 are"

@@ -34,16 +34,19 @@ public enum OMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case completeUpload = 0x0145
     case abortUpload = 0x0146
     case listUploads = 0x0147
+}
 
-    /// Whether it changes nothing, so that it may be asked again whatever became of it.
-    public var isRead: Bool {
+extension OMMethod {
+    /// Whether it changes something: then it is to bear an identity (`CallID`), by which it may be
+    /// repeated. What does not may be repeated anyway.
+    public var isChange: Bool {
         switch self {
-        case .userByAccessKey, .userByName, .listUsers, .listVolumes, .bucket, .listBuckets,
-            .listKeys, .lookupKey, .holdBlocks, .upload, .listParts, .listUploads:
-            true
         case .createUser, .deleteUser, .createVolume, .deleteVolume, .createBucket, .deleteBucket,
             .openKey, .allocateGroup, .commit, .abortOpen, .deleteKey, .reserve, .createUpload,
             .openPart, .completeUpload, .abortUpload:
+            true
+        case .userByAccessKey, .userByName, .listUsers, .listVolumes, .bucket, .listBuckets,
+            .listKeys, .lookupKey, .holdBlocks, .upload, .listParts, .listUploads:
             false
         }
     }

@@ -22,7 +22,7 @@ struct BenchCommand: AsyncParsableCommand {
             """,
         subcommands: [
             BenchPut.self, BenchGet.self, BenchRange.self, BenchMixed.self, BenchList.self,
-            BenchOM.self,
+            BenchOM.self, BenchConsistency.self,
         ])
 }
 

@@ -54,7 +54,9 @@ struct ClusterLayout: Sendable {
                 atPath: "\(directory)/\(folder)", withIntermediateDirectories: true)
         }
         var taken: Set<Int> = []
-        var common: Groups = ["cluster": ["replication": replication, "id": clusterID()]]
+        let id = clusterID()
+        var common: Groups = ["cluster": ["replication": replication]]
+        if !id.isEmpty { common["cluster"]?["id"] = id }
         var ports: [String: Int] = [:]
         for (group, names) in [("om", oms), ("scm", scms)] {
             for name in names { ports[name] = try port(name, group, &taken) }
@@ -88,7 +90,7 @@ struct ClusterLayout: Sendable {
         try write("s3g1", common, "s3")
     }
 
-    /// That of the cluster that is here, or a new one.
+    /// That of the cluster that is here, or a new one; empty if it has been here without one.
     private func clusterID() -> String {
         if let data = FileManager.default.contents(atPath: file("om1")),
             let groups = try? JSONSerialization.jsonObject(with: data) as? Groups,
@@ -96,7 +98,7 @@ struct ClusterLayout: Sendable {
         {
             return id
         }
-        return UUID().uuidString.lowercased()
+        return present("scm").isEmpty ? UUID().uuidString.lowercased() : ""
     }
 
     /// The members of a group that have files here, of any number.

@@ -50,9 +50,8 @@ struct GroupPort {
             (To begin a new group stop it, and run apus \(place.role) --init on each of its first \
             members.)
             """)
-        // It answers whoever invites it: for the service manager it has started.
-        ServiceManager().ready(
-            "waits to be added: apus admin \(place.role) add \(place.name) \(place.address)")
+        // Nobody need wait for more: it is up to an operator now.
+        ServiceManager().ready("\(place.name) waits to be added to its group")
         return await service.invitation()
     }
 

@@ -100,12 +100,12 @@ final class StopRequest: Sendable {
 }
 
 /// Makes the directory of a role a member's of a new group, and says what is next.
-private func initialize(_ options: RoleOptions, _ role: ClusterRole) async throws {
-    let settings = try await options.settings(for: role)
-    try DirectoryOwner.check(role, settings)
-    let runtime = try Runtime(name: role.rawValue, memory: .none, reactors: 1)
+private func initialize(_ options: RoleOptions, _ kind: ClusterRole) async throws {
+    let settings = try await options.settings(for: kind)
+    try DirectoryOwner.check(kind, settings)
+    let runtime = try Runtime(name: kind.rawValue, memory: .none, reactors: 1)
     let identity = try await GroupPort.initialize(
-        settings, role.rawValue, on: runtime.reactors.next())
+        settings, kind.rawValue, on: runtime.reactors.next())
     let count = identity.founders.count
     print(
         "\(identity.name) is a member of a new group of \(count)"

@@ -82,6 +82,7 @@ enum Roles {
                 .invalidArgument, "scm.close-delay-ms is 0 to 600000, not \(closeDelay)")
         }
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
+        options.cluster = ClusterID(settings.text("cluster.id"))
         let reactor = runtime.reactors.next()
         let port = try GroupPort(
             settings, "scm", runtime, on: reactor, [runtime.reactors.next()], logger)
@@ -229,12 +230,13 @@ enum Roles {
         options.store.reclaimDelay = .milliseconds(reclaimDelay)
         let record = try VolumeRecord.load(from: directory)
         options.store.refusedVolumes = record.refused(of: options.volumes, logger)
-        let scm = SCMClient(
-            runtime.channels.channel(
-                host: settings.text("scm.host"), port: try settings.number("scm.port"),
-                on: reactor))
+        let scms = try SCMClients(settings.addresses(of: "scm")) { address throws(StoreError) in
+            let place = try HostPort(address)
+            return SCMClient(
+                runtime.channels.channel(host: place.host, port: place.port, on: reactor))
+        }
         let datanode = try await Datanode.open(
-            options, scm: scm, reactors: runtime.reactors.reactors,
+            options, scms: scms, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
         try record.keep(options.volumes, in: directory)
         if let scrub = try scrubOptions(settings) {

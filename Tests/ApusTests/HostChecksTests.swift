@@ -46,7 +46,9 @@ struct HostChecksTests {
             try CheckSockets.listen(at: HostPort(host: "127.0.0.1", port: port))
         }
         #expect(failure?.code == EADDRINUSE)
-        close(try CheckSockets.connect(to: HostPort(host: "127.0.0.1", port: port), milliseconds: 2000))
+        close(
+            try CheckSockets.connect(
+                to: HostPort(host: "127.0.0.1", port: port), milliseconds: 2000))
     }
 
     @Test("an address of nobody here is told from one that is taken")

@@ -378,6 +378,33 @@ class Run(CommandLineSteps):
     def test_11_all_still_there_afterwards(self):
         read_all(self.cluster, "files", self.expected)
 
+    def test_11b_a_restart_of_scm_leaves_open_containers_open(self):
+        """Though datanodes come back one after the other, some seconds later than SCM."""
+        def containers():
+            listed = json.loads(self.cluster.apus("admin", "container", "list", "--json").stdout)
+            return {entry["id"] for entry in listed if entry["state"] == "OPEN"}
+        client = self.cluster.client(retries={"max_attempts": 8})
+        body = random.Random(11).randbytes(5 << 20)
+        client.put_object(Bucket="files", Key="before-the-restart", Body=body)
+        before = containers()
+        assert before, "a key was stored, and no container is open"
+        for role in ("scm1", "dn1", "dn2"):
+            self.cluster.kill(role)
+        self.cluster.restart("scm1", "scm")
+        time.sleep(3)
+        for role in ("dn1", "dn2"):
+            self.cluster.restart(role, "datanode")
+        def has_left():
+            mode = json.loads(self.cluster.apus("admin", "safemode", "status", "--json").stdout)
+            return mode["safeMode"] == "off"
+        wait_until(has_left, 30)
+        time.sleep(1.5)
+        assert before <= containers(), f"{before} were open, {containers()} are"
+        client.put_object(Bucket="files", Key="after-the-restart", Body=body)
+        for key in ("before-the-restart", "after-the-restart"):
+            assert client.get_object(Bucket="files", Key=key)["Body"].read() == body
+            self.expected[key] = hashlib.sha256(body).hexdigest()
+
     def test_12_bad_directories_and_settings_are_refused_by_name(self):
         cluster = self.cluster
         path = pathlib.Path(cluster.dir, "etc", "dn1.json")

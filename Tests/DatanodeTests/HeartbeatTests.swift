@@ -24,10 +24,39 @@ final class FakeSCM: RPCHandler {
         var epoch: UInt64 = 0
         /// What was reported last, by container.
         var replicas: [UInt64: SCMReplicaReport] = [:]
+        var term: UInt64 = 0
+        var leading = SCMLeading.notSaid
+        var scms: [String] = []
+        /// Whether it leads no more once it has given an order.
+        var isDeposedByItsOrders = false
+        /// Whether nothing is answered, and who waits for that.
+        var isHanging = false
+        var waiting: [CheckedContinuation<Void, Never>] = []
     }
     let state = Mutex(State())
 
+    /// Answers again.
+    func goOn() {
+        let waiting = state.withLock { state in
+            state.isHanging = false
+            defer { state.waiting = [] }
+            return state.waiting
+        }
+        for waiter in waiting { waiter.resume() }
+    }
+
+    private func hang() async {
+        await withCheckedContinuation { waiter in
+            let isHanging = state.withLock { state in
+                if state.isHanging { state.waiting.append(waiter) }
+                return state.isHanging
+            }
+            if !isHanging { waiter.resume() }
+        }
+    }
+
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        await hang()
         switch SCMMethod(rawValue: request.method) {
         case .register:
             let registration = try SCMRegisterRequest(parsing: request.message)
@@ -39,6 +68,11 @@ final class FakeSCM: RPCHandler {
             var response = SCMRegisterResponse()
             response.cluster = Identity128(high: 1, low: 2).message
             response.heartbeatMilliseconds = 50
+            state.withLock { state in
+                response.term = state.term
+                response.leading = state.leading
+                response.scms = state.scms
+            }
             return RPCReply(response.encoded)
         case .heartbeat:
             let heartbeat = try SCMHeartbeatRequest(parsing: request.message)
@@ -49,7 +83,15 @@ final class FakeSCM: RPCHandler {
                 state.failed += heartbeat.failedCommands
                 state.absent += heartbeat.absentCommands
                 for replica in heartbeat.replicas { state.replicas[replica.container] = replica }
-                return state.commands
+                response.term = state.term
+                response.leading = state.leading
+                response.scms = state.scms
+                let commands = state.commands
+                if state.isDeposedByItsOrders, !commands.isEmpty {
+                    state.leading = .follows
+                    state.commands = []
+                }
+                return commands
             }
             return RPCReply(response.encoded)
         default: throw StoreError(.unsupported, "a fake SCM has no method \(request.method)")
@@ -59,35 +101,59 @@ final class FakeSCM: RPCHandler {
     var heartbeats: Int { state.withLock { $0.heartbeats } }
 }
 
-/// A datanode on a disk whose faults are injected, and the SCM that it reports to.
+/// A datanode on a disk whose faults are injected, and the SCMs that it reports to.
 struct Rig {
     let directory: String
     let faults = FaultInjector(seed: 1, rates: .init())
     let reactors: [Reactor]
-    let scm = FakeSCM()
-    let server: RPCServer
+    let scms: [FakeSCM]
+    let servers: [RPCServer]
     let datanode: Datanode
 
-    init() async throws {
+    /// The first SCM.
+    var scm: FakeSCM { scms[0] }
+    /// Of all SCMs.
+    var addresses: [String] { servers.map { "127.0.0.1:\($0.port)" } }
+
+    /// - Parameters:
+    ///   - count: SCMs that there are.
+    ///   - known: how many of them the datanode knows at its start.
+    ///   - prepare: what they are to answer from the beginning, with the addresses of all.
+    init(
+        scms count: Int = 1, known: Int? = nil,
+        _ prepare: ([FakeSCM], [String]) -> Void = { _, _ in }
+    ) async throws {
         directory =
             FileManager.default.temporaryDirectory
             .appendingPathComponent("apus-datanode-\(UUID().uuidString)").path
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true)
         reactors = [try Reactor.start(.init(backend: .faulty(faults))), try Reactor.start()]
-        server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "scm", reactors: [reactors[1]], handler: scm)
-        server.start()
-        let channel = RPCChannel(
-            .remote(host: "127.0.0.1", port: server.port), name: "datanode", on: reactors[0])
+        scms = (0..<count).map { _ in FakeSCM() }
+        servers = try scms.map { [reactors] scm in
+            try RPCServer(
+                host: "127.0.0.1", port: 0, name: "scm", reactors: [reactors[1]], handler: scm)
+        }
+        for server in servers { server.start() }
+        let addresses = servers.map { "127.0.0.1:\($0.port)" }
+        prepare(scms, addresses)
+        let reactor = reactors[0]
+        let clients = try SCMClients(Array(addresses.prefix(known ?? count))) {
+            address throws(StoreError) in
+            let place = try HostPort(address)
+            return SCMClient(
+                RPCChannel(
+                    .remote(host: place.host, port: place.port), name: "datanode", on: reactor))
+        }
         datanode = try await Datanode.open(
             .init(
                 host: "127.0.0.1", port: 0, volumes: [directory + "/volume"],
                 metadataDirectory: directory + "/node"),
-            scm: SCMClient(channel), reactors: [reactors[0]],
+            scms: clients, reactors: [reactors[0]],
             random: SystemRandomNumberGenerator(), logger: Logger(label: "test"))
         _ = try datanode.start(reactors: [reactors[0]])
-        try await until { scm.heartbeats > 0 }
+        let first = scms[0]
+        try await until { first.heartbeats > 0 || first.state.withLock { $0.isHanging } }
     }
 
     func until(_ condition: () -> Bool) async throws {
@@ -95,8 +161,9 @@ struct Rig {
     }
 
     func end() async throws {
+        for scm in scms { scm.goOn() }
         try await datanode.close()
-        await server.stop()
+        for server in servers { await server.stop() }
         for reactor in reactors { reactor.stop() }
         try FileManager.default.removeItem(atPath: directory)
     }

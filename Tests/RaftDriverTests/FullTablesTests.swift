@@ -13,8 +13,8 @@ private let table = MetadataTable(1)
 /// Commands are keys: each gets a value of 1 MiB, so that few fill the overlay.
 private struct Filling: StateMachine {
     var tables: [MetadataTable] { [table] }
-    func encode(_ command: [UInt8]) -> [UInt8] { command }
-    func decode(_ bytes: [UInt8]) -> [UInt8] { bytes }
+    func encode(_ command: [UInt8]) -> [UInt8] { [1] + command }
+    func decode(_ bytes: [UInt8]) -> [UInt8] { Array(bytes.dropFirst()) }
 
     func apply(
         _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction

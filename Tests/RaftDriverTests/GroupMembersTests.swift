@@ -22,6 +22,8 @@ private final class Host: Sendable {
         var server: RPCServer?
         var group: MetadataGroup<Appending>?
         var keeper: GroupKeeper?
+        /// Why it could not be opened once it was invited.
+        var failure: (any Error)?
     }
     private let state = Mutex(State())
 
@@ -44,7 +46,13 @@ private final class Host: Sendable {
         state.withLock { $0.server = server }
         let found = try await MemberIdentity.load(from: directory, for: place, on: reactor)
         guard let found else {
-            Task { try await self.open(service, await service.invitation()) }
+            Task {
+                do {
+                    try await self.open(service, await service.invitation())
+                } catch {
+                    self.state.withLock { $0.failure = error }
+                }
+            }
             return
         }
         try await open(service, found)
@@ -65,6 +73,9 @@ private final class Host: Sendable {
             state.keeper = keeper
         }
     }
+
+    /// Throws why it could not be opened, if so.
+    func check() throws { if let failure = state.withLock({ $0.failure }) { throw failure } }
 
     func begin() async throws {
         try await MemberIdentity.founder(place).store(in: directory, on: reactor)
@@ -295,7 +306,8 @@ private struct GroupAsker {
 
     func untilVoters(_ names: [String]) async throws {
         try await eventually("\(names) vote") {
-            try await leaderView().members.filter { $0.role != .learner }.map(\.name).sorted()
+            for host in hosts { try host.check() }
+            return try await leaderView().members.filter { $0.role != .learner }.map(\.name).sorted()
                 == names
         }
     }

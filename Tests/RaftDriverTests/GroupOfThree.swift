@@ -17,8 +17,8 @@ struct Appending: StateMachine {
     let resets = Resets()
 
     var tables: [MetadataTable] { [Self.table] }
-    func encode(_ command: [UInt8]) -> [UInt8] { command }
-    func decode(_ bytes: [UInt8]) -> [UInt8] { bytes }
+    func encode(_ command: [UInt8]) -> [UInt8] { [1] + command }
+    func decode(_ bytes: [UInt8]) -> [UInt8] { Array(bytes.dropFirst()) }
 
     func apply(
         _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction

@@ -15,8 +15,8 @@ private let table = MetadataTable(1)
 private struct Counting: StateMachine {
     let applied = Mutex2<[UInt64]>([])
     var tables: [MetadataTable] { [table] }
-    func encode(_ command: [UInt8]) -> [UInt8] { command }
-    func decode(_ bytes: [UInt8]) -> [UInt8] { bytes }
+    func encode(_ command: [UInt8]) -> [UInt8] { [1] + command }
+    func decode(_ bytes: [UInt8]) -> [UInt8] { Array(bytes.dropFirst()) }
 
     func apply(
         _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction

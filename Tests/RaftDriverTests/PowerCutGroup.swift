@@ -20,8 +20,8 @@ struct History: StateMachine {
     var kept = UInt64.max
 
     var tables: [MetadataTable] { [Self.commands, Self.counts] }
-    func encode(_ command: [UInt8]) -> [UInt8] { command }
-    func decode(_ bytes: [UInt8]) -> [UInt8] { bytes }
+    func encode(_ command: [UInt8]) -> [UInt8] { [1] + command }
+    func decode(_ bytes: [UInt8]) -> [UInt8] { Array(bytes.dropFirst()) }
 
     func apply(
         _ command: [UInt8], at index: UInt64, in transaction: some MetadataTransaction

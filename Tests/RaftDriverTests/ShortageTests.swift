@@ -15,11 +15,12 @@ private struct Noting: StateMachine {
     var tables: [MetadataTable] { [table] }
     func encode(_ command: UInt64) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 8 << 10)
-        for place in 0..<8 { bytes[place] = UInt8(truncatingIfNeeded: command >> (8 * place)) }
+        bytes[0] = 1
+        for place in 0..<8 { bytes[place + 1] = UInt8(truncatingIfNeeded: command >> (8 * place)) }
         return bytes
     }
     func decode(_ bytes: [UInt8]) -> UInt64 {
-        (0..<8).reduce(0) { $0 | UInt64(bytes[$1]) << (8 * $1) }
+        (0..<8).reduce(0) { $0 | UInt64(bytes[$1 + 1]) << (8 * $1) }
     }
     func apply(
         _ command: UInt64, at index: UInt64, in transaction: some MetadataTransaction

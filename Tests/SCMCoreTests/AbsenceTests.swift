@@ -25,7 +25,8 @@ private struct Rig {
     var now: UInt64 = second
 
     init(nodes count: Int, areOld: Bool = false) throws {
-        state = try SCMState(options: .init(), reading: tables)
+        state = try SCMState(options: .init(), reading: tables, at: now)
+        state.lead(in: 1, at: now)
         nodes = (0..<count).map {
             FakeNode(store: 100 + UInt64($0), epoch: 1 + UInt64($0), isOld: areOld)
         }
@@ -45,8 +46,9 @@ private struct Rig {
 
     mutating func run(_ command: SCMCommand) {
         index += 1
-        _ = SCMStateMachine().apply(command, at: index, in: tables)
-        state.apply(command, at: index, now: now)
+        let answer = SCMStateMachine().apply(command, at: index, in: tables)
+        for row in answer.rows { state.take(row, at: now) }
+        state.noteProposed(command, answer)
     }
 
     static var volume: DNVolume {
@@ -58,8 +60,8 @@ private struct Rig {
 
     mutating func register(_ number: Int) {
         let node = nodes[number]
-        state.registered(
-            Self.address(number).id, volumes: [Self.volume],
+        _ = state.registered(
+            Self.address(number), volumes: [Self.volume],
             replicas: Array(node.replicas.values), store: node.isOld ? 0 : node.store,
             epoch: node.isOld ? 0 : node.epoch, at: now)
     }
@@ -87,7 +89,8 @@ private struct Rig {
 
     /// SCM starts again from its tables; nothing is known of the nodes until they register.
     mutating func restartSCM() throws {
-        state = try SCMState(options: .init(), reading: tables, term: index + 2)
+        state = try SCMState(options: .init(), reading: tables, run: index + 2, at: now)
+        state.lead(in: index + 2, at: now)
         for number in nodes.indices { register(number) }
         state.leaveSafeMode()
     }

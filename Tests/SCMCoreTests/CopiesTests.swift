@@ -59,8 +59,9 @@ struct CopiesTests {
         report.replication = three.message
         report.state = replica ?? .none
         report.blocks = blocks
-        state.registered(
-            id(number), volumes: [volume], replicas: replica == nil ? [] : [report],
+        let own = DatanodeAddress(id: id(number), host: "h\(number)", port: 1000 + number)
+        _ = state.registered(
+            own, volumes: [volume], replicas: replica == nil ? [] : [report],
             store: 100 + UInt64(number), epoch: 1 + UInt64(number), at: now)
     }
 

@@ -19,14 +19,15 @@ private let second: UInt64 = 1_000_000_000
 
 /// SCM's state beside its tables: each command goes to both.
 private struct Rig {
-    let tables = InMemoryTables()
+    var tables = InMemoryTables()
     var state: SCMState
     var random = Generator(state: 1)
     var index: UInt64 = 0
     var now: UInt64 = second
 
     init(nodes: Int, racks: Int = 1, options: SCMState.Options = .init()) throws {
-        state = try SCMState(options: options, reading: tables)
+        state = try SCMState(options: options, reading: tables, at: now)
+        state.lead(in: 1, at: now)
         for number in 0..<nodes {
             var command = SCMCommand()
             command.node.address = Self.address(number, racks: racks).message
@@ -44,8 +45,15 @@ private struct Rig {
 
     mutating func run(_ command: SCMCommand) {
         index += 1
-        _ = SCMStateMachine().apply(command, at: index, in: tables)
-        state.apply(command, at: index, now: now)
+        let answer = SCMStateMachine().apply(command, at: index, in: tables)
+        for row in answer.rows { state.take(row, at: now) }
+        state.noteProposed(command, answer)
+    }
+
+    /// SCM starts again from its tables, and leads.
+    mutating func restart() throws {
+        state = try SCMState(options: state.options, reading: tables, at: now)
+        state.lead(in: 2, at: now)
     }
 
     static var volume: DNVolume {
@@ -92,7 +100,7 @@ struct SCMStateTests {
         }
         // A restart must not give a number out again.
         var again = rig
-        again.state = try SCMState(options: .init(), reading: rig.tables)
+        try again.restart()
         for number in 0..<12 { again.beat(number) }
         again.state.updateSafeMode(at: again.now)
         for group in try again.allocate("rs-6-3-1024k", count: 50) {
@@ -227,7 +235,7 @@ struct SCMStateTests {
         rig.beat(4)
         for command in rig.state.dueStateChanges(at: rig.now) { rig.run(command) }
         #expect(rig.state.containers[id]?.state == .containerDeleted)
-        rig.state = try SCMState(options: .init(), reading: rig.tables)
+        try rig.restart()
         rig.beat(0)
         #expect(rig.state.safeModeReason(at: rig.now) == nil)
     }
@@ -260,7 +268,7 @@ struct SCMStateTests {
             rig.run(done)
             let more = rig.state.commands(for: Rig.address(number).id, at: rig.now)
             #expect(more.isEmpty)
-            rig.state = try SCMState(options: .init(), reading: rig.tables)
+            try rig.restart()
         }
         #expect(rig.tables.dump(SCMTable.deletions).isEmpty)
     }
@@ -273,12 +281,14 @@ struct SCMStateTests {
         command.containerState.id = id.rawValue
         command.containerState.state = .containerClosed
         rig.run(command)
-        rig.state = try SCMState(options: .init(), reading: rig.tables)
+        try rig.restart()
         #expect(throws: StoreError.self) { try rig.allocate("rs-3-2-1024k") }
         #expect(rig.state.places(of: id, at: rig.now)?.contains(nil) == false)
         var replica = SCMReplicaReport()
         replica.container = id.rawValue
         replica.state = .closed
+        // The nodes that are not heard of are dead then.
+        rig.now += 16 * second
         for number in 0..<2 { rig.beat(number, replicas: [replica]) }
         rig.state.updateSafeMode(at: rig.now)
         #expect(rig.state.isInSafeMode)
@@ -310,7 +320,7 @@ struct SCMStateTests {
         #expect(rig.state.containers[id]?.state == .containerClosed)
         #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
         // The same after a restart: four replicas and four empty ones are enough for six.
-        rig.state = try SCMState(options: .init(), reading: rig.tables)
+        try rig.restart()
         #expect(rig.state.containers[id]?.empty == [3, 4, 5, 6])
         for number in 0..<9 {
             let node = Rig.address(number).id
@@ -390,11 +400,12 @@ struct SCMStateTests {
         let told = rig.state.commands(for: Rig.address(1).id, at: rig.now)
         #expect(told.map(\.deleteContainer) == [id.rawValue])
         // The same after a restart, from the tables.
-        rig.state = try SCMState(options: .init(), reading: rig.tables)
+        try rig.restart()
         beat(0..<5)
         rig.state.leaveSafeMode()
         #expect(rig.state.containers[id]?.state == .containerDeleting)
         var late = rig
+        late.tables = InMemoryTables(copying: rig.tables)
         replica.state = .open
         replica.blocks = 1
         late.beat(2, replicas: [replica])

@@ -18,7 +18,7 @@ struct OMChannel: OMCaller {
     func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
         try await channel.call(
             method.rawValue, message, timeout: Limits.timeout,
-            repetition: .harmless
+            repetition: method.isChange ? .identified : .harmless
         ).message
     }
 }

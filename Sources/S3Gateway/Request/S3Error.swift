@@ -189,7 +189,7 @@ extension S3Error {
         case .invalidArgument: self.init(.invalidArgument, error.message)
         case .overloaded: self.init(.slowDown)
         case .notReady, .notLeader, .unavailable, .cannotPlace, .deadlineExceeded, .connection,
-            .cancelled:
+            .cancelled, .forgotten:
             self.init(.serviceUnavailable, error.message)
         case .noSpace: self.init(.insufficientStorage, error.message)
         case .tooManyBuckets: self.init(.tooManyBuckets, error.message)

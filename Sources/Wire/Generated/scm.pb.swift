@@ -78,6 +78,47 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
 
 }
 
+/// Whether the SCM that answers leads its group.
+public nonisolated enum SCMLeading: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// It does not say: there is one SCM, of a version from before there were several.
+  case notSaid // = 0
+  case leads // = 1
+  case follows // = 2
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .notSaid
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .notSaid
+    case 1: self = .leads
+    case 2: self = .follows
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .notSaid: return 0
+    case .leads: return 1
+    case .follows: return 2
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [SCMLeading] = [
+    .notSaid,
+    .leads,
+    .follows,
+  ]
+
+}
+
 public nonisolated enum SCMNodeState: SwiftProtobuf.Enum, Swift.CaseIterable {
   public typealias RawValue = Int
   case healthy // = 0
@@ -257,6 +298,14 @@ public nonisolated struct SCMRegisterResponse: Sendable {
 
   public var heartbeatMilliseconds: UInt32 = 0
 
+  /// The term of the group that this SCM is in.
+  public var term: UInt64 = 0
+
+  public var leading: SCMLeading = .notSaid
+
+  /// HOST:PORT of all SCMs; none: not told.
+  public var scms: [String] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -285,7 +334,8 @@ public nonisolated struct SCMHeartbeatRequest: Sendable {
 
   public var isFull: Bool = false
 
-  /// Numbers of commands that were carried out.
+  /// Numbers of commands that were carried out. This and the other outcomes are taken by the SCM that
+  /// leads alone, and by that only if its answer says so.
   public var doneCommands: [UInt64] = []
 
   /// Numbers of commands that failed; they are to be sent again some time later.
@@ -384,7 +434,16 @@ public nonisolated struct SCMHeartbeatResponse: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// Of one that leads; from another at most `register_again`.
   public var commands: [SCMDatanodeCommand] = []
+
+  /// As in RegisterResponse. A leader's commands are of this term: a datanode that has heard of a
+  /// leader of a later one carries none of them out.
+  public var term: UInt64 = 0
+
+  public var leading: SCMLeading = .notSaid
+
+  public var scms: [String] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -808,6 +867,10 @@ public nonisolated struct SCMCommand: Sendable {
     set {command = .witnessed(newValue)}
   }
 
+  /// 0: from before commands said what they were decided from: carried out whatever is there. 1: they
+  /// do, and are refused where that no longer holds.
+  public var version: UInt32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
@@ -843,6 +906,7 @@ public nonisolated struct SCMCommand: Sendable {
     fileprivate var _id: WireIdentity? = nil
   }
 
+  /// Refused where there is a container with this number.
   public nonisolated struct CreateContainer: Sendable {
     // SwiftProtobuf.Message conformance is added in an extension below. See the
     // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -884,8 +948,12 @@ public nonisolated struct SCMCommand: Sendable {
     public var state: SCMContainerState = .containerOpen
 
     /// When it is closed: indexes whose datanodes hold no replica and will make none, have lost
-    /// nothing since the container was made, and of which none was ever reported.
+    /// nothing since the container was made, and of which none was ever reported. Refused where one of
+    /// them was witnessed.
     public var emptyIndexes: [UInt32] = []
+
+    /// The state that it was decided from: refused where the container is in another.
+    public var from: SCMContainerState = .containerOpen
 
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -899,6 +967,10 @@ public nonisolated struct SCMCommand: Sendable {
 
     /// Local IDs below this may have been given out.
     public var localIdsUntil: UInt64 = 0
+
+    /// Those from this on may be given out by whoever had this logged, and by nobody else. Refused
+    /// where others have been reserved since.
+    public var localIdsFrom: UInt64 = 0
 
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1053,6 +1125,10 @@ nonisolated extension SCMReplicaState: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OPEN\0\u{1}CLOSED\0\u{1}UNHEALTHY\0\u{1}LOST\0\u{1}NONE\0\u{1}CLOSING\0")
 }
 
+nonisolated extension SCMLeading: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0NOT_SAID\0\u{1}LEADS\0\u{1}FOLLOWS\0")
+}
+
 nonisolated extension SCMNodeState: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0HEALTHY\0\u{1}STALE\0\u{1}DEAD\0")
 }
@@ -1181,7 +1257,7 @@ nonisolated extension SCMRegisterRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}heartbeat_milliseconds\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}heartbeat_milliseconds\0\u{1}term\0\u{1}leading\0\u{1}scms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1191,6 +1267,9 @@ nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf.
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._cluster) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.heartbeatMilliseconds) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.term) }()
+      case 4: try { try decoder.decodeSingularEnumField(value: &self.leading) }()
+      case 5: try { try decoder.decodeRepeatedStringField(value: &self.scms) }()
       default: break
       }
     }
@@ -1207,12 +1286,24 @@ nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf.
     if self.heartbeatMilliseconds != 0 {
       try visitor.visitSingularUInt32Field(value: self.heartbeatMilliseconds, fieldNumber: 2)
     }
+    if self.term != 0 {
+      try visitor.visitSingularUInt64Field(value: self.term, fieldNumber: 3)
+    }
+    if self.leading != .notSaid {
+      try visitor.visitSingularEnumField(value: self.leading, fieldNumber: 4)
+    }
+    if !self.scms.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.scms, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMRegisterResponse, rhs: SCMRegisterResponse) -> Bool {
     if lhs._cluster != rhs._cluster {return false}
     if lhs.heartbeatMilliseconds != rhs.heartbeatMilliseconds {return false}
+    if lhs.term != rhs.term {return false}
+    if lhs.leading != rhs.leading {return false}
+    if lhs.scms != rhs.scms {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1420,7 +1511,7 @@ nonisolated extension SCMDatanodeCommand.DeleteBlocks: SwiftProtobuf.Message, Sw
 
 nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}commands\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}commands\0\u{1}term\0\u{1}leading\0\u{1}scms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1429,6 +1520,9 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.commands) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.term) }()
+      case 3: try { try decoder.decodeSingularEnumField(value: &self.leading) }()
+      case 4: try { try decoder.decodeRepeatedStringField(value: &self.scms) }()
       default: break
       }
     }
@@ -1438,11 +1532,23 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
     if !self.commands.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.commands, fieldNumber: 1)
     }
+    if self.term != 0 {
+      try visitor.visitSingularUInt64Field(value: self.term, fieldNumber: 2)
+    }
+    if self.leading != .notSaid {
+      try visitor.visitSingularEnumField(value: self.leading, fieldNumber: 3)
+    }
+    if !self.scms.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.scms, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMHeartbeatResponse, rhs: SCMHeartbeatResponse) -> Bool {
     if lhs.commands != rhs.commands {return false}
+    if lhs.term != rhs.term {return false}
+    if lhs.leading != rhs.leading {return false}
+    if lhs.scms != rhs.scms {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2123,7 +2229,7 @@ nonisolated extension SCMSafeModeRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0\u{2}\u{c}version\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2235,6 +2341,7 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
           self.command = .witnessed(v)
         }
       }()
+      case 20: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
       default: break
       }
     }
@@ -2280,11 +2387,15 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     }()
     case nil: break
     }
+    if self.version != 0 {
+      try visitor.visitSingularUInt32Field(value: self.version, fieldNumber: 20)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMCommand, rhs: SCMCommand) -> Bool {
     if lhs.command != rhs.command {return false}
+    if lhs.version != rhs.version {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2380,7 +2491,7 @@ nonisolated extension SCMCommand.CreateContainer: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.protoMessageName + ".ContainerStateChange"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{3}empty_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}state\0\u{3}empty_indexes\0\u{1}from\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2391,6 +2502,7 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.id) }()
       case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
       case 3: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
+      case 4: try { try decoder.decodeSingularEnumField(value: &self.from) }()
       default: break
       }
     }
@@ -2406,6 +2518,9 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
     if !self.emptyIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 3)
     }
+    if self.from != .containerOpen {
+      try visitor.visitSingularEnumField(value: self.from, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2413,6 +2528,7 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
     if lhs.id != rhs.id {return false}
     if lhs.state != rhs.state {return false}
     if lhs.emptyIndexes != rhs.emptyIndexes {return false}
+    if lhs.from != rhs.from {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2420,7 +2536,7 @@ nonisolated extension SCMCommand.ContainerStateChange: SwiftProtobuf.Message, Sw
 
 nonisolated extension SCMCommand.ReserveNumbers: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.protoMessageName + ".ReserveNumbers"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}local_ids_until\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}local_ids_until\0\u{3}local_ids_from\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2429,6 +2545,7 @@ nonisolated extension SCMCommand.ReserveNumbers: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.localIdsUntil) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.localIdsFrom) }()
       default: break
       }
     }
@@ -2438,11 +2555,15 @@ nonisolated extension SCMCommand.ReserveNumbers: SwiftProtobuf.Message, SwiftPro
     if self.localIdsUntil != 0 {
       try visitor.visitSingularUInt64Field(value: self.localIdsUntil, fieldNumber: 1)
     }
+    if self.localIdsFrom != 0 {
+      try visitor.visitSingularUInt64Field(value: self.localIdsFrom, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMCommand.ReserveNumbers, rhs: SCMCommand.ReserveNumbers) -> Bool {
     if lhs.localIdsUntil != rhs.localIdsUntil {return false}
+    if lhs.localIdsFrom != rhs.localIdsFrom {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,0 +1,120 @@
+import ContainerStore
+import Logging
+import Model
+import Reactor
+import Synchronization
+import Wire
+
+/// What a datanode tells each SCM of itself, and what it has heard of them.
+///
+/// Thread-safe.
+final class ReportedNode: Sendable {
+    private struct Volumes {
+        var reports: [VolumeReport] = []
+        var full: Set<String> = []
+    }
+
+    let address: DatanodeAddress
+    let store: ContainerStore
+    let storeNumber: UInt64
+    let commands: CommandQueue
+    let group: Mutex<SCMGroup>
+    private let volumes = Mutex(Volumes())
+    private let adoption: Adoption
+    private let logger: Logger
+
+    init(
+        address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scms: [String],
+        reactor: Reactor, logger: Logger
+    ) {
+        self.address = address
+        self.store = store
+        self.storeNumber = storeNumber
+        self.logger = logger
+        commands = CommandQueue(store: store, reactor: reactor, logger: logger)
+        group = Mutex(SCMGroup(scms, at: reactor.now()))
+        adoption = Adoption(store: store, reactor: reactor)
+    }
+
+    // MARK: Disks
+
+    /// Looks at the space of the disks, which may take its time; what was seen last is reported.
+    func lookAtVolumes() async {
+        let found = await store.volumes()
+        let changed = volumes.withLock { volumes in
+            volumes.reports = found
+            let before = volumes.full
+            volumes.full = Set(found.filter(\.isFull).map(\.path))
+            return found.filter { $0.isFull != before.contains($0.path) }
+        }
+        for volume in changed {
+            let free = "\(volume.available >> 20) of \(volume.capacity >> 20) MiB"
+            if volume.isFull {
+                logger.warning("volume \(volume.path) is full: \(free) may be written")
+            } else {
+                logger.info("volume \(volume.path) has room again: \(free) may be written")
+            }
+        }
+    }
+
+    var volumeMessages: [DNVolume] { volumes.withLock { $0.reports }.map(\.message) }
+
+    /// The replicas, with those that are lost, and the containers of which there is none and none
+    /// is made any more.
+    func replicas() async -> [ContainerID: SCMReplicaReport] {
+        var replicas: [ContainerID: SCMReplicaReport] = [:]
+        for id in store.retiredContainers {
+            var message = SCMReplicaReport()
+            message.container = id.rawValue
+            message.state = .none
+            replicas[id] = message
+        }
+        for report in await store.report() { replicas[report.id] = report.message }
+        return replicas
+    }
+
+    // MARK: SCMs
+
+    /// The volumes belong to `cluster` from now on, if they belonged to none.
+    /// Throws `invalidArgument` if they belong to another.
+    func adopt(_ cluster: ClusterID) async throws(StoreError) {
+        if store.cluster == cluster { return }
+        try await adoption.adopt(cluster)
+    }
+
+    /// Whether the SCM at `address` leads, as far as is known here.
+    func isLed(by address: String) -> Bool { group.withLock { $0.leader == address } }
+}
+
+/// Has volumes adopted by one cluster once, though several SCMs answer at a time.
+private actor Adoption {
+    private let store: ContainerStore
+    private let reactor: Reactor
+    private var turn: Task<Result<Void, StoreError>, Never>?
+
+    nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
+
+    init(store: ContainerStore, reactor: Reactor) {
+        self.store = store
+        self.reactor = reactor
+    }
+
+    func adopt(_ cluster: ClusterID) async throws(StoreError) {
+        let store = store
+        let own =
+            turn
+            ?? Task(executorPreference: reactor) { () -> Result<Void, StoreError> in
+                do throws(StoreError) {
+                    return .success(try await store.adopt(cluster: cluster))
+                } catch {
+                    return .failure(error)
+                }
+            }
+        turn = own
+        let result = await own.value
+        if turn == own { turn = nil }
+        try result.get()
+        // Nothing is to be done, unless who came first was told of another cluster: that is refused.
+        if store.cluster != cluster { try await store.adopt(cluster: cluster) }
+    }
+}

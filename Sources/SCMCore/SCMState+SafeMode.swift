@@ -1,0 +1,71 @@
+import Model
+import Wire
+
+// Safe mode: what a member waits for before it gives out blocks or judges containers. It ends by what
+// was heard, not by time: a member that has listened as a follower is out of it when it begins to
+// lead.
+
+extension SCMState {
+    /// Why SCM is in safe mode, or nil once it may leave it.
+    ///
+    /// - So many datanodes as are configured have been heard of.
+    /// - Of 99 % of the closed containers there are enough replicas to read them.
+    /// - The nodes of 99 % of the open containers have been heard of, or were silent for so long that
+    ///   they are dead. Before that it would not be known which containers may take blocks, and
+    ///   those whose nodes come a moment later would be closed.
+    ///
+    /// O(containers).
+    public func safeModeReason(at now: UInt64) -> String? {
+        let heard = nodes.values.count { $0.lastHeartbeat != nil }
+        guard heard >= options.minimumDatanodes else {
+            return "\(heard) of at least \(options.minimumDatanodes) datanodes have registered"
+        }
+        var closed = 0
+        var complete = 0
+        var open = 0
+        var known = 0
+        for container in containers.values {
+            switch container.state {
+            case .containerClosed:
+                closed += 1
+                // Others may never have held a block, and so have no replica.
+                if knownReplicas(container) >= container.replication.minimumReplicas {
+                    complete += 1
+                }
+            case .containerOpen:
+                open += 1
+                if !isWaitedFor(container, at: now) { known += 1 }
+            case .containerClosing, .containerDeleting, .containerDeleted, .UNRECOGNIZED: continue
+            }
+        }
+        guard complete * 100 >= closed * 99 else {
+            return "\(complete) of \(closed) containers have enough replicas reported"
+        }
+        guard known * 100 >= open * 99 else {
+            return "the datanodes of \(known) of \(open) open containers have registered, or been "
+                + "silent for \(options.deadAfterNanoseconds / 1_000_000_000) s"
+        }
+        return nil
+    }
+
+    /// Whether a node of the container is not heard of, and may yet be.
+    private func isWaitedFor(_ container: Container, at now: UInt64) -> Bool {
+        container.nodes.contains { $0.map { state(of: $0, at: now) == .unheard } ?? false }
+    }
+
+    /// Replicas that were reported, or are known to be empty.
+    private func knownReplicas(_ container: Container) -> Int {
+        container.nodes.indices.count { place in
+            guard let id = container.nodes[place], let node = nodes[id],
+                node.lastHeartbeat != nil, node.replicas[container.id] != nil
+            else { return container.empty.contains(place + 1) }
+            return true
+        }
+    }
+
+    public mutating func updateSafeMode(at now: UInt64) {
+        if isInSafeMode, safeModeReason(at: now) == nil { isInSafeMode = false }
+    }
+
+    public mutating func leaveSafeMode() { isInSafeMode = false }
+}

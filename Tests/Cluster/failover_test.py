@@ -1,0 +1,154 @@
+"""Whether the cluster's answers are those of one copy while its leaders die.
+
+Clients put, get and delete the same keys (`apus bench consistency`) while the OM that leads is
+killed or stopped, and an SCM with it, every few seconds. Every history must be linearizable. The
+time without a successful write after each fault is measured and printed.
+
+With one OM and one SCM, where `apus up` makes no groups, the only members are what is killed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+from rig import APUS, Cluster
+
+
+class Faults:
+    """Does something to the leader every few seconds, and notes when."""
+
+    def __init__(self, cluster, oms, scms, seed):
+        self.cluster = cluster
+        self.oms = [f"om{number + 1}" for number in range(oms)]
+        self.scms = [f"scm{number + 1}" for number in range(scms)]
+        self.random = random.Random(seed)
+        # (kind, when, seconds since 1970)
+        self.done = []
+
+    def leader(self, noun, members):
+        """Who leads, as far as anybody can tell; else any member."""
+        if len(members) == 1:
+            return members[0]
+        for _ in range(50):
+            try:
+                found = subprocess.run(
+                    [APUS, "admin", noun, "roles", "--dir", self.cluster.dir, "--json"],
+                    capture_output=True, text=True, timeout=10, check=False)
+            except subprocess.TimeoutExpired:
+                continue
+            if found.returncode == 0:
+                for member in json.loads(found.stdout):
+                    if member["role"] == "leader":
+                        return member["id"]
+            time.sleep(0.1)
+        return self.random.choice(members)
+
+    def kill(self, role):
+        self.cluster.kill(role)
+
+    def restart(self, role):
+        self.cluster.restart(role, role.rstrip("0123456789"))
+
+    def round(self):
+        kind = self.random.choice(["kill om", "kill om", "stop om", "kill om and scm"])
+        role = self.leader("om", self.oms)
+        others = [self.random.choice(self.scms)] if kind == "kill om and scm" else []
+        self.done.append((kind, time.time()))
+        if kind == "stop om":
+            pid = self.cluster.pid(role)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(self.random.uniform(0.5, 3))
+            os.kill(pid, signal.SIGCONT)
+        else:
+            for victim in [role, *others]:
+                self.kill(victim)
+            time.sleep(self.random.uniform(0.1, 1.5))
+            for victim in [*others, role]:
+                self.restart(victim)
+        time.sleep(self.random.uniform(2, 4))
+
+    def report(self, pauses):
+        """The longest time without a write that begins around each fault, by its kind."""
+        found = {}
+        for place, (kind, when) in enumerate(self.done):
+            until = self.done[place + 1][1] if place + 1 < len(self.done) else when + 60
+            seconds = [pause["seconds"] for pause in pauses
+                       if when - 0.2 <= pause["began"] + pause["seconds"] and pause["began"] < until]
+            found.setdefault(kind, []).append(max(seconds, default=0.0))
+        for kind, seconds in sorted(found.items()):
+            print(f"  {kind}: {len(seconds)} times, without a write for "
+                  f"{statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (longest)")
+
+
+def has_groups():
+    helped = subprocess.run([APUS, "up", "--help"], capture_output=True, text=True, check=False)
+    return "--oms" in helped.stdout
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--operations", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=16)
+    parser.add_argument("--keys", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 31))
+    parser.add_argument("--oms", type=int, default=3)
+    parser.add_argument("--scms", type=int, default=3)
+    parser.add_argument("--out", default=".")
+    arguments = parser.parse_args()
+    options = []
+    if has_groups():
+        options = ["--oms", str(arguments.oms), "--scms", str(arguments.scms)]
+    else:
+        arguments.oms = arguments.scms = 1
+    print(f"failover: {arguments.oms} OMs, {arguments.scms} SCMs, seed {arguments.seed}",
+          flush=True)
+    cluster = Cluster(options=options)
+    load = None
+    try:
+        cluster.start()
+        load = subprocess.Popen(
+            [APUS, "bench", "consistency", "--dir", cluster.dir, "--json",
+             "--operations", str(arguments.operations), "--workers", str(arguments.workers),
+             "--keys", str(arguments.keys), "--seed", str(arguments.seed),
+             "--out", arguments.out],
+            stdout=subprocess.PIPE, text=True)
+        faults = Faults(cluster, arguments.oms, arguments.scms, arguments.seed)
+        time.sleep(2)
+        while load.poll() is None:
+            faults.round()
+        report = json.loads(load.stdout.read())
+        print(f"  {report['operations']} operations on {report['keys']} keys in "
+              f"{report['seconds']:.0f} s, {report['unanswered']} unanswered, "
+              f"{len(faults.done)} faults: {report['verdict']}")
+        for name, count in sorted(report["errors"].items()):
+            print(f"  {name}: {count}, as {report['examples'][name]}")
+        faults.report(report["pauses"])
+        for name in report["histories"]:
+            print(pathlib.Path(name).read_text())
+        answered = sum(report["outcomes"].values())
+        good = (load.returncode == 0 and report["verdict"] == "linearizable" and faults.done
+                and answered >= 0.9 * report["operations"])
+        print("passed" if good else f"FAILED, seed {arguments.seed}")
+        return 0 if good else 1
+    finally:
+        if load and load.poll() is None:
+            load.kill()
+        for role in ["om1", "scm1", "om2", "scm2", "om3", "scm3"]:
+            # Those that were started again by hand: `apus up` does not know them.
+            if pathlib.Path(cluster.dir, "run", role + ".pid").exists():
+                try:
+                    cluster.kill(role)
+                except ProcessLookupError:
+                    pass
+        cluster.destroy()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
