@@ -91,22 +91,23 @@ struct GroupHealth {
         guard let newest else { return "\(title): no member answers" }
         let silent = Set(views.filter { (try? $0.answer.get()) == nil }.map(\.name))
         let members = newest.members.sorted { $0.name < $1.name }
-        func names(_ isIncluded: (GroupMember) -> Bool) -> String {
-            members.filter(isIncluded).map(\.name).joined(separator: " ")
+        /// `om2 om3 follow`, `om2 follows`; nil if there are none.
+        func text(
+            _ one: String, _ several: String, _ isIncluded: (GroupMember) -> Bool
+        ) -> String? {
+            let names = members.filter(isIncluded).map(\.name)
+            guard !names.isEmpty else { return nil }
+            return names.joined(separator: " ") + " " + (names.count == 1 ? one : several)
         }
-        let leader = names { $0.peer == newest.leader }
-        let rest = [
-            (
-                "follow",
-                names {
-                    $0.peer != newest.leader && $0.role != .learner && !silent.contains($0.name)
-                }
-            ),
-            ("learn", names { $0.role == .learner && !silent.contains($0.name) }),
-            ("do not answer", names { silent.contains($0.name) }),
-        ].filter { !$0.1.isEmpty }.map { "\($0.1) \($0.0)" }
-        return "\(title): "
-            + ([leader.isEmpty ? "no leader" : "\(leader) leads"] + rest).joined(separator: ", ")
+        let parts = [
+            text("leads", "lead") { $0.peer == newest.leader } ?? "no leader",
+            text("follows", "follow") {
+                $0.peer != newest.leader && $0.role != .learner && !silent.contains($0.name)
+            },
+            text("learns", "learn") { $0.role == .learner && !silent.contains($0.name) },
+            text("does not answer", "do not answer") { silent.contains($0.name) },
+        ]
+        return "\(title): " + parts.compactMap(\.self).joined(separator: ", ")
     }
 
     /// What is not as it should be.

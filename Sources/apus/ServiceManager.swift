@@ -85,7 +85,7 @@ struct ServiceManager: Sendable {
     /// the role anew.
     func keepWatch(over reactors: [Reactor]) {
         guard socket != nil, let watchdog else { return }
-        Task.detached(priority: .high) {
+        Task.detached {
             while true {
                 for reactor in reactors { await Task(executorPreference: reactor) {}.value }
                 tell(["WATCHDOG=1"])

@@ -62,7 +62,8 @@ struct Up: AsyncParsableCommand {
     func run() async throws {
         let stop = await StopRequest()
         let layout = try ClusterLayout(
-            directory: dir, oms: oms, scms: scms, datanodes: datanodes, volumesPerDatanode: volumesPerDatanode,
+            directory: dir, oms: oms, scms: scms, datanodes: datanodes,
+            volumesPerDatanode: volumesPerDatanode,
             replication: replication, s3: s3)
         let lock = try DirectoryLock(layout.directory + "/run")
         try layout.write()
@@ -99,7 +100,8 @@ struct Up: AsyncParsableCommand {
     }
 
     /// Has the members added that joined the cluster's settings since it began.
-    private func add(_ joining: [String], _ layout: ClusterLayout, _ runtime: Runtime) async throws {
+    private func add(_ joining: [String], _ layout: ClusterLayout, _ runtime: Runtime) async throws
+    {
         for name in joining {
             let settings = try await Settings(file: layout.file(name), overrides: overrides)
             let role = layout.oms.contains(name) ? "om" : "scm"

@@ -54,7 +54,7 @@ struct GroupHealthTests {
     @Test("a member that does not answer is named, with what the group can still lose")
     func oneSilent() {
         let group = health([1: answer(1), 3: answer(3)])
-        #expect(group.summary == "OM: om1 leads, om3 follow, om2 do not answer")
+        #expect(group.summary == "OM: om1 leads, om3 follows, om2 does not answer")
         #expect(group.findings.count == 1)
         #expect(group.findings.first?.severity == .danger)
         #expect(
@@ -98,7 +98,7 @@ struct GroupHealthTests {
             1: answer(1, applied: applied, learner: 3), 2: answer(2), 3: answer(3),
         ])
         #expect(learning.findings.first?.advice.contains("catches up") == true)
-        #expect(learning.summary == "OM: om1 leads, om2 follow, om3 learn")
+        #expect(learning.summary == "OM: om1 leads, om2 follows, om3 learns")
     }
 
     @Test("who is no member, or of another cluster, is named")

@@ -58,6 +58,46 @@ def run(*command, check=True, **options):
     return result
 
 
+# Makes `$0` the root of a mount namespace, with what systemd wants to find, and becomes systemd: of
+# this host's units alone, in a group of processes of its own.
+BOOT = r"""
+set -e
+mount --make-rprivate /
+cd "$0"
+mkdir -p old
+pivot_root . old
+mount -t proc proc /proc
+umount -l /old
+umount -l /sys
+mount -t sysfs -o ro sysfs /sys
+if [ "$1" = 2 ]; then
+    mount -t cgroup2 cgroup /sys/fs/cgroup
+else
+    mount -t tmpfs -o mode=755 cgroups /sys/fs/cgroup
+    mkdir /sys/fs/cgroup/systemd
+    mount -t cgroup -o none,name=systemd,xattr cgroup /sys/fs/cgroup/systemd
+fi
+umount -l /dev
+mount -t tmpfs -o mode=755 dev /dev
+while read name major minor; do mknod -m 666 /dev/$name c $major $minor; done <<END
+null 1 3
+zero 1 5
+full 1 7
+random 1 8
+urandom 1 9
+tty 5 0
+END
+mkdir /dev/shm /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts
+ln -s pts/ptmx /dev/ptmx
+ln -s /proc/self/fd /dev/fd
+mount --bind /proc/sys /proc/sys
+mount -o remount,ro,bind /proc/sys
+exec /lib/systemd/systemd --system --unit=hosts.target --show-status=no
+"""
+
+
 class Role:
     """A process that a unit describes, started as systemd would start it."""
 
@@ -110,6 +150,7 @@ class Host:
         self.root = rig.dir / self.name / "root"
         self.link = f"veth{number}"
         self.roles = {}
+        self.system = None
         # Its namespaces live as long as this process.
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "sh", "-c", "echo up; exec sleep infinity"],
@@ -130,8 +171,10 @@ class Host:
         run(*self.enter, "ip", "link", "set", "eth0", "up")
 
     def _make_root(self, disks):
-        self.rig.overlay(self.root, self.rig.layers / self.name, [self.rig.layers / "installed" / "upper"])
-        self.mount(self.rig.dir / self.name / "apus", "/var/lib/apus")
+        below = [self.rig.layers / "installed" / "upper"] if self.rig.package else []
+        self.rig.overlay(self.root, self.rig.layers / self.name, below)
+        if self.rig.package:
+            self.mount(self.rig.dir / self.name / "apus", "/var/lib/apus")
         self.disks = [f"/disks/{index + 1}" for index in range(disks)]
         for path in self.disks:
             self.mount(self.disk(path), path)
@@ -226,6 +269,75 @@ class Host:
         path = self.rig.dir / self.name / f"{unit}.log"
         return path.read_text() if path.exists() else ""
 
+    # With systemd, which needs a moment more than starting the roles by hand
+
+    def boot(self):
+        """Starts systemd in the host. Returns why that cannot be; nothing if it runs."""
+        if not (self.root / "lib/systemd/systemd").exists():
+            return "systemd is not installed"
+        kind, groups = "1", pathlib.Path("/sys/fs/cgroup/systemd")
+        if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            kind, groups = "2", pathlib.Path("/sys/fs/cgroup")
+        self.group = groups / f"apus-{self.rig.dir.name}-{self.name}"
+        try:
+            self.group.mkdir()
+        except OSError as error:
+            return f"no control group can be made: {error}"
+        self._only_own_units()
+        inner = ["unshare", "--cgroup", "--mount", "--pid", "--ipc", "--fork", "--kill-child",
+                 "sh", "-c", BOOT, str(self.root), kind]
+        with open(self.rig.dir / self.name / "systemd.log", "w") as log:
+            self.system = subprocess.Popen(
+                [*self.enter, "sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.group), *inner],
+                env=self._environment({"container": "lxc"}), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self.system.poll() is None:
+            children = run("pgrep", "--parent", str(self.system.pid), check=False).stdout.split()
+            if children:
+                self.first = children[0]
+                if self.shell("systemctl is-system-running", check=False).stdout.strip() in ["running", "degraded"]:
+                    return None
+            time.sleep(0.1)
+        return "systemd does not start: " + (self.rig.dir / self.name / "systemd.log").read_text()[-500:]
+
+    def _only_own_units(self):
+        """Takes all units away that are the machine's own business."""
+        library = self.root / "usr/lib/systemd/system"
+        for target in ["sysinit", "basic", "timers", "sockets", "local-fs", "multi-user"]:
+            shutil.rmtree(library / f"{target}.target.wants", ignore_errors=True)
+        settings = self.root / "etc/systemd/system"
+        for path in settings.iterdir():
+            if not path.name.startswith("apus-"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (self.root / "etc/fstab").write_text("")
+        (settings / "hosts.target").write_text(
+            "[Unit]\nDefaultDependencies=no\nRequires=dbus.service systemd-journald.service\n"
+            "After=dbus.service systemd-journald.service\n")
+
+    def shell(self, command, check=True):
+        """A command line in a host that runs systemd."""
+        return run("nsenter", "--target", self.first, "--mount", "--pid", "--net", "--uts", "--ipc",
+                   "--root", "--wd", "sh", "-c", command, check=check, timeout=120,
+                   env=self._environment(None))
+
+    def shut_down(self):
+        if self.system is None:
+            return
+        self.system.kill()
+        self.system.wait()
+        self.system = None
+        # Its processes are gone with it, a moment later.
+        for _ in range(100):
+            for path in sorted(self.group.rglob("*"), reverse=True):
+                if path.is_dir():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+            with contextlib.suppress(OSError):
+                self.group.rmdir()
+                return
+            time.sleep(0.05)
+
     # The network
 
     def cut(self):
@@ -253,10 +365,10 @@ class Host:
 
 
 class Hosts:
-    """`with Hosts(package) as hosts`: host1, host2… with the package installed in each."""
+    """`with Hosts(package) as hosts`: host1, host2… with the package installed in each; None: bare."""
 
     def __init__(self, package, count=3, disks=2, network="10.77.0"):
-        self.package, self.count, self.network = pathlib.Path(package), count, network
+        self.package, self.count, self.network = package, count, network
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="apus-hosts-", dir=os.environ.get("APUS_TEST_TMP")))
         # What differs from the machine's own root: no layer may lie below that.
         self.layers = self.dir / "layers"
@@ -278,7 +390,8 @@ class Hosts:
         run("ip", "link", "set", "apus0", "up")
         self.layers.mkdir()
         run("mount", "-t", "tmpfs", "apus-layers", str(self.layers))
-        self._install()
+        if self.package:
+            self._install()
         for number in range(1, self.count + 1):
             self.hosts.append(Host(self, number, self.disks))
 
@@ -292,6 +405,10 @@ class Hosts:
             f"lowerdir={lower},upperdir={upper},workdir={work}", str(root))
         for name, options in [("proc", ["--rbind"]), ("dev", ["--rbind"]), ("sys", ["--rbind"])]:
             run("mount", *options, f"/{name}", str(root / name))
+        # What the machine itself may have of an earlier installation is not the hosts'.
+        for path in ["etc/apus", "var/lib/apus"]:
+            if not any((layer / path).exists() for layer in below):
+                shutil.rmtree(root / path, ignore_errors=True)
         for name in ["run", "tmp"]:
             run("mount", "-t", "tmpfs", "apus-" + name, str(root / name))
         (root / "tmp").chmod(0o1777)
@@ -300,9 +417,6 @@ class Hosts:
         """Installs the package, as dpkg does, into a layer that all hosts share."""
         root = self.dir / "installing"
         self.overlay(root, self.layers / "installed", [])
-        # What the machine itself may have of an earlier installation is not the hosts'.
-        for path in ["etc/apus", "var/lib/apus"]:
-            shutil.rmtree(root / path, ignore_errors=True)
         shutil.copy(self.package, root / "tmp/apus.deb")
         self.installed = run("chroot", str(root), "dpkg", "--force-unsafe-io", "-i", "/tmp/apus.deb",
                              env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}).stdout
@@ -312,6 +426,7 @@ class Hosts:
         for host in self.hosts:
             for role in list(host.roles.values()):
                 role.kill()
+            host.shut_down()
             host.holder.kill()
             host.holder.wait()
         for path in [*(host.root for host in self.hosts), self.dir / "installing", self.layers]:

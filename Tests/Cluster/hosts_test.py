@@ -4,7 +4,8 @@
 client, with a host cut off and back, and with what goes wrong at installations.
 
 Needs root, for network namespaces (hosts.py); without, it says so and is skipped. Takes the package
-that `make deb` built. Prints a line for each check and closes with 'N passed, N failed'."""
+that `make deb` built. APUS_TEST_GROUPS names the roles that have three members (default: om scm).
+Prints a line for each check and closes with 'N passed, N failed'."""
 
 import configparser
 import hashlib
@@ -27,14 +28,20 @@ from botocore.exceptions import BotoCoreError, ClientError  # noqa: E402
 
 UNITS = ["apus-scm", "apus-om", "apus-datanode", "apus-s3gateway@9878"]
 
+# What is said of a container that lost a replica with its disk, as long as nothing rebuilds it.
+LOST = "replicas are missing or damaged of container"
+
 
 class Run:
     def __init__(self, cluster):
         self.hosts = cluster
         self.passed = self.failed = 0
-        self.groups = [role for role in ["om", "scm"]
-                       if "--init" in cluster[1].apus(role, "--help").stdout]
-        # Roles without groups are on the first host alone.
+        # Roles whose groups begin with --init, and those that have three members here.
+        self.begin = [role for role in ["om", "scm"]
+                      if "--init" in cluster[1].apus(role, "--help").stdout]
+        wanted = os.environ.get("APUS_TEST_GROUPS", "om scm").split()
+        self.groups = [role for role in self.begin if role in wanted]
+        # The others are on the first host alone.
         self.alone = [flag for role in ["om", "scm"] if role not in self.groups
                       for flag in ["--" + role, "host1"]]
 
@@ -166,15 +173,18 @@ class Run:
         path = host.root / "etc/apus/cluster.json"
         text = path.read_text()
         names = (host.root / "etc/hosts").read_text()
-        (host.root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 host2\n")
-        path.write_text(text.replace('"' + host.address + '"', '"host2"'))
-        found = self.fails(host, "--alone")
-        assert any("host2 is 127.0.1.1 here" in what for what in found), found
-        (host.root / "etc/hosts").write_text(names)
-        path.write_text(text.replace(f'"{host.address}"', '"10.99.0.9"'))
-        found = self.fails(host, "--alone")
-        assert "10.99.0.9 is no address of this machine" in found, found
-        path.write_text(text)
+        try:
+            (host.root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 host2\n")
+            path.write_text(text.replace(f'"{host.address}"', '"host2"'))
+            named = self.fails(host, "--alone")
+            (host.root / "etc/hosts").write_text(names)
+            path.write_text(text.replace(f'"{host.address}"', '"10.99.0.9"'))
+            strange = self.fails(host, "--alone")
+        finally:
+            (host.root / "etc/hosts").write_text(names)
+            path.write_text(text)
+        assert any("host2 is 127.0.1.1 here" in what for what in named), named
+        assert "10.99.0.9 is no address of this machine" in strange, strange
 
     def wrong_user(self):
         """A role that is started by root where it is the service's user's would leave files that the
@@ -205,18 +215,37 @@ class Run:
         assert any("host1 does not say what it sees" in what or "host1 is not reached" in what
                    for what in found["host2"]), found["host2"]
 
+    def wrong_clock(self):
+        """A host whose clock is off by seconds; here one that only says so."""
+        program = """
+import json, socket, sys, time
+server = socket.create_server((sys.argv[1], 9861))
+print("up", flush=True)
+while True:
+    connection, _ = server.accept()
+    asked = json.loads(connection.makefile().readline())
+    connection.sendall((json.dumps(dict(asked, host="host2", reached={},
+        milliseconds=int(time.time() * 1000) - 4200)) + "\\n").encode())
+    connection.close()
+"""
+        fake = self.hosts[2].begin("python3", "-c", program, self.hosts[2].address)
+        fake.stdout.readline()
+        found = self.fails(self.hosts[1], "--wait", "2")
+        fake.kill()
+        fake.wait()
+        assert "host2's clock is 4.2 s behind" in found, found
+
     # The cluster
 
     def first_start(self):
         """As `apus init` said, host by host."""
         for host in self.hosts:
-            for role in self.groups:
-                said = host.apus(role, "--init", user="apus").stdout
-                assert f"{role}{host.number}" in said, said
+            for role in self.begin:
+                if self.runs(host, "apus-" + role):
+                    said = host.apus(role, "--init", user="apus").stdout
+                    assert f"{role}{host.number}" in said, said
         for unit in UNITS:
-            role = unit.removeprefix("apus-")
-            self.start_units([host for host in self.hosts
-                              if role in self.groups or role not in ["om", "scm"] or host.number == 1], unit)
+            self.start_units([host for host in self.hosts if self.runs(host, unit)], unit)
 
     def start_units(self, chosen, unit):
         """All at once: a member of a group is not ready before others are there."""
@@ -224,12 +253,14 @@ class Run:
             role.wait_ready()
             assert any(line.startswith("STATUS=serving on port") for line in role.told), role.told
 
-    def well(self, seconds=30):
+    def well(self, seconds=30, but=None):
+        """Waits until nothing is wrong, except what begins with `but`. Returns the page."""
         end = time.monotonic() + seconds
         while True:
-            result = self.hosts[2].apus("admin", "status", check=False)
-            if result.returncode == 0:
-                return result.stdout
+            result = self.hosts[2].apus("admin", "status", "--json", check=False)
+            findings = json.loads(result.stdout)["findings"] if result.stdout else [{"what": result.stderr}]
+            if all(but and finding["what"].startswith(but) for finding in findings):
+                return self.hosts[2].apus("admin", "status", check=False).stdout
             assert time.monotonic() < end, result.stdout + result.stderr
             time.sleep(0.5)
 
@@ -382,6 +413,67 @@ class Run:
                     assert code == 0, (unit, host.name, code, host.log(unit)[-800:])
                     assert "STOPPING=1" in role.told, (unit, role.told)
 
+    def under_systemd(self):
+        """The units in earnest, with all that they forbid: they start, serve what was stored, are started
+        anew when they are killed, and an upgrade has them go on."""
+        names = {host.number: " ".join(unit for unit in UNITS if self.runs(host, unit)) for host in self.hosts}
+        for host in self.hosts:
+            reason = host.boot()
+            if reason:
+                print(f"SKIPPED the units under systemd: {reason}")
+                return
+            host.shell("systemd-analyze verify " + names[host.number].replace(" ", ".service ") + ".service")
+        # A member of a group is not ready before others are there.
+        for host in self.hosts:
+            host.shell(f"systemctl enable --now --no-block {names[host.number]}")
+        self.active(names)
+        for unit in names[1].split():
+            pid = self.hosts[1].shell(f"systemctl show --property=MainPID --value {unit}").stdout.strip()
+            status = self.hosts[1].shell(f"cat /proc/{pid}/status").stdout
+            for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"]:
+                assert line in status, (unit, line)
+        self.well(30, but=LOST)
+        self.read_all(self.hosts)
+        log = self.hosts[1].shell("journalctl --no-pager -u 'apus-*'").stdout
+        # What the filter of system calls forbids fails with EPERM.
+        forbidden = [line for line in log.splitlines() if re.search(r"not permitted|errno=1\b", line)]
+        assert "ready om port=9862" in log and not forbidden, forbidden[:5]
+        self.hosts[3].shell("systemctl kill --signal=KILL apus-datanode")
+        self.active(names)
+        assert self.hosts[3].shell("systemctl show --property=NRestarts --value apus-datanode").stdout.strip() == "1"
+        self.well(30, but=LOST)
+        # The same version once more, as an upgrade does.
+        before = self.pids(self.hosts[3], names[3])
+        (self.hosts[3].root / "root/apus.deb").write_bytes(pathlib.Path(self.hosts.package).read_bytes())
+        self.hosts[3].shell("dpkg --force-unsafe-io -i /root/apus.deb")
+        self.active(names)
+        after = self.pids(self.hosts[3], names[3])
+        assert all(a != b for a, b in zip(before, after)), (before, after)
+        self.well(30, but=LOST)
+        self.write_again("after an upgrade")
+        self.read_all(self.hosts)
+        for host in self.hosts:
+            host.shell(f"systemctl stop {names[host.number]}")
+            assert host.shell(f"systemctl is-failed {names[host.number]}", check=False).stdout.count("failed") == 0
+            host.shut_down()
+
+    def runs(self, host, unit):
+        role = unit.removeprefix("apus-")
+        return role in self.groups or role not in ["om", "scm"] or host.number == 1
+
+    def pids(self, host, units):
+        return [host.shell(f"systemctl show --property=MainPID --value {unit}").stdout.strip()
+                for unit in units.split()]
+
+    def active(self, names, seconds=40):
+        end = time.monotonic() + seconds
+        for host in self.hosts:
+            units = names[host.number].split()
+            while host.shell("systemctl is-active " + " ".join(units), check=False).stdout.split() \
+                    != ["active"] * len(units):
+                assert time.monotonic() < end, host.shell("journalctl --no-pager -n 40").stdout
+                time.sleep(0.2)
+
     def removed(self):
         """What purging leaves: the data. What it takes: the settings."""
         host = self.hosts[3]
@@ -404,6 +496,7 @@ class Run:
         self.check("addresses that are not the host's", self.wrong_address)
         self.check("a role started by root", self.wrong_user)
         self.check("another file, and a link of one way", self.others_settings)
+        self.check("a clock that is wrong", self.wrong_clock)
         self.check("the units start", self.first_start)
         self.check("the cluster is well", self.status)
         self.check("the watchdog hears of the roles", self.watched)
@@ -414,6 +507,7 @@ class Run:
         self.check("a disk that was replaced", self.replaced)
         self.check("a disk of another datanode", self.another_cluster)
         self.check("the units stop", self.stop)
+        self.check("the units under systemd", self.under_systemd)
         self.check("the package is removed", self.removed)
         print(f"{self.passed} passed, {self.failed} failed")
         return self.failed

@@ -1,6 +1,8 @@
 import ContainerFormat
 import Foundation
 import Model
+import RaftDriver
+import Reactor
 
 /// Something that `apus init check` looked at.
 struct CheckFinding: Encodable, Sendable, Equatable {
@@ -80,23 +82,24 @@ struct HostCheck {
     /// A name that is the machine's own in `/etc/hosts`, as Debian's installer writes it, would have
     /// the role listen where nobody else comes.
     private func names() throws -> [CheckFinding] {
-        guard place.hosts.count > 1, let address = try place.address() else { return [] }
-        let resolved = CheckSockets.addresses(of: address)
-        guard let first = resolved.first else {
-            return [
-                .fail(
-                    "\(address) cannot be resolved here",
+        guard place.hosts.count > 1 else { return [] }
+        let hosts = Set(try place.listeners().filter { !$0.isMetrics }.map(\.place.host))
+        return hosts.sorted().compactMap { host in
+            let resolved = CheckSockets.addresses(of: host)
+            guard let first = resolved.first else {
+                return .fail(
+                    "\(host) cannot be resolved here",
                     do: "add it to the name server or to /etc/hosts, or give addresses instead")
-            ]
+            }
+            guard let loopback = resolved.first(where: { Settings.isLoopback($0) }) else {
+                return host == first ? nil : .ok("\(host) is \(first)")
+            }
+            return .fail(
+                "\(host) is \(loopback) here, where no other host reaches it",
+                do: host == loopback
+                    ? "give the address that this host has in the network of the others"
+                    : "take the line with \(loopback) out of /etc/hosts")
         }
-        guard let loopback = resolved.first(where: { Settings.isLoopback($0) }) else {
-            return address == first ? [] : [.ok("\(address) is \(first)")]
-        }
-        return [
-            .fail(
-                "\(address) is \(loopback) here, where no other host reaches it",
-                do: "take the line with \(loopback) out of /etc/hosts")
-        ]
     }
 
     // MARK: Ports
@@ -151,6 +154,22 @@ struct HostCheck {
             ]
         }
         return [.ok("directory \(path) (\(role.rawValue)) is \(names.isEmpty ? "empty" : "ours")")]
+    }
+
+    /// Whose files of a member of a group are in its directory; nil: nothing is wrong with that.
+    func stranger(_ role: ClusterRole, on reactor: Reactor) async throws -> CheckFinding? {
+        guard role == .om || role == .scm, let path = place.directories(of: role).first,
+            Foundation.access(path, R_OK | X_OK) == 0
+        else { return nil }
+        let member = try place.groupPlace(role)
+        do throws(StoreError) {
+            _ = try await MemberIdentity.load(from: path, for: member, on: reactor)
+            return nil
+        } catch {
+            return .fail(
+                error.message,
+                do: "give another directory, or see whether \(place.file) is the right one")
+        }
     }
 
     private func volume(_ path: String) -> [CheckFinding] {

@@ -1,5 +1,6 @@
 import Foundation
 import Model
+import RaftDriver
 
 /// A host as the settings of its cluster have it: what runs on it, and where.
 struct HostPlace: Sendable {
@@ -73,6 +74,9 @@ struct HostPlace: Sendable {
     func members(of role: ClusterRole) throws(StoreError) -> [MemberAddress] {
         try settings.members(of: role.group)
     }
+
+    /// Which member of a group is here.
+    func groupPlace(_ role: ClusterRole) throws -> GroupPlace { try settings.place(role.group) }
 
     /// Where the roles listen, metrics last.
     func listeners() throws -> [Listener] {

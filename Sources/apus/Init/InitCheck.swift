@@ -2,6 +2,7 @@ import ArgumentParser
 import Crypto
 import Foundation
 import Model
+import Reactor
 
 extension InitCommand {
     /// `apus init check`
@@ -39,7 +40,14 @@ extension InitCommand {
         func run() async throws {
             let place = try await file.place()
             var findings = try await ClusterCheck.findings(place)
-            findings += try HostCheck(place).findings()
+            let here = HostCheck(place)
+            findings += try here.findings()
+            let reactor = try Reactor.start()
+            for role in place.roles {
+                if let stranger = try await here.stranger(role, on: reactor) {
+                    findings.append(stranger)
+                }
+            }
             if !alone, place.hosts.count > 1 {
                 findings += try await others(of: place)
             }
