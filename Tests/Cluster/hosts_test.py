@@ -438,7 +438,7 @@ while True:
         # What the filter of system calls forbids fails with EPERM.
         forbidden = [line for line in log.splitlines() if re.search(r"not permitted|errno=1\b", line)]
         assert "ready om port=9862" in log and not forbidden, forbidden[:5]
-        self.hosts[3].shell("systemctl kill --signal=KILL apus-datanode")
+        self.hosts[3].shell("kill -9 $(systemctl show --property=MainPID --value apus-datanode)")
         self.active(names)
         assert self.hosts[3].shell("systemctl show --property=NRestarts --value apus-datanode").stdout.strip() == "1"
         self.well(30, but=LOST)
