@@ -163,7 +163,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway", "MetricsGateway",
+                "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway",
+                "MetricsGateway",
                 "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
                 "Linearizability", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
                 .configuration, .crypto, .log,

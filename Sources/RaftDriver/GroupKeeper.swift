@@ -210,7 +210,8 @@ public final class GroupKeeper: Sendable {
             var changes = [ConfChangeSingle(.addLearner, peer)]
             // Whoever had the name has lost its files, or will not come back.
             let old = book.values.filter { $0.name == request.name && $0.peer != peer }
-            for old in old where members.voters.contains(old.peer) || members.learners.contains(old.peer) {
+            for old in old
+            where members.voters.contains(old.peer) || members.learners.contains(old.peer) {
                 changes.append(ConfChangeSingle(.removePeer, old.peer))
             }
             let change = ConfChangeV2(changes: changes)

@@ -47,7 +47,8 @@ final class MemberBook: Sendable {
     // MARK: In the log
 
     /// The bytes of a change that writes `members` into the book and strikes out `removed`.
-    static func context(setting members: [KnownMember], removing removed: [PeerID] = []) -> [UInt8] {
+    static func context(setting members: [KnownMember], removing removed: [PeerID] = []) -> [UInt8]
+    {
         var change = GroupBookChange()
         change.set = members.map(\.message)
         change.removed = removed.map(\.rawValue)

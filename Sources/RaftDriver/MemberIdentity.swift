@@ -73,10 +73,15 @@ public struct GroupPlace: Hashable, Sendable {
     /// The name of the group in its log and in messages. All first members derive the same from
     /// the cluster's name; without one it is that of a cluster that has none.
     var group: GroupID {
-        guard let id = Identity128(cluster) else { return GroupID(high: 0, low: 1) }
-        var low = id.low
-        for byte in role.utf8 { low = low &* 0x0100_0000_01B3 ^ UInt64(byte) }
-        return GroupID(high: id.high, low: low)
+        guard !cluster.isEmpty else { return GroupID(high: 0, low: 1) }
+        return GroupID(
+            high: Self.hash(cluster, from: 0xCBF2_9CE4_8422_2325),
+            low: Self.hash("\(role)/\(cluster)", from: 0x8422_2325_CBF2_9CE4))
+    }
+
+    /// FNV-1a of 64 bits, from a beginning of its own.
+    private static func hash(_ text: String, from start: UInt64) -> UInt64 {
+        text.utf8.reduce(start) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01B3 }
     }
 }
 
@@ -161,7 +166,8 @@ public struct MemberIdentity: Hashable, Sendable {
             cluster: place.cluster.isEmpty ? request.cluster : place.cluster, role: place.role,
             group: GroupID(request.group), name: place.name,
             peer: PeerID(.random(in: Limits.firstDrawn...(1 << 62), using: &generator)),
-            founders: request.founders.map { PeerID($0) }, isBegun: false, members: request.members.compactMap { KnownMember($0) })
+            founders: request.founders.map { PeerID($0) }, isBegun: false,
+            members: request.members.compactMap { KnownMember($0) })
     }
 
     // MARK: Kept
@@ -177,7 +183,9 @@ public struct MemberIdentity: Hashable, Sendable {
         let bytes: [UInt8]
         do throws(IOError) {
             guard try await reactor.status(path) != nil else {
-                guard try await reactor.status("\(directory)/metadata.db") != nil else { return nil }
+                guard try await reactor.status("\(directory)/metadata.db") != nil else {
+                    return nil
+                }
                 let identity = old(place)
                 try await identity.write(to: directory, on: reactor)
                 return identity

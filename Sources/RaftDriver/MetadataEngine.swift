@@ -103,7 +103,8 @@ public final class MetadataEngine: Sendable {
                 .corrupt,
                 "the log of \(identity.name) in \(directory) is lost: it must not vote as if it "
                     + "remembered. Move what is left of the directory away, start it again, and "
-                    + "have it added anew: apus admin \(identity.role) add \(identity.name) ADDRESS")
+                    + "have it added anew: apus admin \(identity.role) add \(identity.name) ADDRESS"
+            )
         }
         guard store.appliedIndex == 0 else {
             throw StoreError(

@@ -307,7 +307,8 @@ private struct GroupAsker {
     func untilVoters(_ names: [String]) async throws {
         try await eventually("\(names) vote") {
             for host in hosts { try host.check() }
-            return try await leaderView().members.filter { $0.role != .learner }.map(\.name).sorted()
+            return try await leaderView().members.filter { $0.role != .learner }.map(\.name)
+                .sorted()
                 == names
         }
     }
@@ -349,7 +350,9 @@ struct MemberIdentityTests {
     @Test("it is what was written; damage is found, and a later form is told from it")
     func bytes() throws {
         let identity = try MemberIdentity.founder(
-            place(cluster: "7b0c0a52-8f6e-4c6a-9b35-0d5a7b1c2d3e", addresses: ["om1=h1:1", "om2=h2:1"]))
+            place(
+                cluster: "7b0c0a52-8f6e-4c6a-9b35-0d5a7b1c2d3e",
+                addresses: ["om1=h1:1", "om2=h2:1"]))
         let bytes = identity.encoded
         #expect(try MemberIdentity(parsing: bytes) == identity)
         for place in bytes.indices where place != 7 {
@@ -374,6 +377,7 @@ struct MemberIdentityTests {
         #expect(first.group == second.group && first.founders == second.founders)
         #expect(first.peer == 1 && second.peer == 2)
         #expect(try place(cluster: other).group != first.group)
+        #expect(try place(cluster: "prod").group != place(cluster: "test").group)
         let scm = try GroupPlace(
             role: "scm", name: "scm1", address: "h1:1", cluster: one, addresses: [])
         #expect(scm.group != first.group)
@@ -401,7 +405,8 @@ struct MemberIdentityTests {
         try await withTemporaryDirectory { directory in
             let reactor = try Reactor.start()
             defer { reactor.stop() }
-            #expect(try await MemberIdentity.load(from: directory, for: place(), on: reactor) == nil)
+            #expect(
+                try await MemberIdentity.load(from: directory, for: place(), on: reactor) == nil)
             let cluster = "7b0c0a52-8f6e-4c6a-9b35-0d5a7b1c2d3e"
             let identity = try MemberIdentity.founder(place(cluster: cluster))
             try await identity.store(in: directory, on: reactor)

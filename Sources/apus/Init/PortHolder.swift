@@ -22,6 +22,14 @@ struct PortHolder: Equatable {
 
     /// Nil if nobody does, or nobody that this user may look at.
     static func find(port: Int) -> PortHolder? {
+        // The kernel's lists are read piece by piece: where sockets come and go one may be missed.
+        for _ in 0..<5 {
+            if let found = look(port: port) { return found }
+        }
+        return nil
+    }
+
+    private static func look(port: Int) -> PortHolder? {
         let sockets = ["tcp", "tcp6"].flatMap { name in
             inodes(port: port, in: contents("/proc/net/\(name)"))
         }
