@@ -15,6 +15,8 @@ public final class GroupService: RPCHandler {
         /// Made by an invitation.
         var invited: MemberIdentity?
         var isInviting = false
+        /// It has no files.
+        var isWaiting = false
         var waiter: UnsafeContinuation<MemberIdentity, Never>?
         var keeper: GroupKeeper?
         var role: (any RPCHandler)?
@@ -40,7 +42,8 @@ public final class GroupService: RPCHandler {
     public func invitation() async -> MemberIdentity {
         await withUnsafeContinuation { waiter in
             let invited = state.withLock { state in
-                if state.invited == nil { state.waiter = waiter }
+                state.isWaiting = state.invited == nil
+                if state.isWaiting { state.waiter = waiter }
                 return state.invited
             }
             if let invited { waiter.resume(returning: invited) }
@@ -65,6 +68,7 @@ public final class GroupService: RPCHandler {
         try await identity.store(in: directory, on: reactor)
         let waiter = state.withLock { state in
             state.invited = identity
+            state.isWaiting = false
             defer { state.waiter = nil }
             return state.waiter
         }
@@ -96,7 +100,7 @@ public final class GroupService: RPCHandler {
     private var absent: StoreError {
         StoreError(
             .notLeader,
-            state.withLock { $0.keeper == nil }
+            state.withLock { $0.isWaiting }
                 ? "\(place.name) has no files and waits to be added to its group: apus admin "
                     + "\(place.role) add \(place.name) \(place.address)"
                 : "\(place.name) is being started")

@@ -542,6 +542,13 @@ class Run(CommandLineSteps):
             volume = pathlib.Path(cluster.dir, "dn3", "volume1")
             for entry in volume.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            # It may be that the disk is not mounted: nothing is made there before somebody says.
+            refused = cluster.apus(
+                "datanode", "--config", f"{cluster.dir}/etc/dn3.json", check=False)
+            assert refused.returncode == 1 and "apus disk replaced" in refused.stderr, refused
+            assert not list(volume.iterdir()), list(volume.iterdir())
+            cluster.apus("disk", "replaced", "--config", f"{cluster.dir}/etc/dn3.json",
+                         str(volume))
             cluster.restart("dn3", "datanode")
 
             def lost():

@@ -228,7 +228,8 @@ class CommandLineSteps:
         settings = json.loads(self.cluster.apus("config", "show", "--json").stdout)
         assert all(row["help"] for row in settings), settings
         shown = self.cluster.apus("config", "show", "om.").stdout
-        assert "om.port" in shown and "scm.port" not in shown and settings[1]["help"] in shown
+        port = next(row for row in settings if row["key"] == "om.port")
+        assert "om.port" in shown and "scm.port" not in shown and port["help"] in shown
 
     def test_05m_memory_goes_back_when_nothing_is_to_be_done(self):
         # 64 MiB at a time, so that there is something to give back.
