@@ -69,6 +69,7 @@ test: deps-test deps-deb
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/failover_test.py
 	Sources/apus/Package/build-deb.sh .build/release .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/partition_test.py --out .build
 
 # A package counts as there if another one brought its program: nginx-light beside nginx-core.
 # RUNLEVEL=1 keeps Debian from starting nginx as a service.

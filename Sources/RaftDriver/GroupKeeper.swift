@@ -1,4 +1,3 @@
-import MetadataStore
 import Model
 import Raft
 import RaftLog
@@ -14,8 +13,9 @@ import Wire
 /// Thread-safe.
 public final class GroupKeeper: Sendable {
     enum Limits {
-        /// Between looks at the members.
+        /// Between looks at the members, where one is catching up and else.
         static let interval = Duration.milliseconds(100)
+        static let quietInterval = Duration.milliseconds(500)
         /// A learner that lacks no more entries than these has caught up.
         static let lag: LogIndex = 1000
         /// How long a member may take to accept an invitation.
@@ -105,7 +105,10 @@ public final class GroupKeeper: Sendable {
 
     private func look() async {
         while !Task.isCancelled {
-            do throws(CancellationError) { try await reactor.sleep(for: Limits.interval) } catch {
+            let isQuiet = await member.members.learners.isEmpty
+            do throws(CancellationError) {
+                try await reactor.sleep(for: isQuiet ? Limits.quietInterval : Limits.interval)
+            } catch {
                 return
             }
             guard isLeading else { continue }
@@ -125,9 +128,7 @@ public final class GroupKeeper: Sendable {
     /// forget who is no member any more.
     private func keepBook() async throws(StoreError) {
         guard !address.isEmpty else { return }
-        let logged = try await engine.store.read { tables throws(StoreError) in
-            try MemberBook.rows(in: tables)
-        }
+        let logged = engine.book.logged
         let state = await member.members
         let peers = Set(
             state.voters + state.learners + state.votersOutgoing + state.learnersNext)

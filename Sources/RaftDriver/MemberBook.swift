@@ -20,6 +20,8 @@ public enum GroupTable {
 final class MemberBook: Sendable {
     private struct State {
         var rows: [PeerID: KnownMember] = [:]
+        /// Those of them that the tables have.
+        var logged: [PeerID: KnownMember] = [:]
         /// Told of a member's address.
         var onAddress: (@Sendable (PeerID, String) -> Void)?
     }
@@ -34,6 +36,9 @@ final class MemberBook: Sendable {
     }
 
     var rows: [PeerID: KnownMember] { state.withLock { $0.rows } }
+
+    /// What the log says, without what is only known from settings.
+    var logged: [PeerID: KnownMember] { state.withLock { $0.logged } }
 
     /// `body` is called with each address, now and when another is learned; on any thread.
     func onAddress(_ body: @Sendable @escaping (PeerID, String) -> Void) {
@@ -82,14 +87,19 @@ final class MemberBook: Sendable {
     func learn(_ change: GroupBookChange) {
         take(change.set.compactMap { KnownMember($0) })
         state.withLock { state in
-            for peer in change.removed { state.rows[PeerID(peer)] = nil }
+            for peer in change.removed {
+                state.rows[PeerID(peer)] = nil
+                state.logged[PeerID(peer)] = nil
+            }
         }
     }
 
     /// The tables were opened, or a snapshot took their place. What they do not say stays as it was
     /// known.
     func learn(from tables: some MetadataReader) throws(StoreError) {
-        take(Array(try Self.rows(in: tables).values))
+        let rows = try Self.rows(in: tables)
+        state.withLock { $0.logged = [:] }
+        take(Array(rows.values))
     }
 
     /// What the tables say.
@@ -117,7 +127,10 @@ final class MemberBook: Sendable {
     private func take(_ members: [KnownMember]) {
         let (changed, body) = state.withLock { state in
             let changed = members.filter { state.rows[$0.peer]?.address != $0.address }
-            for member in members { state.rows[member.peer] = member }
+            for member in members {
+                state.rows[member.peer] = member
+                state.logged[member.peer] = member
+            }
             return (changed, state.onAddress)
         }
         for member in changed where !member.address.isEmpty { body?(member.peer, member.address) }

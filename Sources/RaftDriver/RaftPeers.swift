@@ -107,6 +107,9 @@ public final class RaftPeers: RaftTransport {
                     RaftMethod.messages.rawValue, RaftCodec.encode(messages, of: group),
                     timeout: Limits.timeout)
             } catch {
+                // What was lost on a link that was cut is sent again later and later: on a new
+                // connection there is no such wait once the link is back.
+                if error.code == .deadlineExceeded { await channel.close() }
                 let member = state.withLock { $0.member }
                 await member?.unreachable(id)
             }

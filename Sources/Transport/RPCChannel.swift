@@ -295,9 +295,20 @@ public actor RPCChannel {
         }
     }
 
-    /// Ends the connection, if there is one.
+    /// Whether callers wait for the connection.
+    var isWaitedFor: Bool { !waiting.isEmpty }
+
+    /// Ends the connection, if there is one, and the wait for one that is being opened: a host that is
+    /// cut off answers neither calls nor attempts to connect.
     public func close() async {
-        await connection?.fail(.failed(StoreError(.connection, "the channel was closed")))
+        let error = StoreError(.connection, "the channel to \(address) was closed")
+        let callers = waiting
+        waiting = []
+        for caller in callers {
+            caller.alarm?.cancel()
+            caller.continuation.resume(returning: .failure(error))
+        }
+        await connection?.fail(.failed(error))
         connection = nil
     }
 }

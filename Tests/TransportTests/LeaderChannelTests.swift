@@ -154,6 +154,23 @@ struct LeaderChannelTests {
         }
     }
 
+    @Test("a channel that is closed fails who waits for its connection, too")
+    func closedWhileOpening() async throws {
+        let reactor = try Reactor.start()
+        // Takes connections and says nothing, as a host does that has hung.
+        let silent = try Listener(host: "127.0.0.1", port: 0, on: reactor)
+        let channel = RPCChannel(
+            .remote(host: "127.0.0.1", port: silent.port), name: "test", on: reactor,
+            mayShareMemory: false)
+        let call = Task { try await channel.call(7, [], timeout: .seconds(60)) }
+        try await eventually("it waits for the connection") { await channel.isWaitedFor }
+        await channel.close()
+        let error = await #expect(throws: StoreError.self) { try await call.value }
+        #expect(error?.code == .connection && error?.message.contains("closed") == true)
+        silent.close()
+        reactor.stop()
+    }
+
     @Test("what the leader answers is the answer, an error too")
     func errors() async throws {
         for code in [StoreError.Code.noSuchKey, .notReady, .overloaded, .deadlineExceeded] {

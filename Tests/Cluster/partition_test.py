@@ -1,0 +1,190 @@
+"""Whether the cluster's answers are those of one copy while the links of its leaders are cut.
+
+Eight hosts in network namespaces (hosts.py): OM and SCM on the first three, a datanode on each of the
+others. Clients put, get and delete the same keys (`apus bench consistency`) on the fourth while the
+host of the OM that leads loses its cable, or only what it sends, or only what it is sent, for some
+seconds. Every history must be linearizable: a leader that is cut off serves no stale read and loses
+nothing. The time without a successful write after each cut is measured and printed."""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+import hosts
+
+APUS = os.environ.get("APUS_BINARY", str(hosts.ROOT / ".build/release/apus"))
+MEMBERS = 3
+DATANODES = 5
+KINDS = ["no cable", "sends into the void", "hears nothing"]
+
+
+class Cluster:
+    """The roles on their hosts, each a process of the test."""
+
+    def __init__(self, rig):
+        self.rig, self.processes = rig, []
+        self.cluster = {"id": "partition", "replication": "rs-3-2-1024k"}
+        self.addresses = {
+            role: [f"{role}{number}={rig[number].address}:{port}" for number in range(1, MEMBERS + 1)]
+            for role, port in [("om", 9862), ("scm", 9863)]}
+
+    def settings(self, name, group, own):
+        """Writes the settings of a role and returns the file."""
+        groups = {"cluster": self.cluster, "node": {"name": name},
+                  "om": {"addresses": self.addresses["om"]},
+                  "scm": {"addresses": self.addresses["scm"]}}
+        groups.setdefault(group, {}).update(own)
+        path = pathlib.Path(self.rig.dir, f"{name}.json")
+        path.write_text(json.dumps(groups))
+        return str(path)
+
+    def run(self, host, *arguments, check=True, timeout=60):
+        return hosts.run(*host.enter, APUS, *arguments, check=check, timeout=timeout)
+
+    def begin(self, host, name, *arguments):
+        log = open(self.rig.dir / f"{name}.log", "w")
+        self.processes.append(subprocess.Popen(
+            [*host.enter, APUS, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    def start(self):
+        for role, port in [("scm", 9863), ("om", 9862)]:
+            for number in range(1, MEMBERS + 1):
+                host, name = self.rig[number], f"{role}{number}"
+                path = self.settings(name, role, {
+                    "id": name, "host": host.address, "port": port,
+                    "directory": str(self.rig.dir / name)})
+                self.run(host, role, "--config", path, "--init")
+                self.begin(host, name, role, "--config", path)
+        for number in range(1, DATANODES + 1):
+            host, name = self.rig[MEMBERS + number], f"dn{number}"
+            folder = self.rig.dir / name
+            path = self.settings(name, "datanode", {
+                "host": host.address, "port": 9864, "directory": str(folder),
+                "volumes": [str(folder / "volume1")]})
+            self.begin(host, name, "datanode", "--config", path)
+        self.client = self.settings("client", "om", {})
+        end = time.monotonic() + 60
+        while True:
+            made = self.run(self.rig[4], "user", "create", "admin", "--admin", "--config",
+                            self.client, check=False)
+            if made.returncode == 0:
+                break
+            assert time.monotonic() < end, made.stderr
+            time.sleep(0.2)
+        while self.healthy() < DATANODES or self.run(
+                self.rig[4], "admin", "status", "--config", self.client, check=False).returncode != 0:
+            assert time.monotonic() < end, "the cluster does not become well"
+            time.sleep(0.2)
+
+    def healthy(self):
+        found = self.run(self.rig[4], "admin", "datanode", "list", "--json", "--config", self.client,
+                         check=False)
+        rows = json.loads(found.stdout) if found.returncode == 0 else []
+        return sum(row["state"].lower() == "healthy" for row in rows)
+
+    def leader(self):
+        """The host of the OM that leads, as far as anybody can tell."""
+        for _ in range(100):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                found = self.run(self.rig[4], "admin", "om", "roles", "--json", "--config",
+                                 self.client, check=False, timeout=20)
+                if found.returncode == 0:
+                    for member in json.loads(found.stdout):
+                        if member["role"] == "leader" and member["isReachable"]:
+                            return self.rig[int(member["id"][2:])]
+            time.sleep(0.1)
+        raise AssertionError("no OM leads")
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+def cut(rig, host, kind):
+    """Cuts the host off in one of the ways; returns what heals it."""
+    others = [other for other in rig if other is not host]
+    healing = contextlib.ExitStack()
+    if kind == "no cable":
+        host.cut()
+        healing.callback(host.heal)
+    for other in others:
+        if kind == "sends into the void":
+            host.cut_towards(other)
+            healing.callback(host.heal_towards, other)
+        elif kind == "hears nothing":
+            other.cut_towards(host)
+            healing.callback(other.heal_towards, host)
+    return healing
+
+
+def report(cuts, pauses):
+    found = {}
+    for place, (kind, when) in enumerate(cuts):
+        until = cuts[place + 1][1] if place + 1 < len(cuts) else when + 60
+        seconds = [pause["seconds"] for pause in pauses
+                   if when - 0.2 <= pause["began"] + pause["seconds"] and pause["began"] < until]
+        found.setdefault(kind, []).append(max(seconds, default=0.0))
+    for kind, seconds in sorted(found.items()):
+        print(f"  {kind}: {len(seconds)} times, without a write for "
+              f"{statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (longest)")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cuts", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 31))
+    parser.add_argument("--out", default=".")
+    arguments = parser.parse_args()
+    hosts.enter()
+    print(f"partitions: {MEMBERS} OMs, {MEMBERS} SCMs, {DATANODES} datanodes on as many hosts, "
+          f"seed {arguments.seed}", flush=True)
+    chance = random.Random(arguments.seed)
+    cuts = []
+    with hosts.Hosts(None, count=MEMBERS + DATANODES, disks=0) as rig:
+        cluster = Cluster(rig)
+        try:
+            cluster.start()
+            kinds = [KINDS[number % len(KINDS)] for number in range(arguments.cuts)]
+            chance.shuffle(kinds)
+            lengths = [chance.uniform(1.5, 5) for _ in kinds]
+            load = subprocess.Popen(
+                [*rig[4].enter, APUS, "bench", "consistency", "--config", cluster.client, "--json",
+                 "--seconds", str(int(sum(lengths) + 8 * len(kinds) + 4)),
+                 "--workers", str(arguments.workers), "--seed", str(arguments.seed),
+                 "--out", arguments.out],
+                stdout=subprocess.PIPE, text=True)
+            time.sleep(2)
+            for kind, length in zip(kinds, lengths):
+                host = cluster.leader()
+                cuts.append((kind, time.time()))
+                with cut(rig, host, kind):
+                    time.sleep(length)
+                time.sleep(4)
+            found = json.loads(load.communicate()[0])
+        finally:
+            cluster.stop()
+    print(f"  {found['operations']} operations on {found['keys']} keys in "
+          f"{found['seconds']:.0f} s, {found['unanswered']} unanswered, {len(cuts)} cuts: "
+          f"{found['verdict']}")
+    for name, count in sorted(found["errors"].items()):
+        print(f"  {name}: {count}, as {found['examples'][name]}")
+    report(cuts, found["pauses"])
+    for name in found["histories"]:
+        print(pathlib.Path(name).read_text())
+    good = load.returncode == 0 and found["verdict"] == "linearizable" and found["operations"] > 1000
+    print("passed" if good else f"FAILED, seed {arguments.seed}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
