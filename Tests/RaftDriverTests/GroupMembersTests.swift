@@ -232,6 +232,14 @@ struct GroupMembersTests {
             let leader = try await group.leaderName()
             let other = leader == "om1" ? 1 : 0
             await hosts[other].stop()
+            try await eventually("it is noticed that the other is gone") {
+                try await group.views().allSatisfy { view in
+                    view.leader == 0
+                        || view.members.contains {
+                            $0.name == hosts[other].place.name && !$0.isReachable
+                        }
+                }
+            }
             let refused = await #expect(throws: StoreError.self) {
                 try await group.remove(leader)
             }
