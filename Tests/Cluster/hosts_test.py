@@ -444,8 +444,8 @@ while True:
         self.well(30, but=LOST)
         # The same version once more, as an upgrade does.
         before = self.pids(self.hosts[3], names[3])
-        (self.hosts[3].root / "root/apus.deb").write_bytes(pathlib.Path(self.hosts.package).read_bytes())
-        self.hosts[3].shell("dpkg --force-unsafe-io -i /root/apus.deb")
+        (self.hosts[3].root / "opt/apus.deb").write_bytes(pathlib.Path(self.hosts.package).read_bytes())
+        self.hosts[3].shell("dpkg --force-unsafe-io -i /opt/apus.deb")
         self.active(names)
         after = self.pids(self.hosts[3], names[3])
         assert all(a != b for a, b in zip(before, after)), (before, after)
