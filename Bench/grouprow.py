@@ -175,9 +175,5 @@ class GroupRows:
         return rows
 
     def close(self):
-        if self.gaps:
-            # Started again by hand: `apus up` does not know them.
-            for name in self.clusters[3].oms:
-                self.clusters[3].cluster.kill(name)
         for apus in self.clusters.values():
             apus.cluster.destroy()

@@ -131,8 +131,5 @@ class OMRows:
         ]
 
     def close(self):
-        if self.restarts:
-            # Started again by hand: `apus up` does not know it.
-            self.clusters["many"].cluster.kill("om1")
         for cluster in self.clusters.values():
             cluster.destroy()

@@ -140,13 +140,6 @@ def main():
     finally:
         if load and load.poll() is None:
             load.kill()
-        for role in ["om1", "scm1", "om2", "scm2", "om3", "scm3"]:
-            # Those that were started again by hand: `apus up` does not know them.
-            if pathlib.Path(cluster.dir, "run", role + ".pid").exists():
-                try:
-                    cluster.kill(role)
-                except ProcessLookupError:
-                    pass
         cluster.destroy()
 
 

@@ -53,6 +53,11 @@ class Cluster:
                 self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.kill_all()
+        # Those that were started again by hand: `apus up` does not know them.
+        for child in self.logs:
+            child.kill()
+            child.wait()
+        self.logs = []
         if not os.environ.get("APUS_TEST_KEEP"):
             shutil.rmtree(self.dir, ignore_errors=True)
 

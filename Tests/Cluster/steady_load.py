@@ -139,10 +139,12 @@ def main():
     parser.add_argument("--size", default="4k-4m")
     parser.add_argument("--keys", type=int, default=500)
     parser.add_argument("--reads", type=int, default=70)
+    parser.add_argument("--members", type=int, default=1, help="of OM's and of SCM's group")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
     options = [word for setting in arguments.set for word in ("--set", setting)]
+    options += ["--oms", str(arguments.members), "--scms", str(arguments.members)]
     cluster = Cluster(options=options).start()
     try:
         load = SteadyLoad(cluster, int(arguments.minutes * 60), arguments.clients, arguments.size,
