@@ -188,6 +188,7 @@ let package = Package(
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
         target("Eventually"),
+        target("GroupTestSupport", ["RaftDriver", "RaftLog", "Raft", "Transport", "Reactor", "Model"]),
         target("Simulator", ["Raft"]),
         .executableTarget(
             name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
@@ -208,9 +209,8 @@ let package = Package(
         tests(
             "RaftDriverTests",
             [
-                "Eventually", "RaftDriver", "Raft", "RaftLog", "MetadataStore", "Transport", "Wire",
-                "Reactor",
-                "Model", .sqlite,
+                "Eventually", "GroupTestSupport", "RaftDriver", "Raft", "RaftLog", "MetadataStore",
+                "Transport", "Wire", "Reactor", "Model", .sqlite,
             ]),
         tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model", .protobuf]),
         tests(
@@ -237,7 +237,7 @@ let package = Package(
         tests(
             "SCMTests",
             [
-                "Eventually", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog", "Transport",
+                "Eventually", "GroupTestSupport", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog", "Transport",
                 "Wire", "Reactor", "Model", .log,
             ]),
         tests(

@@ -1,4 +1,5 @@
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft
@@ -40,50 +41,10 @@ extension Appending {
     func reset(from tables: some MetadataReader) { resets.add() }
 }
 
-/// A server that can be cut off from the others: it refuses calls, and makes none.
-final class Cut: Sendable {
-    private let state = Mutex(false)
-    var isCut: Bool {
-        get { state.withLock { $0 } }
-        set { state.withLock { $0 = newValue } }
-    }
-}
-
-struct CuttableService: RPCHandler {
-    let service: RaftService
-    let cut: Cut
-
-    func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
-        if cut.isCut { throw StoreError(.connection, "the link is cut") }
-        return try await service.handle(request)
-    }
-}
-
-struct CuttableTransport: RaftTransport {
-    let peers: RaftPeers
-    let cut: Cut
-
-    func send(_ messages: [Message]) {
-        if !cut.isCut { peers.send(messages) }
-    }
-
-    func address(of peer: PeerID) -> String? { peers.address(of: peer) }
-
-    func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int {
-        if cut.isCut { throw StoreError(.connection, "the link is cut") }
-        return try await peers.deliver(request, to: peer)
-    }
-}
-
 /// Members of one group in one process: files of their own, sockets between them.
 final class GroupOfThree: Sendable {
     final class Node: Sendable {
-        let id: PeerID
-        let cut = Cut()
-        let reactor: Reactor
-        let service = RaftService()
-        let server: RPCServer
-        let peers: RaftPeers
+        let link: CuttableLink
         private let running = Mutex<MetadataGroup<Appending>?>(nil)
 
         /// nil while it is down.
@@ -93,15 +54,12 @@ final class GroupOfThree: Sendable {
         }
 
         init(_ id: PeerID, of group: GroupID) throws {
-            self.id = id
-            reactor = try Reactor.start()
-            server = try RPCServer(
-                host: "127.0.0.1", port: 0, name: "member \(id)", reactors: [reactor],
-                handler: CuttableService(service: service, cut: cut))
-            server.start()
-            peers = RaftPeers(group: group, on: reactor)
+            link = try CuttableLink(id, of: group)
         }
 
+        var id: PeerID { link.id }
+        var cut: CuttableLink.Cut { link.cut }
+        var reactor: Reactor { link.reactor }
         var member: RaftMember? { group?.engine.member }
     }
 
@@ -126,17 +84,7 @@ final class GroupOfThree: Sendable {
         connect()
     }
 
-    private func connect() {
-        for node in nodes {
-            for other in nodes where other.id != node.id {
-                node.peers.set(
-                    other.id,
-                    RPCChannel(
-                        .remote(host: "127.0.0.1", port: other.server.port),
-                        name: "member \(node.id)", on: node.reactor))
-            }
-        }
-    }
+    private func connect() { CuttableLink.connect(nodes.map(\.link)) }
 
     /// A node that is no member yet.
     func addNode() throws -> Node {
@@ -155,9 +103,8 @@ final class GroupOfThree: Sendable {
         let group = try await MetadataGroup.open(
             directory: "\(directory)/member-\(node.id)", role: "test", reactor: node.reactor,
             stateMachine: Appending(), options: options,
-            transport: CuttableTransport(peers: node.peers, cut: node.cut))
-        node.peers.report(to: group.engine.member)
-        node.service.add(group.engine.member, of: Self.name)
+            transport: node.link.transport)
+        node.link.attach(group.engine.member)
         node.group = group
     }
 
@@ -168,7 +115,7 @@ final class GroupOfThree: Sendable {
     /// Takes a node down as a crash of its process would seem to the others: what is in its log
     /// is on its disk.
     func stop(_ node: Node) async throws {
-        node.service.remove(Self.name)
+        node.link.detach()
         try await node.group?.close()
         node.group = nil
     }
@@ -176,8 +123,7 @@ final class GroupOfThree: Sendable {
     func end() async {
         for node in nodes {
             try? await stop(node)
-            await node.server.stop()
-            node.reactor.stop()
+            await node.link.end()
         }
     }
 

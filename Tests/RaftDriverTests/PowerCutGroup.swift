@@ -1,4 +1,5 @@
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft
@@ -87,14 +88,8 @@ final class PowerCutGroup: Sendable {
     }
 
     final class Node: Sendable {
-        let id: PeerID
+        let link: CuttableLink
         let directory: String
-        let cut = Cut()
-        /// Of the sockets alone.
-        let network: Reactor
-        let service = RaftService()
-        let server: RPCServer
-        let peers: RaftPeers
         private let power = Mutex<Running?>(nil)
 
         /// nil while it is without power.
@@ -105,15 +100,12 @@ final class PowerCutGroup: Sendable {
         var group: MetadataGroup<History>? { running?.group }
 
         init(_ id: PeerID, in directory: String) throws {
-            self.id = id
             self.directory = "\(directory)/member-\(id)"
-            network = try Reactor.start()
-            server = try RPCServer(
-                host: "127.0.0.1", port: 0, name: "member \(id)", reactors: [network],
-                handler: CuttableService(service: service, cut: cut))
-            server.start()
-            peers = RaftPeers(group: GroupOfThree.name, on: network)
+            link = try CuttableLink(id, of: GroupOfThree.name)
         }
+
+        var id: PeerID { link.id }
+        var cut: CuttableLink.Cut { link.cut }
     }
 
     let nodes: [Node]
@@ -124,15 +116,7 @@ final class PowerCutGroup: Sendable {
         self.machine = machine
         self.options = options
         nodes = try (1...3).map { try Node(PeerID($0 as UInt64), in: directory) }
-        for node in nodes {
-            for other in nodes where other.id != node.id {
-                node.peers.set(
-                    other.id,
-                    RPCChannel(
-                        .remote(host: "127.0.0.1", port: other.server.port),
-                        name: "member \(node.id)", on: node.network))
-            }
-        }
+        CuttableLink.connect(nodes.map(\.link))
     }
 
     /// Puts a member on what its disk holds. `prepare` may plan a cut first. Throws what opening
@@ -153,12 +137,11 @@ final class PowerCutGroup: Sendable {
         let group = try await MetadataGroup.open(
             directory: node.directory, role: "test", reactor: running.reactor,
             stateMachine: machine, options: options,
-            transport: CuttableTransport(peers: node.peers, cut: node.cut),
+            transport: node.link.transport,
             generator: SplitMix64(state: seed))
         running.group = group
         node.cut.isCut = false
-        node.peers.report(to: group.engine.member)
-        node.service.add(group.engine.member, of: GroupOfThree.name)
+        node.link.attach(group.engine.member)
     }
 
     /// Takes the power from a member, if nothing has yet, and leaves its files as the cut could
@@ -166,7 +149,7 @@ final class PowerCutGroup: Sendable {
     func cutPower(_ node: Node) async throws {
         guard let running = node.running else { return }
         node.cut.isCut = true
-        node.service.remove(GroupOfThree.name)
+        node.link.detach()
         running.disk.cut()
         try? await running.group?.close()
         running.reactor.stop()
@@ -178,7 +161,7 @@ final class PowerCutGroup: Sendable {
     /// Ends a member in peace.
     func stop(_ node: Node) async throws {
         guard let running = node.running else { return }
-        node.service.remove(GroupOfThree.name)
+        node.link.detach()
         try await running.group?.close()
         running.reactor.stop()
         running.disk.end()
@@ -188,8 +171,7 @@ final class PowerCutGroup: Sendable {
     func end() async {
         for node in nodes {
             try? await cutPower(node)
-            await node.server.stop()
-            node.network.stop()
+            await node.link.end()
         }
     }
 

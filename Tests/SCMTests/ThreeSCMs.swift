@@ -1,4 +1,5 @@
 import Foundation
+import GroupTestSupport
 import Logging
 import Model
 import Raft
@@ -12,50 +13,10 @@ import Wire
 
 @testable import SCMCore
 
-/// A member that can be cut off from the others: its server refuses calls, and it makes none.
-final class Cut: Sendable {
-    private let state = Mutex(false)
-    var isCut: Bool {
-        get { state.withLock { $0 } }
-        set { state.withLock { $0 = newValue } }
-    }
-}
-
-private struct CuttableService: RPCHandler {
-    let service: RaftService
-    let cut: Cut
-
-    func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
-        if cut.isCut { throw StoreError(.connection, "the link is cut") }
-        return try await service.handle(request)
-    }
-}
-
-private struct CuttableTransport: RaftTransport {
-    let peers: RaftPeers
-    let cut: Cut
-
-    func send(_ messages: [Message]) {
-        if !cut.isCut { peers.send(messages) }
-    }
-
-    func address(of peer: PeerID) -> String? { peers.address(of: peer) }
-
-    func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int {
-        if cut.isCut { throw StoreError(.connection, "the link is cut") }
-        return try await peers.deliver(request, to: peer)
-    }
-}
-
 /// Three members of SCM in one process: files of their own, sockets between them.
 final class ThreeSCMs: Sendable {
     final class Node: Sendable {
-        let id: PeerID
-        let cut = Cut()
-        let reactor: Reactor
-        let service = RaftService()
-        let server: RPCServer
-        let peers: RaftPeers
+        let link: CuttableLink
         private let running = Mutex<StorageContainerManager?>(nil)
 
         /// nil while it is down.
@@ -64,16 +25,12 @@ final class ThreeSCMs: Sendable {
             set { running.withLock { $0 = newValue } }
         }
 
-        init(_ id: PeerID) throws {
-            self.id = id
-            reactor = try Reactor.start()
-            server = try RPCServer(
-                host: "127.0.0.1", port: 0, name: "member \(id)", reactors: [reactor],
-                handler: CuttableService(service: service, cut: cut))
-            server.start()
-            peers = RaftPeers(group: ThreeSCMs.name, on: reactor)
-        }
+        init(_ id: PeerID) throws { link = try CuttableLink(id, of: ThreeSCMs.name) }
 
+        var id: PeerID { link.id }
+        var cut: CuttableLink.Cut { link.cut }
+        var reactor: Reactor { link.reactor }
+        var server: RPCServer { link.server }
         var isLeading: Bool { scm?.group.leadership.isLeading == true }
 
         /// Asks this member; `connection` while it is down.
@@ -94,15 +51,7 @@ final class ThreeSCMs: Sendable {
         self.directory = directory
         self.options = options
         nodes = try (1...3).map { try Node(PeerID(UInt64($0))) }
-        for node in nodes {
-            for other in nodes where other.id != node.id {
-                node.peers.set(
-                    other.id,
-                    RPCChannel(
-                        .remote(host: "127.0.0.1", port: other.server.port),
-                        name: "member \(node.id)", on: node.reactor))
-            }
-        }
+        CuttableLink.connect(nodes.map(\.link))
     }
 
     func start(_ node: Node) async throws {
@@ -116,10 +65,9 @@ final class ThreeSCMs: Sendable {
         options.heartbeat = .milliseconds(50)
         let scm = try await StorageContainerManager.open(
             directory: "\(directory)/scm-\(node.id)", reactor: node.reactor, options: options,
-            group: settings, transport: CuttableTransport(peers: node.peers, cut: node.cut),
+            group: settings, transport: node.link.transport,
             random: SystemRandomNumberGenerator(), logger: Logger(label: "scm\(node.id)"))
-        node.peers.report(to: scm.group.engine.member)
-        node.service.add(scm.group.engine.member, of: Self.name)
+        node.link.attach(scm.group.engine.member)
         node.scm = scm
         await scm.start()
     }
@@ -132,15 +80,14 @@ final class ThreeSCMs: Sendable {
     func stop(_ node: Node) async throws {
         let scm = node.scm
         node.scm = nil
-        node.service.remove(Self.name)
+        node.link.detach()
         try await scm?.close()
     }
 
     func end() async {
         for node in nodes {
             try? await stop(node)
-            await node.server.stop()
-            node.reactor.stop()
+            await node.link.end()
         }
     }
 
