@@ -156,6 +156,11 @@ extension SocketAddress {
         let descriptor = socket(Int32(family), Int32(APUS_SOCK_STREAM), 0)
         guard descriptor >= 0 else { return false }
         defer { Glibc.close(descriptor) }
+        // Only the address is asked about: no port is taken up, which may be another's.
+        var one: Int32 = 1
+        setsockopt(
+            descriptor, Int32(IPPROTO_IP), IP_BIND_ADDRESS_NO_PORT, &one,
+            socklen_t(MemoryLayout<Int32>.size))
         let size = length
         return withUnsafeMutablePointer(to: &copy.storage) { storage in
             storage.withMemoryRebound(to: sockaddr.self, capacity: 1) {

@@ -1,4 +1,5 @@
 import Bytes
+import Glibc
 import Model
 import Reactor
 import Synchronization
@@ -95,6 +96,9 @@ actor RPCConnection {
                 try await SharedMemoryGreeting.send(over: socket)
                 return socket
             } catch {
+                // It has ended the connection already, and its goodbye says why: through the network
+                // it would be asked for what it has refused.
+                if error.code == EPIPE || error.code == ECONNRESET { return socket }
                 socket.close()
                 return nil
             }

@@ -18,14 +18,16 @@ public final class RPCServer: Sendable {
     private let limits: ServerLimits
     private let notice: @Sendable (String) -> Void
     private let listener: Listener
-    /// For clients on this machine; nil where the address is not one of it, or the name is taken.
-    private let localListener: Listener?
+    /// The name for clients on this machine; nil where the address is not one of it.
+    private let localName: String?
     private let reactors: [Reactor]
 
     private struct State {
         var connections: [ObjectIdentifier: ServerConnection] = [:]
         var origins: [PeerIdentity.Origin: Int] = [:]
         var isStopped = false
+        /// For clients on this machine; nil until its name is free.
+        var localListener: Listener?
         /// Connections are being looked at.
         var isWatching = false
         /// Told already, and not over since: connections were refused; none could be accepted.
@@ -64,28 +66,56 @@ public final class RPCServer: Sendable {
             throw StoreError(.io, "cannot serve on \(host):\(port): \(error)")
         }
         self.reactors = reactors
-        // Without it clients of this machine come through the network, like all others.
-        localListener = Socket.localName(host: host, port: listener.port).flatMap { name in
-            try? Listener(localName: name, on: reactors[0])
+        localName = Socket.localName(host: host, port: listener.port)
+        _ = listenLocally()
+    }
+
+    /// Takes the name for clients of this machine; without it they come through the network, like all
+    /// others. False while somebody has it: who had the port before may still be about to end.
+    private func listenLocally() -> Bool {
+        guard let localName else { return true }
+        do throws(IOError) {
+            let listener = try Listener(localName: localName, on: reactors[0])
+            let isWanted = state.withLock { state in
+                if !state.isStopped { state.localListener = listener }
+                return !state.isStopped
+            }
+            if !isWanted { listener.close() }
+            return true
+        } catch {
+            return error.code != EADDRINUSE
         }
     }
 
     /// Begins to accept.
     public func start() {
-        for listener in [listener, localListener].compactMap(\.self) {
-            Task(executorPreference: listener.reactor) { await self.accept(listener) }
+        Task(executorPreference: listener.reactor) { await self.accept(self.listener, shares: false) }
+        guard localName != nil else { return }
+        Task(executorPreference: listener.reactor) { await self.acceptLocally() }
+    }
+
+    private func acceptLocally() async {
+        var pause = TransportLimits.acceptPause
+        while state.withLock({ $0.localListener == nil && !$0.isStopped }) {
+            guard !listenLocally() else { break }
+            do throws(CancellationError) { try await listener.reactor.sleep(for: pause) } catch {
+                return
+            }
+            pause = min(pause * 2, TransportLimits.namePause)
         }
+        guard let listener = state.withLock({ $0.localListener }) else { return }
+        await accept(listener, shares: true)
     }
 
     /// Stops accepting and ends all connections, those too that were being accepted.
     public func stop() async {
-        // The name first: whoever is given the port next finds it free.
+        let (open, localListener) = state.withLock { state in
+            state.isStopped = true
+            return (Array(state.connections.values), state.localListener)
+        }
+        // The name first: whoever is given the port next finds it free, or does so soon.
         localListener?.close()
         listener.close()
-        let open = state.withLock { state in
-            state.isStopped = true
-            return Array(state.connections.values)
-        }
         for connection in open { await connection.close() }
     }
 
@@ -94,11 +124,11 @@ public final class RPCServer: Sendable {
 
     // MARK: Accepting
 
-    private func accept(_ listener: Listener) async {
+    private func accept(_ listener: Listener, shares: Bool) async {
         var turn = 0
         while let socket = await next(listener, for: reactors[turn % reactors.count]) {
             turn += 1
-            serve(socket, sharesMemory: listener === localListener)
+            serve(socket, sharesMemory: shares)
         }
     }
 

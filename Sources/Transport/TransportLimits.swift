@@ -34,6 +34,8 @@ public enum TransportLimits {
     public static let reconnectDelay = Duration.milliseconds(200)
     /// How long a server waits where it can accept no connection: no descriptors are left, say.
     public static let acceptPause = Duration.milliseconds(100)
+    /// How long at most between two attempts to take the name for clients of the same machine.
+    static let namePause = Duration.seconds(10)
     /// How long the other end has to read why its connection ends, and how often it is looked
     /// whether that has left.
     static let goodbyePause = Duration.milliseconds(50)

@@ -21,7 +21,9 @@ private struct Rig {
     let notices = Notices()
     let faults = FaultInjector(seed: 1)
 
-    init(faulty: Bool = false, _ change: (inout ServerLimits) -> Void) throws {
+    init(
+        faulty: Bool = false, port: Int = 0, _ change: (inout ServerLimits) -> Void
+    ) throws {
         reactors = [
             try Reactor.start(.init(pool: BufferPool(arenaBytes: 8 << 20, isShareable: true))),
             try Reactor.start(.init(backend: faulty ? .faulty(faults) : .automatic)),
@@ -30,7 +32,7 @@ private struct Rig {
         var limits = ServerLimits(descriptors: 1 << 20)
         change(&limits)
         server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactors[1]],
+            host: "127.0.0.1", port: port, name: "server", reactors: [reactors[1]],
             handler: PlainHandler(), limits: limits, notice: { [notices] in notices.note($0) })
     }
 
@@ -97,6 +99,59 @@ struct ConnectionsTests {
         let other = rig.channel(sharing: !sharing)
         #expect(try await other.call(1, [7]).message == [7])
         await rig.stop()
+    }
+
+    @Test("that are refused before the client has said anything are not tried by another way")
+    func refusedEarly() async throws {
+        let rig = try Rig { $0.connectionsPerOrigin = 1 }
+        rig.server.start()
+        let first = rig.channel(sharing: true)
+        _ = try await first.call(1, [])
+        // The client's thread is late between what it does: the server has ended the connection
+        // before a byte of the client has come.
+        let isOver = Atomic(false)
+        let reactor = rig.reactors[0]
+        let late = Task(executorPreference: reactor) {
+            while !isOver.load(ordering: .relaxed) {
+                usleep(5000)
+                try await reactor.sleep(for: .microseconds(10))
+            }
+        }
+        for _ in 0..<10 {
+            let second = rig.channel(sharing: true)
+            let error = await #expect(throws: StoreError.self) { try await second.call(1, []) }
+            #expect(error?.code == .overloaded, "\(error.map { "\($0)" } ?? "served")")
+        }
+        isOver.store(true, ordering: .relaxed)
+        try await late.value
+        await rig.stop()
+    }
+
+    @Test("share memory as soon as the name of the server is free")
+    func nameTaken() async throws {
+        // Whoever had the port before is not quite gone.
+        let reactor = try Reactor.start()
+        let old = try Listener(host: "127.0.0.1", port: 0, on: reactor)
+        let name = try #require(Socket.localName(host: "127.0.0.1", port: old.port))
+        let holder = try Listener(localName: name, on: reactor)
+        old.close()
+        var rig: Rig?
+        try await eventually("the port is free") {
+            rig = try? Rig(port: old.port) { $0.connectionsPerOrigin = 1 }
+            return rig != nil
+        }
+        let served = try #require(rig)
+        served.server.start()
+        // Through the network: one of this machine's address, and no more.
+        let network = served.channel()
+        #expect(try await network.call(1, [1]).message == [1])
+        holder.close()
+        try await eventually("another comes by the name") {
+            let local = served.channel(sharing: true)
+            return (try? await local.call(1, [2]).message) == [2]
+        }
+        await served.stop()
+        reactor.stop()
     }
 
     @Test("that say no hello are ended, with or without shared memory", arguments: places)
