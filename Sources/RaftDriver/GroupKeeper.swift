@@ -20,8 +20,10 @@ public final class GroupKeeper: Sendable {
         static let lag: LogIndex = 1000
         /// How long a member may take to accept an invitation.
         static let inviteTimeout = Duration.seconds(5)
-        /// How long a change of the members, or of the leader, is waited for.
+        /// How long a change of the members is waited for.
         static let changeTimeout = Duration.seconds(10)
+        /// How long one that was asked to lead may take: an election timeout or two.
+        static let transferTimeout = Duration.seconds(2)
     }
 
     private let engine: MetadataEngine
@@ -33,7 +35,6 @@ public final class GroupKeeper: Sendable {
     /// One change at a time.
     private let isChanging = Atomic(false)
 
-    private var member: RaftMember { engine.member }
     private var reactor: Reactor { engine.reactor }
 
     /// - Parameters:
@@ -50,7 +51,7 @@ public final class GroupKeeper: Sendable {
         self.notice = notice
     }
 
-    var raftMember: RaftMember { engine.member }
+    var member: RaftMember { engine.member }
     var group: GroupID { identity.group }
 
     public func start() {
@@ -60,10 +61,13 @@ public final class GroupKeeper: Sendable {
         }
     }
 
+    /// Begins nothing more. A change that waits for its log ends with the group.
+    public func cancel() { loop.withLock { $0 }?.cancel() }
+
+    /// Waits for the end, once the group is closed.
     public func stop() async {
-        let running = loop.withLock { $0 }
-        running?.cancel()
-        await running?.value
+        cancel()
+        await loop.withLock { $0 }?.value
     }
 
     // MARK: What is known
@@ -79,9 +83,8 @@ public final class GroupKeeper: Sendable {
         response.term = view.term
         response.appliedIndex = view.applied
         response.leader = view.leader.rawValue
-        let state = view.members
-        let learners = Set(state.learners + state.learnersNext)
-        for peer in Set(state.voters + state.votersOutgoing).union(learners).sorted() {
+        let learners = Set(view.members.learners + view.members.learnersNext)
+        for peer in view.members.peers.sorted() {
             var row = GroupMember()
             row.peer = peer.rawValue
             row.name = book[peer]?.name ?? ""
@@ -127,11 +130,19 @@ public final class GroupKeeper: Sendable {
     /// Has the log say where this member is, and where those are that only settings tell of; and
     /// forget who is no member any more.
     private func keepBook() async throws(StoreError) {
-        guard !address.isEmpty else { return }
+        guard !address.isEmpty, await entriesDue() != nil else { return }
+        // One that is being added is written down before it is a member: looked at once more where
+        // nobody is.
+        try await exclusively { () async throws(StoreError) in
+            guard let (set, gone) = await self.entriesDue() else { return }
+            try await self.write(set, removing: gone)
+        }
+    }
+
+    /// What the book lacks, and whom it has too many; nil if it is as it should be.
+    private func entriesDue() async -> (set: [KnownMember], gone: [PeerID])? {
         let logged = engine.book.logged
-        let state = await member.members
-        let peers = Set(
-            state.voters + state.learners + state.votersOutgoing + state.learnersNext)
+        let peers = await member.members.peers
         var set: [KnownMember] = []
         let own = KnownMember(
             peer: identity.peer, name: identity.name, address: address, part: .voter)
@@ -141,11 +152,7 @@ public final class GroupKeeper: Sendable {
             set.append(known)
         }
         let gone = logged.keys.filter { !peers.contains($0) }.sorted()
-        guard !set.isEmpty || !gone.isEmpty else { return }
-        // One that is being added is written down before it is a member.
-        try await exclusively { () async throws(StoreError) in
-            try await self.write(set, removing: gone)
-        }
+        return set.isEmpty && gone.isEmpty ? nil : (set, gone)
     }
 
     private func write(
@@ -159,17 +166,21 @@ public final class GroupKeeper: Sendable {
 
     /// Gives a vote to a learner that has caught up.
     private func promote() async throws(StoreError) {
-        let view = await member.view
-        let ready = view.others.first { other in
+        guard Self.ready(await member.view) != nil else { return }
+        try await exclusively { () async throws(StoreError) in
+            guard let peer = Self.ready(await self.member.view) else { return }
+            _ = try await self.member.change(
+                ConfChangeV2(changes: [ConfChangeSingle(.addVoter, peer)]))
+            self.notice("\(self.name(of: peer)) has caught up and votes")
+        }
+    }
+
+    /// A learner that lacks next to nothing.
+    private static func ready(_ view: MemberView) -> PeerID? {
+        view.others.first { other in
             view.members.learners.contains(other.peer) && other.isActive
                 && other.match + Limits.lag >= view.last
-        }
-        guard let ready else { return }
-        try await exclusively { () async throws(StoreError) in
-            _ = try await self.member.change(
-                ConfChangeV2(changes: [ConfChangeSingle(.addVoter, ready.peer)]))
-        }
-        notice("\(name(of: ready.peer)) has caught up and votes")
+        }?.peer
     }
 
     private func name(of peer: PeerID) -> String {
@@ -184,38 +195,33 @@ public final class GroupKeeper: Sendable {
         guard isLeading else { throw member.notLeader }
         _ = try GroupPlace.number(of: request.name, identity.role)
         let place = try HostPort(request.address)
-        let book = engine.book.rows
-        if let other = book.values.first(where: {
+        let peers = await member.members.peers
+        let book = engine.book.rows.values.filter { peers.contains($0.peer) }
+        if let other = book.first(where: {
             $0.address == place.description && $0.name != request.name
         }) {
             throw StoreError(
                 .invalidArgument, "\(place) is the address of \(other.name) already")
         }
-        var invitation = GroupInviteRequest()
-        invitation.group = identity.group.message
-        invitation.cluster = identity.cluster
-        invitation.role = identity.role
-        invitation.name = request.name
-        invitation.founders = identity.founders.map(\.rawValue)
-        invitation.members = book.values.map(\.message)
-        let channel = channels.channel(host: place.host, port: place.port, on: reactor)
-        let reply = try await channel.call(
-            RaftMethod.invite.rawValue, invitation.encoded, timeout: Limits.inviteTimeout)
-        let peer = PeerID(try GroupInviteResponse(parsing: reply.message).peer)
+        let peer = try await invite(request.name, at: place, book)
         let added = KnownMember(
             peer: peer, name: request.name, address: place.description, part: .learner)
         try await exclusively { () async throws(StoreError) in
-            let members = await self.member.members
-            try await self.whenFree { () async throws(StoreError) in try await self.write([added]) }
-            guard !members.voters.contains(peer), !members.learners.contains(peer) else { return }
-            var changes = [ConfChangeSingle(.addLearner, peer)]
+            let view = await self.member.view
+            let isMember = view.members.peers.contains(peer)
             // Whoever had the name has lost its files, or will not come back.
-            let old = book.values.filter { $0.name == request.name && $0.peer != peer }
-            for old in old
-            where members.voters.contains(old.peer) || members.learners.contains(old.peer) {
-                changes.append(ConfChangeSingle(.removePeer, old.peer))
+            let old = self.engine.book.rows.values.filter {
+                $0.name == request.name && $0.peer != peer && view.members.peers.contains($0.peer)
+            }.map(\.peer)
+            try await self.whenHeard { (now) throws(StoreError) in
+                try self.check(
+                    leaving: view.members.voters.filter { !old.contains($0) }, in: now)
             }
-            let change = ConfChangeV2(changes: changes)
+            try await self.whenFree { () async throws(StoreError) in try await self.write([added]) }
+            guard !isMember else { return }
+            let change = ConfChangeV2(
+                changes: [ConfChangeSingle(.addLearner, peer)]
+                    + old.map { ConfChangeSingle(.removePeer, $0) })
             try await self.whenFree { () async throws(StoreError) in
                 _ = try await self.member.change(change)
             }
@@ -223,27 +229,57 @@ public final class GroupKeeper: Sendable {
         notice("\(request.name) at \(place) is a learner, and votes when it has caught up")
     }
 
+    /// Has the process at `place` be the member `name`; returns the number that it has drawn.
+    private func invite(
+        _ name: String, at place: HostPort, _ book: [KnownMember]
+    ) async throws(StoreError) -> PeerID {
+        var invitation = GroupInviteRequest()
+        invitation.group = identity.group.message
+        invitation.cluster = identity.cluster
+        invitation.role = identity.role
+        invitation.name = name
+        invitation.founders = identity.founders.map(\.rawValue)
+        invitation.members = book.map(\.message)
+        let channel = channels.channel(host: place.host, port: place.port, on: reactor)
+        do throws(StoreError) {
+            let reply = try await channel.call(
+                RaftMethod.invite.rawValue, invitation.encoded, timeout: Limits.inviteTimeout)
+            return PeerID(try GroupInviteResponse(parsing: reply.message).peer)
+        } catch {
+            // Not an answer of this member's, by which its caller would ask another.
+            let code: StoreError.Code =
+                error.code == .connection || error.code == .notLeader ? .unavailable : error.code
+            throw StoreError(code, "\(name) at \(place): \(error.message)")
+        }
+    }
+
+    /// Throws where `voters` would have no majority that answers.
+    private func check(leaving voters: [PeerID], in view: MemberView) throws(StoreError) {
+        let active = voters.filter { voter in
+            voter == view.peer || view.others.contains { $0.peer == voter && $0.isActive }
+        }
+        guard active.count * 2 <= voters.count else { return }
+        throw StoreError(
+            .unavailable,
+            "the group would have \(voters.count) voters of which \(active.count) can be reached, "
+                + "and could do nothing: bring others back or add one first")
+    }
+
     /// Takes a member out. Refused where those that are left and can be reached are no majority.
     func remove(_ request: GroupRemoveRequest) async throws(StoreError) {
         guard isLeading else { throw member.notLeader }
-        let view = await member.view
-        let peer = try peer(named: request.name, in: view)
-        let left = view.members.voters.filter { $0 != peer }
-        guard !left.isEmpty else {
-            throw StoreError(
-                .invalidArgument, "\(request.name) is the only member that votes: it must stay")
-        }
-        let active = left.filter { voter in
-            voter == view.peer || view.others.contains { $0.peer == voter && $0.isActive }
-        }
-        guard active.count * 2 > left.count else {
-            throw StoreError(
-                .unavailable,
-                "without \(request.name) the group would have \(left.count) voters of which "
-                    + "\(active.count) can be reached, and could do nothing: bring others back or "
-                    + "add one first")
-        }
         try await exclusively { () async throws(StoreError) in
+            let view = await self.member.view
+            let peer = try self.peer(named: request.name, in: view)
+            let left = view.members.voters.filter { $0 != peer }
+            guard !left.isEmpty else {
+                throw StoreError(
+                    .invalidArgument,
+                    "\(request.name) is the only member that votes: it must stay")
+            }
+            try await self.whenHeard { (view) throws(StoreError) in
+                try self.check(leaving: left, in: view)
+            }
             try await self.whenFree { () async throws(StoreError) in
                 _ = try await self.member.change(
                     ConfChangeV2(changes: [ConfChangeSingle(.removePeer, peer)]))
@@ -260,23 +296,32 @@ public final class GroupKeeper: Sendable {
         guard view.members.voters.contains(peer) else {
             throw StoreError(.invalidArgument, "\(request.name) does not vote, and cannot lead")
         }
-        let deadline = reactor.now().advanced(by: Limits.changeTimeout)
+        guard peer != view.peer else { return }
+        // Nothing can be changed while it is tried.
+        try await whenHeard { (view) throws(StoreError) in
+            guard let other = view.others.first(where: { $0.peer == peer }), other.isActive,
+                other.match + Limits.lag >= view.last
+            else {
+                throw StoreError(
+                    .unavailable,
+                    "\(request.name) does not answer, or has not caught up: it cannot take over")
+            }
+        }
+        await member.transferLeadership(to: peer)
+        let deadline = reactor.now().advanced(by: Limits.transferTimeout)
         while member.seenLeader.withLock({ $0 }) != peer {
-            if isLeading { await member.transferLeadership(to: peer) }
             guard reactor.now() < deadline else {
                 throw StoreError(
                     .unavailable, "\(request.name) did not take over in time: is it well?")
             }
-            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(50)) } catch {
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(20)) } catch {
                 throw StoreError(.cancelled, "the call was cancelled")
             }
         }
     }
 
     private func peer(named name: String, in view: MemberView) throws(StoreError) -> PeerID {
-        let rows = engine.book.rows.values.filter { row in
-            view.members.voters.contains(row.peer) || view.members.learners.contains(row.peer)
-        }
+        let rows = engine.book.rows.values.filter { view.members.peers.contains($0.peer) }
         guard let found = rows.first(where: { $0.name == name }) else {
             throw StoreError(
                 .invalidArgument,
@@ -304,6 +349,23 @@ public final class GroupKeeper: Sendable {
         try await body()
     }
 
+    /// Looks again for a moment where `check` does not find who is needed: one that has just begun
+    /// to lead has not heard of the others yet.
+    private func whenHeard(
+        _ check: (MemberView) throws(StoreError) -> Void
+    ) async throws(StoreError) {
+        let deadline = reactor.now().advanced(by: Limits.transferTimeout)
+        while true {
+            do throws(StoreError) { return try check(await member.view) } catch {
+                guard isLeading else { throw member.notLeader }
+                guard reactor.now() < deadline else { throw error }
+            }
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(20)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
+        }
+    }
+
     /// Tries again while a change before this one is not finished.
     private func whenFree(
         _ body: () async throws(StoreError) -> Void
@@ -317,5 +379,12 @@ public final class GroupKeeper: Sendable {
                 throw StoreError(.cancelled, "the call was cancelled")
             }
         }
+    }
+}
+
+extension ConfState {
+    /// All members, of both halves of a joint configuration.
+    var peers: Set<PeerID> {
+        Set(voters).union(votersOutgoing).union(learners).union(learnersNext)
     }
 }

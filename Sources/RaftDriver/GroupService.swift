@@ -54,11 +54,13 @@ public final class GroupService: RPCHandler {
         if let keeper = state.withLock({ $0.keeper }) {
             return try keeper.answer(request)
         }
-        let (known, isMine) = state.withLock { state in
-            defer { state.isInviting = true }
-            return (state.invited, !state.isInviting)
+        let (known, isWaiting, isMine) = state.withLock { state in
+            defer { if state.isWaiting { state.isInviting = true } }
+            return (state.invited, state.isWaiting, !state.isInviting)
         }
         if let known { return try known.answer(request) }
+        // It has files, and reads them: what it is, it says when it has.
+        guard isWaiting else { throw absent }
         guard isMine else {
             throw StoreError(.overloaded, "another invitation is being taken: try again")
         }
@@ -78,17 +80,11 @@ public final class GroupService: RPCHandler {
 
     /// The role is there.
     public func open(_ keeper: GroupKeeper, serving role: any RPCHandler) {
-        raft.add(keeper.raftMember, of: keeper.group)
+        raft.add(keeper.member, of: keeper.group)
         state.withLock { state in
             state.keeper = keeper
             state.role = role
         }
-    }
-
-    /// The member takes messages of the others, before the role is there.
-    public func take(_ keeper: GroupKeeper) {
-        raft.add(keeper.raftMember, of: keeper.group)
-        state.withLock { $0.keeper = keeper }
     }
 
     // MARK: Requests

@@ -54,7 +54,11 @@ public struct GroupPlace: Hashable, Sendable {
         }
         let name = String(entry[..<equals])
         _ = try number(of: name, role)
-        return (name, try HostPort(String(entry[entry.index(after: equals)...])).description)
+        do throws(StoreError) {
+            return (name, try HostPort(String(entry[entry.index(after: equals)...])).description)
+        } catch {
+            throw StoreError(error.code, "\(role).addresses: \(error.message)")
+        }
     }
 
     /// The number in a member's name.
@@ -110,6 +114,9 @@ public struct MemberIdentity: Hashable, Sendable {
     public var isBegun: Bool
     /// Where members were when it was written.
     public var members: [KnownMember]
+    /// It is taken from what else is in the directory, of before there were identities; to be
+    /// written once the log agrees.
+    var isAssumed = false
 
     // MARK: Made
 
@@ -136,12 +143,14 @@ public struct MemberIdentity: Hashable, Sendable {
 
     /// Of the only member of a group from before directories had identities.
     static func old(_ place: GroupPlace) -> MemberIdentity {
-        MemberIdentity(
+        var identity = MemberIdentity(
             cluster: place.cluster, role: place.role, group: GroupID(high: 0, low: 1),
             name: place.name, peer: 1, founders: [1], isBegun: true,
             members: [
                 KnownMember(peer: 1, name: place.name, address: place.address, part: .voter)
             ])
+        identity.isAssumed = true
+        return identity
     }
 
     /// Of a member that is invited into a group that is there.
@@ -173,7 +182,7 @@ public struct MemberIdentity: Hashable, Sendable {
     // MARK: Kept
 
     /// What `directory` says, for the member that the settings describe; nil where nothing is yet.
-    /// A directory of a group of one from before there were identities is given one.
+    /// A directory of a group of one from before there were identities is given one when it is opened.
     ///
     /// Throws `invalidArgument` with both names if it is another's, `corrupt`, `io`.
     public static func load(
@@ -186,9 +195,7 @@ public struct MemberIdentity: Hashable, Sendable {
                 guard try await reactor.status("\(directory)/metadata.db") != nil else {
                     return nil
                 }
-                let identity = old(place)
-                try await identity.write(to: directory, on: reactor)
-                return identity
+                return old(place)
             }
             let file = try await File.open(path, [.read], on: reactor)
             let buffer = reactor.pool.allocate(Limits.fileBytes)

@@ -34,6 +34,8 @@ public final class MetadataEngine: Sendable {
     var store: MetadataStore { tables.store }
     public var reactor: Reactor { member.reactor }
 
+    /// The members in force. Any thread.
+    var members: ConfState { tables.members }
     /// Names and addresses of the members.
     var book: MemberBook { tables.book }
 
@@ -97,7 +99,17 @@ public final class MetadataEngine: Sendable {
         in log: SharedLog, _ store: MetadataStore, _ directory: String,
         _ options: MetadataGroupOptions
     ) async throws(StoreError) -> GroupLog {
-        if let found = log.group(options.group) { return found }
+        if let found = log.group(options.group) {
+            let members = found.confState.0
+            guard options.identity?.isAssumed != true || members == ConfState(voters: [1]) else {
+                throw StoreError(
+                    .corrupt,
+                    "\(directory)/\(MemberIdentity.fileName) is lost, and its group has more members "
+                        + "than one: which of them this is, nothing says. Move the directory away, "
+                        + "start the role again and have it added anew")
+            }
+            return found
+        }
         if let identity = options.identity, identity.isBegun {
             throw StoreError(
                 .corrupt,

@@ -33,7 +33,7 @@ extension MetadataGroup {
                 KnownMember(peer: peer, name: "", address: address, part: .voter), over: channels,
                 on: reactor)
         }
-        if !identity.isBegun {
+        if !identity.isBegun || identity.isAssumed {
             var begun = identity
             begun.isBegun = true
             do throws(StoreError) {
@@ -47,7 +47,11 @@ extension MetadataGroup {
     }
 
     /// What this member knows of its group's members, by name.
-    public var roster: [KnownMember] { engine.book.rows.values.sorted { $0.name < $1.name } }
+    public var roster: [KnownMember] {
+        let peers = engine.members.peers
+        return engine.book.rows.values.filter { peers.contains($0.peer) }
+            .sorted { $0.name < $1.name }
+    }
 }
 
 extension RaftPeers {
@@ -93,7 +97,8 @@ extension RaftMember {
                 : node.progress.filter { $0.peer != options.id }.map {
                     .init(
                         peer: $0.peer, match: $0.match,
-                        isActive: $0.acknowledgedTick + UInt64(2 * options.electionTicks)
+                        // Heartbeats are told apart only where leases are kept.
+                        isActive: !options.usesLease ? $0.recentActive : $0.acknowledgedTick + UInt64(2 * options.electionTicks)
                             >= node.leaderTicks && $0.acknowledgedTick > 0)
                 })
     }

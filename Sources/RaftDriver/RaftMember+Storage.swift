@@ -156,13 +156,20 @@ extension RaftMember {
         defer { waitsForSpace -= 1 }
         if !isShort {
             isShort = true
+            shortSince = pace.ticks
             options.notice?("log or tables wait, and are tried again: \(error)")
         }
         // Where another leads or may, that one is to be asked; in a group of one nobody else is.
-        if role == .leader || isSoleVoter { inbox.withLock { $0.shortage = error } }
+        // For as long as it may take to hand leadership over, callers wait for that.
+        let isHandedOver =
+            !isSoleVoter && pace.ticks < shortSince + UInt64(Limits.handoverElections * options.electionTicks)
+        let told =
+            isHandedOver
+            ? StoreError(.notLeader, "leadership is handed over: \(error.message)") : error
+        if role == .leader || isSoleVoter { inbox.withLock { $0.shortage = told } }
         try? await reactor.sleep(for: Limits.noSpaceRetry)
         inbox.withLock { inbox in
-            if inbox.shortage == error { inbox.shortage = nil }
+            if inbox.shortage == told { inbox.shortage = nil }
         }
     }
 
@@ -238,7 +245,8 @@ extension RaftMember {
         } catch {
             let pending = batch.compactMap(\.pending)
             release(pending)
-            for command in pending { command.fail(error.leavingOpen) }
+            let left = isSoleVoter ? error.leavingOpen : error.leavingOpen(as: .connection)
+            for command in pending { command.fail(left) }
             stop(error)
             return false
         }

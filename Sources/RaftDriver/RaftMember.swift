@@ -104,6 +104,8 @@ public actor RaftMember {
     var waitsForSpace = 0
     /// Whether they have waited since all went well.
     var isShort = false
+    /// The tick at which that began.
+    var shortSince: UInt64 = 0
     /// Whether log and state keep up, by the clock of the group.
     var pace = DiskPulse()
     /// Fetches of entries that are only on disk, by follower.
@@ -256,8 +258,12 @@ public actor RaftMember {
             try node.propose(entries)
         }
         guard refusal == nil else {
-            let error = StoreError(
-                .overloaded, "the group takes no changes at the moment: try again later")
+            // While leadership is handed over the next leader is to be asked.
+            let error =
+                node.basicStatus.transferee != .none
+                ? StoreError(.notLeader, "leadership is being handed over")
+                : StoreError(
+                    .overloaded, "the group takes no changes at the moment: try again later")
             for command in commands { fail(command, error) }
             return
         }
@@ -282,6 +288,8 @@ public actor RaftMember {
                 default: outgoing.append(message)
                 }
             }
+            // Before a word leaves by which another may be elected.
+            noteLease()
             if !outgoing.isEmpty { send(outgoing) }
         }
         if !appends.isEmpty, let appender = idleAppender {
@@ -323,7 +331,8 @@ public actor RaftMember {
         seenLeader.withLock { $0 = state.leader }
         groupChanged()
         if role != .leader {
-            abandonReads()
+            // What waits to be applied on one that led may wait for long: its disk may hang.
+            abandonReads(wasLeader ? notLeader : nil)
             // Whether it has room matters to nobody now: the leader is to be asked.
             if !isSoleVoter { inbox.withLock { $0.shortage = nil } }
         }
@@ -437,7 +446,11 @@ public actor RaftMember {
     /// The member cannot go on: everything that waits is failed, what is in the log already with
     /// an error that does not say that it was not made.
     func stop(_ error: StoreError) {
-        refuse(error)
+        // Others may lead: what comes is theirs, and what was under way may be asked for again.
+        let isAlone = isSoleVoter
+        refuse(
+            isAlone ? error : StoreError(.notLeader, "this member has stopped: \(error.message)"))
+        let left = isAlone ? error.leavingOpen : error.leavingOpen(as: .connection)
         isClosed = true
         noteWhetherAlone()
         leaseEnd.store(0, ordering: .releasing)
@@ -448,9 +461,9 @@ public actor RaftMember {
         }
         let lost = proposed
         proposed = []
-        for entry in lost { fail(entry.command, error.leavingOpen) }
-        failChanges(error.leavingOpen)
-        abandonReads(error)
+        for entry in lost { fail(entry.command, left) }
+        failChanges(left)
+        abandonReads(isAlone ? error : notLeader)
         wakeLoops()
     }
 
@@ -487,11 +500,13 @@ extension StoreError {
     var leavingOpen: StoreError {
         switch code {
         case .io, .connection, .cancelled: self
-        default:
-            StoreError(
-                .connection,
-                "the change was under way when its member stopped, and may have been made: "
-                    + message)
+        default: leavingOpen(as: .connection)
         }
+    }
+
+    func leavingOpen(as code: Code) -> StoreError {
+        StoreError(
+            code,
+            "the change was under way when its member stopped, and may have been made: " + message)
     }
 }

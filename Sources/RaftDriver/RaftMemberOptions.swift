@@ -15,6 +15,8 @@ public enum RaftMemberLimits {
     /// Elections for which a leader's log or tables may be at one piece of work before it hands
     /// leadership over: a disk that hangs.
     public static let stallElections = 2
+    /// Elections for which callers of a leader that lacks room are told to ask another.
+    public static let handoverElections = 4
     /// A member whose disk is full or hangs campaigns so many times later than others.
     public static let reluctance = 4
     /// Reads that wait for their index.

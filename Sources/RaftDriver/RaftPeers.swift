@@ -156,14 +156,6 @@ public final class RaftService: RPCHandler {
         members.withLock { _ = $0.removeValue(forKey: group) }
     }
 
-    /// Whether a method is one of this service.
-    public static func takes(_ method: UInt16) -> Bool {
-        switch RaftMethod(rawValue: method) {
-        case .messages, .snapshotPiece: true
-        case .status, .invite, .addMember, .removeMember, .transferLeadership, nil: false
-        }
-    }
-
     public func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         guard let method = RaftMethod(rawValue: request.method) else {
             throw StoreError(

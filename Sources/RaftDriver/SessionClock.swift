@@ -1,11 +1,11 @@
 import Reactor
 import Synchronization
 
-/// The time by which a group forgets what it has answered: milliseconds for which it has had a
-/// leader, about. The leader puts it into entries.
+/// The time by which a group forgets what it has answered, in milliseconds. The leader puts it into
+/// entries.
 ///
-/// It moves with a clock that nobody sets, and goes on from the latest time in the log; while there
-/// is no leader it stands still. Thread-safe.
+/// It moves with a clock that nobody sets, and goes on from the latest time in the log; while none
+/// of the group's processes runs it stands still. Thread-safe.
 public final class SessionClock: Sendable {
     private struct State {
         /// The latest that was learned, and when.

@@ -39,6 +39,8 @@ final class TablesApplier: CommandApplier {
     }
 
     var appliedIndex: LogIndex { store.appliedIndex }
+    /// As its log has them.
+    var members: ConfState { log.confState.0 }
 
     func apply(_ commands: [CommittedCommand]) async throws(StoreError) {
         guard let last = commands.last else { return }

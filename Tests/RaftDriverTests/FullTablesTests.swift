@@ -1,4 +1,5 @@
 import Eventually
+import GroupTestSupport
 import MetadataStore
 import Model
 import RaftLog

@@ -1,5 +1,6 @@
 import Eventually
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft
@@ -66,7 +67,7 @@ private final class Host: Sendable {
             channels: channels, options: options)
         let keeper = GroupKeeper(
             group, as: identity, address: place.address, channels: channels, notice: { _ in })
-        service.take(keeper)
+        service.open(keeper, serving: NoRole())
         keeper.start()
         state.withLock { state in
             state.group = group
@@ -86,13 +87,21 @@ private final class Host: Sendable {
             defer { state = State() }
             return (state.server, state.group, state.keeper)
         }
-        await keeper?.stop()
+        keeper?.cancel()
         await server?.stop()
         try? await group?.close()
+        await keeper?.stop()
     }
 
     func value(_ key: UInt8) async throws -> [UInt8] {
         try await group?.engine.store.read { $0.get(Appending.table, [key]) } ?? []
+    }
+}
+
+/// The role of these groups answers nothing.
+private struct NoRole: RPCHandler {
+    func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        throw StoreError(.unsupported, "there are no requests")
     }
 }
 

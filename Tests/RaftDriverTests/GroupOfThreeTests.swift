@@ -1,5 +1,6 @@
 import Eventually
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft

@@ -1,5 +1,6 @@
 import Bytes
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft

@@ -1,4 +1,5 @@
 import Foundation
+import GroupTestSupport
 import Model
 import Raft
 import RaftLog

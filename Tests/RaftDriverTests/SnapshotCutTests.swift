@@ -1,4 +1,5 @@
 import Foundation
+import GroupTestSupport
 import MetadataStore
 import Model
 import Raft
