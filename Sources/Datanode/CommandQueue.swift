@@ -12,7 +12,7 @@ import Wire
 /// container that takes long to close keeps no deletion waiting. A command that is waiting or being
 /// carried out is not taken again, however often SCM sends it.
 ///
-/// Commands have the term of the leader that gave them. Once a later one gives commands, those that
+/// Commands have the term of the leader that gave them. Once another one gives commands, those that
 /// still wait are dropped: it has them given again as far as they are still to be.
 ///
 /// Thread-safe.
@@ -101,13 +101,10 @@ final class CommandQueue: Sendable {
         }
     }
 
-    /// Takes a command of the leader of `term`; drops it if there was one of a later term. False if
-    /// so.
-    @discardableResult
-    func add(_ command: SCMDatanodeCommand, of term: UInt64) -> Bool {
+    /// Takes a command of the leader of `term`, as `SCMGroup` has found it to be.
+    func add(_ command: SCMDatanodeCommand, of term: UInt64) {
         state.withLock { state in
-            guard term >= state.term else { return false }
-            if term > state.term { forgetWaiting(&state) }
+            if term != state.term { forgetWaiting(&state) }
             state.term = term
             switch command.command {
             case .closeContainer(let id): add(.close(ContainerID(id)), &state)
@@ -119,7 +116,6 @@ final class CommandQueue: Sendable {
             case .registerAgain, nil: break
             }
             start(&state)
-            return true
         }
     }
 

@@ -9,6 +9,11 @@ import Wire
 ///
 /// Thread-safe.
 final class ReportedNode: Sendable {
+    enum Limits {
+        /// How old what several SCMs are told of the replicas may be.
+        static let reportAge = Duration.milliseconds(300)
+    }
+
     private struct Volumes {
         var reports: [VolumeReport] = []
         var full: Set<String> = []
@@ -21,6 +26,8 @@ final class ReportedNode: Sendable {
     let group: Mutex<SCMGroup>
     private let volumes = Mutex(Volumes())
     private let adoption: Adoption
+    private let reactor: Reactor
+    private let lastReport = Mutex<(taken: MonotonicTime, replicas: Replicas)?>(nil)
     private let logger: Logger
 
     init(
@@ -34,6 +41,7 @@ final class ReportedNode: Sendable {
         commands = CommandQueue(store: store, reactor: reactor, logger: logger)
         group = Mutex(SCMGroup(scms, at: reactor.now()))
         adoption = Adoption(store: store, reactor: reactor)
+        self.reactor = reactor
     }
 
     // MARK: Disks
@@ -59,17 +67,34 @@ final class ReportedNode: Sendable {
 
     var volumeMessages: [DNVolume] { volumes.withLock { $0.reports }.map(\.message) }
 
+    /// What is told of the replicas, and the epoch that it belongs to.
+    struct Replicas: Sendable {
+        var epoch: UInt64
+        var reports: [ContainerID: SCMReplicaReport]
+    }
+
     /// The replicas, with those that are lost, and the containers of which there is none and none
-    /// is made any more.
-    func replicas() async -> [ContainerID: SCMReplicaReport] {
-        var replicas: [ContainerID: SCMReplicaReport] = [:]
+    /// is made any more. Put together once for SCMs that are told at about the same time, unless
+    /// something has changed that one of them waits for.
+    func replicas() async -> Replicas {
+        let isAwaited = commands.isAwaited
+        let now = reactor.now()
+        if !isAwaited,
+            let last = lastReport.withLock({ $0 }),
+            last.taken.duration(to: now) < Limits.reportAge, last.replicas.epoch == store.epoch
+        {
+            return last.replicas
+        }
+        // The epoch before the replicas: of one that begins now nothing would be known.
+        var replicas = Replicas(epoch: store.epoch, reports: [:])
         for id in store.retiredContainers {
             var message = SCMReplicaReport()
             message.container = id.rawValue
             message.state = .none
-            replicas[id] = message
+            replicas.reports[id] = message
         }
-        for report in await store.report() { replicas[report.id] = report.message }
+        for report in await store.report() { replicas.reports[report.id] = report.message }
+        lastReport.withLock { [replicas] in $0 = (now, replicas) }
         return replicas
     }
 

@@ -13,8 +13,9 @@ import Wire
 /// remembered for this SCM alone; what was carried out is told to the one that leads.
 actor Reporter {
     enum Limits {
-        /// Between attempts to reach SCM.
+        /// Between attempts to reach SCM, at first and, where another one leads, at most.
         static let retryDelay = Duration.milliseconds(500)
+        static let longestRetry = Duration.seconds(4)
         /// Between heartbeats that have something to tell that SCM waits for.
         static let leastPause = Duration.milliseconds(100)
     }
@@ -29,6 +30,7 @@ actor Reporter {
     private var reported: [ContainerID: SCMReplicaReport] = [:]
     private var isRegistered = false
     private var wasReachable = true
+    private var retryDelay = Limits.retryDelay
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
@@ -51,12 +53,16 @@ actor Reporter {
                 if !isRegistered { try await register() }
                 try await heartbeat()
                 wasReachable = true
+                retryDelay = Limits.retryDelay
             } catch {
                 // An end that was asked for is no news.
                 if wasReachable, !Task.isCancelled { logger.warning("SCM \(address): \(error)") }
                 wasReachable = false
                 isRegistered = false
-                pause = Limits.retryDelay
+                pause = retryDelay
+                // It will not lead before it has been back for a while.
+                let isLed = node.group.withLock { $0.leader } != nil
+                retryDelay = isLed ? min(retryDelay * 2, Limits.longestRetry) : Limits.retryDelay
             }
             do {
                 try await sleep(for: pause)
@@ -83,9 +89,9 @@ actor Reporter {
         if let cluster = store.cluster { request.cluster = cluster.message }
         request.volumes = node.volumeMessages
         request.store = node.storeNumber
-        // Before the replicas: of an epoch that begins now nothing would be known.
-        request.epoch = store.epoch
-        let replicas = await node.replicas()
+        let told = await node.replicas()
+        request.epoch = told.epoch
+        let replicas = told.reports
         request.replicas = Array(replicas.values)
         let response = try await scm.register(request)
         try await node.adopt(ClusterID(response.cluster))
@@ -99,9 +105,10 @@ actor Reporter {
     private func heartbeat() async throws(StoreError) {
         let store = node.store
         var request = SCMHeartbeatRequest()
-        request.epoch = store.epoch
         request.store = node.storeNumber
-        let replicas = await node.replicas()
+        let told = await node.replicas()
+        request.epoch = told.epoch
+        let replicas = told.reports
         request.id = node.address.id.message
         request.volumes = node.volumeMessages
         let isRemoved = reported.keys.contains { replicas[$0] == nil }

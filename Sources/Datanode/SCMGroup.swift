@@ -54,7 +54,12 @@ struct SCMGroup {
     mutating func take(_ view: View, from address: String, at now: MonotonicTime) -> Bool {
         switch view.leading {
         case .leads:
-            guard view.term >= term else { return false }
+            // A later one was heard of: an earlier one does not know yet. Unless there has been
+            // none for long: then the group was put back from a copy, and counts anew.
+            guard view.term >= term || leaderHeard.duration(to: now) > Limits.leaderless else {
+                if leader == address { leader = nil }
+                return false
+            }
             term = view.term
         // From before there were several; there is no way back to it from one that says its term.
         case .notSaid, .UNRECOGNIZED: guard term == 0 else { return false }
@@ -62,21 +67,24 @@ struct SCMGroup {
             if leader == address { leader = nil }
             // It may be behind: it adds members, and only while there is nobody to ask who knows.
             if leaderHeard.duration(to: now) > Limits.leaderless {
-                adopt(addresses + view.scms.filter { !addresses.contains($0) })
+                adopt(addresses + view.scms.filter { !addresses.contains($0) }, from: address)
             }
             return false
         }
         leader = address
         leaderHeard = now
-        if !view.scms.isEmpty { adopt(view.scms) }
+        adopt(view.scms, from: address)
         return true
     }
 
-    private mutating func adopt(_ found: [String]) {
+    /// Goes by the addresses `found`, if there are some, and by that of who has just answered: it
+    /// may be called by another name there.
+    private mutating func adopt(_ found: [String], from address: String) {
         guard found != addresses else { return }
         var known: Set<String> = []
-        let usable = found.filter { (try? HostPort($0)) != nil && known.insert($0).inserted }
+        var usable = found.filter { (try? HostPort($0)) != nil && known.insert($0).inserted }
         guard !usable.isEmpty else { return }
+        if known.insert(address).inserted { usable.insert(address, at: 0) }
         addresses = Array(usable.prefix(Limits.members))
     }
 }

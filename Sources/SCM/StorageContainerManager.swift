@@ -22,9 +22,6 @@ public actor StorageContainerManager: RPCHandler {
         public var tick = Duration.milliseconds(500)
         /// The cluster that this is to be, or is; nil: one is drawn where there is none.
         public var cluster: ClusterID?
-        /// `HOST:PORT` of all members, for datanodes to report to. Called for each heartbeat, on the
-        /// reactor; nil: what the group's log says.
-        public var addresses: (@Sendable () -> [String])?
         public init() {}
     }
 
@@ -135,9 +132,13 @@ public actor StorageContainerManager: RPCHandler {
         }
     }
 
-    /// `HOST:PORT` of all members, as far as this one knows; empty where it does not.
+    /// `HOST:PORT` of all members, as far as this one knows; without those that say only that they
+    /// listen at every address.
     var addresses: [String] {
-        options.addresses?() ?? group.roster.map(\.address).filter { !$0.isEmpty }
+        group.roster.map(\.address).filter { address in
+            guard let host = try? HostPort(address).host else { return false }
+            return host != "0.0.0.0" && host != "::"
+        }
     }
 
     private func nameCluster() async throws(StoreError) {

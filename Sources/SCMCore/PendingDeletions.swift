@@ -13,8 +13,8 @@ import Wire
 /// for such replicas alone takes none of the room that others have; beyond `Limits.parkedBlocks` it
 /// is given up, and a replica that comes back keeps blocks that nobody names.
 ///
-/// Only the SCM that leads tells datanodes; the others keep the deletions alone, and what is to be
-/// told is gathered when one begins to lead.
+/// Only the SCM that leads tells datanodes. The others keep what is to be told, so that one that
+/// begins to lead has nothing to gather.
 ///
 /// Pure; not thread-safe.
 struct PendingDeletions: Sendable {
@@ -63,25 +63,24 @@ struct PendingDeletions: Sendable {
     /// - Parameter isTelling: whether datanodes are told of what is added.
     init(isTelling: Bool = true) { self.isTelling = isTelling }
 
-    /// Who is told what begins anew, with all that is not confirmed, as if it had just been added.
+    /// Datanodes are told from now on: of all that they have not confirmed, for what was told before
+    /// was told by another.
     mutating func beginTelling() {
-        let known = deletions.sorted { $0.key < $1.key }
-        self = PendingDeletions(isTelling: true)
-        for (number, deletion) in known {
-            add(number, Deletion(blocks: deletion.blocks, waiting: deletion.waiting))
-        }
+        for node in nodes.keys { takeBack(node) }
+        isTelling = true
     }
 
     /// Nobody is told anything any more.
-    mutating func endTelling() {
-        guard isTelling else { return }
-        isTelling = false
-        for id in nodes.keys {
-            nodes[id]!.untold = []
-            nodes[id]!.told = []
-            nodes[id]!.toldBlocks = 0
-            nodes[id]!.failed = []
-        }
+    mutating func endTelling() { isTelling = false }
+
+    /// What `node` was told, and has not confirmed, it is to be told again.
+    private mutating func takeBack(_ node: DatanodeID) {
+        guard let state = nodes[node], !state.told.isEmpty || !state.failed.isEmpty else { return }
+        let again = (state.told + state.failed.map(\.number)).sorted()
+        nodes[node]!.untold.prepend(contentsOf: again)
+        nodes[node]!.told = []
+        nodes[node]!.toldBlocks = 0
+        nodes[node]!.failed = []
     }
 
     /// What there is, with the datanodes that have not confirmed.
@@ -111,7 +110,7 @@ struct PendingDeletions: Sendable {
         blocks += deletion.blocks.count
         for node in deletion.waiting {
             nodes[node, default: Node()].blocks += deletion.blocks.count
-            if isTelling { nodes[node]!.untold.append(number) }
+            nodes[node]!.untold.append(number)
         }
     }
 
@@ -125,6 +124,12 @@ struct PendingDeletions: Sendable {
         change(number) { deletion in
             deletion.waiting.removeAll { $0 == node }
             deletion.parked.remove(node)
+        }
+        // Where nobody is told, what was confirmed is dropped here.
+        while let first = nodes[node]?.untold.first,
+            deletions[first]?.waiting.contains(node) != true
+        {
+            nodes[node]!.untold.removeFirst()
         }
     }
 
@@ -168,7 +173,7 @@ struct PendingDeletions: Sendable {
     /// The replica of `container` on `node` is there: it is told of what was kept aside.
     mutating func unpark(_ container: ContainerID, by node: DatanodeID) {
         guard let numbers = nodes[node]?.parked.removeValue(forKey: container) else { return }
-        if isTelling { nodes[node]!.untold.append(contentsOf: numbers.sorted()) }
+        nodes[node]!.untold.append(contentsOf: numbers.sorted())
         for number in numbers { change(number) { $0.parked.remove(node) } }
     }
 
@@ -192,16 +197,7 @@ struct PendingDeletions: Sendable {
     }
 
     /// Nobody knows what `node` remembers of what it was told.
-    mutating func startOver(_ node: DatanodeID) {
-        guard isTelling, var state = nodes.removeValue(forKey: node) else { return }
-        state.untold.append(contentsOf: state.told)
-        state.untold.append(contentsOf: state.failed.map(\.number))
-        state.untold = Deque(state.untold.sorted())
-        state.told = []
-        state.toldBlocks = 0
-        state.failed = []
-        nodes[node] = state
-    }
+    mutating func startOver(_ node: DatanodeID) { takeBack(node) }
 
     /// Blocks whose deletion `node` has not confirmed.
     func count(of node: DatanodeID) -> Int { nodes[node]?.blocks ?? 0 }

@@ -25,6 +25,7 @@ extension SCMState {
 
     /// The containers that something was reported of; of very many, some now and the others later.
     private mutating func nextToLookAt() -> Set<ContainerID> {
+        if changed.isEmpty { swap(&changed, &waiting) }
         guard changed.count > Limits.lookedAtOnce else {
             defer { changed = [] }
             return changed
@@ -56,8 +57,8 @@ extension SCMState {
         case .containerClosed:
             guard holdsNothing(container) else { return nil }
             guard isWhollyHeard(container, at: now) else {
-                // Looked at again: a node that comes back may report nothing new.
-                changed.insert(container.id)
+                // Looked at again, after all others: a node that comes back may report nothing new.
+                waiting.insert(container.id)
                 return nil
             }
             return (.containerDeleting, [])

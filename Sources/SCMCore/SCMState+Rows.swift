@@ -94,6 +94,12 @@ extension SCMState {
         containers[id] = container
         nextContainerID = max(nextContainerID, record.id + 1)
         noteOpen(container, before)
+        if before == nil {
+            // A datanode may have told of its replica before this member knew of the container.
+            for case let node? in container.nodes {
+                if let replica = nodes[node]?.replicas[id] { noteReported(replica, by: node) }
+            }
+        }
         if before?.state != record.state {
             noteTransition(of: id, from: before?.state, to: record.state, at: now)
         }
@@ -160,6 +166,7 @@ extension SCMState {
             if state != .containerClosing { next.closings.forget(id) }
         }
         next.changed.formUnion(changed)
+        next.waiting = waiting
         self = next
     }
 }

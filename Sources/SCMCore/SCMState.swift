@@ -126,6 +126,8 @@ public struct SCMState: Sendable {
     var unlogged: [ContainerID: Set<Int>] = [:]
     /// Containers that something was reported of since they were looked at.
     var changed: Set<ContainerID> = []
+    /// Those that are to be looked at again once all of these were.
+    var waiting: Set<ContainerID> = []
     /// When the state was used last; see `noteTime`.
     var lastUse: UInt64?
     /// Since when this member hears datanodes.
@@ -289,6 +291,8 @@ public struct SCMState: Sendable {
     /// asleep): nobody could be heard, so it says nothing against anybody.
     public mutating func noteTime(_ now: UInt64) {
         defer { lastUse = now }
+        // Opening the tables took its time, in which nobody could be heard either.
+        if lastUse == nil { listeningSince = now }
         guard let lastUse, now > lastUse + Limits.standstillNanoseconds else { return }
         listeningSince += now - lastUse
         for id in nodes.keys { nodes[id]!.lastHeartbeat? += now - lastUse }

@@ -1,5 +1,6 @@
 import Eventually
 import Foundation
+import GroupTestSupport
 import Logging
 import Model
 import RaftDriver
