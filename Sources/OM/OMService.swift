@@ -113,9 +113,16 @@ public struct SCMBlockAllocator: BlockAllocator {
         _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client,
         repetition: LeaderChannel.Repetition = .harmless
     ) async throws(StoreError) -> [UInt8] {
-        try await channel.call(
-            // Groups that are allocated in vain are never written.
-            method.rawValue, message, timeout: timeout, context: context, repetition: repetition
-        ).message
+        do throws(StoreError) {
+            return try await channel.call(
+                // Groups that are allocated in vain are never written.
+                method.rawValue, message, timeout: timeout, context: context,
+                repetition: repetition
+            ).message
+        } catch {
+            // Said of SCM, and not by this member of OM's group of itself.
+            guard error.code == .notLeader || error.code == .connection else { throw error }
+            throw StoreError(.unavailable, "SCM: \(error.message)")
+        }
     }
 }

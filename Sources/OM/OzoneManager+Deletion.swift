@@ -51,7 +51,7 @@ extension OzoneManager {
     }
 
     /// What was found is done with, but for what cannot be read and `passedOver` more records.
-    func endLook(_ page: OMReads.DiscardedPage, passedOver: Int) {
+    func endLook(_ page: OMReads.DiscardedPage, from start: [UInt8], passedOver: Int) {
         for (key, error) in page.unreadable {
             logger.error(
                 "discarded blocks of command \(Self.command(of: key)) stay: \(error.message)")
@@ -59,7 +59,7 @@ extension OzoneManager {
         let left = passedOver + page.unreadable.count
         measures.passedOver.add(UInt64(left))
         schedule.withLock {
-            $0.advance(to: page.next, isAtEnd: page.isAtEnd, passedOver: left)
+            $0.advance(from: start, to: page.next, isAtEnd: page.isAtEnd, passedOver: left)
         }
     }
 
@@ -95,8 +95,10 @@ extension OzoneManager {
                 continue
             }
             do throws(StoreError) {
-                // Readers tell the leader what they hold, and it may be another by now.
+                // Readers tell the leader what they hold, and it may be another by now. One that
+                // does not know yet is told by the barrier, or not answered.
                 try await group.readBarrier()
+                guard leads else { throw group.notLeader }
                 try await send(batch)
                 taken += batch.map(\.key)
             } catch {

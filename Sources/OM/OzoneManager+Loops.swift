@@ -38,7 +38,7 @@ extension OzoneManager {
                 try await group.reactor.sleep(for: options.deletionInterval)
                 guard leads else { continue }
                 try await dropOrphansIfAny()
-                while try await deleteBlocks(), !Task.isCancelled {}
+                while leads, try await deleteBlocks(), !Task.isCancelled {}
             } catch is CancellationError {
                 return
             } catch {
@@ -88,7 +88,7 @@ extension OzoneManager {
         }
         let free = notHeld(page.records, at: time, now: try await logTime())
         let refused = try await handOver(free)
-        endLook(page, passedOver: page.records.count - free.count + refused)
+        endLook(page, from: start, passedOver: page.records.count - free.count + refused)
         return !page.isAtEnd
     }
 

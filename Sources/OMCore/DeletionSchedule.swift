@@ -59,9 +59,13 @@ public struct DeletionSchedule: Sendable {
     /// What was found from where the last look began is done with, but for some records.
     ///
     /// - Parameters:
+    ///   - start: where the look began; one of an earlier schedule counts for nothing.
     ///   - next: where to go on.
     ///   - isAtEnd: what comes there is not due yet.
-    public mutating func advance(to next: [UInt8], isAtEnd: Bool, passedOver: Int) {
+    public mutating func advance(
+        from start: [UInt8], to next: [UInt8], isAtEnd: Bool, passedOver: Int
+    ) {
+        guard start == position else { return }
         position = next
         self.isAtEnd = isAtEnd
         self.passedOver += passedOver

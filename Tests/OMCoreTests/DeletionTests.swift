@@ -73,13 +73,15 @@ struct DeletionScheduleTests {
     func walk() {
         var schedule = DeletionSchedule(grace: 60 * second)
         #expect(schedule.begin(at: second) == [])
-        schedule.advance(to: [1], isAtEnd: false, passedOver: 2)
+        schedule.advance(from: [], to: [1], isAtEnd: false, passedOver: 2)
         #expect(schedule.begin(at: second) == [1])
-        schedule.advance(to: [2], isAtEnd: true, passedOver: 0)
+        schedule.advance(from: [1], to: [2], isAtEnd: true, passedOver: 0)
         #expect(schedule.begin(at: 30 * second) == [2])
-        schedule.advance(to: [3], isAtEnd: true, passedOver: 0)
+        schedule.advance(from: [2], to: [3], isAtEnd: true, passedOver: 0)
         #expect(schedule.begin(at: 31 * second) == [], "half a grace after it began")
-        schedule.advance(to: [4], isAtEnd: true, passedOver: 0)
+        schedule.advance(from: [], to: [4], isAtEnd: true, passedOver: 0)
+        // A look of before this schedule began counts for nothing.
+        schedule.advance(from: [9], to: [10], isAtEnd: true, passedOver: 3)
         #expect(schedule.begin(at: 100 * second) == [4], "nothing was left behind")
         // A look that failed is made again.
         #expect(schedule.begin(at: 101 * second) == [4])
