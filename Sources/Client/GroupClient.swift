@@ -11,6 +11,13 @@ public struct GroupClient: Sendable {
         static let changeTimeout = Duration.seconds(30)
     }
 
+    /// What a member says, or why it says nothing.
+    public struct Answer: Sendable {
+        public var address: String
+        public var view: Result<GroupStatusResponse, StoreError>
+    }
+
+    private let addresses: [String]
     private let channel: LeaderChannel
     private let channels: ChannelPool
     private let reactor: Reactor
@@ -20,13 +27,39 @@ public struct GroupClient: Sendable {
     public init(
         _ addresses: [String], channels: ChannelPool, on reactor: Reactor
     ) throws(StoreError) {
+        self.addresses = addresses
         channel = try LeaderChannel(addresses, channels: channels, on: reactor)
         self.channels = channels
         self.reactor = reactor
     }
 
+    /// The group as each of its members sees it: of those that are known, and those that they name.
+    public func askAll() async -> [Answer] {
+        var asked: Set<String> = []
+        var answers: [Answer] = []
+        var unasked = Set(addresses)
+        while !unasked.isEmpty {
+            asked.formUnion(unasked)
+            answers += await withTaskGroup(of: Answer.self) { [unasked] group in
+                for address in unasked { group.addTask { await ask(address) } }
+                return await group.reduce(into: [Answer]()) { $0.append($1) }
+            }
+            let named = answers.compactMap { try? $0.view.get() }.flatMap(\.members)
+            unasked = Set(named.map(\.address)).subtracting(asked).filter { !$0.isEmpty }
+        }
+        return answers.sorted { $0.address < $1.address }
+    }
+
+    private func ask(_ address: String) async -> Answer {
+        do throws(StoreError) {
+            return Answer(address: address, view: .success(try await status(at: address)))
+        } catch {
+            return Answer(address: address, view: .failure(error))
+        }
+    }
+
     /// The group as the member at `address` sees it.
-    public func status(at address: String) async throws(StoreError) -> GroupStatusResponse {
+    private func status(at address: String) async throws(StoreError) -> GroupStatusResponse {
         let place = try HostPort(address)
         let reply = try await channels.channel(host: place.host, port: place.port, on: reactor)
             .call(

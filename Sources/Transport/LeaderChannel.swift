@@ -40,20 +40,34 @@ public final class LeaderChannel: Sendable {
         case unsafe
     }
 
+    /// A member as it is asked.
+    private final class Member: Sendable {
+        let address: String
+        let channel: RPCChannel
+        /// Calls that are not answered, and how many have been.
+        let outstanding = Atomic<Int>(0)
+        let answered = Atomic<UInt64>(0)
+
+        init(_ address: String, _ channel: RPCChannel) {
+            self.address = address
+            self.channel = channel
+        }
+    }
+
     private struct State {
-        /// `HOST:PORT` each.
-        var addresses: [String]
+        /// Never none.
+        var members: [Member]
         /// Which of them is asked first.
         var preferred = 0
-        var channels: [String: RPCChannel] = [:]
-        /// Calls that are not answered, and how many have been.
-        var outstanding = 0
-        var answered: UInt64 = 0
         var isWatching = false
-        /// Of the answer by which the addresses were learned.
+        /// Of the answer by which the members were learned.
         var term: UInt64 = 0
+        /// The group that they are of, once one has said it.
+        var group: Identity128?
         var isLearning = false
         var lanes: CallLanes
+
+        var target: Member { members[preferred] }
     }
 
     private let state: Mutex<State>
@@ -71,16 +85,26 @@ public final class LeaderChannel: Sendable {
         guard !addresses.isEmpty else {
             throw StoreError(.invalidArgument, "a group has at least one address")
         }
-        for address in addresses { _ = try HostPort(address) }
-        var generator = generator
-        state = Mutex(State(addresses: addresses, lanes: CallLanes(&generator)))
         pool = channels
         self.reactor = reactor
+        var members: [Member] = []
+        for address in addresses {
+            members.append(Self.member(try HostPort(address), channels, reactor))
+        }
+        var generator = generator
+        state = Mutex(State(members: members, lanes: CallLanes(&generator)))
+    }
+
+    private static func member(
+        _ place: HostPort, _ pool: ChannelPool, _ reactor: Reactor
+    ) -> Member {
+        Member(
+            place.description, pool.channel(host: place.host, port: place.port, on: reactor))
     }
 
     /// Where the leader was seen last.
     public var address: String {
-        state.withLock { $0.addresses[$0.preferred] }
+        state.withLock { $0.target.address }
     }
 
     /// Calls `method` on the leader and waits for the answer; see `RPCChannel.call`.
@@ -95,29 +119,33 @@ public final class LeaderChannel: Sendable {
     ) async throws(StoreError) -> RPCReply {
         var request = RPCRequest(method: method, message: message)
         request.context = context
-        guard repetition == .identified else {
-            return try await attempt(&request, timeout ?? Limits.timeout, repetition)
+        let (member, lane, startsWatch) = state.withLock { state in
+            defer { state.isWatching = true }
+            let lane = repetition == .identified ? state.lanes.take(limit: Limits.lanes) : nil
+            return (state.target, lane, !state.isWatching)
         }
-        let lane = state.withLock { $0.lanes.take(limit: Limits.lanes) }
+        if startsWatch { Task(executorPreference: reactor) { await self.watch() } }
+        guard repetition == .identified else {
+            return try await attempt(&request, at: member, timeout ?? Limits.timeout, repetition)
+        }
         guard let lane else {
             throw StoreError(
                 .overloaded, "\(Limits.lanes) changes are under way: try again later")
         }
         defer { state.withLock { $0.lanes.giveBack(lane) } }
         request.identity = RPCRequest.Identity(lane.next(), lane)
-        return try await attempt(&request, timeout ?? Limits.timeout, repetition)
+        return try await attempt(&request, at: member, timeout ?? Limits.timeout, repetition)
     }
 
     private func attempt(
-        _ request: inout RPCRequest, _ limit: Duration, _ repetition: Repetition
+        _ request: inout RPCRequest, at first: Member, _ limit: Duration, _ repetition: Repetition
     ) async throws(StoreError) -> RPCReply {
         let start = reactor.now()
-        var (tried, channel) = begin()
-        defer { end() }
+        var tried = first
         var failure: StoreError
         // Nearly always.
         do throws(StoreError) {
-            return try await channel.perform(request, timeout: limit)
+            return try await Self.ask(tried, request, limit)
         } catch {
             failure = error
         }
@@ -138,15 +166,26 @@ public final class LeaderChannel: Sendable {
             }
             let left = reactor.now().duration(to: deadline)
             guard left > .zero else { break }
-            (tried, channel) = target()
+            tried = state.withLock { $0.target }
             attempts += 1
             do throws(StoreError) {
-                return try await channel.perform(request, timeout: left)
+                return try await Self.ask(tried, request, left)
             } catch {
                 failure = error
             }
         }
         throw failure
+    }
+
+    private static func ask(
+        _ member: Member, _ request: RPCRequest, _ limit: Duration
+    ) async throws(StoreError) -> RPCReply {
+        member.outstanding.wrappingAdd(1, ordering: .relaxed)
+        defer {
+            member.outstanding.wrappingSubtract(1, ordering: .relaxed)
+            member.answered.wrappingAdd(1, ordering: .relaxed)
+        }
+        return try await member.channel.perform(request, timeout: limit)
     }
 
     /// Whether a failure is the member's that was asked, so that another may do better.
@@ -177,65 +216,31 @@ public final class LeaderChannel: Sendable {
 
     // MARK: Who is asked
 
-    private func begin() -> (String, RPCChannel) {
-        let (target, startsWatch) = state.withLock { state in
-            state.outstanding += 1
-            defer { state.isWatching = true }
-            return (self.target(&state), !state.isWatching)
-        }
-        if startsWatch { Task(executorPreference: reactor) { await self.watch() } }
-        return target
-    }
-
-    private func end() {
-        state.withLock { state in
-            state.outstanding -= 1
-            state.answered &+= 1
-        }
-    }
-
-    private func target() -> (String, RPCChannel) { state.withLock { target(&$0) } }
-
-    private func target(_ state: inout State) -> (String, RPCChannel) {
-        let address = state.addresses[state.preferred]
-        return (address, channel(address, &state))
-    }
-
-    private func channel(_ address: String, _ state: inout State) -> RPCChannel {
-        if let channel = state.channels[address] { return channel }
-        guard let place = try? HostPort(address) else {
-            preconditionFailure("addresses are looked at before they are taken")
-        }
-        let channel = pool.channel(host: place.host, port: place.port, on: reactor)
-        state.channels[address] = channel
-        return channel
-    }
-
     /// Another member is asked next than `tried`: the one that it named, or the next in turn.
     /// Returns how many members there are.
-    private func moveOn(from tried: String, to hint: String?) -> Int {
+    private func moveOn(from tried: Member, to hint: String?) -> Int {
         let (count, learns) = state.withLock { state in
             // Somebody else may have moved on already.
-            if state.addresses[state.preferred] == tried {
-                if let hint, hint != tried, (try? HostPort(hint)) != nil {
-                    prefer(hint, &state)
+            if state.target === tried {
+                if let hint, hint != tried.address, let place = try? HostPort(hint) {
+                    prefer(place, &state)
                 } else {
-                    state.preferred = (state.preferred + 1) % state.addresses.count
+                    state.preferred = (state.preferred + 1) % state.members.count
                 }
             }
             defer { state.isLearning = true }
-            return (state.addresses.count, !state.isLearning)
+            return (state.members.count, !state.isLearning)
         }
         if learns { Task(executorPreference: reactor) { await self.learn() } }
         return count
     }
 
-    private func prefer(_ address: String, _ state: inout State) {
-        if let place = state.addresses.firstIndex(of: address) {
-            state.preferred = place
-        } else if state.addresses.count < Limits.members {
-            state.addresses.append(address)
-            state.preferred = state.addresses.count - 1
+    private func prefer(_ place: HostPort, _ state: inout State) {
+        if let known = state.members.firstIndex(where: { $0.address == place.description }) {
+            state.preferred = known
+        } else if state.members.count < Limits.members {
+            state.members.append(Self.member(place, pool, reactor))
+            state.preferred = state.members.count - 1
         }
     }
 
@@ -244,18 +249,36 @@ public final class LeaderChannel: Sendable {
     /// Looks after calls that nobody answers: a member that hangs keeps its connections.
     private func watch() async {
         var idle = 0
-        var stands = 0
-        var last: UInt64 = 0
+        var stands: [ObjectIdentifier: (answered: UInt64, looks: Int)] = [:]
         while true {
             // Nobody cancels this task.
             try? await reactor.sleep(for: Limits.patience / 2)
-            let (outstanding, answered) = state.withLock { ($0.outstanding, $0.answered) }
-            idle = outstanding == 0 ? idle + 1 : 0
-            stands = outstanding > 0 && answered == last ? stands + 1 : 0
-            last = answered
-            if stands >= 2 { await lookForLeader() }
+            let (members, target) = state.withLock { ($0.members, $0.target) }
+            var isBusy = false
+            var standing: [Member] = []
+            for member in members {
+                let id = ObjectIdentifier(member)
+                let answered = member.answered.load(ordering: .relaxed)
+                guard member.outstanding.load(ordering: .relaxed) > 0 else {
+                    stands[id] = nil
+                    continue
+                }
+                isBusy = true
+                let before = stands[id]
+                let looks = before?.answered == answered ? (before?.looks ?? 0) + 1 : 0
+                stands[id] = (answered, looks)
+                if looks >= 2 { standing.append(member) }
+            }
+            for member in standing {
+                // Others are answered elsewhere by now: so may these be.
+                if member !== target { await member.channel.close() }
+            }
+            if standing.contains(where: { $0 === target }) { await lookForLeader(but: target) }
+            idle = isBusy ? 0 : idle + 1
             let isOver = state.withLock { state in
-                guard idle >= Limits.idleLooks, state.outstanding == 0 else { return false }
+                guard idle >= Limits.idleLooks,
+                    state.members.allSatisfy({ $0.outstanding.load(ordering: .relaxed) == 0 })
+                else { return false }
                 state.isWatching = false
                 return true
             }
@@ -265,17 +288,17 @@ public final class LeaderChannel: Sendable {
 
     /// Asks the members that are not asked now who leads; if it is another one, the calls that wait
     /// go there.
-    private func lookForLeader() async {
-        let (tried, channel) = target()
-        let views = await askMembers(but: tried)
-        guard let view = views.max(by: { $0.term < $1.term }) else { return }
+    private func lookForLeader(but tried: Member) async {
+        guard let view = await askMembers(but: tried).last else { return }
         take(view)
-        guard let leader = view.leaderAddress, leader != tried else { return }
+        guard let leader = view.leaderAddress, leader != tried.address,
+            let place = try? HostPort(leader)
+        else { return }
         state.withLock { state in
-            if state.addresses[state.preferred] == tried { prefer(leader, &state) }
+            if state.target === tried { prefer(place, &state) }
         }
         // Ends the calls that wait for it; those that may be made again are.
-        await channel.close()
+        await tried.channel.close()
     }
 
     /// Learns where the members are by now, a moment after one was not where it was thought to be.
@@ -285,37 +308,46 @@ public final class LeaderChannel: Sendable {
         state.withLock { $0.isLearning = false }
     }
 
-    private func askMembers(but passed: String?) async -> [GroupStatusResponse] {
-        let asked = state.withLock { state in
-            state.addresses.filter { $0 != passed }.map { channel($0, &state) }
-        }
-        return await withTaskGroup(of: GroupStatusResponse?.self) { group in
-            for channel in asked {
+    /// What the members say that answer, those that know most last.
+    private func askMembers(but passed: Member?) async -> [GroupStatusResponse] {
+        let asked = state.withLock { $0.members }.filter { $0 !== passed }
+        let views = await withTaskGroup(of: GroupStatusResponse?.self) { group in
+            for member in asked {
                 group.addTask {
-                    let reply = try? await channel.call(
+                    let reply = try? await member.channel.call(
                         RaftMethod.status.rawValue, GroupStatusRequest().encoded,
                         timeout: Limits.questionTimeout)
                     return reply.flatMap { try? GroupStatusResponse(parsing: $0.message) }
                 }
             }
-            return await group.reduce(into: []) { views, view in
+            return await group.reduce(into: [GroupStatusResponse]()) { views, view in
                 if let view { views.append(view) }
             }
         }
+        return views.sorted { $0.knowledge < $1.knowledge }
     }
 
-    /// Takes the addresses of an answer, unless one of a later term was taken.
+    /// Takes the addresses of an answer, unless one of a later term was taken, or it is of another
+    /// group.
     private func take(_ view: GroupStatusResponse) {
-        let found = view.members.map(\.address).filter { (try? HostPort($0)) != nil }
-        guard !found.isEmpty, found.count <= Limits.members else { return }
+        let places = view.members.compactMap { try? HostPort($0.address) }
+        guard !places.isEmpty, places.count <= Limits.members else { return }
         state.withLock { state in
-            guard view.term >= state.term else { return }
+            let group = Identity128(view.group)
+            guard view.term >= state.term, state.group == nil || state.group == group else {
+                return
+            }
+            state.group = group
             state.term = view.term
-            let preferred = state.addresses[state.preferred]
-            guard Set(found) != Set(state.addresses) else { return }
-            state.addresses = found.contains(preferred) ? found : found + [preferred]
-            state.preferred = state.addresses.firstIndex(of: preferred) ?? 0
-            state.channels = state.channels.filter { state.addresses.contains($0.key) }
+            let target = state.target
+            let known = state.members
+            var members = places.map { place in
+                known.first { $0.address == place.description }
+                    ?? Self.member(place, pool, reactor)
+            }
+            if !members.contains(where: { $0 === target }) { members.append(target) }
+            state.members = members
+            state.preferred = members.firstIndex { $0 === target } ?? 0
         }
     }
 }
@@ -327,4 +359,7 @@ extension GroupStatusResponse {
         let address = members.first { $0.peer == leader }?.address ?? ""
         return address.isEmpty ? nil : address
     }
+
+    /// The more, the newer what it says: by term, then whether it leads, then what it has applied.
+    public var knowledge: (UInt64, Int, UInt64) { (term, peer == leader ? 1 : 0, appliedIndex) }
 }

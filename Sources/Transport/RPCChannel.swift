@@ -58,7 +58,7 @@ public actor RPCChannel {
         self.reactor = reactor
         self.mayShareMemory = mayShareMemory
         if case .remote(let host, let port) = target {
-            self.address = "\(host):\(port)"
+            self.address = HostPort(host: host, port: port).description
         } else {
             self.address = address
         }

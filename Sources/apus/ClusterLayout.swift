@@ -102,14 +102,30 @@ struct ClusterLayout: Sendable {
     }
 
     /// The members of a group that have files here, of any number.
-    func present(_ role: String) -> [String] {
+    func present(_ role: String) -> [String] { holders(of: ["member.id", "metadata.db"], role) }
+
+    /// Those that have run.
+    func begun(_ role: String) -> [String] { holders(of: ["metadata.db"], role) }
+
+    /// All roles that have run here.
+    var rolesBegun: [String] { begun("scm") + begun("om") + holders(of: ["datanode.id"], "dn") }
+
+    /// The directories of a role that have one of `files`.
+    private func holders(of files: [String], _ role: String) -> [String] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
         return names.filter { name in
             name.hasPrefix(role) && Int(name.dropFirst(role.count)) != nil
-                && ["member.id", "metadata.db"].contains {
+                && files.contains {
                     FileManager.default.fileExists(atPath: "\(directory)/\(name)/\($0)")
                 }
         }.sorted()
+    }
+
+    /// Takes back what a member was to be that has never run.
+    func forget(_ name: String) throws {
+        let path = "\(directory)/\(name)/member.id"
+        guard FileManager.default.fileExists(atPath: path) else { return }
+        try FileManager.default.removeItem(atPath: path)
     }
 
     private func write(_ name: String, _ groups: Groups, _ group: String) throws {

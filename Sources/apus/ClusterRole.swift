@@ -1,4 +1,5 @@
 import Model
+import RaftDriver
 
 /// A role as the command line, its group of settings and its unit of systemd name it.
 enum ClusterRole: String, CaseIterable, Sendable {
@@ -26,17 +27,10 @@ struct MemberAddress: Hashable, Sendable {
     /// - Parameter setting: which setting it is of, for the error.
     /// - Throws: `invalidArgument` with what would be right.
     init(_ text: String, in setting: String) throws(StoreError) {
-        guard let equals = text.firstIndex(of: "="), equals > text.startIndex else {
-            throw StoreError(
-                .invalidArgument,
-                "\(setting): '\(text)' is no member: NAME=HOST:PORT is, as om1=host1:9862")
-        }
-        name = String(text[..<equals])
-        do throws(StoreError) {
-            place = try HostPort(String(text[text.index(after: equals)...]))
-        } catch {
-            throw StoreError(.invalidArgument, "\(setting): \(error.message)")
-        }
+        let role = String(setting.prefix { $0 != "." })
+        let (name, address) = try GroupPlace.parts(of: text, role)
+        self.name = name
+        place = try HostPort(address)
     }
 
     /// All members of a list. Throws `invalidArgument` if one is none, or two are of one name or

@@ -182,7 +182,12 @@ struct ConsistencyLoad: Sendable {
             // Bytes that are not those of the value are a value that nobody has written.
             return .answered(.value(try await hasContent(info, value) ? value : 0))
         } catch {
-            return error.code == .noSuchKey ? .answered(.value(nil)) : .notMade(error)
+            switch error.code {
+            case .noSuchKey: return .answered(.value(nil))
+            // Nor has anybody written what does not match its checksums.
+            case .corrupt: return .answered(.value(0))
+            default: return .notMade(error)
+            }
         }
     }
 

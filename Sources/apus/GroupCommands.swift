@@ -3,6 +3,7 @@ import Client
 import Foundation
 import Model
 import Reactor
+import Transport
 import Wire
 
 /// `apus admin om …` and `apus admin scm …`: the members of a group.
@@ -17,56 +18,20 @@ enum SCMGroup: GroupKind { static let role = "scm" }
 /// The group that a command is about.
 struct GroupAccess {
     let client: GroupClient
-    let addresses: [String]
 
     init(_ cluster: ClusterOptions, _ role: String) async throws {
         let settings = try await Settings(file: cluster.file(), overrides: [])
         let runtime = try Runtime(name: "apus", memory: .none, reactors: 1)
-        addresses = try settings.addresses(of: role)
         client = try GroupClient(
-            addresses, channels: runtime.channels, on: runtime.reactors.next())
+            settings.addresses(of: role), channels: runtime.channels, on: runtime.reactors.next())
     }
 
-    private struct Answer: Sendable {
-        var address: String
-        var view: GroupStatusResponse?
-        var failure: StoreError?
-    }
-
-    private static func ask(_ client: GroupClient, _ address: String) async -> Answer {
-        var answer = Answer(address: address)
-        do throws(StoreError) {
-            answer.view = try await client.status(at: address)
-        } catch {
-            answer.failure = error
-        }
-        return answer
-    }
-
-    /// What the members say that can be asked, with where they are: those of the settings, and
-    /// those that these name. Throws why if none can be.
-    func views() async throws -> [(address: String, view: GroupStatusResponse)] {
-        var asked: Set<String> = []
-        var views: [(address: String, view: GroupStatusResponse)] = []
-        var unasked = addresses
-        var failure: StoreError?
-        while !unasked.isEmpty {
-            asked.formUnion(unasked)
-            let answers = await withTaskGroup(of: Answer.self) { [client, unasked] group in
-                for address in unasked {
-                    group.addTask { await Self.ask(client, address) }
-                }
-                return await group.reduce(into: []) { $0.append($1) }
-            }
-            for answer in answers {
-                if let view = answer.view { views.append((answer.address, view)) }
-                failure = answer.failure ?? failure
-            }
-            unasked = Set(views.flatMap { $0.view.members.map(\.address) })
-                .subtracting(asked).filter { !$0.isEmpty }.sorted()
-        }
-        if views.isEmpty, let failure { throw failure }
-        return views.sorted { $0.address < $1.address }
+    /// What the members say that can be asked. Throws why if none can be.
+    func views() async throws -> [GroupStatusResponse] {
+        let answers = await client.askAll()
+        let views = answers.compactMap { try? $0.view.get() }
+        if views.isEmpty, let first = answers.first { _ = try first.view.get() }
+        return views
     }
 }
 
@@ -84,13 +49,9 @@ struct MemberRow: Encodable {
 
     /// Of the view of the leader, or of the one with the latest term, and what each member says of
     /// itself.
-    static func rows(_ views: [(address: String, view: GroupStatusResponse)]) -> [MemberRow] {
-        guard
-            let best = views.map(\.view).max(by: { a, b in
-                (a.term, a.peer == a.leader ? 1 : 0) < (b.term, b.peer == b.leader ? 1 : 0)
-            })
-        else { return [] }
-        let own = Dictionary(views.map { ($0.view.peer, $0.view) }) { first, _ in first }
+    static func rows(_ views: [GroupStatusResponse]) -> [MemberRow] {
+        guard let best = views.max(by: { $0.knowledge < $1.knowledge }) else { return [] }
+        let own = Dictionary(views.map { ($0.peer, $0) }) { first, _ in first }
         return best.members.map { member in
             let view = own[member.peer]
             let role =

@@ -15,8 +15,6 @@ struct GroupHealth {
     }
 
     enum Limits {
-        /// How long a member may take to answer.
-        static let timeout = Duration.seconds(2)
         /// A follower that is this many entries behind the leader lags.
         static let lag: UInt64 = 10_000
     }
@@ -30,46 +28,21 @@ struct GroupHealth {
     ) async throws -> GroupHealth? {
         let members = try settings.members(of: role.group)
         guard members.count > 1 else { return nil }
-        var asked = Dictionary(
-            members.map { ($0.place.description, $0.name) }, uniquingKeysWith: { first, _ in first }
-        )
-        var views = await ask(asked.map { ($1, $0) }, runtime)
-        let told = views.compactMap { try? $0.answer.get() }.flatMap(\.members)
-        var more: [(String, String)] = []
-        for member in told where !member.address.isEmpty && asked[member.address] == nil {
-            asked[member.address] = member.name
-            more.append((member.name, member.address))
+        let client = try GroupClient(
+            members.map(\.place.description), channels: runtime.channels,
+            on: runtime.reactors.next())
+        let answers = await client.askAll()
+        var names: [String: String] = [:]
+        for member in answers.compactMap({ try? $0.view.get() }).flatMap(\.members) {
+            names[member.address] = member.name
         }
-        views += await ask(more, runtime)
+        for member in members { names[member.place.description] = member.name }
+        let views = answers.map { answer in
+            View(
+                name: names[answer.address] ?? answer.address, address: answer.address,
+                answer: answer.view)
+        }
         return GroupHealth(role: role, views: views.sorted { $0.name < $1.name })
-    }
-
-    private static func ask(
-        _ members: [(name: String, address: String)], _ runtime: Runtime
-    ) async -> [View] {
-        await withTaskGroup(of: View.self) { group in
-            for (name, address) in members {
-                group.addTask {
-                    View(name: name, address: address, answer: await ask(address, runtime))
-                }
-            }
-            return await group.reduce(into: []) { $0.append($1) }
-        }
-    }
-
-    private static func ask(
-        _ address: String, _ runtime: Runtime
-    ) async -> Result<GroupStatusResponse, StoreError> {
-        do throws(StoreError) {
-            let place = try HostPort(address)
-            let channel = runtime.channels.channel(
-                host: place.host, port: place.port, on: runtime.reactors.next())
-            let reply = try await channel.call(
-                RaftMethod.status.rawValue, GroupStatusRequest().encoded, timeout: Limits.timeout)
-            return .success(try GroupStatusResponse(parsing: reply.message))
-        } catch {
-            return .failure(error)
-        }
     }
 
     // MARK: What is said of it
@@ -77,11 +50,7 @@ struct GroupHealth {
     /// What the members that answered agree on, by the latest term.
     private var newest: GroupStatusResponse? {
         let answers = views.compactMap { try? $0.answer.get() }
-        // Of one term the leader knows most.
-        return answers.max { a, b in
-            (a.term, a.leader == a.peer ? 1 : 0, a.appliedIndex)
-                < (b.term, b.leader == b.peer ? 1 : 0, b.appliedIndex)
-        }
+        return answers.max { $0.knowledge < $1.knowledge }
     }
 
     private var title: String { role.rawValue.uppercased() }

@@ -86,10 +86,7 @@ extension Settings {
 
     /// `HOST:PORT` of the members of the group of `role`.
     func addresses(of role: String) throws -> [String] {
-        var addresses: [String] = []
-        for entry in list("\(role).addresses") {
-            addresses.append(try GroupPlace.parts(of: entry, role).address)
-        }
+        let addresses = try members(of: role).map(\.place.description)
         guard addresses.isEmpty else { return addresses }
         return [HostPort(host: text("\(role).host"), port: try number("\(role).port")).description]
     }

@@ -79,15 +79,16 @@ final class StopRequest: Sendable {
             if missing == 0 { break }
         }
         guard withParent else { return }
-        Thread.detachNewThread {
+        Thread.detachNewThread { [weak self] in
             // The other end of this pipe is held by the parent and never written to.
             var byte: UInt8 = 0
             while read(STDIN_FILENO, &byte, 1) > 0 {}
+            self?.isMadeFlag.store(true, ordering: .relaxed)
             continuation.yield()
         }
     }
 
-    /// Whether there was a signal.
+    /// Whether it is made.
     var isMade: Bool { isMadeFlag.load(ordering: .relaxed) }
 
     /// Waits until it is made; then listens no more.
@@ -126,6 +127,8 @@ private func runRole(
     let manager = ServiceManager()
     manager.status("starting")
     let runtime = try Runtime(name: name, memory: memory, reactors: reactors(settings))
+    // A member that waits to be added counts as started: from then on the manager wants to hear.
+    manager.keepWatch(over: runtime.reactors.reactors)
     // One that waits to be added, or that reads a long log, ends as by a crash: nothing is lost.
     let starting = Task.detached {
         while !Task.isCancelled {
@@ -146,7 +149,6 @@ private func runRole(
     // Whoever reads this through a pipe waits for it.
     fflush(nil)
     manager.ready("serving on port \(role.port)")
-    manager.keepWatch(over: runtime.reactors.reactors)
     await stop.wait()
     manager.stopping()
     await role.stop()

@@ -104,9 +104,10 @@ enum Roles {
         let metrics = try await serve(telemetry, "scm", settings, logger)
         return RunningRole(name: "scm", port: port.server.port, metrics: metrics) {
             await metrics?.stop()
-            await keeper.stop()
+            keeper.cancel()
             await port.server.stop()
             await report(logger, "closing") { try await manager.close() }
+            await keeper.stop()
             lock.release()
         }
     }
@@ -166,9 +167,10 @@ enum Roles {
         let metrics = try await serve(telemetry, "om", settings, logger)
         return RunningRole(name: "om", port: port.server.port, metrics: metrics) {
             await metrics?.stop()
-            await keeper.stop()
+            keeper.cancel()
             await port.server.stop()
             await report(logger, "closing") { try await manager.close() }
+            await keeper.stop()
             lock.release()
         }
     }

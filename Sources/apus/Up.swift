@@ -87,12 +87,22 @@ struct Up: AsyncParsableCommand {
             throw StoreError(
                 .invalidArgument,
                 "\(layout.directory) has \(present.joined(separator: ", ")): --\(role)s takes at "
-                    + "least \(present.count); take members out with apus admin \(role) remove "
-                    + "while it runs, and move their directories away then")
+                    + "least the number of the last; take members out with apus admin \(role) "
+                    + "remove while it runs, and move their directories away then")
         }
-        guard present.isEmpty else { return names.filter { !present.contains($0) } }
+        guard layout.begun(role).isEmpty else { return names.filter { !present.contains($0) } }
+        // A new one would give numbers out again that stand for bytes on disks, or know no keys.
+        let others = layout.rolesBegun
+        guard others.isEmpty else {
+            throw StoreError(
+                .invalidArgument,
+                "\(layout.directory) has \(others.joined(separator: ", ")), but no files of any "
+                    + "\(role): bring its directory back, or begin a new cluster elsewhere")
+        }
         let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
         for name in names {
+            // Of a first start that was cut off.
+            try layout.forget(name)
             let settings = try await Settings(file: layout.file(name), overrides: overrides)
             _ = try await GroupPort.initialize(settings, role, on: runtime.reactors.next())
         }
@@ -142,16 +152,16 @@ struct Up: AsyncParsableCommand {
             IdleMemory.watch(runtime)
             announce(layout, s3Port: running[running.count - 1].port)
             // They are there once they have been added, which needs them to wait for it.
-            if !joining.isEmpty {
-                async let added: Void = add(joining, layout, runtime)
-                for name in joining {
-                    running.insert(
-                        try await layout.oms.contains(name)
-                            ? Roles.startOM(settings(name), runtime)
-                            : Roles.startSCM(settings(name), runtime), at: 0)
+            let waiting = joining.map { name in
+                Task {
+                    let settings = try await Settings(
+                        file: layout.file(name), overrides: overrides)
+                    return try await layout.oms.contains(name)
+                        ? Roles.startOM(settings, runtime) : Roles.startSCM(settings, runtime)
                 }
-                try await added
             }
+            try await add(joining, layout, runtime)
+            for role in waiting { running.insert(try await role.value, at: 0) }
         } catch {
             for role in running.reversed() { await role.stop() }
             throw error

@@ -17,7 +17,12 @@ struct VolumeRecord: Codable, Equatable {
     /// In order.
     var volumes: [String]
 
-    init(volumes: [String]) { self.volumes = volumes.sorted() }
+    init(volumes: [String]) { self.volumes = Set(volumes.map(Self.plain)).sorted() }
+
+    /// One path is written in one way.
+    private static func plain(_ path: String) -> String {
+        path.count > 1 && path.hasSuffix("/") ? plain(String(path.dropLast())) : path
+    }
 
     /// The record in a datanode's directory; empty where there is none yet.
     /// - Throws: `versionMismatch` for one of a later program, `corrupt` for what is none.
@@ -54,7 +59,7 @@ struct VolumeRecord: Codable, Equatable {
     /// be looked at is left to the store, which knows how a failing disk is told.
     func refused(of paths: [String]) -> [String: String] {
         var reasons: [String: String] = [:]
-        for path in paths where volumes.contains(path) && Self.hasNoVolume(path) {
+        for path in paths where volumes.contains(Self.plain(path)) && Self.hasNoVolume(path) {
             reasons[path] =
                 "it was a volume of this datanode and holds none now; is its disk mounted? Mount it "
                 + "and start the datanode again, or, if the disk was replaced, say so first with "
@@ -72,10 +77,10 @@ struct VolumeRecord: Codable, Equatable {
         return reasons
     }
 
-    /// With the volumes that there are at `paths` now; what was one stays one, unless it is not
-    /// among the paths any more.
+    /// With the volumes that there are at `paths` now. What was one stays one, also while it is not
+    /// among the paths: it may be taken back into the settings before its disk is mounted again.
     func noting(_ paths: [String]) -> VolumeRecord {
-        VolumeRecord(volumes: paths.filter { volumes.contains($0) || Self.hasVolume($0) })
+        VolumeRecord(volumes: volumes + paths.filter(Self.hasVolume))
     }
 
     /// Keeps what `noting` says, if that is anything new.

@@ -119,9 +119,15 @@ struct ClusterPlanTests {
 
     @Test("a unit is told of directories outside /var/lib/apus, in systemd's quotes")
     func unitPaths() {
-        #expect(UnitPaths.text(["/var/lib/apus/om"]) == nil)
-        let text = UnitPaths.text(["/var/lib/apus/datanode", "/disks/1", "/disks/a 100%"])
-        #expect(text?.contains(#"RequiresMountsFor="/disks/1" "/disks/a 100%%""#) == true)
-        #expect(text?.contains(#"ReadWritePaths="/disks/1" "/disks/a 100%%""#) == true)
+        #expect(UnitPaths.text(["/var/lib/apus/om"], volumes: []) == nil)
+        let text = UnitPaths.text(
+            ["/srv/own", "/disks/1", "/disks/a 100%"], volumes: ["/disks/1", "/disks/a 100%"])
+        #expect(text?.contains(#"RequiresMountsFor="/srv/own""# + "\n") == true)
+        // A disk that is broken takes no other out.
+        #expect(text?.contains(#"Wants=disks-1.mount disks-a\x20100\x25.mount"#) == true)
+        #expect(text?.contains(#"After=disks-1.mount disks-a\x20100\x25.mount"#) == true)
+        #expect(
+            text?.contains(#"ReadWritePaths="-/srv/own" "-/disks/1" "-/disks/a 100%%""#) == true)
+        #expect(UnitPaths.mountUnit("/a-b/.c") == #"a\x2db-.c.mount"#)
     }
 }

@@ -68,9 +68,9 @@ struct SettingsFileTests {
         }
     }
 
-    @Test("the only member of a list is where clients go, whatever it is called")
+    @Test("the only member of a list is where clients go, whichever it is")
     func onlyMember() async throws {
-        try await withFile(#"{"om": {"addresses": ["first=h:1"]}}"#) { path in
+        try await withFile(#"{"om": {"addresses": ["om7=h:1"]}}"#) { path in
             let settings = try await Settings(file: path, overrides: [])
             #expect(settings.text("om.host") == "h" && settings.text("om.port") == "1")
         }
@@ -166,7 +166,11 @@ struct SettingsFileTests {
             ),
             (
                 #"{"om": {"addresses": ["om1"]}}"#,
-                "om.addresses: 'om1' is no member: NAME=HOST:PORT is"
+                "om.addresses takes om1=HOST:PORT,om2=…, not 'om1'"
+            ),
+            (
+                #"{"om": {"addresses": ["first=h:1"]}}"#,
+                "'first' names no member: om and a number does, as om1"
             ),
             (
                 #"{"scm": {"addresses": ["scm1=h:1", "scm1=h:2"]}}"#,

@@ -43,12 +43,14 @@ struct VolumeRecordTests {
         }
     }
 
-    @Test("a path that is taken out of the settings is forgotten")
-    func forgotten() throws {
+    @Test("a path that is taken out of the settings is remembered, however it is written")
+    func remembered() throws {
         try withFolder { folder in
             try makeVolume(folder + "/a")
             let record = VolumeRecord(volumes: [folder + "/a", folder + "/b"])
-            #expect(record.noting([folder + "/a"]).volumes == [folder + "/a"])
+            let later = record.noting([folder + "/a/"])
+            #expect(later.volumes == [folder + "/a", folder + "/b"])
+            #expect(later.refused(of: [folder + "/b/"]).count == 1)
         }
     }
 

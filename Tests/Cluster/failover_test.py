@@ -134,7 +134,8 @@ def main():
             print(pathlib.Path(name).read_text())
         answered = sum(report["outcomes"].values())
         good = (load.returncode == 0 and report["verdict"] == "linearizable" and faults.done
-                and answered >= 0.9 * report["operations"])
+                and answered >= 0.9 * report["operations"]
+                and report["operations"] >= 0.8 * arguments.operations)
         print("passed" if good else f"FAILED, seed {arguments.seed}")
         return 0 if good else 1
     finally:

@@ -122,8 +122,8 @@ class Run:
             host.apus("init", "host")
             assert host.run("stat", "-c", "%U", "/disks/1").stdout == "apus\n"
             conf = (host.root / "etc/systemd/system/apus-datanode.service.d/paths.conf").read_text()
-            assert 'RequiresMountsFor="/disks/1" "/disks/2"' in conf, conf
-            assert 'ReadWritePaths="/disks/1" "/disks/2"' in conf, conf
+            assert "Wants=disks-1.mount disks-2.mount\nAfter=disks-1.mount disks-2.mount" in conf, conf
+            assert 'ReadWritePaths="-/disks/1" "-/disks/2"' in conf, conf
             self.findings(host, "--alone", code=0)
 
     def check_all(self):
@@ -483,6 +483,7 @@ while True:
         assert sorted(path.name for path in host.disk("/disks/1").iterdir()) == before
         assert not (host.root / "etc/apus/cluster.json").exists()
         assert not (host.root / "usr/bin/apus").exists()
+        assert not list((host.root / "etc/systemd/system").glob("apus-*.service.d/*"))
         assert (host.root / "var/lib/apus/datanode/datanode.id").exists()
 
     def run(self):

@@ -86,10 +86,10 @@ class Cluster:
         child = subprocess.Popen(
             [APUS, command, "--config", f"{self.dir}/etc/{role}.json"],
             stdout=subprocess.PIPE, stderr=log, text=True)
+        self.logs.append(child)
         line = child.stdout.readline()
         assert line.startswith("ready"), line + self.tail(f"log/{role}.again.log")
         pathlib.Path(self.dir, "run", role + ".pid").write_text(f"{child.pid}\n")
-        self.logs.append(child)
         return child
 
     def kill_all(self):

@@ -179,7 +179,11 @@ struct HostCheck {
             found.append(ours(path, Array(data)))
         } else {
             let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? [])
-                .sorted().filter { $0 != "lost+found" && !$0.hasPrefix(DiskProfile.fileName) }
+                .sorted().filter { name in
+                    // What formatting that was cut off has left is taken up again.
+                    !["lost+found", "containers", "VERSION.new"].contains(name)
+                        && !name.hasPrefix(DiskProfile.fileName)
+                }
             if let strange = names.first {
                 found.append(
                     .fail(
@@ -274,8 +278,39 @@ struct HostCheck {
         return stat(path, &status) == 0 ? status.st_dev : nil
     }
 
+    /// Places that the units do not see (`ProtectHome=`, `PrivateTmp=`).
+    private static let hidden = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"]
+
+    /// What keeps the units' user out of what lies above `path`; nil: nothing.
+    private func way(to path: String) -> CheckFinding? {
+        guard let user else { return nil }
+        if let place = Self.hidden.first(where: { path.hasPrefix($0 + "/") }) {
+            return .fail(
+                "\(path) lies in \(place), which the units of the roles do not see",
+                do: "give a directory elsewhere, as below /disks or /srv")
+        }
+        let group = getpwuid(user)?.pointee.pw_gid
+        var parent = (path as NSString).deletingLastPathComponent
+        while parent.count > 1 {
+            var status = stat()
+            if stat(parent, &status) == 0 {
+                let bit =
+                    status.st_uid == user ? S_IXUSR : status.st_gid == group ? S_IXGRP : S_IXOTH
+                guard status.st_mode & bit != 0 else {
+                    return .fail(
+                        "\(path) is not reached by \(DirectoryOwner.serviceUser): \(parent) lets it "
+                            + "not through",
+                        do: "chmod o+x \(parent)")
+                }
+            }
+            parent = (parent as NSString).deletingLastPathComponent
+        }
+        return nil
+    }
+
     /// What keeps the roles' user from working in `path`; nil: nothing.
     private func access(_ path: String) -> CheckFinding? {
+        if let hindrance = way(to: path) { return hindrance }
         var status = stat()
         guard stat(path, &status) == 0 else {
             let reason = String(cString: strerror(errno))

@@ -100,6 +100,15 @@ struct HostPlace: Sendable {
 
     /// How others reach this host; nil if it listens nowhere that they could reach.
     func address() throws -> String? {
-        try listeners().first { !$0.isMetrics && !Settings.isLoopback($0.place.host) }?.place.host
+        var places: [HostPort] = []
+        for role in roles where role == .om || role == .scm {
+            let own = member(role)
+            places += try members(of: role).filter { $0.name == own }.map(\.place)
+        }
+        places += try listeners().filter { !$0.isMetrics }.map(\.place)
+        // Where a role listens at every address, none of them is named.
+        return places.map(\.host).first { host in
+            !Settings.isLoopback(host) && host != "0.0.0.0" && host != "::"
+        }
     }
 }

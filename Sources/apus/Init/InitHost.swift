@@ -92,7 +92,11 @@ extension InitCommand {
         /// Writes the file that lets a unit write outside `/var/lib/apus`, if it must.
         private func allow(_ role: ClusterRole, _ place: HostPlace) throws {
             let folder = "/etc/systemd/system/apus-\(role.rawValue).service.d"
-            guard let text = UnitPaths.text(place.directories(of: role)) else { return }
+            guard let text = UnitPaths.text(place.directories(of: role), volumes: place.volumes)
+            else {
+                unlink("\(folder)/paths.conf")
+                return
+            }
             try FileManager.default.createDirectory(
                 atPath: folder, withIntermediateDirectories: true)
             try DurableFile.replace("\(folder)/paths.conf", with: Data(text.utf8), mode: 0o644)
@@ -106,19 +110,46 @@ enum UnitPaths {
     /// What units may write to in any case.
     static let usual = "/var/lib/apus"
 
-    /// The lines for those outside `usual`; nil if there are none.
-    static func text(_ paths: [String]) -> String? {
+    /// The lines for those outside `usual`; nil if there are none. A role does not start without the
+    /// mounts of its directories; the mounts of volumes are waited for, and one that fails is left
+    /// out.
+    static func text(_ paths: [String], volumes: [String]) -> String? {
         let others = paths.filter { $0 != usual && !$0.hasPrefix(usual + "/") }
         guard !others.isEmpty else { return nil }
-        let list = others.map(quoted).joined(separator: " ")
-        return """
-            # Written by `apus init host` from the cluster's settings; run it again after a change.
-            [Unit]
-            RequiresMountsFor=\(list)
-            [Service]
-            ReadWritePaths=\(list)
+        var lines = [
+            "# Written by `apus init host` from the cluster's settings; run it again after a change.",
+            "[Unit]",
+        ]
+        let required = others.filter { !volumes.contains($0) }
+        if !required.isEmpty {
+            lines.append("RequiresMountsFor=" + required.map(quoted).joined(separator: " "))
+        }
+        let mounts = others.filter(volumes.contains).map(mountUnit)
+        if !mounts.isEmpty {
+            lines.append("Wants=" + mounts.joined(separator: " "))
+            lines.append("After=" + mounts.joined(separator: " "))
+        }
+        lines.append("[Service]")
+        lines.append("ReadWritePaths=" + others.map { quoted("-" + $0) }.joined(separator: " "))
+        return lines.joined(separator: "\n") + "\n"
+    }
 
-            """
+    /// The unit that mounts `path`, as systemd-escape(1) names it.
+    static func mountUnit(_ path: String) -> String {
+        let parts = path.split(separator: "/").map { part in
+            part.utf8.enumerated().map { place, byte in
+                let isPlain =
+                    (byte >= 0x30 && byte <= 0x39) || (byte >= 0x41 && byte <= 0x5A)
+                    || (byte >= 0x61 && byte <= 0x7A) || byte == 0x5F || byte == 0x3A
+                    || byte == 0x2E
+                return isPlain
+                    ? String(UnicodeScalar(byte)) : "\\x" + (byte < 16 ? "0" : "")
+                        + String(byte, radix: 16)
+            }.joined()
+        }
+        let name = parts.isEmpty ? "-" : parts.joined(separator: "-")
+        // A name does not begin with a point.
+        return (name.hasPrefix(".") ? "\\x2e" + name.dropFirst() : name) + ".mount"
     }
 
     /// As systemd.syntax(7) and systemd.unit(5) want it.

@@ -267,6 +267,12 @@ final class PeerCheck: Sendable {
                     "\(peer.name) does not reach this host at port \(port) (\(what)): \(reason)",
                     do: "see what a firewall here, or on the way, keeps out"))
         }
+        if peer.silence == nil, found.isEmpty, !peer.isReached(at: Array(ownPorts.keys)) {
+            found.append(
+                .fail(
+                    "\(peer.name) has not told yet whether it reaches this host",
+                    do: "run apus init check on both at the same time"))
+        }
         if let cluster = peer.cluster, cluster != own.cluster {
             found.append(
                 .fail(
