@@ -188,7 +188,8 @@ let package = Package(
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
         target("Eventually"),
-        target("GroupTestSupport", ["RaftDriver", "RaftLog", "Raft", "Transport", "Reactor", "Model"]),
+        target(
+            "GroupTestSupport", ["RaftDriver", "RaftLog", "Raft", "Transport", "Reactor", "Model"]),
         target("Simulator", ["Raft"]),
         .executableTarget(
             name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
@@ -237,7 +238,8 @@ let package = Package(
         tests(
             "SCMTests",
             [
-                "Eventually", "GroupTestSupport", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog", "Transport",
+                "Eventually", "GroupTestSupport", "SCM", "SCMCore", "RaftDriver", "Raft", "RaftLog",
+                "Transport",
                 "Wire", "Reactor", "Model", .log,
             ]),
         tests(

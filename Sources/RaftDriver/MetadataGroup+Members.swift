@@ -98,8 +98,10 @@ extension RaftMember {
                     .init(
                         peer: $0.peer, match: $0.match,
                         // Heartbeats are told apart only where leases are kept.
-                        isActive: !options.usesLease ? $0.recentActive : $0.acknowledgedTick + UInt64(2 * options.electionTicks)
-                            >= node.leaderTicks && $0.acknowledgedTick > 0)
+                        isActive: !options.usesLease
+                            ? $0.recentActive
+                            : $0.acknowledgedTick + UInt64(2 * options.electionTicks)
+                                >= node.leaderTicks && $0.acknowledgedTick > 0)
                 })
     }
 }

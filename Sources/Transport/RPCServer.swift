@@ -89,7 +89,9 @@ public final class RPCServer: Sendable {
 
     /// Begins to accept.
     public func start() {
-        Task(executorPreference: listener.reactor) { await self.accept(self.listener, shares: false) }
+        Task(executorPreference: listener.reactor) {
+            await self.accept(self.listener, shares: false)
+        }
         guard localName != nil else { return }
         Task(executorPreference: listener.reactor) { await self.acceptLocally() }
     }

@@ -15,7 +15,8 @@ struct TidyTests {
         "Reactor": 2, "Transport": 2,
         "RaftLog": 3, "RaftDriver": 3, "MetadataStore": 3, "ContainerStore": 3,
         "SCM": 4, "OM": 4, "Datanode": 4, "Client": 4, "DiskTune": 4,
-        "S3Gateway": 5, "MetricsGateway": 5, "apus": 6, "TestSupport": 6, "GroupTestSupport": 6, "Simulator": 6,
+        "S3Gateway": 5, "MetricsGateway": 5, "apus": 6, "TestSupport": 6, "GroupTestSupport": 6,
+        "Simulator": 6,
         "simulate": 7,
     ]
 

@@ -143,7 +143,8 @@ enum UnitPaths {
                     || (byte >= 0x61 && byte <= 0x7A) || byte == 0x5F || byte == 0x3A
                     || byte == 0x2E
                 return isPlain
-                    ? String(UnicodeScalar(byte)) : "\\x" + (byte < 16 ? "0" : "")
+                    ? String(UnicodeScalar(byte))
+                    : "\\x" + (byte < 16 ? "0" : "")
                         + String(byte, radix: 16)
             }.joined()
         }
