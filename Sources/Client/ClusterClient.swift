@@ -30,17 +30,18 @@ public final class ClusterClient: Sendable {
     ///   - channels: shared with other clients of the process, if there are any.
     ///   - windowBytes: memory for what is on its way to and from datanodes, in bytes; each
     ///     transfer takes a stripe at least.
+    ///   - reads: which OMs answer look-ups and listings.
     /// - Throws: `invalidArgument` for an address that is none, or where there is none.
     public init(
         om: [String], scm: [String], channels: ChannelPool, reactors: ReactorGroup,
-        windowBytes: Int = ClusterClient.windowBytes
+        windowBytes: Int = ClusterClient.windowBytes, reads: LeaderChannel.ReadPlace = .leader
     ) throws(StoreError) {
         self.reactors = reactors
         var toOM: [LeaderChannel] = []
         for reactor in reactors.reactors {
             toOM.append(try LeaderChannel(om, channels: channels, on: reactor))
         }
-        let names = OMClient(OMChannel(reactors: reactors, channels: toOM))
+        let names = OMClient(OMChannel(reactors: reactors, channels: toOM, reads: reads))
         self.names = names
         reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
             try await names.reserve(bucket, count: count, user: user)

@@ -6,6 +6,13 @@ import Model
 /// `ClusterClient` implements it on a cluster; tests of gateways use one in memory. Every call may
 /// come from any executor. All calls throw `StoreError`.
 ///
+/// Every call is linearizable: it sees all changes that were answered, to anybody, before it was
+/// made. That is so too where followers answer (`LeaderChannel.ReadPlace`): `user`, `users`,
+/// `volumes`, `bucket`, `buckets`, `list`, `key`, `upload`, `parts`, `uploads` may be theirs; all
+/// others are the leader's. Each answer is of one moment; two pages of a listing are of two, so keys
+/// that change meanwhile may be seen as before or after, and all others are seen once. What is known
+/// of the places of replicas may be a minute old: readers notice, and ask again.
+///
 /// `user` is the name of the user on whose behalf the call is made; the store checks what that
 /// user may do.
 public protocol ObjectStore: Sendable {

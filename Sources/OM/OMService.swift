@@ -16,7 +16,10 @@ public struct OMService: RPCHandler {
             throw StoreError(
                 .unsupported, "OM has no method 0x\(String(request.method, radix: 16))")
         }
-        guard manager.leads else { throw manager.group.notLeader }
+        // One that does not lead asks, before it reads, how far it must have applied.
+        guard manager.leads || request.isForAnyMember && method.isAnsweredByAny else {
+            throw manager.group.notLeader
+        }
         if let trace = request.context.trace, Self.mayAskSCM(method) {
             return RPCReply(
                 try await trace.follow { () async throws(StoreError) in

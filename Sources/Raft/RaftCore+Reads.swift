@@ -93,9 +93,9 @@ extension RaftCore {
     /// sent, and refuses its vote for the least election timeout from then. The lease ends by
     /// ``Configuration/leaseMarginTicks`` earlier, and with the first forced election.
     private var hasLease: Bool {
-        guard configuration.readOnlyOption == .leaseBased, let tick = leaseTick else {
-            return false
-        }
+        guard let tick = leaseTick else { return false }
+        if isLeaseHeld { return true }
+        guard configuration.readOnlyOption == .leaseBased else { return false }
         let age = leaderTicks + 1 - min(tick, leaderTicks + 1)
         return age + UInt64(configuration.leaseMarginTicks) <= UInt64(configuration.electionTick)
     }

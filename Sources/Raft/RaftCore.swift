@@ -57,6 +57,9 @@ struct RaftCore {
     var randomizedElectionTimeout = 0
     /// A leader's ticks in its term.
     var leaderTicks: UInt64 = 0
+    /// Set by who keeps the clock, for the messages stepped meanwhile: the lease of ``leaseTick``
+    /// is not over.
+    var isLeaseHeld = false
     /// Whether a forced election may be under way, which no lease holds off.
     var isLeaseBroken = false
     /// Ticks for which this member holds off candidates, having answered a leader that reads by

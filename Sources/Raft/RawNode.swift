@@ -56,6 +56,13 @@ public final class RawNode<Storage: RaftStorage> {
 
     /// A leader's ticks in its term. A heartbeat bears the number of the next.
     public var leaderTicks: UInt64 { core.leaderTicks }
+    /// Whether the lease that ``leaseTick`` gives is not over, by the clock of whoever keeps it: to
+    /// be true only while messages are stepped that came before it was looked at. Read indexes are
+    /// then given without a round of messages.
+    public var isLeaseHeld: Bool {
+        get { core.isLeaseHeld }
+        set { core.isLeaseHeld = newValue }
+    }
 
     /// The latest of these numbers that a quorum has answered. Each who did refuses its vote for the
     /// least election timeout, in its ticks, from when it had the heartbeat. nil while there is none,

@@ -7,6 +7,9 @@ import Synchronization
 // question, confirmed by a majority, must be applied before the answer is read.
 
 /// Reads that wait for their index, and for it to be applied.
+///
+/// One question is under way at a time, and serves all reads that had come when it was asked; those
+/// that come meanwhile share the next.
 struct WaitingReads {
     typealias Waiter = CheckedContinuation<Result<Void, StoreError>, Never>
 
@@ -17,11 +20,24 @@ struct WaitingReads {
     /// Drawn at each start: an answer that was meant for an earlier life of this member, whose
     /// reads had the same numbers, confirms nothing now.
     let life: UInt64
-    /// Not confirmed yet, by the number that is their context, with the ticks they have left.
-    var asked: [UInt64: (waiter: Waiter, ticks: Int)] = [:]
+    /// A question that is not answered yet, with the ticks it has left.
+    struct Question {
+        var waiters: [Waiter]
+        var ticks: Int
+    }
+
+    /// By the number that is their context.
+    var asked: [UInt64: Question] = [:]
+    /// For the next question.
+    var gathered: [Waiter] = []
     /// Confirmed; may go on when the index is applied.
     var confirmed: [(index: UInt64, waiter: Waiter)] = []
     var next: UInt64 = 0
+
+    /// How many wait.
+    var count: Int {
+        asked.values.reduce(gathered.count + confirmed.count) { $0 + $1.waiters.count }
+    }
 
     init(of member: PeerID, life: UInt64) {
         self.member = member
@@ -48,47 +64,65 @@ struct WaitingReads {
 
 extension RaftMember {
     /// Returns when everything that was answered anywhere in the group before the call can be
-    /// read here. At once in a group of one.
+    /// read here. At once in a group of one, and on a leader that has its lease. Elsewhere the leader
+    /// is asked how far that goes.
     ///
     /// - Throws: `notLeader` if there is no leader, or it could not be confirmed as such.
     public nonisolated func readBarrier() async throws(StoreError) {
-        if isAlone.load(ordering: .acquiring) { return }
-        let end = leaseEnd.load(ordering: .acquiring)
-        if end > 0, MonotonicTime.now().nanoseconds < end { return }
+        if isAlone.load(ordering: .acquiring) || holdsLease { return }
         try await confirmRead()
+    }
+
+    /// Whether what was answered can be read here without asking anybody, because nobody else can
+    /// lead yet.
+    nonisolated var holdsLease: Bool {
+        let end = leaseEnd.load(ordering: .acquiring)
+        return end > 0 && reactor.now().nanoseconds < end
     }
 
     private func confirmRead() async throws(StoreError) {
         guard !isClosed else { throw StoreError(.notLeader, "the group is closed") }
         guard leader != .none else { throw notLeader }
-        guard reads.asked.count + reads.confirmed.count < Limits.waitingReads else {
+        guard reads.count < Limits.waitingReads else {
             throw StoreError(.overloaded, "too many reads wait already: try again later")
         }
         let result: Result<Void, StoreError> = await withCheckedContinuation { waiter in
-            let number = reads.next
-            reads.next += 1
-            reads.asked[number] = (
-                waiter, Limits.readElections * options.electionTicks
-            )
-            let context = reads.context(number)
-            if attempt({ node throws(RaftError) in try node.readIndex(context: context) }) != nil {
-                reads.asked[number] = nil
-                waiter.resume(returning: .failure(notLeader))
+            reads.gathered.append(waiter)
+            // What is under way may have been asked before this read began.
+            if reads.asked.isEmpty {
+                askForReads()
+                carryOut()
             }
-            carryOut()
         }
         try result.get()
     }
 
+    /// Asks for all reads that have gathered.
+    private func askForReads() {
+        guard !reads.gathered.isEmpty else { return }
+        let waiters = reads.gathered
+        reads.gathered = []
+        let number = reads.next
+        reads.next += 1
+        reads.asked[number] = WaitingReads.Question(
+            waiters: waiters, ticks: Limits.readElections * options.electionTicks)
+        let context = reads.context(number)
+        guard attempt({ node throws(RaftError) in try node.readIndex(context: context) }) != nil
+        else { return }
+        reads.asked[number] = nil
+        for waiter in waiters { waiter.resume(returning: .failure(notLeader)) }
+    }
+
     func readConfirmed(_ state: ReadState) {
         guard let number = reads.number(state.context),
-            let read = reads.asked.removeValue(forKey: number)
+            let question = reads.asked.removeValue(forKey: number)
         else { return }
         if state.index <= readable {
-            read.waiter.resume(returning: .success(()))
+            for waiter in question.waiters { waiter.resume(returning: .success(())) }
         } else {
-            reads.confirmed.append((state.index, read.waiter))
+            reads.confirmed += question.waiters.map { (state.index, $0) }
         }
+        if reads.asked.isEmpty { askForReads() }
     }
 
     /// More has been applied.
@@ -106,24 +140,26 @@ extension RaftMember {
         reads.confirmed = waiting
     }
 
-    /// A question or its answer may be lost: reads do not wait for ever.
+    /// A question or its answer may be lost: reads do not wait for ever, and those that came since
+    /// do not wait for its answer.
     func tickReads() {
-        guard !reads.asked.isEmpty else { return }
-        for (number, read) in reads.asked {
-            if read.ticks <= 1 {
+        for (number, question) in reads.asked {
+            if question.ticks <= 1 {
                 reads.asked[number] = nil
-                read.waiter.resume(returning: .failure(notLeader))
+                for waiter in question.waiters { waiter.resume(returning: .failure(notLeader)) }
             } else {
                 reads.asked[number]?.ticks -= 1
             }
         }
+        askForReads()
     }
 
     /// The leader that was asked is none any more.
     func abandonReads(_ error: StoreError? = nil) {
-        let asked = reads.asked
+        let waiters = reads.asked.values.flatMap(\.waiters) + reads.gathered
         reads.asked = [:]
-        for read in asked.values { read.waiter.resume(returning: .failure(error ?? notLeader)) }
+        reads.gathered = []
+        for waiter in waiters { waiter.resume(returning: .failure(error ?? notLeader)) }
         guard let error else { return }
         let confirmed = reads.confirmed
         reads.confirmed = []

@@ -183,6 +183,9 @@ public actor RaftMember {
 
     private func run() async {
         while let (commands, messages) = await nextWork() {
+            // Followers that ask how far they must have applied to answer a read.
+            node.isLeaseHeld =
+                messages.contains { $0.kind == .readIndex } && holdsLease
             for message in messages where !isClosed && isHere(message) {
                 let refusal = attempt { node throws(RaftError) in try node.step(message) }
                 if case .lostEntries(let committed, let last)? = refusal {
@@ -194,6 +197,7 @@ public actor RaftMember {
                                 + "begin anew"))
                 }
             }
+            node.isLeaseHeld = false
             propose(commands)
             carryOut()
         }

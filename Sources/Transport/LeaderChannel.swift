@@ -25,6 +25,8 @@ public final class LeaderChannel: Sendable {
         static let idleLooks = 40
         /// Members remembered.
         static let members = 64
+        /// A member that failed or hung is asked nothing that others can answer for so long.
+        static let shunning = Duration.seconds(5)
         /// Calls with an identity at once.
         static let lanes = 16_384
     }
@@ -40,6 +42,16 @@ public final class LeaderChannel: Sendable {
         case unsafe
     }
 
+    /// Who answers a question. Either way the answer is linearizable: it has every change that was
+    /// answered, to anybody, before the question was asked.
+    public enum ReadPlace: String, Sendable, CaseIterable {
+        /// The member that leads.
+        case leader
+        /// The members in turn: one that does not lead asks the leader how far it must have applied
+        /// (the read index of Raft's thesis, 6.4). Where one cannot answer, the leader does.
+        case members
+    }
+
     /// A member as it is asked.
     private final class Member: Sendable {
         let address: String
@@ -47,6 +59,8 @@ public final class LeaderChannel: Sendable {
         /// Calls that are not answered, and how many have been.
         let outstanding = Atomic<Int>(0)
         let answered = Atomic<UInt64>(0)
+        /// Nanoseconds of the clock until which it is asked nothing that others may answer.
+        let shunnedUntil = Atomic<UInt64>(0)
 
         init(_ address: String, _ channel: RPCChannel) {
             self.address = address
@@ -59,6 +73,8 @@ public final class LeaderChannel: Sendable {
         var members: [Member]
         /// Which of them is asked first.
         var preferred = 0
+        /// Which was asked last of what any may answer.
+        var turn = 0
         var isWatching = false
         /// Of the answer by which the members were learned.
         var term: UInt64 = 0
@@ -68,6 +84,17 @@ public final class LeaderChannel: Sendable {
         var lanes: CallLanes
 
         var target: Member { members[preferred] }
+
+        /// Whose turn it is of those that answer.
+        mutating func next(at now: MonotonicTime) -> Member {
+            for _ in members.indices {
+                turn = (turn + 1) % members.count
+                if members[turn].shunnedUntil.load(ordering: .relaxed) <= now.nanoseconds {
+                    return members[turn]
+                }
+            }
+            return target
+        }
     }
 
     private let state: Mutex<State>
@@ -109,20 +136,26 @@ public final class LeaderChannel: Sendable {
 
     /// Calls `method` on the leader and waits for the answer; see `RPCChannel.call`.
     ///
-    /// - Parameter repetition: whether the call may be made again after a loss that leaves open
-    ///   whether it was carried out.
+    /// - Parameters:
+    ///   - repetition: whether the call may be made again after a loss that leaves open whether it
+    ///     was carried out.
+    ///   - place: who is to answer; of anything but a question, the leader.
     /// - Throws: what the handler threw; `connection` or `notLeader` if no member that leads could be
     ///   reached in time.
     public func call(
         _ method: UInt16, _ message: [UInt8], timeout: Duration? = nil,
-        context: IOContext = .client, repetition: Repetition = .unsafe
+        context: IOContext = .client, repetition: Repetition = .unsafe,
+        at place: ReadPlace = .leader
     ) async throws(StoreError) -> RPCReply {
         var request = RPCRequest(method: method, message: message)
         request.context = context
+        request.isForAnyMember = place == .members && repetition == .harmless
+        let now = request.isForAnyMember ? reactor.now() : nil
         let (member, lane, startsWatch) = state.withLock { state in
             defer { state.isWatching = true }
             let lane = repetition == .identified ? state.lanes.take(limit: Limits.lanes) : nil
-            return (state.target, lane, !state.isWatching)
+            let member = now.map { state.next(at: $0) } ?? state.target
+            return (member, lane, !state.isWatching)
         }
         if startsWatch { Task(executorPreference: reactor) { await self.watch() } }
         guard repetition == .identified else {
@@ -153,6 +186,11 @@ public final class LeaderChannel: Sendable {
         if let until = request.context.deadline { deadline = min(deadline, until) }
         var pause = Limits.firstPause
         var attempts = 1
+        if request.isForAnyMember, Self.isOfMember(failure) {
+            // From here on as any other call, of whoever leads.
+            shun(tried)
+            request.isForAnyMember = false
+        }
         while Self.isOfMember(failure) {
             let members = moveOn(from: tried, to: failure.leader)
             guard goesOn(after: failure, repetition, &request) else { break }
@@ -215,6 +253,12 @@ public final class LeaderChannel: Sendable {
     }
 
     // MARK: Who is asked
+
+    /// A member could not answer what any can: it is left alone for a while.
+    private func shun(_ member: Member) {
+        member.shunnedUntil.store(
+            reactor.now().advanced(by: Limits.shunning).nanoseconds, ordering: .relaxed)
+    }
 
     /// Another member is asked next than `tried`: the one that it named, or the next in turn.
     /// Returns how many members there are.

@@ -17,6 +17,9 @@ public struct RPCRequest: Sendable {
     public var peer: PeerIdentity
     /// What the other end calls itself: for traces and messages, and proof of nothing.
     public var caller = ""
+    /// Of a question to a group: any member may answer it, with what is true when it does, not only
+    /// the one that leads.
+    public var isForAnyMember = false
     /// For whom it is, when the caller stops waiting, and what the role notes of it.
     public var context: IOContext
     /// Follows one request of a user through all roles.

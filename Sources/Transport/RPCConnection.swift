@@ -44,6 +44,7 @@ actor RPCConnection {
     private let sharesMemory: Bool
     /// Whether the server takes the identities of calls.
     private let takesIdentities: Bool
+    private let knowsAnyMember: Bool
     private var pending: [UInt64: Pending] = [:]
     /// Memory of calls that nobody waits for any more, until the server is done with it.
     private var orphans: [UInt64: Payload] = [:]
@@ -63,6 +64,7 @@ actor RPCConnection {
         reactor = socket.reactor
         credit = hello.credit
         takesIdentities = hello.method & FrameHeader.Feature.calls != 0
+        knowsAnyMember = hello.method & FrameHeader.Feature.anyMember != 0
         self.socket = socket
         self.sender = sender
         self.sharesMemory = sharesMemory
@@ -289,6 +291,7 @@ actor RPCConnection {
         var header = FrameHeader(kind: .request, requestID: call.id, method: request.method)
         header.traceID = request.traceID
         header.ioClass = request.context.ioClass.rawValue
+        if request.isForAnyMember, knowsAnyMember { header.flags |= FrameHeader.Flag.anyMember }
         if let deadline = request.context.deadline {
             let now = (now ?? reactor.now()).nanoseconds
             let left = deadline.nanoseconds - min(now, deadline.nanoseconds)

@@ -107,7 +107,7 @@ actor ServerConnection {
         sender.add(
             Frame(
                 FrameHeader(
-                    kind: .hello, method: FrameHeader.Feature.calls,
+                    kind: .hello, method: FrameHeader.Feature.all,
                     credit: TransportLimits.credit),
                 message: Array(name.utf8)))
         return String(decoding: hello.message, as: UTF8.self)
@@ -134,6 +134,7 @@ actor ServerConnection {
                 method: frame.header.method, message: frame.message, token: token, peer: peer,
                 traceID: frame.header.traceID, call: call)
             request.caller = caller
+            request.isForAnyMember = frame.header.flags & FrameHeader.Flag.anyMember != 0
             switch frame.header.payloadPlace {
             case .inline:
                 if payloadBytes > 0 {

@@ -52,7 +52,9 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Flag {
         /// The message ends with the identity of the call (`CallID`), which counts among its bytes.
         public static let call: UInt8 = 1
-        static let all = call
+        /// Any member of the group may answer; without it the one that leads does.
+        public static let anyMember: UInt8 = 2
+        static let all = call | anyMember
     }
 
     /// What a server takes beyond what every program of this version does: bits of the method of
@@ -60,6 +62,10 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Feature {
         /// `Flag.call`.
         public static let calls: UInt16 = 1
+        /// `Flag.anyMember`.
+        public static let anyMember: UInt16 = 2
+        /// What this program takes.
+        public static let all = calls | anyMember
     }
 
     public enum Limits {

@@ -50,4 +50,7 @@ extension OMMethod {
             false
         }
     }
+
+    /// Whether a member that does not lead can answer it, from its tables: see `ReadPlace`.
+    public var isAnsweredByAny: Bool { !isChange && self != .holdBlocks }
 }

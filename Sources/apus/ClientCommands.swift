@@ -47,8 +47,11 @@ struct ClusterOptions: ParsableArguments {
     }
 
     /// A client whose connections live on the reactors of `runtime`.
-    func client(_ runtime: Runtime) async throws -> ClusterClient {
-        try Roles.client(await settings(), runtime)
+    /// - Parameter reads: which OMs answer questions; nil: as the settings say.
+    func client(
+        _ runtime: Runtime, reads: LeaderChannel.ReadPlace? = nil
+    ) async throws -> ClusterClient {
+        try Roles.client(await settings(), runtime, reads: reads)
     }
 
     /// The settings that tell where OM and SCM are.

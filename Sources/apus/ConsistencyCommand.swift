@@ -3,6 +3,7 @@ import Client
 import Foundation
 import Model
 import Reactor
+import Transport
 
 /// `apus bench consistency`: whether what clients see of keys is what they would see of one copy.
 struct BenchConsistency: AsyncParsableCommand {
@@ -28,6 +29,8 @@ struct BenchConsistency: AsyncParsableCommand {
     @Option(help: "Keys that are worked on at once.") var keys = 6
     @Option(help: "Of the random choices: which key, what to do with it, how many bytes.")
     var seed: UInt64?
+    @Option(help: "Which OMs answer reads: the leader, the members in turn, or half of each.")
+    var reads = ConsistencyReads.both
     @Option(help: "Where the history of a key goes that cannot be explained.") var out = "."
 
     func validate() throws {
@@ -46,7 +49,12 @@ struct BenchConsistency: AsyncParsableCommand {
 
     func run() async throws {
         let runtime = try Runtime(name: "apus bench", memory: .datanodes)
-        let client = try await cluster.client(runtime)
+        let client = try await cluster.client(runtime, reads: .leader)
+        var readers: [ClusterClient] = []
+        if reads != .members { readers.append(client) }
+        if reads != .leader {
+            readers.append(try await cluster.client(runtime, reads: .members))
+        }
         let path = try ObjectPath.bucket(bucket)
         do throws(StoreError) {
             _ = try await client.bucket(path, user: cluster.user)
@@ -58,7 +66,8 @@ struct BenchConsistency: AsyncParsableCommand {
         let stop = StopSignal()
         stop.listen()
         let load = ConsistencyLoad(
-            client: client, bucket: path, user: cluster.user, workers: workers, keys: keys,
+            client: client, readers: readers, bucket: path, user: cluster.user, workers: workers,
+            keys: keys,
             operations: operations ?? .max,
             seconds: seconds ?? (operations == nil ? 30 : .infinity), seed: seed, out: out,
             stop: stop)
@@ -68,6 +77,9 @@ struct BenchConsistency: AsyncParsableCommand {
         if report.verdict != .linearizable { throw ExitCode.failure }
     }
 }
+
+/// Who answers the reads of `apus bench consistency`.
+enum ConsistencyReads: String, CaseIterable, ExpressibleByArgument { case leader, members, both }
 
 /// What a run of `apus bench consistency` found.
 struct ConsistencyReport: Encodable, Sendable {

@@ -29,6 +29,8 @@ struct ConsistencyLoad: Sendable {
     }
 
     let client: ClusterClient
+    /// The clients that read, in the order of the workers; never none.
+    let readers: [ClusterClient]
     let bucket: BucketPath
     let user: String
     let workers: Int
@@ -69,7 +71,8 @@ struct ConsistencyLoad: Sendable {
         let action = choose(history, board, &random)
         let length = Int.random(in: Limits.bytes, using: &random)
         let began = MonotonicTime.now().nanoseconds
-        let outcome = await perform(action, on: history.name, length: length)
+        let reader = readers[worker % readers.count]
+        let outcome = await perform(action, on: history.name, length: length, reader)
         let ended = MonotonicTime.now().nanoseconds
         var operation: KeyOperation?
         switch outcome {
@@ -111,12 +114,12 @@ struct ConsistencyLoad: Sendable {
     }
 
     private func perform(
-        _ action: Register.Action, on name: String, length: Int
+        _ action: Register.Action, on name: String, length: Int, _ reader: ClusterClient
     ) async -> Outcome {
         guard let keyName = KeyName(name) else { preconditionFailure("names are made here") }
         let key = KeyPath(bucket: bucket, name: keyName)
         return switch action {
-        case .get: await get(key)
+        case .get: await get(key, reader)
         case .put(let value, let condition): await put(key, value, condition, length: length)
         case .delete(let condition): await delete(key, condition)
         }
@@ -173,9 +176,9 @@ struct ConsistencyLoad: Sendable {
         }
     }
 
-    private func get(_ key: Client.KeyPath) async -> Outcome {
+    private func get(_ key: Client.KeyPath, _ reader: ClusterClient) async -> Outcome {
         do throws(StoreError) {
-            let info = try await client.key(key, .all, user: user)
+            let info = try await reader.key(key, .all, user: user)
             guard let value = UInt64(info.etag, radix: 16) else {
                 throw StoreError(.corrupt, "the key has the ETag '\(info.etag)'")
             }

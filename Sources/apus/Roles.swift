@@ -278,9 +278,12 @@ enum Roles {
             period: .seconds(hours * 3600), bytesPerSecond: rate == 0 ? nil : rate)
     }
 
-    /// - Parameter reactors: where its connections and tasks live; nil: on the runtime's.
+    /// - Parameters:
+    ///   - reactors: where its connections and tasks live; nil: on the runtime's.
+    ///   - reads: which OMs answer questions; nil: as the settings say.
     static func client(
-        _ settings: Settings, _ runtime: Runtime, on reactors: ReactorGroup? = nil
+        _ settings: Settings, _ runtime: Runtime, on reactors: ReactorGroup? = nil,
+        reads: LeaderChannel.ReadPlace? = nil
     ) throws -> ClusterClient {
         let window = try settings.number("client.window-bytes")
         guard window >= 0 else {
@@ -290,7 +293,18 @@ enum Roles {
         return try ClusterClient(
             om: settings.addresses(of: "om"), scm: settings.addresses(of: "scm"),
             channels: runtime.channels, reactors: reactors ?? runtime.reactors,
-            windowBytes: window)
+            windowBytes: window, reads: reads ?? readPlace(settings))
+    }
+
+    private static func readPlace(_ settings: Settings) throws -> LeaderChannel.ReadPlace {
+        let text = settings.text("client.reads")
+        guard let place = LeaderChannel.ReadPlace(rawValue: text) else {
+            let known = LeaderChannel.ReadPlace.allCases.map(\.rawValue)
+            throw StoreError(
+                .invalidArgument,
+                "client.reads is \(known.joined(separator: " or ")), not '\(text)'")
+        }
+        return place
     }
 
     static func startS3Gateway(

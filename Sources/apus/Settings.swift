@@ -3,6 +3,7 @@ import Client
 import Configuration
 import Foundation
 import Model
+import Transport
 
 /// One setting of a role: its key, what it is for, and its value when nobody gives one.
 struct Setting: Sendable {
@@ -63,6 +64,11 @@ struct Setting: Sendable {
             fallback: String(ClusterClient.windowBytes),
             help: "memory for bytes on their way to and from datanodes, of all requests of a "
                 + "gateway; each takes a stripe at least"),
+        Setting(
+            key: "client.reads", kind: .text, fallback: LeaderChannel.ReadPlace.leader.rawValue,
+            help:
+                "which OMs answer look-ups and listings: leader, or members for all in turn, which "
+                + "spreads the work; no answer is older for it"),
         Setting(
             key: "scm.host", kind: .text, fallback: "127.0.0.1", help: "host that SCM listens at"),
         Setting(key: "scm.port", kind: .number, fallback: "9863", help: "SCM's port"),

@@ -229,6 +229,108 @@ struct MemberTests {
         }
     }
 
+    @Test("reads of a follower share a question, but none that was asked before they began")
+    func sharedReads() async throws {
+        try await with(voters: [1, 2, 3]) { fake, _ in
+            try await follow(fake)
+            let member = fake.member
+            let first = Task { try await member.readBarrier() }
+            let context = try await askedContext(fake)
+            let done = Shared(isDone: false)
+            let others = (0..<5).map { _ in
+                Task {
+                    try await member.readBarrier()
+                    done.isDone = true
+                }
+            }
+            try await fake.until("they wait") { await fake.member.reads.count == 6 }
+            func confirm(_ context: [UInt8]) {
+                fake.member.receive([
+                    Message(
+                        .readIndexResponse, to: 1, from: 2, term: 5,
+                        entries: [Entry(data: context)])
+                ])
+            }
+            confirm(context)
+            try await first.value
+            // Those that came later are asked for together now, or were by a tick meanwhile.
+            try await fake.until("they are asked for") {
+                await fake.member.reads.gathered.isEmpty
+            }
+            let asked = fake.transport.all(.readIndex).compactMap(\.entries.first?.data)
+            #expect(!done.isDone)
+            for later in asked.dropFirst() { confirm(later) }
+            for other in others { try await other.value }
+            #expect(asked.count < 6)
+        }
+    }
+
+    @Test("a question that is lost holds up its own reads only, and not for ever")
+    func lostQuestion() async throws {
+        try await with(voters: [1, 2, 3]) { fake, _ in
+            try await follow(fake)
+            let lost = Task { [member = fake.member] in try await member.readBarrier() }
+            let context = try await askedContext(fake)
+            let next = Task { [member = fake.member] in try await member.readBarrier() }
+            try await fake.until("it waits") { await fake.member.reads.gathered.count == 1 }
+            await fake.member.tick()
+            try await fake.until("another question") {
+                let asked = fake.transport.all(.readIndex).compactMap(\.entries.first?.data)
+                guard let other = asked.first(where: { $0 != context }) else { return false }
+                fake.member.receive([
+                    Message(
+                        .readIndexResponse, to: 1, from: 2, term: 5, entries: [Entry(data: other)])
+                ])
+                return true
+            }
+            try await next.value
+            for _ in 0..<2 * RaftMemberLimits.readElections {
+                try await follow(fake)
+                for _ in 0..<5 { await fake.member.tick() }
+            }
+            let error = await #expect(throws: StoreError.self) { try await lost.value }
+            #expect(error?.code == .notLeader)
+        }
+    }
+
+    @Test("a leader that has its lease tells a follower at once how far to apply")
+    func readIndexByLease() async throws {
+        try await with(voters: [1, 2, 3]) { fake, _ in
+            try await fake.elect()
+            try await fake.acknowledge()
+            let transport = fake.transport
+            func ask(_ context: UInt8) {
+                fake.member.receive([
+                    Message(.readIndex, to: 1, from: 3, entries: [Entry(data: [context])])
+                ])
+            }
+            func answer(_ context: UInt8) -> Message? {
+                transport.all(.readIndexResponse).first { $0.entries.first?.data == [context] }
+            }
+            let (last, term) = await fake.member.position
+            // Nobody has answered a heartbeat: there is no lease yet, and no answer without one.
+            ask(6)
+            try await fake.until("a heartbeat that asks") {
+                !fake.transport.all(.heartbeat).isEmpty
+            }
+            #expect(answer(6) == nil)
+            try await fake.until("the lease") {
+                await fake.member.tick()
+                for beat in fake.transport.all(.heartbeat).suffix(2) where beat.to == 2 {
+                    fake.member.receive([
+                        Message(
+                            .heartbeatResponse, to: 1, from: 2, term: term, context: beat.context)
+                    ])
+                }
+                return fake.member.holdsLease
+            }
+            // No more heartbeats are sent or answered.
+            ask(7)
+            try await fake.until("the answer") { answer(7) != nil }
+            #expect(answer(7)?.to == 3 && answer(7)?.index == last)
+        }
+    }
+
     @Test("a sole voter answers no read before it has applied an entry of its term")
     func aloneAndNotThereYet() async throws {
         try await withTemporaryDirectory { directory in

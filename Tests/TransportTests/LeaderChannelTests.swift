@@ -32,6 +32,7 @@ private final class FakeMember: RPCHandler {
             return (state.mood, state.view)
         }
         switch mood {
+        case .follows where request.isForAnyMember: return RPCReply(request.message)
         case .hangs:
             // Until the server ends what is under way.
             try? await Task.sleep(for: .seconds(600))
@@ -108,6 +109,55 @@ struct LeaderChannelTests {
             #expect(try await call(rig, .unsafe) == [1, 2])
             #expect(try await call(rig, .unsafe) == [1, 2])
             #expect(rig.members.map(\.calls) == [1, 0, 2])
+        }
+    }
+
+    private func ask(_ rig: Rig) async throws -> [UInt8] {
+        try await rig.channel.call(
+            7, [3], timeout: .seconds(60), repetition: .harmless, at: .members
+        ).message
+    }
+
+    @Test("what any member may answer goes to one after the other, changes only to the leader")
+    func spreads() async throws {
+        try await withMembers([.leads, .follows(nil), .follows(nil)]) { rig throws in
+            for _ in 0..<9 { #expect(try await ask(rig) == [3]) }
+            #expect(rig.members.map(\.calls) == [3, 3, 3])
+            #expect(try await call(rig, .identified) == [1, 2])
+            // A change that says any member will do is the leader's all the same.
+            let change = try await rig.channel.call(
+                7, [4], timeout: .seconds(60), repetition: .identified, at: .members)
+            #expect(change.message == [4])
+            #expect(rig.members.map(\.calls) == [5, 3, 3])
+        }
+    }
+
+    @Test(
+        "a member that cannot answer what any may is left alone for a while, and the leader asked")
+    func shuns() async throws {
+        try await withMembers([.leads, .fails(.notLeader), .follows(nil)]) { rig throws in
+            for _ in 0..<9 { #expect(try await ask(rig) == [3]) }
+            let calls = rig.members.map(\.calls)
+            #expect(calls[1] == 1 && calls[0] > 3 && calls[2] > 3)
+        }
+    }
+
+    @Test("a refusal that is not the member's own is no reason to ask another")
+    func refusedByAny() async throws {
+        try await withMembers([.fails(.noSuchKey), .fails(.noSuchKey)]) { rig throws in
+            for _ in 0..<2 {
+                let error = await #expect(throws: StoreError.self) { try await ask(rig) }
+                #expect(error?.code == .noSuchKey)
+            }
+            #expect(rig.members.map(\.calls) == [1, 1])
+        }
+    }
+
+    @Test("a member that hangs holds no question up that others can answer")
+    func hangingFollower() async throws {
+        try await withMembers([.leads, .hangs, .follows(nil)]) { rig throws in
+            for _ in 0..<9 { #expect(try await ask(rig) == [3]) }
+            #expect(rig.members[1].calls == 1)
         }
     }
 

@@ -3,7 +3,8 @@ import Reactor
 import Transport
 import Wire
 
-/// The OM that leads, over channels of the native RPC, one for each reactor.
+/// The OMs, over channels of the native RPC, one for each reactor: the one that leads, or for
+/// questions those whose turn it is.
 struct OMChannel: OMCaller {
     enum Limits {
         static let timeout = Duration.seconds(30)
@@ -11,6 +12,8 @@ struct OMChannel: OMCaller {
     let reactors: ReactorGroup
     /// In the order of the reactors.
     let channels: [LeaderChannel]
+    /// Who answers what any OM can answer. Either way it is linearizable.
+    let reads: LeaderChannel.ReadPlace
 
     var channel: LeaderChannel { channels[reactors.hereIndex()] }
     var address: String { channels[0].address }
@@ -18,7 +21,8 @@ struct OMChannel: OMCaller {
     func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
         try await channel.call(
             method.rawValue, message, timeout: Limits.timeout,
-            repetition: method.isChange ? .identified : .harmless
+            repetition: method.isChange ? .identified : .harmless,
+            at: method.isAnsweredByAny ? reads : .leader
         ).message
     }
 }
