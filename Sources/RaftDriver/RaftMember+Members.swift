@@ -257,7 +257,7 @@ extension RaftMember {
     }
 
     /// A message to another member was lost: the core sends less until it answers again.
-    func unreachable(_ peer: PeerID) {
+    public func unreachable(_ peer: PeerID) {
         guard !isClosed else { return }
         node.reportUnreachable(peer)
         carryOut()

@@ -54,7 +54,7 @@ extension RaftMember {
     public nonisolated func readBarrier() async throws(StoreError) {
         if isAlone.load(ordering: .acquiring) { return }
         let end = leaseEnd.load(ordering: .acquiring)
-        if end > 0, MonotonicTime.now().nanoseconds < end { return }
+        if end > 0, reactor.now().nanoseconds < end { return }
         try await confirmRead()
     }
 
@@ -109,7 +109,7 @@ extension RaftMember {
     /// A question or its answer may be lost: reads do not wait for ever.
     func tickReads() {
         guard !reads.asked.isEmpty else { return }
-        for (number, read) in reads.asked {
+        for (number, read) in reads.asked.sorted(by: { $0.key < $1.key }) {
             if read.ticks <= 1 {
                 reads.asked[number] = nil
                 read.waiter.resume(returning: .failure(notLeader))
@@ -123,7 +123,9 @@ extension RaftMember {
     func abandonReads(_ error: StoreError? = nil) {
         let asked = reads.asked
         reads.asked = [:]
-        for read in asked.values { read.waiter.resume(returning: .failure(error ?? notLeader)) }
+        for (_, read) in asked.sorted(by: { $0.key < $1.key }) {
+            read.waiter.resume(returning: .failure(error ?? notLeader))
+        }
         guard let error else { return }
         let confirmed = reads.confirmed
         reads.confirmed = []

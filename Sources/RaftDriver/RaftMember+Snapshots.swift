@@ -219,7 +219,10 @@ extension RaftMember {
             var offset = try await transport.deliver(
                 SnapshotRequest(header: sender.header, piece: nil), to: message.to)
             while !isClosed, role == .leader {
-                guard let piece = try await sender.piece(at: offset) else {
+                guard
+                    let piece = try await sender.piece(
+                        at: offset, size: options.snapshotPieceBytes)
+                else {
                     snapshots.unserved.remove(message.to)
                     return true
                 }
