@@ -181,6 +181,8 @@ extension GroupSimulation {
     }
 
     /// Tables of a member after entry `index`.
+    func snapshotInstalled() { statistics.snapshotsInstalled += 1 }
+
     func tablesApplied(_ tables: InMemoryTables, through index: UInt64, _ process: SimulatedProcess) {
         guard !process.isDead, process.doom == nil, let peer = machines[process.place].peer else {
             return

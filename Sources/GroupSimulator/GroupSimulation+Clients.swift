@@ -26,6 +26,8 @@ struct GroupClient {
         var command: RegisterCommand
         var operation: OpenOperation
         var attempts = 0
+        /// A machine was asked and has not refused.
+        var isAsked = false
         /// It is not asked for any more; only whether it was done.
         var settles = false
     }
@@ -58,7 +60,7 @@ extension GroupSimulation {
     /// A client begins an operation, or repeats the one that was not answered in time.
     func act(_ client: Int) {
         if let pending = clients[client].pending {
-            clients[client].place = nil
+            if pending.isAsked { clients[client].place = nil }
             if pending.attempts >= Limits.attempts, !isHealing {
                 if pending.settles || chance.clients.chance(0.5) || isRead(pending) {
                     giveUp(client)
@@ -109,9 +111,9 @@ extension GroupSimulation {
 
     private func ask(_ client: Int) {
         clients[client].pending?.attempts += 1
+        clients[client].pending?.isAsked = true
         guard let pending = clients[client].pending else { return }
-        let place =
-            clients[client].place ?? chance.clients.int(in: 0...(scenario.machines - 1))
+        let place = clients[client].place ?? machineToAsk()
         note(
             .client(
                 client,
@@ -133,6 +135,20 @@ extension GroupSimulation {
         }
         let patience = isHealing ? Microseconds(min(pending.attempts, 4)) : 1
         wake(client, after: scenario.requestTimeout * patience)
+    }
+
+    /// Any machine; once the faults are over, one with a member.
+    private func machineToAsk() -> Int {
+        let machines = machines.filter { !isHealing || $0.peer != nil }
+        return chance.clients.element(of: machines)?.place ?? 0
+    }
+
+    /// Where a refusal says that the leader is.
+    private func hint(_ error: StoreError) -> Int? {
+        guard let word = error.leader?.split(separator: ":").last, let peer = UInt64(word),
+            chance.clients.chance(0.5)
+        else { return nil }
+        return places[PeerID(peer)]
     }
 
     // MARK: At a machine
@@ -219,7 +235,8 @@ extension GroupSimulation {
                 return
             default: break
             }
-            clients[client].place = nil
+            clients[client].pending?.isAsked = false
+            clients[client].place = hint(error)
             wake(client, after: chance.clients.time(in: 1_000...200_000))
         case .settled:
             note(.client(client, "#\(sequence) is settled"))

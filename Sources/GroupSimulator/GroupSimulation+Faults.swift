@@ -126,6 +126,9 @@ extension GroupSimulation {
             guard members.voters.count > 1, let peer = chance.members.element(of: all) else {
                 return
             }
+            // As operators are helped to: a leader hands over before it is removed, for the others
+            // may need its vote until they know that it is out.
+            guard peer != machine.peer else { return transfer() }
             change = ConfChangeSingle(.removePeer, peer)
         }
         note(.machine(machine.place, "is to change the members: \(change.kind) \(change.peer)"))

@@ -146,6 +146,7 @@ final class SimulatedTables: TableStore {
         context.process.machine.durableTables = image
         context.process.machine.flushedTables = []
         box.value.context.state = State(image)
+        context.simulation.snapshotInstalled()
         context.simulation.tablesApplied(state.tables, through: index, context.process)
     }
 

@@ -161,6 +161,8 @@ extension RaftMember {
     /// leader of a group of one does without.
     func groupChanged() {
         noteWhetherAlone()
+        let members = log.confState.0
+        hasOthers = !isSoleVoter || !members.learners.isEmpty
         if role == .leader, isSoleVoter, log.confState.0.learners.isEmpty {
             ticker?.cancel()
             ticker = nil

@@ -265,6 +265,7 @@ extension RaftMember {
     func applied(through index: LogIndex) {
         readable = index
         noteWhetherAlone()
+        noteBehind()
     }
 
     /// The command that was proposed here as this entry. Commands whose place another leader's
