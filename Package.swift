@@ -194,12 +194,12 @@ let package = Package(
         target(
             "GroupSimulator",
             [
-                "Simulator", "RaftDriver", "RaftLog", "MetadataStore", "Transport", "Wire", "Raft",
-                "Reactor", "Model", "Bytes",
+                "Simulator", "RaftDriver", "RaftLog", "MetadataStore", "Transport", "Wire",
+                "Raft", "Reactor", "Model", "Bytes",
             ]),
         .executableTarget(
-            name: "simulate", dependencies: ["Simulator", "GroupSimulator"], path: "Sources/simulate",
-            swiftSettings: settings),
+            name: "simulate", dependencies: ["Simulator", "GroupSimulator"],
+            path: "Sources/simulate", swiftSettings: settings),
 
         // Tests
         tests("ModelTests", ["Model"]),
@@ -212,7 +212,7 @@ let package = Package(
         tests("SimulatorTests", ["Simulator", "Raft"]),
         tests(
             "GroupSimulatorTests",
-            ["GroupSimulator", "Simulator", "MetadataStore", "Reactor", "Bytes", "Model"]),
+            ["GroupSimulator", "Simulator", "MetadataStore", "Raft", "Model"]),
         tests(
             "RaftLogTests",
             ["Eventually", "RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),

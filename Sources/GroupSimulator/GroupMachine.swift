@@ -115,8 +115,8 @@ extension GroupSimulation {
     private func opened(
         _ process: SimulatedProcess, _ result: Result<MetadataGroup<RegisterMachine>, StoreError>
     ) {
-        guard !process.isDead, process.doom == nil, let machine = alive(process.place, process.life),
-            let peer = machine.peer
+        guard !process.isDead, process.doom == nil,
+            let machine = alive(process.place, process.life), let peer = machine.peer
         else {
             // Nobody waits for it any more: what it holds is closed with the rest.
             if case .success(let group) = result { process.leftOpen = group }
@@ -183,7 +183,8 @@ extension GroupSimulation {
     /// Tables of a member after entry `index`.
     func snapshotInstalled() { statistics.snapshotsInstalled += 1 }
 
-    func tablesApplied(_ tables: InMemoryTables, through index: UInt64, _ process: SimulatedProcess) {
+    func tablesApplied(_ tables: InMemoryTables, through index: UInt64, _ process: SimulatedProcess)
+    {
         guard !process.isDead, process.doom == nil, let peer = machines[process.place].peer else {
             return
         }

@@ -159,7 +159,9 @@ extension GroupSimulation {
             let process = machine.process
         else { return }
         let serving = Confined(Serving(simulation: self, process: process, group: group))
-        Task(executorPreference: reactor) { await GroupSimulation.serve(attempt, at: place, serving) }
+        Task(executorPreference: reactor) {
+            await GroupSimulation.serve(attempt, at: place, serving)
+        }
         settle(machine)
     }
 
@@ -218,7 +220,9 @@ extension GroupSimulation {
         let client = Int(attempt.command.client)
         let sequence = attempt.command.sequence
         let isWrite = attempt.command.request != .read
-        if case .answer = reply, isWrite { checker.answered(client: UInt16(client), sequence: sequence) }
+        if case .answer = reply, isWrite {
+            checker.answered(client: UInt16(client), sequence: sequence)
+        }
         guard let pending = clients[client].pending, pending.command.sequence == sequence else {
             return
         }

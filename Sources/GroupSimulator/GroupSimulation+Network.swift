@@ -173,7 +173,8 @@ extension GroupSimulation {
             do throws(StoreError) {
                 let reply = try await service.handle(request)
                 result = .success(
-                    reply.message.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) })
+                    reply.message.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+                )
             } catch {
                 result = .failure(error)
             }

@@ -155,7 +155,9 @@ final class SimulatedProcess: SimulatedKernel {
             guard let node = descriptors[descriptor] else { return -EBADF }
             let count = max(0, min(memory.count, node.content.count - offset))
             node.content.withUnsafeBytes { bytes in
-                memory.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count]))
+                guard count > 0 else { return }
+                memory.copyMemory(
+                    from: UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count]))
             }
             return Int32(count)
         case .write(let descriptor, let bytes, let offset, let isDurable):

@@ -52,7 +52,8 @@ final class SimulatedTables: TableStore {
     }
 
     /// Throws once the process is dead, so that nothing of it is seen; waits now and then.
-    private func pause(_ share: Double, _ time: ClosedRange<Microseconds>) async throws(StoreError) {
+    private func pause(_ share: Double, _ time: ClosedRange<Microseconds>) async throws(StoreError)
+    {
         if context.simulation.chance.tables.chance(share) {
             let slowness = context.process.machine.slowness
             let wait = context.simulation.chance.tables.time(in: time) * Microseconds(slowness)
