@@ -191,9 +191,15 @@ let package = Package(
         target(
             "GroupTestSupport", ["RaftDriver", "RaftLog", "Raft", "Transport", "Reactor", "Model"]),
         target("Simulator", ["Raft"]),
+        target(
+            "GroupSimulator",
+            [
+                "Simulator", "RaftDriver", "RaftLog", "MetadataStore", "Transport", "Wire",
+                "Raft", "Reactor", "Model", "Bytes",
+            ]),
         .executableTarget(
-            name: "simulate", dependencies: ["Simulator"], path: "Sources/simulate",
-            swiftSettings: settings),
+            name: "simulate", dependencies: ["Simulator", "GroupSimulator"],
+            path: "Sources/simulate", swiftSettings: settings),
 
         // Tests
         tests("ModelTests", ["Model"]),
@@ -204,6 +210,9 @@ let package = Package(
         tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
         tests("RaftTests", ["Raft"]),
         tests("SimulatorTests", ["Simulator", "Raft"]),
+        tests(
+            "GroupSimulatorTests",
+            ["GroupSimulator", "Simulator", "MetadataStore", "Raft", "Model"]),
         tests(
             "RaftLogTests",
             ["Eventually", "RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),

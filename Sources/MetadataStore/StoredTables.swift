@@ -12,6 +12,8 @@ import Model
 /// is not there it says so in `isIncomplete`, and what was computed is not used.
 public final class StoredTables: MetadataTransaction {
     private let database: Database?
+    /// What lies below the changes where there is no database at all.
+    private let memory: InMemoryTables?
     private let cache: RecordCache
     /// When the snapshot was made, at the earliest, by the cache's steps; nil: no snapshot, each
     /// read finds what is newest.
@@ -51,9 +53,10 @@ public final class StoredTables: MetadataTransaction {
     /// - Parameter database: nil to read from memory alone.
     init(
         _ database: Database?, isReadOnly: Bool, cache: RecordCache, began: UInt64?,
-        overlay: OverlaySource
+        overlay: OverlaySource, memory: InMemoryTables? = nil
     ) {
         self.database = database
+        self.memory = memory
         self.overlay = overlay
         self.isReadOnly = isReadOnly
         self.cache = cache
@@ -70,6 +73,27 @@ public final class StoredTables: MetadataTransaction {
         self.init(
             database, isReadOnly: false, cache: cache, began: nil, overlay: .live(overlay))
         self.changes = changes
+    }
+
+    /// Tables that are in memory alone, for a `TableStore` that keeps them there: what is changed
+    /// here stays here until `commit`.
+    public convenience init(over memory: InMemoryTables, isReadOnly: Bool) {
+        self.init(
+            nil, isReadOnly: isReadOnly, cache: RecordCache(tables: [], budget: 0), began: 0,
+            overlay: .live(Overlay(appliedIndex: 0)), memory: memory)
+    }
+
+    /// Carries the changes over to the tables in memory below. Precondition: there are such, and
+    /// nothing is used of these afterwards.
+    public func commit() {
+        guard let memory else { preconditionFailure("a database commits by itself") }
+        for (key, change) in changes {
+            if let value = change.value {
+                memory.put(key.table, key.bytes, value)
+            } else {
+                memory.delete(key.table, key.bytes)
+            }
+        }
     }
 
     /// What is changed from here on can be undone.
@@ -105,7 +129,8 @@ public final class StoredTables: MetadataTransaction {
     }
 
     private func read(_ table: MetadataTable, _ key: [UInt8]) -> [UInt8]? {
-        guarded { database in
+        if let memory { return memory.get(table, key) }
+        return guarded { database in
             let statement = try database.cachedStatement(
                 sql: "SELECT v FROM \(table.sqlName) WHERE k = ?")
             let rows = try Row.fetchCursor(statement, arguments: [Data(key)])
@@ -124,6 +149,7 @@ public final class StoredTables: MetadataTransaction {
         defer { scanned.removeLast() }
         let newer = newer(table)
         var next = Self.lowerBound(newer, start)
+        if let memory { return scan(memory, table, from: start, newer, body) }
         _ = guarded { database -> Void? in
             let sql = "SELECT k, v FROM \(table.sqlName) WHERE k >= ? ORDER BY k"
             let statement =
@@ -151,6 +177,24 @@ public final class StoredTables: MetadataTransaction {
         }
     }
 
+    /// The same where all is in memory.
+    private func scan(
+        _ memory: InMemoryTables, _ table: MetadataTable, from start: [UInt8],
+        _ newer: [(key: RecordBytes, value: [UInt8]?)],
+        _ body: (_ key: [UInt8], _ value: [UInt8]) -> Bool
+    ) {
+        var older: [(key: RecordBytes, value: [UInt8]?)] = []
+        memory.scan(table, from: start) { key, value in
+            older.append((RecordBytes(key), value))
+            return true
+        }
+        for entry in OverlayView.merge(newer: newer, older: older)
+        where !entry.key.bytes.lexicographicallyPrecedes(start) {
+            guard let value = entry.value else { continue }
+            guard body(entry.key.bytes, value) else { return }
+        }
+    }
+
     /// What is newer than the database in `table`, by key. Taken before the database is read:
     /// what a flush moves there meanwhile is the same in both.
     private func newer(_ table: MetadataTable) -> [(key: RecordBytes, value: [UInt8]?)] {
@@ -158,7 +202,7 @@ public final class StoredTables: MetadataTransaction {
         switch overlay {
         case .captured(let captured): view = captured
         case .live(let overlay):
-            guard database != nil else { return [] }
+            guard database != nil || memory != nil else { return [] }
             view = pinned ?? OverlayView(overlay.capture())
             pinned = view
         }

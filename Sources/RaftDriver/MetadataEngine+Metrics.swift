@@ -11,8 +11,8 @@ final class GroupMeasures: Sendable {
     let bytes = Counter()
 
     /// Notes that a batch is durable.
-    func noteAppend(of count: Int, bytes size: Int, since start: MonotonicTime) {
-        appends.record(start.duration(to: .now()))
+    func noteAppend(of count: Int, bytes size: Int, took duration: Duration) {
+        appends.record(duration)
         commands.add(UInt64(count))
         bytes.add(UInt64(size))
     }

@@ -31,7 +31,7 @@ public final class MetadataEngine: Sendable {
         maximumCommandSize = min(log.options.maximumEntrySize, MetadataGroupLimits.commandBytes)
     }
 
-    var store: MetadataStore { tables.store }
+    var store: any TableStore { tables.store }
     public var reactor: Reactor { member.reactor }
 
     /// The members in force. Any thread.
@@ -50,9 +50,8 @@ public final class MetadataEngine: Sendable {
         } catch {
             throw StoreError(error)
         }
-        let store = try await MetadataStore.open(
-            path: "\(directory)/metadata.db", role: role, tables: replay.tables + GroupTable.all,
-            format: replay.format, cache: options.cache)
+        let store = try await open(
+            "\(directory)/metadata.db", role, replay, options)
         let tablesOpened = reactor.now()
         var opened: SharedLog?
         var started: RaftMember?
@@ -94,9 +93,19 @@ public final class MetadataEngine: Sendable {
         }
     }
 
+    private static func open(
+        _ path: String, _ role: String, _ replay: any CommandReplay,
+        _ options: MetadataGroupOptions
+    ) async throws(StoreError) -> any TableStore {
+        if let open = options.openTables { return try await open(path) }
+        return try await MetadataStore.open(
+            path: path, role: role, tables: replay.tables + GroupTable.all,
+            format: replay.format, cache: options.cache)
+    }
+
     /// The group's part of the log; a new one only where the tables are new too.
     private static func group(
-        in log: SharedLog, _ store: MetadataStore, _ directory: String,
+        in log: SharedLog, _ store: any TableStore, _ directory: String,
         _ options: MetadataGroupOptions
     ) async throws(StoreError) -> GroupLog {
         if let found = log.group(options.group) {

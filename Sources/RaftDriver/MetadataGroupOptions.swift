@@ -26,6 +26,8 @@ public struct MetadataGroupOptions: Sendable {
     public var trailingEntries = MetadataGroupLimits.trailingEntries
     /// Records kept in memory.
     public var cache = MetadataStore.Cache()
+    /// Opens the tables at a path where they are not in a database: in machines that are simulated.
+    public var openTables: (@Sendable (_ path: String) async throws(StoreError) -> any TableStore)?
     /// The group's name in its log.
     public var group = GroupID(high: 0, low: 1)
     /// This member.

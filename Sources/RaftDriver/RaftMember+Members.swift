@@ -161,6 +161,8 @@ extension RaftMember {
     /// leader of a group of one does without.
     func groupChanged() {
         noteWhetherAlone()
+        let members = log.confState.0
+        hasOthers = !isSoleVoter || !members.learners.isEmpty
         if role == .leader, isSoleVoter, log.confState.0.learners.isEmpty {
             ticker?.cancel()
             ticker = nil
@@ -257,7 +259,7 @@ extension RaftMember {
     }
 
     /// A message to another member was lost: the core sends less until it answers again.
-    func unreachable(_ peer: PeerID) {
+    public func unreachable(_ peer: PeerID) {
         guard !isClosed else { return }
         node.reportUnreachable(peer)
         carryOut()

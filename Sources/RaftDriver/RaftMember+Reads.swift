@@ -69,22 +69,62 @@ extension RaftMember {
     ///
     /// - Throws: `notLeader` if there is no leader, or it could not be confirmed as such.
     public nonisolated func readBarrier() async throws(StoreError) {
-        if isAlone.load(ordering: .acquiring) || holdsLease { return }
+        if mayReadAlone {
+            if !isBehind.load(ordering: .acquiring) { return }
+            if try await untilReadable() { return }
+        }
         try await confirmRead()
     }
 
-    /// Whether what was answered can be read here without asking anybody, because nobody else can
-    /// lead yet.
+    /// Whether no other member can have committed anything that this one does not know of.
+    private nonisolated var mayReadAlone: Bool {
+        isAlone.load(ordering: .acquiring) || holdsLease
+    }
+
+    /// Whether nobody else can lead yet.
     nonisolated var holdsLease: Bool {
         let end = leaseEnd.load(ordering: .acquiring)
         return end > 0 && reactor.now().nanoseconds < end
+    }
+
+    /// Waits until what is committed by now can be read here. False if this member must ask others
+    /// after all.
+    ///
+    /// An entry may be applied by a follower, and read there, before the leader has it on its own
+    /// disk: then it is committed without the leader's copy.
+    private func untilReadable() async throws(StoreError) -> Bool {
+        guard !isClosed, mayReadAlone else { return false }
+        let index = node.basicStatus.hardState.commit
+        if index <= readable { return true }
+        guard reads.count < Limits.waitingReads else {
+            throw Self.tooManyReads
+        }
+        let result: Result<Void, StoreError> = await withCheckedContinuation { waiter in
+            reads.confirmed.append((index, waiter))
+        }
+        try result.get()
+        return true
+    }
+
+    /// Looks whether others may have applied what cannot be read here. To be called before any
+    /// message leaves that tells them of a commit.
+    func noteBehind() {
+        let isNow =
+            hasOthers && role == .leader && node.basicStatus.hardState.commit > readable
+        if isBehind.load(ordering: .relaxed) != isNow {
+            isBehind.store(isNow, ordering: .releasing)
+        }
+    }
+
+    private static var tooManyReads: StoreError {
+        StoreError(.overloaded, "too many reads wait already: try again later")
     }
 
     private func confirmRead() async throws(StoreError) {
         guard !isClosed else { throw StoreError(.notLeader, "the group is closed") }
         guard leader != .none else { throw notLeader }
         guard reads.count < Limits.waitingReads else {
-            throw StoreError(.overloaded, "too many reads wait already: try again later")
+            throw Self.tooManyReads
         }
         let result: Result<Void, StoreError> = await withCheckedContinuation { waiter in
             reads.gathered.append(waiter)
@@ -143,7 +183,7 @@ extension RaftMember {
     /// A question or its answer may be lost: reads do not wait for ever, and those that came since
     /// do not wait for its answer.
     func tickReads() {
-        for (number, question) in reads.asked {
+        for (number, question) in reads.asked.sorted(by: { $0.key < $1.key }) {
             if question.ticks <= 1 {
                 reads.asked[number] = nil
                 for waiter in question.waiters { waiter.resume(returning: .failure(notLeader)) }
@@ -156,7 +196,8 @@ extension RaftMember {
 
     /// The leader that was asked is none any more.
     func abandonReads(_ error: StoreError? = nil) {
-        let waiters = reads.asked.values.flatMap(\.waiters) + reads.gathered
+        let asked = reads.asked.sorted { $0.key < $1.key }
+        let waiters = asked.flatMap(\.value.waiters) + reads.gathered
         reads.asked = [:]
         reads.gathered = []
         for waiter in waiters { waiter.resume(returning: .failure(error ?? notLeader)) }

@@ -29,8 +29,9 @@ struct SnapshotStore {
     var receivers: Set<PeerID> = []
     /// Who has not got all of the one that is offered: it goes on with it when it can be reached.
     var unserved: Set<PeerID> = []
-    /// Whether a member asked that was not one yet when the offered one was written: there must be
-    /// a new one, once nobody is being given this.
+    /// Whether somebody cannot take the offered one: who was no member yet when it was written, or
+    /// has part of a newer one of an earlier leader. There must be a new one, once nobody is being
+    /// given this.
     var isOutdated = false
     /// Ticks since anybody was being given it.
     var idleTicks = 0
@@ -219,7 +220,10 @@ extension RaftMember {
             var offset = try await transport.deliver(
                 SnapshotRequest(header: sender.header, piece: nil), to: message.to)
             while !isClosed, role == .leader {
-                guard let piece = try await sender.piece(at: offset) else {
+                guard
+                    let piece = try await sender.piece(
+                        at: offset, size: options.snapshotPieceBytes)
+                else {
                     snapshots.unserved.remove(message.to)
                     return true
                 }
@@ -232,6 +236,8 @@ extension RaftMember {
             }
         } catch {
             snapshotError.withLock { $0 = error }
+            // What an earlier leader had begun to send is newer, and this one is refused for ever.
+            if error.code == .conflict { snapshots.isOutdated = true }
         }
         return false
     }

@@ -109,7 +109,8 @@ extension RaftMember {
                     entries: batch.entries, hardState: batch.hardState, snapshot: batch.snapshot)
                 if !batch.entries.isEmpty {
                     measures.noteAppend(
-                        of: batch.entries.count, bytes: batch.bytes, since: start)
+                        of: batch.entries.count, bytes: batch.bytes,
+                        took: start.duration(to: reactor.now()))
                 }
                 goesOn()
                 if let snapshot = batch.snapshot { return await install(snapshot) }
@@ -264,6 +265,7 @@ extension RaftMember {
     func applied(through index: LogIndex) {
         readable = index
         noteWhetherAlone()
+        noteBehind()
     }
 
     /// The command that was proposed here as this entry. Commands whose place another leader's

@@ -72,6 +72,9 @@ public actor RaftMember {
     /// Nanoseconds of the monotonic clock until which what was answered can be read here without
     /// asking others; 0: not.
     nonisolated let leaseEnd = Atomic<UInt64>(0)
+    /// Whether this leader knows of committed entries that cannot be read here yet, while others
+    /// may have applied them: what was read there must not be missing here.
+    nonisolated let isBehind = Atomic(false)
     nonisolated let measures = GroupMeasures()
 
     let node: RawNode<GroupLog>
@@ -94,6 +97,8 @@ public actor RaftMember {
     /// The last entry whose changes can be read here, caches of them included: never ahead of
     /// what `applied` was called for.
     var readable: LogIndex
+    /// Whether the group has other members, of any kind.
+    var hasOthers = false
     var changes = WaitingChanges()
     var loops: [Task<Void, Never>] = []
     var ticker: Task<Void, Never>?
@@ -309,8 +314,9 @@ public actor RaftMember {
         noteLease()
     }
 
-    /// Tells those who read until when they may.
+    /// Tells those who read until when they may, and whether they must wait for what is applied.
     private func noteLease() {
+        noteBehind()
         var end: UInt64 = 0
         if let tick = node.leaseTick, !isClosed, leading.withLock({ $0.isLeading }) {
             end = lease.end(tick)?.nanoseconds ?? 0

@@ -1,4 +1,5 @@
 import Raft
+import RaftLog
 
 /// Bounds of a member of a group.
 public enum RaftMemberLimits {
@@ -51,6 +52,9 @@ public struct RaftMemberOptions: Sendable {
     /// Whether linearizable reads on the leader rest on its lease instead of a round of messages:
     /// see `ReadLease`. All members must have it set alike.
     public var usesLease = true
+
+    /// Bytes of a piece of a snapshot on its way to another member, at most 1 MiB.
+    public var snapshotPieceBytes = SnapshotFile.Limits.pieceBytes
 
     public init(id: PeerID) { self.id = id }
 

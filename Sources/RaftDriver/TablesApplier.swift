@@ -18,7 +18,7 @@ final class TablesApplier: CommandApplier {
         var isEnding = false
     }
 
-    let store: MetadataStore
+    let store: any TableStore  // entered once a batch
     let book: MemberBook
     private let replay: any CommandReplay  // entered once a batch
     private let log: GroupLog
@@ -27,7 +27,7 @@ final class TablesApplier: CommandApplier {
     private let state = Mutex(State())
 
     init(
-        store: MetadataStore, replay: any CommandReplay, log: GroupLog, book: MemberBook,
+        store: any TableStore, replay: any CommandReplay, log: GroupLog, book: MemberBook,
         options: MetadataGroupOptions, on reactor: Reactor
     ) {
         self.store = store

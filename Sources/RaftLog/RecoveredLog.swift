@@ -101,9 +101,9 @@ struct RecoveredLog {
     private static func create(
         _ directory: String, _ spares: [UInt64], on reactor: Reactor, _ options: SharedLog.Options
     ) async throws(StoreError) -> RecoveredLog {
-        var random = SystemRandomNumberGenerator()
         let header = LogBytes.SegmentHeader(
-            sequence: 1, salt: random.next() | 1, firstBatch: 1, size: options.segmentSize)
+            sequence: 1, salt: reactor.randomNumber() | 1, firstBatch: 1,
+            size: options.segmentSize)
         do throws(IOError) {
             let unfinished = "\(directory)/\(LogFile.unfinished)"
             try await SharedLog.fillSegment(unfinished, size: options.segmentSize, on: reactor)

@@ -108,10 +108,9 @@ extension SharedLog {
     }
 
     private func newHeader() -> LogBytes.SegmentHeader {
-        var random = SystemRandomNumberGenerator()
-        return LogBytes.SegmentHeader(
-            sequence: ledger.current.sequence + 1, salt: random.next() | 1, firstBatch: nextBatch,
-            size: options.segmentSize)
+        LogBytes.SegmentHeader(
+            sequence: ledger.current.sequence + 1, salt: reactor.randomNumber() | 1,
+            firstBatch: nextBatch, size: options.segmentSize)
     }
 
     private func makeSpareNow() async throws(SegmentFailure) {
@@ -285,7 +284,7 @@ extension SharedLog {
     /// Writes again what is needed of the oldest segment, so that it can be freed.
     private func emptyOldest() async throws {
         let segment = ledger.oldest.sequence
-        let groups = roster.withLock { Array($0.groups.values) }
+        let groups = roster.withLock { $0.groups.values.sorted { $0.id < $1.id } }
         let limit = min(Limits.moveBytes, options.batchSize - LogBytes.blockSize)
         for group in groups {
             var next: LogIndex = 0

@@ -85,7 +85,7 @@ public final class Disk: @unchecked Sendable {
     @inline(__always)
     func submit(_ request: IORequest) -> DiskQueue.Admission {
         let index = Int(request.ioClass.rawValue)
-        let admission = queue.submit(request, now: apus_monotonic_ns())
+        let admission = queue.submit(request, now: reactor.now().nanoseconds)
         switch admission {
         case .start:
             measures[index].inFlight.store(queue.lanes[index].inFlight, ordering: .relaxed)
@@ -120,7 +120,7 @@ public final class Disk: @unchecked Sendable {
 
     private func wakeForWaiting() {
         if let expiry = queue.expiry, expiry < expiryLook { look(at: expiry) }
-        guard !isWaking, let time = queue.wakeUp(now: apus_monotonic_ns()) else { return }
+        guard !isWaking, let time = queue.wakeUp(now: reactor.now().nanoseconds) else { return }
         isWaking = true
         Task(executorPreference: reactor) {
             do throws(CancellationError) {
@@ -147,7 +147,7 @@ public final class Disk: @unchecked Sendable {
 
     /// Takes out what has waited beyond its deadline. On the reactor's thread.
     func expireWaiting() {
-        let now = apus_monotonic_ns()
+        let now = reactor.now().nanoseconds
         for waiting in queue.expire(now: now) { end(waiting, now: now) }
     }
 
@@ -177,7 +177,7 @@ public final class Disk: @unchecked Sendable {
 
     /// Starts what may start now. On the reactor's thread.
     func startWaiting(to requests: inout [IORequest]) {
-        startWaiting(now: apus_monotonic_ns(), to: &requests)
+        startWaiting(now: reactor.now().nanoseconds, to: &requests)
     }
 
     private func startWaiting(now: UInt64, to requests: inout [IORequest]) {

@@ -226,6 +226,8 @@ public final class File: Sendable {
     /// Takes the exclusive lock on the file, held until it is closed or the process ends. False
     /// if somebody else has it open and locked, in this process or another.
     public func lock() throws(IOError) -> Bool {
+        // Nobody else has files of a simulated machine.
+        if reactor.simulation != nil { return true }
         if flock(handle.descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
         if errno == EWOULDBLOCK { return false }
         throw IOError(code: errno, operation: "flock", path: path)
@@ -233,7 +235,10 @@ public final class File: Sendable {
 
     /// Bytes in the file.
     public func size() async throws(IOError) -> Int {
-        try await reactor.onThread(of: disk, "fstat", path) { [handle, path] in
+        try await reactor.onThread(of: disk, "fstat", path) { [handle, path, reactor] in
+            if let simulation = reactor.simulation {
+                return simulation.kernel.size(handle.descriptor, path: path)
+            }
             var status = stat()
             guard fstat(handle.descriptor, &status) == 0 else {
                 return .failure(IOError(code: errno, operation: "fstat", path: path))

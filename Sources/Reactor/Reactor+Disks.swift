@@ -32,8 +32,8 @@ struct TurnClock {
 
     mutating func reset() { time = 0 }
 
-    mutating func now() -> UInt64 {
-        time = time == 0 ? apus_monotonic_ns() : time + 1
+    mutating func now(on reactor: Reactor) -> UInt64 {
+        time = time == 0 ? reactor.now().nanoseconds : time + 1
         return time
     }
 }
@@ -109,7 +109,7 @@ extension Reactor {
         }
         local.diskRequests -= 1
         precondition(local.diskRequests >= 0, "more operations of disks completed than were begun")
-        let now = local.clock.now()
+        let now = local.clock.now(on: self)
         let waiting = addingRequests { disk.complete(completion, now: now, requests: &$0) }
         endExpired(of: disk)
         disk.wakeLater()

@@ -6,12 +6,23 @@ public struct FileStatus: Hashable, Sendable {
     public var isDirectory: Bool
     /// Bytes of disk space in use.
     public var allocated: Int
+
+    public init(size: Int, isDirectory: Bool, allocated: Int) {
+        self.size = size
+        self.isDirectory = isDirectory
+        self.allocated = allocated
+    }
 }
 
 /// Space of a file system, in bytes.
 public struct FileSystemStatus: Hashable, Sendable {
     public var capacity: Int
     public var available: Int
+
+    public init(capacity: Int, available: Int) {
+        self.capacity = capacity
+        self.available = available
+    }
 }
 
 // What has to do with names. Each of these may wait for a disk: with `disk`, one of this reactor, on
@@ -55,7 +66,8 @@ extension Reactor {
 
     /// Names in a directory, without `.` and `..`, sorted.
     public func list(_ path: String, disk: Disk? = nil) async throws(IOError) -> [String] {
-        try await onThread(of: disk, "opendir", path) {
+        try await onThread(of: disk, "opendir", path) { [simulation] in
+            if let simulation { return simulation.kernel.list(path).map { $0.sorted() } }
             guard let directory = opendir(path) else {
                 return .failure(IOError(code: errno, operation: "opendir", path: path))
             }
@@ -75,7 +87,8 @@ extension Reactor {
 
     /// Size and kind, nil if there is nothing at `path`.
     public func status(_ path: String, disk: Disk? = nil) async throws(IOError) -> FileStatus? {
-        try await onThread(of: disk, "stat", path) {
+        try await onThread(of: disk, "stat", path) { [simulation] in
+            if let simulation { return simulation.kernel.status(path) }
             var result = stat()
             guard stat(path, &result) == 0 else {
                 if errno == ENOENT { return .success(nil) }
@@ -92,7 +105,8 @@ extension Reactor {
     public func fileSystemStatus(
         _ path: String, disk: Disk? = nil
     ) async throws(IOError) -> FileSystemStatus {
-        try await onThread(of: disk, "statvfs", path) {
+        try await onThread(of: disk, "statvfs", path) { [simulation] in
+            if let simulation { return simulation.kernel.space(path) }
             var result = statvfs()
             guard statvfs(path, &result) == 0 else {
                 return .failure(IOError(code: errno, operation: "statvfs", path: path))

@@ -64,6 +64,8 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     let host: (any ReactorHost)?
     /// Whether there is one: asked for each job.
     let isHosted: Bool
+    /// What it has instead of a kernel, if a simulator steps it.
+    let simulation: SimulatedRing?
     /// On a host's thread, and touched there alone: the ring; whether a turn is under way; whether
     /// one was asked for; and for when.
     var hostedRing: HostedRing?
@@ -112,8 +114,11 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
         }
     }
 
-    init(options: Options, host: (any ReactorHost)? = nil) {
+    init(
+        options: Options, host: (any ReactorHost)? = nil, simulated simulation: SimulatedRing? = nil
+    ) {
         self.options = options
+        self.simulation = simulation
         self.host = host
         isHosted = host != nil
         pool = options.pool
@@ -196,6 +201,7 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     }
 
     private func wake() {
+        if simulation != nil { return }
         var one: UInt64 = 1
         _ = Glibc.write(wakeDescriptor.load(ordering: .acquiring), &one, 8)
     }
@@ -217,15 +223,25 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
 
     // MARK: Time
 
-    /// `CLOCK_MONOTONIC`.
-    public func now() -> MonotonicTime { .now() }
+    /// `CLOCK_MONOTONIC`, or the clock of the machine that is simulated.
+    public func now() -> MonotonicTime {
+        if let simulation { return simulation.kernel.now }
+        return .now()
+    }
+
+    /// A number that nobody can foretell; from the seed where a machine is simulated.
+    public func randomNumber() -> UInt64 {
+        if let simulation { return simulation.kernel.randomNumber() }
+        var generator = SystemRandomNumberGenerator()
+        return generator.next()
+    }
 
     /// When the reactor came upon what it does now, on the same clock: what has just been received
     /// or completed was so then. Read once for all of it, and never the same twice. Elsewhere than
     /// in a turn of the reactor it is the present time.
     public func turnTime() -> MonotonicTime {
-        guard isCurrent, host == nil || isTurning else { return .now() }
-        return MonotonicTime(nanoseconds: local.clock.now())
+        guard isCurrent, host == nil || isTurning, simulation == nil else { return now() }
+        return MonotonicTime(nanoseconds: local.clock.now(on: self))
     }
 
     /// Suspends for at least `duration`; throws at once when the task is cancelled.
@@ -306,9 +322,9 @@ public final class Reactor: TaskExecutor, @unchecked Sendable {
     /// that has run dry gets work at once, not when the processor is through with all it brought,
     /// and a busy one is asked in few calls.
     func turn<Backend: IOBackend & ~Copyable>(
-        _ backend: inout Backend, waits: Bool
+        _ backend: inout Backend, waits: Bool, jobs: Int = Limits.jobsPerTurn
     ) -> TurnEnd {
-        var budget = Limits.jobsPerTurn
+        var budget = jobs
         while budget > 0, local.requests.count < options.requestsPerTurn,
             local.newDiskRequests < max(1, local.diskRequests),
             let job = local.jobs.popFirst()

@@ -1,27 +1,30 @@
 import Raft
 
 /// Which links are cut, each direction for itself, and how long messages take.
-struct Network {
+public struct Network {
     /// Bit `to` of element `from` is set while that direction is cut.
     private var cut: [UInt64]
     private let nodes: Int
 
-    init(nodes: Int) {
+    /// Links of so many nodes, numbered from 1 on, all open.
+    public init(nodes: Int) {
         self.nodes = nodes
         cut = [UInt64](repeating: 0, count: nodes + 1)
     }
 
     /// Whether messages of one node reach another.
-    func isOpen(from: PeerID, to: PeerID) -> Bool {
+    public func isOpen(from: PeerID, to: PeerID) -> Bool {
         cut[Int(from.rawValue)] & (1 << to.rawValue) == 0
     }
 
-    var isWhole: Bool { cut.allSatisfy { $0 == 0 } }
+    /// Whether nothing is cut.
+    public var isWhole: Bool { cut.allSatisfy { $0 == 0 } }
 
-    mutating func heal() { for node in cut.indices { cut[node] = 0 } }
+    /// Opens all links.
+    public mutating func heal() { for node in cut.indices { cut[node] = 0 } }
 
     /// Cuts the links of a random kind of partition; returns what was cut, for the trace.
-    mutating func partition(
+    public mutating func partition(
         oneWay: Bool, leader: PeerID?, from generator: inout SeededGenerator
     ) -> String {
         let isOneWay = oneWay && generator.chance(0.5)

@@ -7,9 +7,7 @@ struct SimulatedClient {
     struct Pending {
         var command: Command
         var attempts = 0
-        var slot: RegisterTracker.Slot
-        /// Where it stands in its register's history.
-        var place: Int
+        var operation: OpenOperation
     }
 
     let number: UInt16
@@ -26,20 +24,33 @@ struct SimulatedClient {
     init(number: UInt16) { self.number = number }
 }
 
+/// An operation of a client between its call and its answer.
+public struct OpenOperation: Sendable {
+    public let register: UInt32
+    public let request: RegisterOperation.Request
+    let slot: RegisterTracker.Slot
+    /// Where it stands in its register's history.
+    let place: Int
+}
+
 /// All registers' histories.
-struct Histories {
+public struct Histories {
     private(set) var trackers: [RegisterTracker] = []
     private(set) var histories: [RegisterHistory] = []
     /// The value that was seen in each register last, as far as clients know.
-    private(set) var lastSeen: [UInt32] = []
+    public private(set) var lastSeen: [UInt32] = []
     /// Registers in use: the place of each among all that ever were.
     private(set) var current: [RegisterID] = []
     private var moments: UInt64 = 0
-    private(set) var operations = 0
-    private(set) var unanswered = 0
+    public private(set) var operations = 0
+    public private(set) var unanswered = 0
     private var values: UInt32 = 0
 
-    init(registers: Int) {
+    /// Registers whose history outgrew the checker that runs along.
+    public var lost: Int { trackers.count { $0.isLost } }
+
+    /// So many registers in use, each 0.
+    public init(registers: Int) {
         for _ in 0..<registers { current.append(newRegister()) }
     }
 
@@ -51,55 +62,57 @@ struct Histories {
     }
 
     /// A register to use; one that is spent gives way to a new one first.
-    mutating func register(from generator: inout SeededGenerator) -> RegisterID {
+    public mutating func register(from generator: inout SeededGenerator) -> UInt32 {
         let place = generator.int(in: 0...(current.count - 1))
         if trackers[Int(current[place])].isSpent { current[place] = newRegister() }
         return current[place]
     }
 
     /// A value that no write brought before.
-    mutating func newValue() -> UInt32 {
+    public mutating func newValue() -> UInt32 {
         values += 1
         return values
     }
 
-    /// Begins an operation: the slot of its tracker, and its place in the history.
-    mutating func call(
-        _ request: RegisterOperation.Request, on register: RegisterID
-    ) -> (RegisterTracker.Slot, Int) {
+    /// Begins an operation.
+    public mutating func call(
+        _ request: RegisterOperation.Request, on register: UInt32
+    ) -> OpenOperation {
         moments += 1
         operations += 1
         let slot = trackers[Int(register)].call(request)
         histories[Int(register)].operations.append(RegisterOperation(request, call: moments))
-        return (slot, histories[Int(register)].operations.count - 1)
+        return OpenOperation(
+            register: register, request: request, slot: slot,
+            place: histories[Int(register)].operations.count - 1)
     }
 
     /// Ends it. False if no order explains the answer.
-    mutating func end(
-        _ pending: SimulatedClient.Pending, with answer: RegisterOperation.Answer
+    public mutating func end(
+        _ operation: OpenOperation, with answer: RegisterOperation.Answer
     ) -> Bool {
         moments += 1
-        let register = Int(pending.command.register)
-        histories[register].operations[pending.place].end = moments
-        histories[register].operations[pending.place].answer = answer
-        switch (answer, pending.command.request) {
+        let register = Int(operation.register)
+        histories[register].operations[operation.place].end = moments
+        histories[register].operations[operation.place].answer = answer
+        switch (answer, operation.request) {
         case (.value(let value), _): lastSeen[register] = value
         case (.written, .write(let value)): lastSeen[register] = value
         case (.observed(let value), .swap(let from, let to)):
             lastSeen[register] = value == from ? to : value
         default: preconditionFailure("the answer is not one to this request")
         }
-        return trackers[register].end(pending.slot, with: answer)
+        return trackers[register].end(operation.slot, with: answer)
     }
 
     /// Gives it up without an answer.
-    mutating func abandon(_ pending: SimulatedClient.Pending) {
+    public mutating func abandon(_ operation: OpenOperation) {
         unanswered += 1
-        trackers[Int(pending.command.register)].abandon(pending.slot)
+        trackers[Int(operation.register)].abandon(operation.slot)
     }
 
     /// The second opinion, on the whole of each history. nil if all are linearizable.
-    func firstViolation() -> String? {
+    public func firstViolation() -> String? {
         for (register, history) in histories.enumerated() {
             if history.verdict() == .notLinearizable {
                 return "the history of register \(register), searched whole, has no order"

@@ -14,7 +14,7 @@ extension Simulation {
         if let pending = clients[place].pending {
             clients[place].node = nil
             if pending.attempts >= Limits.attemptsPerOperation, !isHealing {
-                histories.abandon(pending)
+                histories.abandon(pending.operation)
                 note(.client(place, .gaveUp(pending.command)))
                 clients[place].pending = nil
                 wake(place, after: chance.clients.time(in: scenario.thinkTime))
@@ -44,9 +44,8 @@ extension Simulation {
             client: clients[place].number, sequence: clients[place].sequence, register: register,
             request: request,
             padding: scenario.padding > 0 ? chance.clients.int(in: 0...scenario.padding) : 0)
-        let (slot, entry) = histories.call(request, on: register)
         clients[place].pending = SimulatedClient.Pending(
-            command: command, slot: slot, place: entry)
+            command: command, operation: histories.call(request, on: register))
     }
 
     private func ask(_ place: Int) {
@@ -90,7 +89,7 @@ extension Simulation {
             clients[place].pending = nil
             clients[place].node = node
             if clients[place].beganHealed { clients[place].hasProven = true }
-            let isExplained = histories.end(pending, with: answer)
+            let isExplained = histories.end(pending.operation, with: answer)
             if !isExplained, scenario.properties.contains(.linearizability) {
                 throw Violation(
                     property: .linearizability,

@@ -23,6 +23,12 @@ public enum Property: String, CaseIterable, Sendable {
     case durableQuorum = "commits are durable on a quorum"
     /// The clients' answers are those of registers that do one operation after another.
     case linearizability = "linearizability"
+    /// A change that bears the identity of its call is carried out at one place of the log at most,
+    /// and not at all once it was settled.
+    case exactlyOnce = "each change once"
+    /// What a machine finds after a crash is sound to its member, which goes on with it; no member
+    /// stops whose disk works.
+    case recovery = "members recover"
     /// Once faults stop, a leader is elected, the clients' operations end and the nodes agree,
     /// all within a stated time.
     case liveness = "liveness"
@@ -40,6 +46,11 @@ public struct Violation: Error, Equatable, Sendable, CustomStringConvertible {
     public var property: Property
     /// What was seen.
     public var detail: String
+
+    public init(property: Property, detail: String) {
+        self.property = property
+        self.detail = detail
+    }
 
     public var description: String { "\(property.rawValue): \(detail)" }
 }

@@ -12,8 +12,13 @@ struct Options {
 
         simulate [--from SEED] [--seeds COUNT] [--minutes COUNT] [--long] [--members]
                  [--paper] [--mutation NAME]
+        simulate --driver [--from SEED] [--seeds COUNT] [--minutes COUNT] [--long]
+        simulate --driver --seed SEED [--trace] [--long] [--check]
         simulate --seed SEED [--trace] [--long] [--members] [--paper] [--mutation NAME]
 
+          --driver         the members that serve, with log, tables and sessions, on simulated
+                           machines; without it the core of Raft alone
+          --check          run the seed twice, and compare
           --from SEED      the first seed; without it one by chance
           --seeds COUNT    stop after so many seeds
           --minutes COUNT  stop after so many minutes
@@ -31,6 +36,8 @@ struct Options {
     var count: UInt64?
     var minutes: Double?
     var isTraced = false
+    var isOfDriver = false
+    var isChecked = false
     var length = RunLength.short
     var properties = Set(Property.allCases)
     var mutation: Mutation?
@@ -42,6 +49,8 @@ struct Options {
         while let name = rest.popFirst() {
             switch name {
             case "--trace": isTraced = true
+            case "--driver": isOfDriver = true
+            case "--check": isChecked = true
             case "--long": length = .long
             case "--members": isConcentrated = true
             case "--paper": properties = Property.paper
@@ -57,6 +66,10 @@ struct Options {
                 self.mutation = mutation
             default: throw UsageError(message: "there is no option \(name)")
             }
+        }
+        if isOfDriver, mutation != nil || isConcentrated || properties != Set(Property.allCases) {
+            throw UsageError(
+                message: "--members, --paper and --mutation are of the core: leave out --driver")
         }
         if isTraced, seed == nil {
             throw UsageError(message: "--trace prints one run: name it by --seed")

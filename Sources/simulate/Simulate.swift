@@ -24,6 +24,7 @@ struct Simulate {
 
     /// Runs one seed. False if a property did not hold.
     private static func runOne(_ seed: UInt64, _ options: Options) -> Bool {
+        if options.isOfDriver { return SimulateDriver.runOne(seed, options) }
         let simulation = Simulation(scenario(seed, options))
         if options.isTraced {
             simulation.traceEvents {
@@ -41,6 +42,15 @@ struct Simulate {
         return failure == nil
     }
 
+    private static func run(_ seed: UInt64, _ options: Options) -> (String?, Statistics) {
+        if options.isOfDriver {
+            return SimulateDriver.run(seed, isLong: options.length == .long)
+        }
+        let simulation = Simulation(scenario(seed, options))
+        let failure = simulation.run()
+        return (failure?.description, simulation.statistics)
+    }
+
     /// Runs seeds one after another until the first failure. False if there was one.
     private static func runMany(_ options: Options) -> Bool {
         SeedInFlight.reportOnTrap()
@@ -54,12 +64,12 @@ struct Simulate {
         var seed = first
         while options.count.map({ seed - first < $0 }) ?? true {
             SeedInFlight.set(seed)
-            let simulation = Simulation(scenario(seed, options))
-            if let failure = simulation.run() {
+            let (failure, statistics) = run(seed, options)
+            if let failure {
                 print(failure)
                 return false
             }
-            total += simulation.statistics
+            total += statistics
             seed += 1
             let elapsed = clock.now - start
             if clock.now - lastReport > .seconds(5) {

@@ -16,7 +16,7 @@ struct TidyTests {
         "RaftLog": 3, "RaftDriver": 3, "MetadataStore": 3, "ContainerStore": 3,
         "SCM": 4, "OM": 4, "Datanode": 4, "Client": 4, "DiskTune": 4,
         "S3Gateway": 5, "MetricsGateway": 5, "apus": 6, "TestSupport": 6, "GroupTestSupport": 6,
-        "Simulator": 6,
+        "Simulator": 6, "GroupSimulator": 6,
         "simulate": 7,
     ]
 
@@ -24,6 +24,7 @@ struct TidyTests {
     private static let sideways: [String: Set<String>] = [
         "ErasureCode": ["Model", "Checksum"], "OMCore": ["Wire"], "SCMCore": ["Wire"],
         "Transport": ["Reactor"], "RaftDriver": ["RaftLog", "MetadataStore"],
+        "GroupSimulator": ["Simulator"],
     ]
 
     private static let shims: Set<String> = [
