@@ -143,7 +143,8 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
         using generator: inout some RandomNumberGenerator
     ) async throws(StoreError) -> (group: GroupID, peer: PeerID) {
         if let next = identity.next { return next }
-        guard let old = log.group(identity.group), old.confState.0 != ConfState(voters: [identity.peer])
+        guard let old = log.group(identity.group),
+            old.confState.0 != ConfState(voters: [identity.peer])
         else {
             throw StoreError(
                 .invalidArgument,

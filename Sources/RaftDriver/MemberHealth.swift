@@ -49,7 +49,8 @@ extension RaftMember {
             if seconds > options.tick * (Limits.stallElections * options.electionTicks) {
                 return MemberHealth(
                     disk: .hangs,
-                    reason: "its \(work == .log ? "log" : "tables") have been at one piece of work "
+                    reason:
+                        "its \(work == .log ? "log has" : "tables have") been at one piece of work "
                         + "for \(seconds.components.seconds) s")
             }
         }

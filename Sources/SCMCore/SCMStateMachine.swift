@@ -135,7 +135,8 @@ public struct SCMStateMachine: StateMachine {
         let reserved = row.flatMap { try? SCMRows.number($0) } ?? 1
         transaction.put(
             SCMTable.values, SCMTable.localIDKey, SCMTable.key(reserved + Limits.lostLocalIDs))
-        var floor = transaction.get(SCMTable.values, SCMTable.containerFloorKey)
+        var floor =
+            transaction.get(SCMTable.values, SCMTable.containerFloorKey)
             .flatMap { try? SCMRows.number($0) } ?? 1
         transaction.scan(SCMTable.containers, from: []) { key, _ in
             if let number = try? SCMRows.number(key) { floor = max(floor, number + 1) }

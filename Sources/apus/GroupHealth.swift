@@ -201,32 +201,35 @@ struct GroupHealth {
         _ newest: GroupStatusResponse, _ silent: Set<String>
     ) -> [StatusPage.Finding] {
         guard newest.leader == newest.peer else { return [] }
-        let others = Set(views.filter { view in
-            (try? view.answer.get()).map { $0.group != newest.group } ?? false
-        }.map(\.name))
+        let others = Set(
+            views.filter { view in
+                (try? view.answer.get()).map { $0.group != newest.group } ?? false
+            }.map(\.name))
         return newest.members.filter {
             $0.peer != newest.leader && !silent.contains($0.name) && !others.contains($0.name)
         }
-            .compactMap { member in
-                // What it says itself; the leader knows only what is in its log.
-                let own = views.compactMap { try? $0.answer.get() }.first { $0.group == newest.group && $0.peer == member.peer }
-                let applied = own?.appliedIndex ?? member.lastIndex
-                let behind = newest.appliedIndex > applied ? newest.appliedIndex - applied : 0
-                if !member.isReachable {
-                    return finding(
-                        .danger,
-                        "\(member.name) (\(member.address)) answers here, but the leader does not "
-                            + "reach it",
-                        "see the network between the two: apus init check on both")
-                }
-                guard behind > Limits.lag, own?.disk ?? .well == .well else { return nil }
+        .compactMap { member in
+            // What it says itself; the leader knows only what is in its log.
+            let own = views.compactMap { try? $0.answer.get() }.first {
+                $0.group == newest.group && $0.peer == member.peer
+            }
+            let applied = own?.appliedIndex ?? member.lastIndex
+            let behind = newest.appliedIndex > applied ? newest.appliedIndex - applied : 0
+            if !member.isReachable {
                 return finding(
                     .danger,
-                    "\(member.name) (\(member.address)) is \(behind) entries behind the leader",
-                    member.role == .learner
-                        ? "it catches up, and votes when it has; nothing is to be done"
-                        : "see whether its disk or its network is slow: apus disk check")
+                    "\(member.name) (\(member.address)) answers here, but the leader does not "
+                        + "reach it",
+                    "see the network between the two: apus init check on both")
             }
+            guard behind > Limits.lag, own?.disk ?? .well == .well else { return nil }
+            return finding(
+                .danger,
+                "\(member.name) (\(member.address)) is \(behind) entries behind the leader",
+                member.role == .learner
+                    ? "it catches up, and votes when it has; nothing is to be done"
+                    : "see whether its disk or its network is slow: apus disk check")
+        }
     }
 
     private func finding(

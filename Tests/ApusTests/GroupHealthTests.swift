@@ -111,11 +111,13 @@ struct GroupHealthTests {
         var leader = answer(1, applied: [50_000, 0, 0])
         for place in leader.members.indices { leader.members[place].lastIndex = 50_000 }
         let well = health([
-            1: leader, 2: answer(2, applied: [0, 49_990, 0]), 3: answer(3, applied: [0, 0, 50_000]),
+            1: leader, 2: answer(2, applied: [0, 49_990, 0]),
+            3: answer(3, applied: [0, 0, 50_000]),
         ])
         #expect(well.findings.isEmpty, "\(well.findings)")
         let behind = health([
-            1: leader, 2: answer(2, applied: [0, 30_000, 0]), 3: answer(3, applied: [0, 0, 50_000]),
+            1: leader, 2: answer(2, applied: [0, 30_000, 0]),
+            3: answer(3, applied: [0, 0, 50_000]),
         ])
         #expect(
             behind.findings.map(\.what) == ["om2 (host2:9862) is 20000 entries behind the leader"])

@@ -127,7 +127,7 @@ class Run:
         self.cluster, self.disks, self.arguments = cluster, disks, arguments
         self.failed = []
         self.done = []
-        self.load = None
+        self.load = self.names = None
 
     def expect(self, is_so, what):
         if not is_so:
@@ -173,7 +173,7 @@ class Run:
             [APUS, "bench", "om", "--dir", self.cluster.dir, "--bucket", "/s3v/names", "--json",
              "--operation", "create", "--clients", "32", "--keep", "--scatter",
              "--prefix", "n" * 900, "--rate", "500", "--duration", f"{seconds}s"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def fault(self, kind, noun, who):
         """One fault; notes when it was in force and until when."""
@@ -256,7 +256,9 @@ class Run:
             self.fault(*fault)
             time.sleep(2)
         report = json.loads(self.load.communicate(timeout=900)[0])
-        self.names.wait(timeout=120)
+        # Behind its rate it would go on for longer.
+        self.names.kill()
+        self.names.wait()
         print(f"  {report['operations']} operations on {report['keys']} keys in "
               f"{report['seconds']:.0f} s, {report['unanswered']} unanswered: {report['verdict']}")
         for name, count in sorted(report["errors"].items()):
@@ -304,7 +306,7 @@ def main():
     finally:
         for disk in disks.values():
             disk.thaw()
-        for process in [run and run.load, run and getattr(run, "names", None)]:
+        for process in [run and run.load, run and run.names]:
             if process and process.poll() is None:
                 process.kill()
         if os.environ.get("APUS_TEST_KEEP"):

@@ -49,9 +49,11 @@ struct RecoveryTests {
             for value in 0..<20 as Range<UInt8> { try await group.propose([1, value]) }
             try await group.untilVoters(["om1", "om2", "om3"])
             let before = try await group.leaderView()
-            for host in hosts { try await eventually("\(host.place.name) has all") {
-                try await host.value(1) == Array(0..<20)
-            } }
+            for host in hosts {
+                try await eventually("\(host.place.name) has all") {
+                    try await host.value(1) == Array(0..<20)
+                }
+            }
             for host in hosts { await host.stop() }
             for host in hosts[..<2] { try host.wipe() }
             let identity = try await hosts[2].recover()
