@@ -165,7 +165,7 @@ let package = Package(
             dependencies: [
                 "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway",
                 "MetricsGateway",
-                "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "SCMCore", "Wire",
+                "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "OMCore", "SCMCore", "Wire",
                 "Linearizability", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
                 .configuration, .crypto, .log,
                 .system,

@@ -21,7 +21,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from measure import ROOT, environment, failed_row, load_average  # noqa: E402
 
-ALL_ROWS = set(range(1, 28))
+ALL_ROWS = set(range(1, 29))
 
 
 def parse():
@@ -154,13 +154,14 @@ def experiments(wanted, quick):
     from datapath import AppendRows, ReadRows, RPCRows
     from deletionrow import DeletionRow
     from grouprow import GroupRows
+    from growthrow import GrowthRow
     from memoryrow import MemoryRow
     from metricsrow import MetricsRow
     from omrow import OMRows
     from s3rows import RangeRow, S3Rows
     from scrubrow import ScrubRow
     for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow,
-                 OMRows, MemoryRow, DeletionRow, GroupRows]:
+                 OMRows, MemoryRow, DeletionRow, GroupRows, GrowthRow]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 

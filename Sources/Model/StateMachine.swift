@@ -46,6 +46,12 @@ public protocol StateMachine: Sendable {
     /// snapshot has taken their place, before anything of it is read: whatever is kept in memory
     /// beside them is made anew. Throws if they cannot be read; the member stops then.
     func reset(from tables: some MetadataReader) throws(StoreError)
+
+    /// Called once where the majority of a group is lost for good and one member goes on alone, in
+    /// the transaction in which its tables become those of a new group: whatever the lost ones had
+    /// applied beyond them, numbers that they may have given must not be given again. The index of
+    /// the next command is far beyond any of theirs.
+    func recovered(in transaction: some MetadataTransaction)
 }
 
 /// The forms of the records in a role's tables, by the numbers of the versions of all of them.
@@ -82,6 +88,8 @@ extension StateMachine {
     public func applied(_ command: Command, answer: Answer, at index: UInt64) {}
 
     public func reset(from tables: some MetadataReader) throws(StoreError) {}
+
+    public func recovered(in transaction: some MetadataTransaction) {}
 }
 
 extension StateMachine where Answer == [UInt8] {

@@ -1,4 +1,5 @@
 import Raft
+import Reactor
 
 /// Whether a member's log and state keep up, counted in ticks of its group, so that a leader whose
 /// disk hangs gives way.
@@ -10,7 +11,9 @@ struct DiskPulse {
         case log, state
     }
 
-    /// Ticks since each piece of work that is under way began; nil for none.
+    /// When each piece of work that is under way began, or got on; nil for none.
+    private var began: [MonotonicTime?] = Array(repeating: nil, count: Work.allCases.count)
+    /// Ticks since then.
     private var age: [Int?] = Array(repeating: nil, count: Work.allCases.count)
     /// Ticks since the start.
     private(set) var ticks: UInt64 = 0
@@ -20,10 +23,23 @@ struct DiskPulse {
     private(set) var lastTarget: PeerID?
 
     /// A piece of work begins, or gets on.
-    mutating func begin(_ work: Work) { age[work.rawValue] = 0 }
+    mutating func begin(_ work: Work, at now: MonotonicTime) {
+        age[work.rawValue] = 0
+        began[work.rawValue] = now
+    }
 
     /// It is done.
-    mutating func end(_ work: Work) { age[work.rawValue] = nil }
+    mutating func end(_ work: Work) {
+        age[work.rawValue] = nil
+        began[work.rawValue] = nil
+    }
+
+    /// The work that has been under way for longest, for who asks how it is: also where no clock
+    /// ticks, as in a group of one.
+    var oldest: (work: Work, since: MonotonicTime)? {
+        Work.allCases.compactMap { work in began[work.rawValue].map { (work, $0) } }
+            .min { $0.1 < $1.1 }
+    }
 
     /// The clock ticked.
     mutating func tick() {

@@ -16,6 +16,8 @@ public final class GroupKeeper: Sendable {
         /// Between looks at the members, where one is catching up and else.
         static let interval = Duration.milliseconds(100)
         static let quietInterval = Duration.milliseconds(500)
+        /// Looks between looks at the room on its disk.
+        static let looksBetweenSpace = 10
         /// A learner that lacks no more entries than these has caught up.
         static let lag: LogIndex = 1000
         /// How long a member may take to accept an invitation.
@@ -32,6 +34,8 @@ public final class GroupKeeper: Sendable {
     private let channels: ChannelPool
     private let notice: @Sendable (String) -> Void
     private let loop = Mutex<Task<Void, Never>?>(nil)
+    /// The room on the file system of the member's files, and whether it is being looked at.
+    private let space = Mutex<(status: FileSystemStatus?, isLooking: Bool)>((nil, false))
     /// One change at a time.
     private let isChanging = Atomic(false)
 
@@ -98,16 +102,28 @@ public final class GroupKeeper: Sendable {
             } else if let other = view.others.first(where: { $0.peer == peer }) {
                 row.lastIndex = other.match
                 row.isReachable = other.isActive
+                row.snapshotBytes = UInt64(other.snapshot?.size ?? 0)
+                row.snapshotBytesSent = UInt64(other.snapshot?.sent ?? 0)
             }
             response.members.append(row)
         }
+        var health = view.health
+        if health == .well, let status = space.withLock({ $0.status }) {
+            health = MemberHealth(status, of: engine.directory)
+        }
+        response.disk = health.disk
+        response.diskReason = health.reason
+        response.formerGroups = identity.formerGroups.map(\.message)
         return response
     }
 
     // MARK: Looking after it
 
     private func look() async {
+        var looks = 0
         while !Task.isCancelled {
+            if looks % Limits.looksBetweenSpace == 0 { lookAtSpace() }
+            looks += 1
             let isQuiet = await member.members.learners.isEmpty
             do throws(CancellationError) {
                 try await reactor.sleep(for: isQuiet ? Limits.quietInterval : Limits.interval)
@@ -121,6 +137,22 @@ public final class GroupKeeper: Sendable {
             } catch {
                 // Leadership was lost, or another change is on its way: there is a next time.
                 continue
+            }
+        }
+    }
+
+    /// Nobody waits for it: on a disk that hangs it may take for ever.
+    private func lookAtSpace() {
+        let isFree = space.withLock { space in
+            defer { space.isLooking = true }
+            return !space.isLooking
+        }
+        guard isFree else { return }
+        Task(executorPreference: reactor) {
+            let status = try? await self.reactor.fileSystemStatus(self.engine.directory)
+            self.space.withLock { space in
+                space.status = status ?? space.status
+                space.isLooking = false
             }
         }
     }

@@ -81,6 +81,7 @@ public final class GroupService: RPCHandler {
     /// The role is there.
     public func open(_ keeper: GroupKeeper, serving role: any RPCHandler) {
         raft.add(keeper.member, of: keeper.group)
+        raft.replace(keeper.identity.formerGroups, by: keeper.group)
         state.withLock { state in
             state.keeper = keeper
             state.role = role

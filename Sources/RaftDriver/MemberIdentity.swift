@@ -114,6 +114,18 @@ public struct MemberIdentity: Hashable, Sendable {
     public var isBegun: Bool
     /// Where members were when it was written.
     public var members: [KnownMember]
+    /// The groups in whose place this one was made, when their majority was lost for good.
+    public var formerGroups: [GroupID] = []
+    /// Such a group is being made here, of this name and with this number for its only member.
+    var next: (group: GroupID, peer: PeerID)? {
+        get { nextGroup.flatMap { group in nextPeer.map { (group, $0) } } }
+        set {
+            nextGroup = newValue?.group
+            nextPeer = newValue?.peer
+        }
+    }
+    private var nextGroup: GroupID?
+    private var nextPeer: PeerID?
     /// It is taken from what else is in the directory, of before there were identities; to be
     /// written once the log agrees.
     var isAssumed = false
@@ -261,6 +273,11 @@ public struct MemberIdentity: Hashable, Sendable {
         record.founders = founders.map(\.rawValue)
         record.isBegun = isBegun
         record.members = members.map(\.message)
+        record.formerGroups = formerGroups.map(\.message)
+        if let next {
+            record.nextGroup = next.group.message
+            record.nextPeer = next.peer.rawValue
+        }
         let body = record.encoded
         var bytes = Self.magic
         bytes.appendLittleEndian(UInt32(body.count))
@@ -288,6 +305,17 @@ public struct MemberIdentity: Hashable, Sendable {
             founders: record.founders.map { PeerID($0) }, isBegun: record.isBegun,
             members: record.members.compactMap { KnownMember($0) })
         guard peer != .none, !peer.isStorageThread else { return nil }
+        formerGroups = record.formerGroups.map { GroupID($0) }
+        if record.hasNextGroup { next = (GroupID(record.nextGroup), PeerID(record.nextPeer)) }
+    }
+
+    /// Throws `invalidArgument` while a recovery of the member has not ended.
+    func checkWhole(in directory: String) throws(StoreError) {
+        guard next != nil else { return }
+        throw StoreError(
+            .invalidArgument,
+            "a recovery of \(name) in \(directory) was begun and has not ended: run it again, with "
+                + "apus \(role) --recover-alone --accept-loss")
     }
 
     init(

@@ -108,6 +108,10 @@ public final class MetadataEngine: Sendable {
         in log: SharedLog, _ store: any TableStore, _ directory: String,
         _ options: MetadataGroupOptions
     ) async throws(StoreError) -> GroupLog {
+        // What a recovery left when it was cut off at its very end.
+        for former in options.identity?.formerGroups ?? [] where log.group(former) != nil {
+            try await log.remove(former)
+        }
         if let found = log.group(options.group) {
             let members = found.confState.0
             guard options.identity?.isAssumed != true || members == ConfState(voters: [1]) else {

@@ -15,6 +15,7 @@ extension MetadataGroup {
         channels: ChannelPool, options: MetadataGroupOptions = MetadataGroupOptions(),
         generator: sending some RandomNumberGenerator & Sendable = SystemRandomNumberGenerator()
     ) async throws(StoreError) -> MetadataGroup {
+        try identity.checkWhole(in: directory)
         var options = options
         options.identity = identity
         options.group = identity.group
@@ -71,6 +72,8 @@ public struct MemberView: Sendable {
         public var match: LogIndex
         /// It was heard of lately.
         public var isActive: Bool
+        /// Of the snapshot that it is being given: its bytes, and how many of them are there.
+        public var snapshot: SnapshotProgress?
     }
 
     public var peer: PeerID
@@ -84,6 +87,7 @@ public struct MemberView: Sendable {
     public var members: ConfState
     /// Empty unless it leads.
     public var others: [Other]
+    public var health: MemberHealth
 }
 
 extension RaftMember {
@@ -101,7 +105,8 @@ extension RaftMember {
                         isActive: !options.usesLease
                             ? $0.recentActive
                             : $0.acknowledgedTick + UInt64(2 * options.electionTicks)
-                                >= node.leaderTicks && $0.acknowledgedTick > 0)
-                })
+                                >= node.leaderTicks && $0.acknowledgedTick > 0,
+                        snapshot: snapshots.progress[$0.peer])
+                }, health: health)
     }
 }

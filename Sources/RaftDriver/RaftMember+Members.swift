@@ -265,6 +265,14 @@ extension RaftMember {
         carryOut()
     }
 
+    /// Another group was made in the place of this one, while this member was thought to be lost:
+    /// it must neither vote nor lead any more.
+    func superseded(_ error: StoreError) {
+        guard !isClosed else { return }
+        options.notice?("this member stops: \(error.message)")
+        stop(error)
+    }
+
     /// This member's view of the group.
     public var state: (role: Role, leader: PeerID, term: Term, applied: LogIndex) {
         (role, leader, node.term, applier.appliedIndex)

@@ -10,6 +10,12 @@ import Synchronization
 // behind it meanwhile. The follower keeps the file until it is installed: log first, then state. A
 // crash in between finds a log that begins behind the state, and the file that fills the gap (`fit`).
 
+/// How much of a snapshot its receiver has.
+public struct SnapshotProgress: Sendable, Equatable {
+    public var sent: Int
+    public var size: Int
+}
+
 /// The snapshots of one group on this member's disk.
 struct SnapshotStore {
     let directory: String
@@ -27,6 +33,8 @@ struct SnapshotStore {
     var isWriting = false
     /// To whom one is being sent.
     var receivers: Set<PeerID> = []
+    /// How far they are.
+    var progress: [PeerID: SnapshotProgress] = [:]
     /// Who has not got all of the one that is offered: it goes on with it when it can be reached.
     var unserved: Set<PeerID> = []
     /// Whether somebody cannot take the offered one: who was no member yet when it was written, or
@@ -174,6 +182,7 @@ extension RaftMember {
     private func streamAndSend(_ message: Message) async {
         let isDelivered = await deliver(message)
         snapshots.receivers.remove(message.to)
+        snapshots.progress[message.to] = nil
         snapshots.idleTicks = 0
         guard !isClosed else { return }
         if isDelivered { transport.send([message]) }
@@ -220,6 +229,8 @@ extension RaftMember {
             var offset = try await transport.deliver(
                 SnapshotRequest(header: sender.header, piece: nil), to: message.to)
             while !isClosed, role == .leader {
+                snapshots.progress[message.to] = SnapshotProgress(
+                    sent: offset, size: sender.header.size)
                 guard
                     let piece = try await sender.piece(
                         at: offset, size: options.snapshotPieceBytes)

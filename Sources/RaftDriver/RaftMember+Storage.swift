@@ -15,7 +15,7 @@ extension RaftMember {
     /// answers that wait for it.
     func appendForever() async {
         while var batch = await nextAppends() {
-            pace.begin(.log)
+            pace.begin(.log, at: reactor.now())
             defer { pace.end(.log) }
             if mustWrite(batch) {
                 batch.hardState = batch.hardState ?? unwrittenState
@@ -154,6 +154,7 @@ extension RaftMember {
     /// in the log already wait: they will be applied.
     private func waitForSpace(_ error: StoreError) async {
         waitsForSpace += 1
+        lack = error
         defer { waitsForSpace -= 1 }
         if !isShort {
             isShort = true
@@ -181,7 +182,7 @@ extension RaftMember {
     func applyForever() async {
         while let messages = await nextApplies() {
             isApplying = true
-            pace.begin(.state)
+            pace.begin(.state, at: reactor.now())
             defer { pace.end(.state) }
             let isApplied = await apply(messages.flatMap(\.entries))
             isApplying = false
@@ -256,7 +257,7 @@ extension RaftMember {
         let pending = batch.compactMap(\.pending)
         release(pending)
         for command in batch { command.pending?.succeed(at: command.index) }
-        pace.begin(.state)
+        pace.begin(.state, at: reactor.now())
         applied(through: batch[batch.count - 1].index)
         return true
     }

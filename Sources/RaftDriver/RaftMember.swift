@@ -107,6 +107,10 @@ public actor RaftMember {
     var isApplying = false
     /// How many of the loops wait for room on a disk, descriptors or memory.
     var waitsForSpace = 0
+    /// What they waited for last.
+    var lack: StoreError?
+    /// Why the member has stopped, if it was not closed.
+    var failure: StoreError?
     /// Whether they have waited since all went well.
     var isShort = false
     /// The tick at which that began.
@@ -456,6 +460,7 @@ public actor RaftMember {
     /// The member cannot go on: everything that waits is failed, what is in the log already with
     /// an error that does not say that it was not made.
     func stop(_ error: StoreError) {
+        if failure == nil, !isClosed, inbox.withLock({ $0.refusal }) == nil { failure = error }
         // Others may lead: what comes is theirs, and what was under way may be asked for again.
         let isAlone = isSoleVoter
         refuse(

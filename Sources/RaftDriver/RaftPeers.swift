@@ -111,6 +111,7 @@ public final class RaftPeers: RaftTransport {
                 // connection there is no such wait once the link is back.
                 if error.code == .deadlineExceeded { await channel.close() }
                 let member = state.withLock { $0.member }
+                if error.code == .conflict { await member?.superseded(error) }
                 await member?.unreachable(id)
             }
         }
@@ -145,8 +146,15 @@ public final class RaftPeers: RaftTransport {
 /// A group is found by its name, so that one server serves all groups of a process.
 public final class RaftService: RPCHandler {
     private let members = Mutex<[GroupID: RaftMember]>([:])
+    /// Groups in whose place others were made, and which.
+    private let former = Mutex<[GroupID: GroupID]>([:])
 
     public init() {}
+
+    /// Members of `groups` that were thought to be lost are told that `group` took their place.
+    func replace(_ groups: [GroupID], by group: GroupID) {
+        former.withLock { former in for old in groups { former[old] = group } }
+    }
 
     public func add(_ member: RaftMember, of group: GroupID) {
         members.withLock { $0[group] = member }
@@ -181,6 +189,13 @@ public final class RaftService: RPCHandler {
 
     private func member(_ group: GroupID) throws(StoreError) -> RaftMember {
         guard let member = members.withLock({ $0[group] }) else {
+            if let next = former.withLock({ $0[group] }) {
+                throw StoreError(
+                    .conflict,
+                    "group \(group) was given up when its majority was lost, and group \(next) made "
+                        + "in its place: move the directory of this member away, start it again, and "
+                        + "have it added anew")
+            }
             throw StoreError(.notReady, "there is no member of group \(group) here")
         }
         return member

@@ -175,6 +175,10 @@ public struct SessionMachine<Machine: StateMachine>: StateMachine {
         try machine.reset(from: tables)
     }
 
+    public func recovered(in transaction: some MetadataTransaction) {
+        machine.recovered(in: transaction)
+    }
+
     /// The clock goes on from where `tables` are. Apart from `reset`, which may read nothing and is
     /// run once then.
     func setClock(by tables: some MetadataReader) {

@@ -21,6 +21,9 @@ extension SCMState {
         try SCMRows.value(SCMTable.localIDKey, in: tables) { row throws(StoreError) in
             take(.localIDs(until: try SCMRows.number(row)), at: now)
         }
+        try SCMRows.value(SCMTable.containerFloorKey, in: tables) { row throws(StoreError) in
+            nextContainerID = max(nextContainerID, try SCMRows.number(row))
+        }
         try SCMRows.each(of: SCMTable.nodes, in: tables) { _, row throws(StoreError) in
             let address = try WireAddress(parsing: row)
             guard try DatanodeAddress(address) != nil else {

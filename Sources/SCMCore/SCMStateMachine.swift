@@ -16,6 +16,8 @@ public enum SCMTable {
 
     static let clusterKey = Array("cluster".utf8)
     static let localIDKey = Array("local".utf8)
+    /// The first container number that may be given out, where a recovery left some out.
+    static let containerFloorKey = Array("container".utf8)
 
     static func key(_ number: UInt64) -> [UInt8] {
         var key: [UInt8] = []
@@ -33,6 +35,13 @@ public enum SCMTable {
 
 /// Applies SCM's commands to its tables, and has the memory beside them follow.
 public struct SCMStateMachine: StateMachine {
+    public enum Limits {
+        /// How many numbers are left out where the members that may have given them are lost.
+        public static let lostContainers: UInt64 = 10_000
+        /// See `lostContainers`.
+        public static let lostLocalIDs: UInt64 = 100_000_000
+    }
+
     private let memory: SCMMemory?
 
     /// - Parameter memory: what SCM decides from; nil: there are only tables.
@@ -118,6 +127,24 @@ public struct SCMStateMachine: StateMachine {
 
     public func reset(from tables: some MetadataReader) throws(StoreError) {
         try memory?.reset(from: tables)
+    }
+
+    /// Containers and local IDs that only the lost members knew of have bytes on datanodes.
+    public func recovered(in transaction: some MetadataTransaction) {
+        let row = transaction.get(SCMTable.values, SCMTable.localIDKey)
+        let reserved = row.flatMap { try? SCMRows.number($0) } ?? 1
+        transaction.put(
+            SCMTable.values, SCMTable.localIDKey, SCMTable.key(reserved + Limits.lostLocalIDs))
+        var floor =
+            transaction.get(SCMTable.values, SCMTable.containerFloorKey)
+            .flatMap { try? SCMRows.number($0) } ?? 1
+        transaction.scan(SCMTable.containers, from: []) { key, _ in
+            if let number = try? SCMRows.number(key) { floor = max(floor, number + 1) }
+            return true
+        }
+        transaction.put(
+            SCMTable.values, SCMTable.containerFloorKey,
+            SCMTable.key(floor + Limits.lostContainers))
     }
 
     // MARK: Containers

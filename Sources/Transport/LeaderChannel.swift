@@ -378,9 +378,11 @@ public final class LeaderChannel: Sendable {
         guard !places.isEmpty, places.count <= Limits.members else { return }
         state.withLock { state in
             let group = Identity128(view.group)
-            guard view.term >= state.term, state.group == nil || state.group == group else {
-                return
-            }
+            // One that was made in the place of the group that was known is as good.
+            let isKnown =
+                state.group == nil || state.group == group
+                || view.formerGroups.contains { Identity128($0) == state.group }
+            guard view.term >= state.term, isKnown else { return }
             state.group = group
             state.term = view.term
             let target = state.target

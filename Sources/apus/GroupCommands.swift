@@ -46,6 +46,15 @@ struct MemberRow: Encodable {
     var lastIndex: UInt64
     /// Whether it answers.
     var isReachable: Bool
+    /// Of a snapshot that it is being given: its bytes, and how many of them it has.
+    var snapshotBytes: UInt64?
+    var snapshotBytesSent: UInt64?
+
+    /// How far a snapshot is, for people; nil while there is none.
+    var snapshotProgress: String? {
+        guard let snapshotBytes, let snapshotBytesSent, snapshotBytes > 0 else { return nil }
+        return "\(snapshotBytesSent >> 20) of \(snapshotBytes >> 20) MiB of a snapshot"
+    }
 
     /// Of the view of the leader, or of the one with the latest term, and what each member says of
     /// itself.
@@ -64,7 +73,9 @@ struct MemberRow: Encodable {
                 id: member.name.isEmpty ? "\(member.peer)" : member.name, role: role,
                 address: member.address, term: view?.term ?? 0,
                 appliedIndex: view?.appliedIndex ?? 0, lastIndex: member.lastIndex,
-                isReachable: view != nil)
+                isReachable: view != nil,
+                snapshotBytes: member.snapshotBytes > 0 ? member.snapshotBytes : nil,
+                snapshotBytesSent: member.snapshotBytes > 0 ? member.snapshotBytesSent : nil)
         }.sorted { $0.id < $1.id }
     }
 }
@@ -90,7 +101,9 @@ struct GroupCommands<Group: GroupKind>: AsyncParsableCommand {
                 rows.map {
                     [
                         $0.id, $0.role, $0.address, $0.isReachable ? "\($0.term)" : "-",
-                        $0.isReachable ? "\($0.appliedIndex)" : "does not answer",
+                        $0.isReachable
+                            ? $0.snapshotProgress.map { "has \($0)" } ?? "\($0.appliedIndex)"
+                            : "does not answer",
                     ]
                 })
         }
@@ -130,7 +143,9 @@ struct GroupCommands<Group: GroupKind>: AsyncParsableCommand {
                         return
                     }
                     let last = rows.map(\.lastIndex).max() ?? 0
-                    let line = "\(name) has entry \(row.lastIndex) of \(last)"
+                    let line =
+                        "\(name) has "
+                        + (row.snapshotProgress ?? "entry \(row.lastIndex) of \(last)")
                     if line != told { note(line) }
                     told = line
                 }

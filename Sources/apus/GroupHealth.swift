@@ -25,11 +25,10 @@ struct GroupHealth {
     /// Asks all members that the settings name, and those that one of these names besides.
     static func ask(
         _ role: ClusterRole, _ settings: Settings, _ runtime: Runtime
-    ) async throws -> GroupHealth? {
+    ) async throws -> GroupHealth {
         let members = try settings.members(of: role.group)
-        guard members.count > 1 else { return nil }
         let client = try GroupClient(
-            members.map(\.place.description), channels: runtime.channels,
+            settings.addresses(of: role.group), channels: runtime.channels,
             on: runtime.reactors.next())
         let answers = await client.askAll()
         var names: [String: String] = [:]
@@ -55,8 +54,12 @@ struct GroupHealth {
 
     private var title: String { role.rawValue.uppercased() }
 
-    /// `OM: om2 leads, om1 om3 follow`.
-    var summary: String {
+    /// A group of one is summed up by whether its role answers.
+    private var isOfOne: Bool { views.count == 1 && (newest?.members.count ?? 1) <= 1 }
+
+    /// `OM: om2 leads, om1 om3 follow`; nil for a group of one.
+    var summary: String? {
+        guard !isOfOne else { return nil }
         guard let newest else { return "\(title): no member answers" }
         let silent = Set(views.filter { (try? $0.answer.get()) == nil }.map(\.name))
         let members = newest.members.sorted { $0.name < $1.name }
@@ -81,6 +84,7 @@ struct GroupHealth {
 
     /// What is not as it should be.
     var findings: [StatusPage.Finding] {
+        guard !isOfOne else { return disks }
         let silent = views.filter { (try? $0.answer.get()) == nil }
         guard let newest else {
             return [
@@ -124,13 +128,60 @@ struct GroupHealth {
                         + "gone for good: apus admin \(role.rawValue) remove \(view.name), then add another"
                 ))
         }
-        return found + strangers(newest) + progress(newest, names)
+        return found + strangers(newest) + disks + progress(newest, names)
+    }
+
+    /// Members whose disk does not take what it is given, or not for long any more.
+    private var disks: [StatusPage.Finding] {
+        views.compactMap { view in
+            guard let answer = try? view.answer.get(), answer.group == newest?.group else {
+                return nil
+            }
+            let name = "\(view.name) (\(view.address))"
+            let reason = answer.diskReason
+            // What one alone cannot write, nobody can.
+            let severity: StatusPage.Finding.Severity = isOfOne ? .outage : .danger
+            let host = (try? HostPort(view.address))?.host ?? view.address
+            switch answer.disk {
+            case .well, .UNRECOGNIZED: return nil
+            case .nearlyFull:
+                return finding(
+                    .danger, "\(name): its disk is nearly full: \(reason)",
+                    "make room on it, or give it a larger one, before nothing can be written")
+            case .full:
+                return finding(
+                    severity, "\(name): its disk is full: \(reason)",
+                    "make room on it: it goes on by itself then")
+            case .hangs:
+                return finding(
+                    severity, "\(name): its disk hangs: \(reason)",
+                    "look at the disk (dmesg, iostat -x on \(host)); if it does not go on, stop the "
+                        + "machine, replace the disk and have the member added anew")
+            case .short:
+                return finding(
+                    severity, "\(name): descriptors or memory are wanting: \(reason)",
+                    "see its limits (LimitNOFILE of its unit) and what else runs on \(host)")
+            case .failed:
+                return finding(
+                    severity, "\(name) has stopped: \(reason)",
+                    "once its cause is gone start it again: systemctl restart "
+                        + "apus-\(role.rawValue) on \(host); its log has more")
+            }
+        }
     }
 
     /// Members of another cluster or group, and those that the settings do not have.
     private func strangers(_ newest: GroupStatusResponse) -> [StatusPage.Finding] {
         views.compactMap { view in
             guard let answer = try? view.answer.get() else { return nil }
+            if newest.formerGroups.contains(answer.group) {
+                return finding(
+                    .danger,
+                    "\(view.name) (\(view.address)) is of the group that was given up when its "
+                        + "majority was lost, and takes no part",
+                    "move its directory away, start it again, and have it added anew: apus admin "
+                        + "\(role.rawValue) add \(view.name) \(view.address)")
+            }
             if answer.group != newest.group || answer.cluster != newest.cluster {
                 return finding(
                     .danger,
@@ -150,26 +201,35 @@ struct GroupHealth {
         _ newest: GroupStatusResponse, _ silent: Set<String>
     ) -> [StatusPage.Finding] {
         guard newest.leader == newest.peer else { return [] }
-        return newest.members.filter { $0.peer != newest.leader && !silent.contains($0.name) }
-            .compactMap { member in
-                let behind =
-                    newest.appliedIndex > member.appliedIndex
-                    ? newest.appliedIndex - member.appliedIndex : 0
-                if !member.isReachable {
-                    return finding(
-                        .danger,
-                        "\(member.name) (\(member.address)) answers here, but the leader does not "
-                            + "reach it",
-                        "see the network between the two: apus init check on both")
-                }
-                guard behind > Limits.lag else { return nil }
+        let others = Set(
+            views.filter { view in
+                (try? view.answer.get()).map { $0.group != newest.group } ?? false
+            }.map(\.name))
+        return newest.members.filter {
+            $0.peer != newest.leader && !silent.contains($0.name) && !others.contains($0.name)
+        }
+        .compactMap { member in
+            // What it says itself; the leader knows only what is in its log.
+            let own = views.compactMap { try? $0.answer.get() }.first {
+                $0.group == newest.group && $0.peer == member.peer
+            }
+            let applied = own?.appliedIndex ?? member.lastIndex
+            let behind = newest.appliedIndex > applied ? newest.appliedIndex - applied : 0
+            if !member.isReachable {
                 return finding(
                     .danger,
-                    "\(member.name) (\(member.address)) is \(behind) entries behind the leader",
-                    member.role == .learner
-                        ? "it catches up, and votes when it has; nothing is to be done"
-                        : "see whether its disk or its network is slow: apus disk check")
+                    "\(member.name) (\(member.address)) answers here, but the leader does not "
+                        + "reach it",
+                    "see the network between the two: apus init check on both")
             }
+            guard behind > Limits.lag, own?.disk ?? .well == .well else { return nil }
+            return finding(
+                .danger,
+                "\(member.name) (\(member.address)) is \(behind) entries behind the leader",
+                member.role == .learner
+                    ? "it catches up, and votes when it has; nothing is to be done"
+                    : "see whether its disk or its network is slow: apus disk check")
+        }
     }
 
     private func finding(

@@ -154,6 +154,24 @@ private func runRole(
     await role.stop()
 }
 
+/// The flags by which a member goes on without its group.
+struct RecoverOptions: ParsableArguments {
+    @Flag(
+        help: """
+            The majority of the group is lost for good: say what this member has, and make a new \
+            group of it alone. Only with --accept-loss, and only where the role does not run.
+            """)
+    var recoverAlone = false
+    @Flag(help: "With --recover-alone: do it. What only the lost members had is lost with them.")
+    var acceptLoss = false
+
+    func validate() throws {
+        guard recoverAlone || !acceptLoss else {
+            throw ValidationError("--accept-loss goes with --recover-alone")
+        }
+    }
+}
+
 enum GroupHelp {
     static let initialize: ArgumentHelp = """
         Make the empty directory a member's of a new group, of all members that the settings name, \
@@ -166,8 +184,12 @@ struct OMCommand: AsyncParsableCommand {
         commandName: "om", abstract: "Run an Ozone Manager: volumes, buckets, keys.")
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
+    @OptionGroup var recovery: RecoverOptions
     func run() async throws {
         if begins { return try await initialize(options, .om) }
+        if recovery.recoverAlone {
+            return try await RecoverAlone(options, .om, accepts: recovery.acceptLoss).run()
+        }
         try await runRole(
             options, .om, memory: .none, reactors: Roles.reactorsOfOM, Roles.startOM)
     }
@@ -179,8 +201,12 @@ struct SCMCommandLine: AsyncParsableCommand {
         abstract: "Run a Storage Container Manager: datanodes, containers, placement.")
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
+    @OptionGroup var recovery: RecoverOptions
     func run() async throws {
         if begins { return try await initialize(options, .scm) }
+        if recovery.recoverAlone {
+            return try await RecoverAlone(options, .scm, accepts: recovery.acceptLoss).run()
+        }
         try await runRole(options, .scm, memory: .none, Roles.startSCM)
     }
 }

@@ -40,9 +40,7 @@ extension AdminCommand {
             }
             var groups: [GroupHealth] = []
             for role in [ClusterRole.om, .scm] {
-                if let group = try await GroupHealth.ask(role, settings, runtime) {
-                    groups.append(group)
-                }
+                groups.append(try await GroupHealth.ask(role, settings, runtime))
             }
             let page = StatusPage(om: await names, scm: places, groups: groups)
             if cluster.json { try printJSON(page) } else { page.print() }
@@ -89,13 +87,13 @@ struct StatusPage: Encodable {
     var summary: [String]
     var findings: [Finding]
 
-    /// - Parameter groups: of OM and SCM where they have several members.
+    /// - Parameter groups: of OM and SCM.
     init(
         om: Result<Int, StoreError>, scm: Result<SCMStatusResponse, StoreError>,
         groups: [GroupHealth] = []
     ) {
         var findings: [Finding] = groups.flatMap(\.findings)
-        summary = groups.map(\.summary)
+        summary = groups.compactMap(\.summary)
         switch om {
         case .success: summary.append("OM answers")
         case .failure(let error):

@@ -86,7 +86,10 @@ struct GroupHealthTests {
     @Test("a member that lags, or that only the leader does not reach, is told apart")
     func progress() {
         let applied: [UInt64] = [50_000, 49_999, 100]
-        let behind = health([1: answer(1, applied: applied), 2: answer(2), 3: answer(3)])
+        let behind = health([
+            1: answer(1, applied: applied), 2: answer(2, applied: applied),
+            3: answer(3, applied: applied),
+        ])
         #expect(
             behind.findings.map(\.what) == ["om3 (host3:9862) is 49900 entries behind the leader"])
         let cut = health([1: answer(1, unreachable: [2]), 2: answer(2), 3: answer(3)])
@@ -95,10 +98,69 @@ struct GroupHealthTests {
                 "om2 (host2:9862) answers here, but the leader does not reach it"
             ])
         let learning = health([
-            1: answer(1, applied: applied, learner: 3), 2: answer(2), 3: answer(3),
+            1: answer(1, applied: applied, learner: 3), 2: answer(2, applied: applied),
+            3: answer(3, applied: applied),
         ])
         #expect(learning.findings.first?.advice.contains("catches up") == true)
         #expect(learning.summary == "OM: om1 leads, om2 follows, om3 learns")
+    }
+
+    @Test("what a follower has applied is what it says itself: the leader does not know it")
+    func applied() {
+        // As a leader says it: of others only what is in their logs.
+        var leader = answer(1, applied: [50_000, 0, 0])
+        for place in leader.members.indices { leader.members[place].lastIndex = 50_000 }
+        let well = health([
+            1: leader, 2: answer(2, applied: [0, 49_990, 0]),
+            3: answer(3, applied: [0, 0, 50_000]),
+        ])
+        #expect(well.findings.isEmpty, "\(well.findings)")
+        let behind = health([
+            1: leader, 2: answer(2, applied: [0, 30_000, 0]),
+            3: answer(3, applied: [0, 0, 50_000]),
+        ])
+        #expect(
+            behind.findings.map(\.what) == ["om2 (host2:9862) is 20000 entries behind the leader"])
+    }
+
+    @Test("a member whose disk is full or hangs is named once, with what to do")
+    func disks() {
+        for (disk, word) in [
+            (GroupDiskHealth.full, "full"), (.hangs, "hangs"), (.nearlyFull, "nearly full"),
+            (.failed, "stopped"), (.short, "wanting"),
+        ] {
+            var sick = answer(2, applied: [0, 100, 0])
+            sick.disk = disk
+            sick.diskReason = "no room"
+            let group = health([
+                1: answer(1, applied: [50_000, 50_000, 50_000]), 2: sick,
+                3: answer(3, applied: [0, 0, 50_000]),
+            ])
+            #expect(group.findings.count == 1, "\(group.findings)")
+            #expect(group.findings.first?.severity == .danger)
+            #expect(group.findings.first?.what.contains(word) == true)
+            #expect(group.findings.first?.what.hasPrefix("om2 (host2:9862)") == true)
+        }
+    }
+
+    @Test("a group of one is not summed up, but its disk is looked at, and is all there is")
+    func ofOne() {
+        var only = answer(1, count: 1)
+        let well = GroupHealth(
+            role: .om, views: [.init(name: "om1", address: "h:1", answer: .success(only))])
+        #expect(well.summary == nil && well.findings.isEmpty)
+        only.disk = .hangs
+        let sick = GroupHealth(
+            role: .om, views: [.init(name: "om1", address: "h:1", answer: .success(only))])
+        #expect(sick.findings.map(\.severity) == [.outage])
+        let silent = GroupHealth(
+            role: .om,
+            views: [
+                .init(
+                    name: "om1", address: "h:1",
+                    answer: .failure(StoreError(.connection, "refused")))
+            ])
+        #expect(silent.findings.isEmpty, "the page says itself that the role does not answer")
     }
 
     @Test("who is no member, or of another cluster, is named")

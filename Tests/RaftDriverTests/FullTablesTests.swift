@@ -110,9 +110,12 @@ struct FullTablesTests {
                     try await group.propose([200])
                 }
                 #expect(late?.code == .noSpace)
+                let health = await group.engine.member.health
+                #expect(health.disk == .full && !health.reason.isEmpty)
                 disk.isFull = false
                 try await tasks.waitForAll()
             }
+            #expect(await group.engine.member.health == .well)
             #expect(outcomes.answered.count > 32)
             #expect(outcomes.answered.count + outcomes.keys(.noSpace).count == outcomes.count)
             #expect(try await keys(group) == outcomes.answered)

@@ -14,7 +14,7 @@ import Wire
 @testable import RaftDriver
 
 /// A process of a role that is a member of a group: its port, its directory, and the member.
-private final class Host: Sendable {
+final class Host: Sendable {
     let place: GroupPlace
     let directory: String
     let reactor: Reactor
@@ -99,7 +99,7 @@ private final class Host: Sendable {
 }
 
 /// The role of these groups answers nothing.
-private struct NoRole: RPCHandler {
+struct NoRole: RPCHandler {
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
         throw StoreError(.unsupported, "there are no requests")
     }
@@ -107,7 +107,7 @@ private struct NoRole: RPCHandler {
 
 @Suite("The members of a group: who they are, who comes and goes", .serialized)
 struct GroupMembersTests {
-    private static let cluster = "7b0c0a52-8f6e-4c6a-9b35-0d5a7b1c2d3e"
+    static let cluster = "7b0c0a52-8f6e-4c6a-9b35-0d5a7b1c2d3e"
 
     private static func freePorts(_ count: Int) throws -> [Int] {
         let reactor = try Reactor.start()
@@ -120,7 +120,7 @@ struct GroupMembersTests {
     }
 
     /// Hosts `om1` and on, of which the first `founders` begin a group.
-    private func withHosts(
+    static func withHosts(
         _ count: Int, founders: Int, _ body: ([Host], GroupAsker) async throws -> Void
     ) async throws {
         try await withTemporaryDirectory { directory in
@@ -156,7 +156,7 @@ struct GroupMembersTests {
 
     @Test("first members find each other, and all know names and addresses")
     func begin() async throws {
-        try await withHosts(3, founders: 3) { hosts, group in
+        try await Self.withHosts(3, founders: 3) { hosts, group in
             try await group.propose([1, 7])
             try await eventually("all members know where all are") {
                 try await group.views().allSatisfy { view in
@@ -170,7 +170,7 @@ struct GroupMembersTests {
 
     @Test("a group of one grows to three while it serves, and outlives its first member")
     func grow() async throws {
-        try await withHosts(3, founders: 1) { hosts, group in
+        try await Self.withHosts(3, founders: 1) { hosts, group in
             for value in 0..<20 as Range<UInt8> { try await group.propose([1, value]) }
             for number in [2, 3] {
                 try await hosts[number - 1].start()
@@ -195,7 +195,7 @@ struct GroupMembersTests {
 
     @Test("a member that was wiped comes back as another, and the number it had is gone")
     func wiped() async throws {
-        try await withHosts(3, founders: 3) { hosts, group in
+        try await Self.withHosts(3, founders: 3) { hosts, group in
             for value in 0..<10 as Range<UInt8> { try await group.propose([1, value]) }
             try await group.untilVoters(["om1", "om2", "om3"])
             await hosts[2].stop()
@@ -224,7 +224,7 @@ struct GroupMembersTests {
 
     @Test("leadership is handed over; a member is taken out; the last majority is kept")
     func transferAndRemove() async throws {
-        try await withHosts(3, founders: 3) { hosts, group in
+        try await Self.withHosts(3, founders: 3) { hosts, group in
             try await group.propose([1, 1])
             try await group.untilVoters(["om1", "om2", "om3"])
             for name in ["om2", "om3", "om1"] {
@@ -258,7 +258,7 @@ struct GroupMembersTests {
 
     @Test("who has lost its log does not vote as if it remembered")
     func lostLog() async throws {
-        try await withHosts(3, founders: 3) { hosts, group in
+        try await Self.withHosts(3, founders: 3) { hosts, group in
             try await group.propose([1, 1])
             await hosts[1].stop()
             try FileManager.default.removeItem(atPath: hosts[1].directory + "/log")
@@ -270,7 +270,7 @@ struct GroupMembersTests {
 }
 
 /// Asks a group as its clients and operators do.
-private struct GroupAsker {
+struct GroupAsker {
     let hosts: [Host]
     init(_ hosts: [Host]) { self.hosts = hosts }
 

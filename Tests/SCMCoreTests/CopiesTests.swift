@@ -47,6 +47,20 @@ struct CopiesTests {
         return tables
     }
 
+    @Test("after a recovery numbers that lost members may have given are left out")
+    func recovered() throws {
+        let tables = tables([creation()])
+        SCMStateMachine().recovered(in: tables)
+        let state = try SCMState(options: .init(), reading: tables)
+        #expect(state.nextContainerID == 2 + SCMStateMachine.Limits.lostContainers)
+        #expect(state.reservedLocalIDs == 1 + SCMStateMachine.Limits.lostLocalIDs)
+        // It may be run again after a crash, or happen twice.
+        SCMStateMachine().recovered(in: tables)
+        let again = try SCMState(options: .init(), reading: tables)
+        #expect(again.nextContainerID > state.nextContainerID)
+        #expect(again.reservedLocalIDs > state.reservedLocalIDs)
+    }
+
     private func register(
         _ state: inout SCMState, _ number: Int, _ replica: SCMReplicaState?, blocks: UInt64 = 1
     ) {

@@ -64,6 +64,67 @@ public nonisolated enum GroupRole: SwiftProtobuf.Enum, Swift.CaseIterable {
 
 }
 
+/// How the disk of a member's log and tables is.
+public nonisolated enum GroupDiskHealth: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+  case well // = 0
+
+  /// There is little room left.
+  case nearlyFull // = 1
+
+  /// There is no room: nothing is written until there is.
+  case full // = 2
+
+  /// What was to be written is not, for longer than an election takes.
+  case hangs // = 3
+
+  /// It failed, and the member has stopped.
+  case failed // = 4
+
+  /// Descriptors or memory are wanting.
+  case short // = 5
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .well
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .well
+    case 1: self = .nearlyFull
+    case 2: self = .full
+    case 3: self = .hangs
+    case 4: self = .failed
+    case 5: self = .short
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .well: return 0
+    case .nearlyFull: return 1
+    case .full: return 2
+    case .hangs: return 3
+    case .failed: return 4
+    case .short: return 5
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [GroupDiskHealth] = [
+    .well,
+    .nearlyFull,
+    .full,
+    .hangs,
+    .failed,
+    .short,
+  ]
+
+}
+
 public nonisolated struct GroupMember: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -88,6 +149,11 @@ public nonisolated struct GroupMember: Sendable {
 
   /// Of the last entry in its log, as the leader knows.
   public var lastIndex: UInt64 = 0
+
+  /// Of a snapshot that the leader gives it, and how much of it is there; 0 while there is none.
+  public var snapshotBytes: UInt64 = 0
+
+  public var snapshotBytesSent: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -126,11 +192,28 @@ public nonisolated struct GroupIdentityRecord: Sendable {
   /// Where members were when this was written, for as long as nothing newer is known.
   public var members: [GroupMember] = []
 
+  /// The groups in whose place this one was made, when their majority was lost for good.
+  public var formerGroups: [WireIdentity] = []
+
+  /// Such a group is being made here, of this name and with this number for its only member: until
+  /// that has ended the member cannot start.
+  public var nextGroup: WireIdentity {
+    get {_nextGroup ?? WireIdentity()}
+    set {_nextGroup = newValue}
+  }
+  /// Returns true if `nextGroup` has been explicitly set.
+  public var hasNextGroup: Bool {self._nextGroup != nil}
+  /// Clears the value of `nextGroup`. Subsequent reads from it will return its default value.
+  public mutating func clearNextGroup() {self._nextGroup = nil}
+
+  public var nextPeer: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _group: WireIdentity? = nil
+  fileprivate var _nextGroup: WireIdentity? = nil
 }
 
 /// Names and addresses of members, as a change of members bears them.
@@ -186,6 +269,14 @@ public nonisolated struct GroupStatusResponse: Sendable {
 
   /// Names the cluster; empty where none was given.
   public var cluster: String = String()
+
+  /// Of whoever answers, and why in words.
+  public var disk: GroupDiskHealth = .well
+
+  public var diskReason: String = String()
+
+  /// The groups in whose place this one was made.
+  public var formerGroups: [WireIdentity] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -289,9 +380,13 @@ nonisolated extension GroupRole: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0FOLLOWER\0\u{1}LEADER\0\u{1}LEARNER\0")
 }
 
+nonisolated extension GroupDiskHealth: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0WELL\0\u{1}NEARLY_FULL\0\u{1}FULL\0\u{1}HANGS\0\u{1}FAILED\0\u{1}SHORT\0")
+}
+
 nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Member"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}peer\0\u{1}name\0\u{1}address\0\u{1}role\0\u{3}applied_index\0\u{3}is_reachable\0\u{3}last_index\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}peer\0\u{1}name\0\u{1}address\0\u{1}role\0\u{3}applied_index\0\u{3}is_reachable\0\u{3}last_index\0\u{3}snapshot_bytes\0\u{3}snapshot_bytes_sent\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -306,6 +401,8 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.appliedIndex) }()
       case 6: try { try decoder.decodeSingularBoolField(value: &self.isReachable) }()
       case 7: try { try decoder.decodeSingularUInt64Field(value: &self.lastIndex) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.snapshotBytes) }()
+      case 9: try { try decoder.decodeSingularUInt64Field(value: &self.snapshotBytesSent) }()
       default: break
       }
     }
@@ -333,6 +430,12 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
     if self.lastIndex != 0 {
       try visitor.visitSingularUInt64Field(value: self.lastIndex, fieldNumber: 7)
     }
+    if self.snapshotBytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.snapshotBytes, fieldNumber: 8)
+    }
+    if self.snapshotBytesSent != 0 {
+      try visitor.visitSingularUInt64Field(value: self.snapshotBytesSent, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -344,6 +447,8 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs.appliedIndex != rhs.appliedIndex {return false}
     if lhs.isReachable != rhs.isReachable {return false}
     if lhs.lastIndex != rhs.lastIndex {return false}
+    if lhs.snapshotBytes != rhs.snapshotBytes {return false}
+    if lhs.snapshotBytesSent != rhs.snapshotBytesSent {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -351,7 +456,7 @@ nonisolated extension GroupMember: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension GroupIdentityRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".IdentityRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{1}role\0\u{1}group\0\u{1}name\0\u{1}peer\0\u{1}founders\0\u{3}is_begun\0\u{1}members\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{1}role\0\u{1}group\0\u{1}name\0\u{1}peer\0\u{1}founders\0\u{3}is_begun\0\u{1}members\0\u{3}former_groups\0\u{3}next_group\0\u{3}next_peer\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -367,6 +472,9 @@ nonisolated extension GroupIdentityRecord: SwiftProtobuf.Message, SwiftProtobuf.
       case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.founders) }()
       case 7: try { try decoder.decodeSingularBoolField(value: &self.isBegun) }()
       case 8: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.formerGroups) }()
+      case 10: try { try decoder.decodeSingularMessageField(value: &self._nextGroup) }()
+      case 11: try { try decoder.decodeSingularUInt64Field(value: &self.nextPeer) }()
       default: break
       }
     }
@@ -401,6 +509,15 @@ nonisolated extension GroupIdentityRecord: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.members.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 8)
     }
+    if !self.formerGroups.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.formerGroups, fieldNumber: 9)
+    }
+    try { if let v = self._nextGroup {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    } }()
+    if self.nextPeer != 0 {
+      try visitor.visitSingularUInt64Field(value: self.nextPeer, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -413,6 +530,9 @@ nonisolated extension GroupIdentityRecord: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.founders != rhs.founders {return false}
     if lhs.isBegun != rhs.isBegun {return false}
     if lhs.members != rhs.members {return false}
+    if lhs.formerGroups != rhs.formerGroups {return false}
+    if lhs._nextGroup != rhs._nextGroup {return false}
+    if lhs.nextPeer != rhs.nextPeer {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -474,7 +594,7 @@ nonisolated extension GroupStatusRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".StatusResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}peer\0\u{1}term\0\u{3}applied_index\0\u{1}leader\0\u{1}members\0\u{1}cluster\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}peer\0\u{1}term\0\u{3}applied_index\0\u{1}leader\0\u{1}members\0\u{1}cluster\0\u{1}disk\0\u{3}disk_reason\0\u{3}former_groups\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -489,6 +609,9 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.leader) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
       case 7: try { try decoder.decodeSingularStringField(value: &self.cluster) }()
+      case 8: try { try decoder.decodeSingularEnumField(value: &self.disk) }()
+      case 9: try { try decoder.decodeSingularStringField(value: &self.diskReason) }()
+      case 10: try { try decoder.decodeRepeatedMessageField(value: &self.formerGroups) }()
       default: break
       }
     }
@@ -520,6 +643,15 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.cluster.isEmpty {
       try visitor.visitSingularStringField(value: self.cluster, fieldNumber: 7)
     }
+    if self.disk != .well {
+      try visitor.visitSingularEnumField(value: self.disk, fieldNumber: 8)
+    }
+    if !self.diskReason.isEmpty {
+      try visitor.visitSingularStringField(value: self.diskReason, fieldNumber: 9)
+    }
+    if !self.formerGroups.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.formerGroups, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -531,6 +663,9 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.leader != rhs.leader {return false}
     if lhs.members != rhs.members {return false}
     if lhs.cluster != rhs.cluster {return false}
+    if lhs.disk != rhs.disk {return false}
+    if lhs.diskReason != rhs.diskReason {return false}
+    if lhs.formerGroups != rhs.formerGroups {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

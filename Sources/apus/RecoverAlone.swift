@@ -1,0 +1,105 @@
+import ArgumentParser
+import Foundation
+import Model
+import OMCore
+import RaftDriver
+import Reactor
+import SCMCore
+
+/// `apus om|scm --recover-alone`: goes on with one member where the majority of its group is lost
+/// for good.
+struct RecoverAlone {
+    private let options: RoleOptions
+    private let kind: ClusterRole
+    private let accepts: Bool
+
+    /// - Parameter accepts: what is lost is accepted; else it is only said what there is.
+    init(_ options: RoleOptions, _ kind: ClusterRole, accepts: Bool) {
+        self.options = options
+        self.kind = kind
+        self.accepts = accepts
+    }
+
+    func run() async throws {
+        switch kind {
+        case .om: try await run(OMStateMachine())
+        case .scm: try await run(SCMStateMachine())
+        case .datanode, .s3gateway:
+            throw StoreError(.invalidArgument, "only OM and SCM are members of groups")
+        }
+    }
+
+    private func run<Machine: StateMachine>(_ machine: Machine) async throws {
+        let role = kind.rawValue
+        let settings = try await options.settings(for: kind)
+        try DirectoryOwner.check(kind, settings)
+        let directory = try settings.required("\(role).directory")
+        guard FileManager.default.fileExists(atPath: directory) else {
+            throw StoreError(.invalidArgument, "there is no \(directory): nothing to go on with")
+        }
+        let runtime = try Runtime(name: role, memory: .none, reactors: 1)
+        let reactor = runtime.reactors.next()
+        let place = try settings.place(role)
+        let lock = try DirectoryLock(directory)
+        defer { lock.release() }
+        guard
+            let identity = try await MemberIdentity.load(from: directory, for: place, on: reactor)
+        else {
+            throw StoreError(
+                .invalidArgument, "\(directory) has no files of a member: nothing to go on with")
+        }
+        let recovery = try await GroupRecovery.open(
+            directory: directory, as: identity, address: place.address, stateMachine: machine,
+            on: reactor)
+        do {
+            print(Self.text(try recovery.survey(), directory))
+            guard accepts else {
+                try await recovery.close()
+                print(Self.warning(role, place.name))
+                throw ExitCode.failure
+            }
+            var generator = SystemRandomNumberGenerator()
+            _ = try await recovery.run(using: &generator)
+            try await recovery.close()
+        } catch {
+            try? await recovery.close()
+            throw error
+        }
+        print(
+            """
+
+            \(place.name) is the only member of a new group now. Next:
+              1. start it: apus \(role), as before
+              2. empty the directories of the others, and start them
+              3. have each added: apus admin \(role) add NAME HOST:PORT
+            """)
+    }
+
+    /// What there is, for who compares members.
+    static func text(_ survey: RecoverySurvey, _ directory: String) -> String {
+        func names(_ part: KnownMember.Part) -> String {
+            let names = survey.members.filter { $0.part == part }.map(\.name).sorted()
+            return names.isEmpty ? "none" : names.joined(separator: " ")
+        }
+        return """
+            \(survey.name)\(survey.cluster.isEmpty ? "" : " of cluster \(survey.cluster)") in \(directory)
+              last entry:  term \(survey.lastTerm), index \(survey.lastIndex)
+              known to be on a majority: up to \(survey.commit)
+              voters:      \(names(.voter))
+              learners:    \(names(.learner))\(survey.isBegun ? "\n  a recovery was begun here, and has not ended" : "")
+            """
+    }
+
+    private static func warning(_ role: String, _ name: String) -> String {
+        """
+
+        Nothing was changed. If the majority of this group can be brought back, do that instead: then
+        nothing is lost. If it cannot:
+          - run this command on each member that is left, and take the one with the greatest term, and
+            of these the one with the greatest index. What only others had is lost.
+          - see that the lost ones do not start again: two old members that come back while
+            \(name) is down would go on as the old group.
+          - then run it there with --accept-loss
+        """
+    }
+}

@@ -1,0 +1,207 @@
+import Eventually
+import Foundation
+import GroupTestSupport
+import MetadataStore
+import Model
+import Raft
+import RaftLog
+import Reactor
+import Testing
+import Transport
+import Wire
+
+@testable import RaftDriver
+
+/// Runs a recovery to its end on what is in `directory`.
+private func recover(
+    _ place: GroupPlace, _ directory: String, on reactor: Reactor
+) async throws -> MemberIdentity {
+    let identity = try #require(
+        try await MemberIdentity.load(from: directory, for: place, on: reactor))
+    let recovery = try await GroupRecovery.open(
+        directory: directory, as: identity, address: place.address, stateMachine: Appending(),
+        log: .init(segmentSize: 256 << 10), on: reactor)
+    do {
+        var generator = SystemRandomNumberGenerator()
+        let next = try await recovery.run(using: &generator)
+        try await recovery.close()
+        return next
+    } catch {
+        try? await recovery.close()
+        throw error
+    }
+}
+
+extension Host {
+    fileprivate func recover() async throws -> MemberIdentity {
+        try await RaftDriverTests.recover(place, directory, on: reactor)
+    }
+
+    /// Its files are lost.
+    fileprivate func wipe() throws { try FileManager.default.removeItem(atPath: directory) }
+}
+
+@Suite("A group whose majority is lost for good", .serialized, .timeLimit(.minutes(3)))
+struct RecoveryTests {
+    @Test("one member goes on with all that it has, and the group grows again")
+    func goesOn() async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            for value in 0..<20 as Range<UInt8> { try await group.propose([1, value]) }
+            try await group.untilVoters(["om1", "om2", "om3"])
+            let before = try await group.leaderView()
+            for host in hosts {
+                try await eventually("\(host.place.name) has all") {
+                    try await host.value(1) == Array(0..<20)
+                }
+            }
+            for host in hosts { await host.stop() }
+            for host in hosts[..<2] { try host.wipe() }
+            let identity = try await hosts[2].recover()
+            #expect(identity.formerGroups.map(\.message) == [before.group])
+            #expect(identity.founders == [identity.peer] && identity.peer != 3)
+            try await hosts[2].start()
+            let alone = try await group.leaderView()
+            #expect(alone.members.map(\.name) == ["om3"] && alone.group != before.group)
+            #expect(alone.term > before.term + GroupRecoveryLimits.termGap)
+            #expect(alone.appliedIndex > before.appliedIndex + GroupRecoveryLimits.indexGap)
+            try await group.propose([1, 20])
+            for host in hosts[..<2] {
+                try await host.start()
+                try await group.change(.addMember, adding: host.place)
+            }
+            try await group.untilVoters(["om1", "om2", "om3"])
+            try await group.propose([1, 21])
+            for host in hosts {
+                try await eventually("\(host.place.name) has everything") {
+                    try await host.value(1) == Array(0..<22)
+                }
+            }
+            // As any other: a restart, and the loss of one.
+            await hosts[2].stop()
+            try await group.propose([1, 22])
+            try await hosts[2].start()
+            try await eventually("om3 has caught up") {
+                try await hosts[2].value(1) == Array(0..<23)
+            }
+        }
+    }
+
+    @Test("lost members that come back stop as soon as they hear of the new group")
+    func oldOnes() async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            for value in 0..<5 as Range<UInt8> { try await group.propose([1, value]) }
+            try await eventually("om3 has all") { try await hosts[2].value(1) == Array(0..<5) }
+            for host in hosts { await host.stop() }
+            _ = try await hosts[2].recover()
+            try await hosts[2].start()
+            try await group.propose([1, 77])
+            for host in hosts[..<2] {
+                try await host.start()
+                try await eventually("\(host.place.name) has stopped") {
+                    await host.group?.engine.member.health.disk == .failed
+                }
+                let health = try #require(await host.group?.engine.member.health)
+                #expect(health.reason.contains("was given up when its majority was lost"))
+                #expect(host.group?.leadership.isLeading == false)
+            }
+            try await group.propose([1, 78])
+            #expect(try await hosts[2].value(1) == [0, 1, 2, 3, 4, 77, 78])
+            #expect(try await group.leaderView().members.map(\.name) == ["om3"])
+        }
+    }
+
+    @Test("a group of one, and a directory that was never a member's, are refused")
+    func refused() async throws {
+        try await GroupMembersTests.withHosts(1, founders: 1) { hosts, group in
+            try await group.propose([1, 1])
+            await hosts[0].stop()
+            let alone = await #expect(throws: StoreError.self) { try await hosts[0].recover() }
+            #expect(alone?.code == .invalidArgument)
+            // Nothing was changed.
+            try await hosts[0].start()
+            try await group.propose([1, 2])
+            #expect(try await hosts[0].value(1) == [1, 2])
+            await hosts[0].stop()
+            try hosts[0].wipe()
+            try await hosts[0].begin()
+            let empty = await #expect(throws: StoreError.self) { try await hosts[0].recover() }
+            #expect(empty?.message.contains("never a member") == true)
+        }
+    }
+
+    /// What the cut left starts as nothing but a recovery, or what it was, or is whole; and the next
+    /// recovery ends it.
+    private func goOn(
+        _ place: GroupPlace, _ directory: String, _ old: GroupID, _ what: String
+    ) async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        var options = MetadataGroupOptions(log: .init(segmentSize: 256 << 10))
+        options.member.tick = .milliseconds(20)
+        let left = try #require(
+            try await MemberIdentity.load(from: directory, for: place, on: reactor), "\(what)")
+        if left.next != nil {
+            let refused = await #expect(throws: StoreError.self, "\(what)") {
+                try await MetadataGroup.open(
+                    directory: directory, as: left, reactor: reactor, stateMachine: Appending(),
+                    channels: ChannelPool(name: "test"), options: options)
+            }
+            #expect(refused?.message.contains("has not ended") == true, "\(what)")
+        }
+        let identity =
+            left.group == old ? try await recover(place, directory, on: reactor) : left
+        #expect(identity.formerGroups == [old], "\(what)")
+        let group = try await MetadataGroup.open(
+            directory: directory, as: identity, reactor: reactor, stateMachine: Appending(),
+            channels: ChannelPool(name: "test"), options: options)
+        #expect(group.leadership.isLeading, "\(what)")
+        #expect(group.engine.log.group(old) == nil, "\(what)")
+        #expect(group.roster.map(\.name) == [place.name], "\(what)")
+        _ = try await group.propose([1, 99])
+        let value = try await group.read { $0.get(Appending.table, [1]) }
+        #expect(value == Array(0..<10) + [99], "\(what)")
+        try await group.close()
+    }
+
+    @Test("at whichever operation the power goes, it can be run again", arguments: [false, true])
+    func cuts(ofTables: Bool) async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            for value in 0..<10 as Range<UInt8> { try await group.propose([1, value]) }
+            try await eventually("om2 has all") {
+                try await hosts[1].value(1) == Array(0..<10)
+            }
+            let old = GroupID(try await group.leaderView().group)
+            // As by a kill: the tables are behind the log.
+            let saved = hosts[1].directory + ".killed"
+            for host in hosts where host !== hosts[1] { await host.stop() }
+            try FileManager.default.copyItem(atPath: hosts[1].directory, toPath: saved)
+            await hosts[1].stop()
+            var number = 0
+            var isCut = true
+            while isCut {
+                let directory = "\(saved).\(number)"
+                try FileManager.default.copyItem(atPath: saved, toPath: directory)
+                let running = try PowerCutGroup.Running(directory, seed: UInt64(number) + 1)
+                if ofTables {
+                    running.disk.crash(atOperation: number)
+                } else {
+                    running.faults.crash(atOperation: number)
+                }
+                do {
+                    _ = try await recover(hosts[1].place, directory, on: running.reactor)
+                } catch let error as StoreError {
+                    #expect(running.disk.isDown, "\(error.message)")
+                }
+                isCut = running.disk.isDown
+                running.disk.cut()
+                running.reactor.stop()
+                running.faults.applyCrash()
+                try running.disk.applyCut()
+                try await goOn(hosts[1].place, directory, old, "cut at operation \(number)")
+                try FileManager.default.removeItem(atPath: directory)
+                number += 1
+            }
+            #expect(number > 10, "a recovery has more operations than \(number)")
+        }
+    }
+}
