@@ -52,7 +52,9 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Flag {
         /// The message ends with the identity of the call (`CallID`), which counts among its bytes.
         public static let call: UInt8 = 1
-        static let all = call
+        /// Nobody waits for an answer: none is sent. The request's ID is 0, and it has no payload.
+        public static let post: UInt8 = 2
+        static let all = call | post
     }
 
     /// What a server takes beyond what every program of this version does: bits of the method of
@@ -60,6 +62,8 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Feature {
         /// `Flag.call`.
         public static let calls: UInt16 = 1
+        /// `Flag.post`.
+        public static let posts: UInt16 = 2
     }
 
     public enum Limits {
@@ -186,6 +190,9 @@ public struct FrameHeader: Hashable, Sendable {
         guard flags & ~Flag.all == 0 else { throw .flags(flags) }
         guard flags & Flag.call == 0 || messageBytes >= CallID.encodedSize else {
             throw .callCutOff(messageBytes)
+        }
+        guard flags & Flag.post == 0 || payloadBytes == 0 else {
+            throw .length("payload of a post", payloadBytes, limit: 0)
         }
     }
 }
