@@ -81,6 +81,15 @@ final class CommandQueue: Sendable {
         }
     }
 
+    /// Whether there may soon be more to tell than now: commands are carried out or wait, or
+    /// something is to be told already.
+    var isBusy: Bool {
+        state.withLock { state in
+            !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
+                || state.working > 0 || state.hasChange || !state.outcome.all.isEmpty
+        }
+    }
+
     /// What has been done since this was asked last.
     func takeOutcome() -> Outcome {
         state.withLock { state in

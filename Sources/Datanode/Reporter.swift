@@ -73,11 +73,13 @@ actor Reporter {
     }
 
     /// Sleeps, but not until the end when a command has been carried out that this SCM waits for.
+    /// Looks for that only while there are commands: who has none is not woken in between.
     private func sleep(for pause: Duration) async throws(CancellationError) {
         let end = reactor.now().advanced(by: pause)
         repeat {
-            let rest = reactor.now().duration(to: end)
-            try await reactor.sleep(for: min(max(rest, .zero), Limits.leastPause))
+            let rest = max(reactor.now().duration(to: end), .zero)
+            let looks = node.commands.isBusy && node.isLed(by: address)
+            try await reactor.sleep(for: looks ? min(rest, Limits.leastPause) : rest)
         } while reactor.now() < end
             && !(isRegistered && node.commands.isAwaited && node.isLed(by: address))
     }

@@ -78,6 +78,10 @@ private struct CuttableService: RPCHandler {
         if cut.isCut { throw StoreError(.connection, "the link is cut") }
         return try await service.handle(request)
     }
+
+    func take(_ post: RPCRequest) {
+        if !cut.isCut { service.take(post) }
+    }
 }
 
 private struct CuttableTransport: RaftTransport {

@@ -51,6 +51,13 @@ public struct Configuration: Equatable, Sendable {
     /// read by a lease: for a driver with a clock that does not stand still when the process does.
     /// See ``RawNode/leaseTick``.
     public var keepsLease = false
+    /// Whether followers hear what is committed with what they are sent anyway, or at the leader's
+    /// next tick, instead of at once by messages of their own.
+    public var tellsCommitLate = false
+    /// Whether a leader sends entries at once only to as many voters as a quorum needs, and to all
+    /// others when its driver says so: see ``RawNode/sendRest()``. Needs ``tellsCommitLate``: news of
+    /// commits would take the entries along.
+    public var sendsQuorumFirst = false
     /// Whether a follower drops proposals instead of sending them to its leader.
     public var disableProposalForwarding = false
     /// Whether changes of the configuration are appended without a look at the one in force.
@@ -98,6 +105,12 @@ public struct Configuration: Equatable, Sendable {
             throw ConfigurationError(
                 description: "leaseMarginTicks is \(leaseMarginTicks): clocks that tick apart "
                     + "need at least 2")
+        }
+        if sendsQuorumFirst, !tellsCommitLate {
+            throw ConfigurationError(
+                description:
+                    "sendsQuorumFirst needs tellsCommitLate: messages that tell of commits "
+                    + "at once would bring the entries too")
         }
         if grantsLeases, !checkQuorum {
             throw ConfigurationError(

@@ -47,6 +47,8 @@ public enum Limits {
     /// The largest term and index that are taken from a peer. No group gets there; beyond it,
     /// counting on could overflow.
     public static let largestNumber: UInt64 = 1 << 62
+    /// Entries that a member may lack and still get them later than others.
+    public static let deferredEntries: UInt64 = 4096
     /// Entries that ``MemoryStorage`` and the unstable log may keep dead in front before they
     /// are moved down.
     public static let deadEntries = 64

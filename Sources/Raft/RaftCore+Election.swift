@@ -38,6 +38,9 @@ extension RaftCore {
             heartbeatElapsed = 0
             broadcastHeartbeat()
         }
+        guard role == .leader else { return }
+        if configuration.sendsQuorumFirst, deferred.isEmpty { chooseQuorum() }
+        if configuration.tellsCommitLate { tellCommit() }
     }
 
     /// Steps down unless a quorum was heard of since the last look (Raft thesis, section 6.2).

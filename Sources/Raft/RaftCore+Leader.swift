@@ -63,7 +63,7 @@ extension RaftCore {
         }
         guard appendOwn(proposed) else { return .proposalDropped }
         pendingConfIndex = pending
-        broadcastAppend()
+        broadcastEntries()
         return nil
     }
 
@@ -113,16 +113,14 @@ extension RaftCore {
         }
         if advanceCommit() {
             releaseWaitingReads()
-            broadcastAppend()
-        } else if message.from != id,
+            if !configuration.tellsCommitLate { broadcastAppend() }
+        } else if message.from != id, !configuration.tellsCommitLate,
             tracker.progress[position].canBumpCommit(to: log.committed)
         {
             sendAppend(position)
         }
         if message.from == id { return }
-        // The window has room again: fill it.
-        var shared = SharedEntries()
-        while sendAppend(position, evenIfEmpty: false, &shared) {}
+        if !mayWait(position) { fillWindow(position) }
         if message.from == transferee, tracker.progress[position].match == log.lastIndex {
             sendTimeoutNow(to: message.from)
         }

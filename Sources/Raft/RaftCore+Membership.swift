@@ -14,6 +14,7 @@ extension RaftCore {
         }
         tracker.config = changed.config
         tracker.progress = changed.progress
+        deferred = []
         membersChanged()
         return tracker.config.confState
     }

@@ -39,6 +39,12 @@ extension RaftCore {
         if request.from == .none || request.from == id {
             readStates.append(ReadState(index: request.index, context: request.context))
         } else {
+            // It waits for what it has not been told is committed.
+            if configuration.tellsCommitLate, let position = tracker.position(of: request.from),
+                tracker.progress[position].canBumpCommit(to: request.index)
+            {
+                sendAppend(position)
+            }
             send(
                 Message(
                     .readIndexResponse, to: request.from, index: request.index,

@@ -48,6 +48,85 @@ extension RaftCore {
         }
     }
 
+    /// Sends what was proposed: to all, or to those whom a quorum needs.
+    mutating func broadcastEntries() {
+        guard configuration.sendsQuorumFirst, !deferred.isEmpty else { return broadcastAppend() }
+        var shared = SharedEntries()
+        for position in tracker.progress.indices
+        where tracker.progress[position].peer != id && !mayWait(position) {
+            sendAppend(position, evenIfEmpty: true, &shared)
+        }
+    }
+
+    /// Whether a member is one of those who get entries later, and does not lack so many that it
+    /// would fall behind.
+    func mayWait(_ position: Int) -> Bool {
+        let progress = tracker.progress[position]
+        return deferred.contains(progress.peer) && progress.state == .replicate
+            && log.lastIndex < progress.next + Limits.deferredEntries
+    }
+
+    /// Whether entries wait to be sent to those who get them later.
+    var hasRest: Bool {
+        role == .leader && !deferred.isEmpty
+            && tracker.progress.contains { progress in
+                progress.next <= log.lastIndex && deferred.contains(progress.peer)
+                    && progress.state == .replicate && !progress.isPaused
+            }
+    }
+
+    /// Sends them, and decides anew who gets entries later: those without whom the others and this
+    /// member are a quorum. Who has not acknowledged what was there the last time is not counted
+    /// on for it.
+    mutating func sendRest() {
+        guard role == .leader, configuration.sendsQuorumFirst else { return }
+        var shared = SharedEntries()
+        for position in tracker.progress.indices
+        where deferred.contains(tracker.progress[position].peer) {
+            while sendAppend(position, evenIfEmpty: false, &shared) {}
+        }
+        chooseQuorum()
+        restSentAt = log.lastIndex
+    }
+
+    /// Decides who gets entries later; nobody as long as no quorum is sure to answer.
+    mutating func chooseQuorum() {
+        let voters = tracker.config.voters
+        guard !voters.isJoint, voters.contains(id) else { return deferred = [] }
+        let others = tracker.progress.filter { $0.peer != id }
+        let needed = voters.incoming.voters.count / 2
+        let isSettled =
+            !deferred.isEmpty && deferred.allSatisfy { tracker[$0] != nil }
+            && others.count - deferred.count == needed
+            && others.allSatisfy {
+                deferred.contains($0.peer) || !$0.isLearner && $0.match >= restSentAt
+            }
+        if isSettled { return }
+        let able = others.filter {
+            !$0.isLearner && $0.state == .replicate && $0.recentActive
+        }
+        let first = able.sorted { $0.match > $1.match }.prefix(needed).map(\.peer)
+        deferred =
+            first.count < needed ? [] : others.map(\.peer).filter { !first.contains($0) }
+    }
+
+    /// Tells those who would not hear of it otherwise what is committed.
+    mutating func tellCommit() {
+        for position in tracker.progress.indices
+        where tracker.progress[position].peer != id
+            && tracker.progress[position].state == .replicate
+            && tracker.progress[position].canBumpCommit(to: log.committed)
+        {
+            sendAppend(position)
+        }
+    }
+
+    /// Sends a member entries for as long as its window has room.
+    mutating func fillWindow(_ position: Int) {
+        var shared = SharedEntries()
+        while sendAppend(position, evenIfEmpty: false, &shared) {}
+    }
+
     /// Sends one member what it lacks, and the commit index.
     mutating func sendAppend(_ position: Int) {
         var shared = SharedEntries()

@@ -49,6 +49,11 @@ struct RaftCore {
     /// Bytes of data in a leader's log that are not applied; an estimate from below.
     var uncommittedSize = 0
 
+    /// A leader's members that get entries later than others, see ``Configuration/sendsQuorumFirst``.
+    var deferred: [PeerID] = []
+    /// The last entry when they were sent what there was.
+    var restSentAt: LogIndex = 0
+
     /// Ticks since the leader was heard, a vote was given or this role began.
     var electionElapsed = 0
     /// A leader's ticks since its last heartbeats.
@@ -152,6 +157,8 @@ extension RaftCore {
         reads = ReadQueue()
         leaderTicks = 0
         isLeaseBroken = false
+        deferred = []
+        restSentAt = 0
     }
 
     /// Draws the next election timeout (Raft thesis, section 3.4).

@@ -107,6 +107,14 @@ public final class RawNode<Storage: RaftStorage> {
         try propose([Entry(kind: .confChangeV2, data: change.encoded)])
     }
 
+    /// Whether entries wait to be sent to members who get them later, see
+    /// ``Configuration/sendsQuorumFirst``: ``sendRest()`` is to be called, when it suits the driver.
+    /// Until then they do not have them, and those whom the leader sends to first must not fail.
+    public var hasRest: Bool { core.configuration.sendsQuorumFirst && core.hasRest }
+
+    /// Sends entries to those members who have waited for them.
+    public func sendRest() { core.sendRest() }
+
     /// Takes a message of a peer or of a storage thread.
     ///
     /// - Throws: what was wrong with it, see ``RaftError``.

@@ -137,6 +137,11 @@ public final class GroupService: RPCHandler {
         return RPCReply()
     }
 
+    /// Messages of other members; of the role's, what it takes itself.
+    public func take(_ post: RPCRequest) {
+        if Self.isOfGroup(post.method) { raft.take(post) } else { role?.take(post) }
+    }
+
     private func keeper() throws(StoreError) -> GroupKeeper {
         guard let keeper = state.withLock({ $0.keeper }) else { throw absent }
         return keeper

@@ -25,13 +25,15 @@ extension RaftMember {
             } else {
                 unwrittenState = batch.hardState ?? unwrittenState
             }
+            var outgoing: [Message] = []
             for response in batch.responses {
                 if response.to == options.id {
                     attempt { node throws(RaftError) in try node.step(response) }
                 } else {
-                    transport.send([response])
+                    outgoing.append(response)
                 }
             }
+            if !outgoing.isEmpty { transport.send(outgoing) }
             carryOut()
         }
     }

@@ -117,6 +117,8 @@ public actor RaftMember {
     var shortSince: UInt64 = 0
     /// Whether log and state keep up, by the clock of the group.
     var pace = DiskPulse()
+    /// Waits to send entries to those members who get them later.
+    var rest: Task<Void, Never>?
     /// Fetches of entries that are only on disk, by follower.
     var fetching: Set<PeerID> = []
 
@@ -315,7 +317,23 @@ public actor RaftMember {
         }
         serveLaggards()
         writeSnapshotIfWanted()
+        if rest == nil, node.hasRest, !isClosed {
+            rest = Task(executorPreference: reactor) { await self.sendRest() }
+        }
         noteLease()
+    }
+
+    /// Sends what others have already to those members who get it later, when more has gathered.
+    private func sendRest() async {
+        do {
+            try await reactor.sleep(for: options.restDelay)
+        } catch {
+            return
+        }
+        rest = nil
+        guard !isClosed else { return }
+        node.sendRest()
+        carryOut()
     }
 
     /// Tells those who read until when they may, and whether they must wait for what is applied.
@@ -501,10 +519,12 @@ public actor RaftMember {
         refuse(StoreError(.notLeader, "the group is closed"))
         ticker?.cancel()
         await drain()
+        rest?.cancel()
         stop(StoreError(.notLeader, "the group is closed"))
         for loop in loops { await loop.value }
         loops = []
         await ticker?.value
+        await rest?.value
         await endSnapshots()
     }
 }

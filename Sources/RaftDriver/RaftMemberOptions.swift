@@ -56,6 +56,10 @@ public struct RaftMemberOptions: Sendable {
     /// Bytes of a piece of a snapshot on its way to another member, at most 1 MiB.
     public var snapshotPieceBytes = SnapshotFile.Limits.pieceBytes
 
+    /// How long members whom no quorum needs wait for new entries, so that they get what has gathered
+    /// with one message and write it with one sync. Zero: all get them at once.
+    public var restDelay = Duration.milliseconds(20)
+
     public init(id: PeerID) { self.id = id }
 
     /// The core's settings. What is proposed on a follower is refused with the leader's name, not
@@ -74,6 +78,8 @@ public struct RaftMemberOptions: Sendable {
         configuration.checkQuorum = true
         configuration.preVote = true
         configuration.keepsLease = usesLease
+        configuration.tellsCommitLate = true
+        configuration.sendsQuorumFirst = restDelay > .zero
         configuration.disableProposalForwarding = true
         configuration.stepDownOnRemoval = true
         return configuration

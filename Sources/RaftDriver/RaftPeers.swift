@@ -9,12 +9,20 @@ import Wire
 
 /// The other members of one group, reached by calls over the native RPC.
 ///
-/// One call at a time to each member; what gathers meanwhile goes with the next one. A call that
-/// fails loses its messages, as a network may; the core is told that the member was unreachable.
+/// Messages are posted: no answer comes, as those of the core are answers enough. Now and then some go
+/// by a call instead, one at a time to each member, from whose answer it is known that all before it
+/// arrived; it goes so too where there is no connection, or where much is not known to have arrived.
+/// What then gathers goes with the next one. A call that fails loses its messages and those posted
+/// since the last, as a network may; the core is told that the member was unreachable.
 public final class RaftPeers: RaftTransport {
     public enum Limits {
         /// Bytes that wait for one member; more are dropped.
         public static let waitingBytes = 64 << 20
+        /// Bytes that are posted to one member without its having answered a call behind them.
+        public static let postedBytes = 16 << 20
+        /// Between the answer to a call and the next one. Of a member that has gone without ending its
+        /// connection is heard after this and `timeout`.
+        public static let callInterval = Duration.milliseconds(500)
         /// How long a call may take.
         public static let timeout = Duration.seconds(5)
         /// How long a piece of a snapshot may take; the last one has the whole file checked.
@@ -25,7 +33,20 @@ public final class RaftPeers: RaftTransport {
         var channel: RPCChannel
         var waiting: Deque<Message> = []
         var waitingBytes = 0
+        /// Whether a call is under way.
         var isSending = false
+        /// Bytes posted that are not known to have arrived.
+        var posted = 0
+        /// When the next messages go by a call.
+        var nextCall = MonotonicTime(nanoseconds: 0)
+
+        /// Where messages of so many bytes can be posted now; nil: not.
+        func channel(for bytes: Int, at now: MonotonicTime) -> RPCChannel? {
+            guard waiting.isEmpty, isSending || now < nextCall,
+                bytes <= RaftCodec.Limits.bytes, posted + bytes <= Limits.postedBytes
+            else { return nil }
+            return channel
+        }
     }
 
     private struct State {
@@ -62,25 +83,49 @@ public final class RaftPeers: RaftTransport {
     public func address(of peer: PeerID) -> String? { channel(peer)?.address }
 
     public func send(_ messages: [Message]) {
-        var begin: [PeerID] = []
-        state.withLock { state in
-            for message in messages {
-                guard var peer = state.peers.removeValue(forKey: message.to) else { continue }
-                let size = RaftCodec.size(message)
-                if peer.waitingBytes + size <= Limits.waitingBytes {
-                    peer.waiting.append(message)
-                    peer.waitingBytes += size
-                    if !peer.isSending {
-                        peer.isSending = true
-                        begin.append(message.to)
-                    }
-                }
-                state.peers[message.to] = peer
+        guard let first = messages.first?.to else { return }
+        let others = messages.contains { $0.to != first }
+        send(others ? messages.filter { $0.to == first } : messages, to: first)
+        if others { send(messages.filter { $0.to != first }) }
+    }
+
+    private func send(_ messages: [Message], to id: PeerID) {
+        let bytes = messages.reduce(0) { $0 + RaftCodec.size($1) }
+        let channel = state.withLock { state in
+            state.peers[id]?.channel(for: bytes, at: reactor.now())
+        }
+        if let channel, messages.count <= RaftCodec.Limits.messages {
+            let envelope = RaftCodec.encode(messages, of: group)
+            if channel.post(RaftMethod.messages.rawValue, envelope) {
+                state.withLock { $0.peers[id]?.posted += bytes }
+                return
             }
         }
-        for peer in begin {
-            Task(executorPreference: reactor) { await self.sendWaiting(to: peer) }
+        enqueue(messages, to: id, mayPost: channel != nil)
+    }
+
+    /// Has messages go with the next call.
+    ///
+    /// - Parameter mayPost: they would have been posted, if there were a connection.
+    private func enqueue(_ messages: [Message], to id: PeerID, mayPost: Bool) {
+        let (begins, lost) = state.withLock { state -> (Bool, RaftMember?) in
+            guard var peer = state.peers.removeValue(forKey: id) else { return (false, nil) }
+            defer { state.peers[id] = peer }
+            // There was one, and nobody knows what came through it.
+            let isLost = mayPost && peer.posted > 0
+            if isLost { peer.posted = 0 }
+            for message in messages {
+                let size = RaftCodec.size(message)
+                guard peer.waitingBytes + size <= Limits.waitingBytes else { continue }
+                peer.waiting.append(message)
+                peer.waitingBytes += size
+            }
+            let begins = !peer.isSending && !peer.waiting.isEmpty
+            if begins { peer.isSending = true }
+            return (begins, isLost ? state.member : nil)
         }
+        if begins { Task(executorPreference: reactor) { await self.sendWaiting(to: id) } }
+        if let lost { Task(executorPreference: reactor) { await lost.unreachable(id) } }
     }
 
     public func deliver(
@@ -101,12 +146,14 @@ public final class RaftPeers: RaftTransport {
     }
 
     private func sendWaiting(to id: PeerID) async {
-        while let (channel, messages) = next(to: id) {
+        while let (channel, messages, posted) = next(to: id) {
             do throws(StoreError) {
                 _ = try await channel.call(
                     RaftMethod.messages.rawValue, RaftCodec.encode(messages, of: group),
                     timeout: Limits.timeout)
+                ended(to: id) { $0.posted -= min(posted, $0.posted) }
             } catch {
+                ended(to: id) { $0.posted = 0 }
                 // What was lost on a link that was cut is sent again later and later: on a new
                 // connection there is no such wait once the link is back.
                 if error.code == .deadlineExceeded { await channel.close() }
@@ -117,8 +164,19 @@ public final class RaftPeers: RaftTransport {
         }
     }
 
-    /// As much as goes into one envelope; nil if nothing waits.
-    private func next(to id: PeerID) -> (RPCChannel, [Message])? {
+    /// A call has ended.
+    private func ended(to id: PeerID, _ body: (inout Peer) -> Void) {
+        let next = reactor.now().advanced(by: Limits.callInterval)
+        state.withLock { state in
+            guard var peer = state.peers.removeValue(forKey: id) else { return }
+            peer.nextCall = next
+            body(&peer)
+            state.peers[id] = peer
+        }
+    }
+
+    /// As much as goes into one envelope, with the bytes posted before it; nil if nothing waits.
+    private func next(to id: PeerID) -> (RPCChannel, [Message], posted: Int)? {
         state.withLock { state in
             guard var peer = state.peers.removeValue(forKey: id) else { return nil }
             defer { state.peers[id] = peer }
@@ -136,7 +194,7 @@ public final class RaftPeers: RaftTransport {
                 peer.waiting.removeFirst()
             }
             peer.waitingBytes -= bytes
-            return (peer.channel, messages)
+            return (peer.channel, messages, peer.posted)
         }
     }
 }
@@ -184,6 +242,18 @@ public final class RaftService: RPCHandler {
             return RPCReply(reply)
         case .status, .invite, .addMember, .removeMember, .transferLeadership:
             throw StoreError(.unsupported, "\(method) is asked of the role of a group")
+        }
+    }
+
+    /// Takes messages that are not answered. What is refused is lost: the next call, which comes
+    /// soon, is told why.
+    public func take(_ post: RPCRequest) {
+        guard post.method == RaftMethod.messages.rawValue else { return }
+        do throws(StoreError) {
+            let (group, messages) = try RaftCodec.decode(post.message)
+            try member(group).receive(messages)
+        } catch {
+            return
         }
     }
 

@@ -128,6 +128,9 @@ extension Scenario {
         driftsFully = clocks.chance(0.5)
         changesHastily = clocks.chance(0.3)
         readsDurableLog = clocks.chance(0.3)
+        var sending = SeededGenerator(seed: seed, stream: 8)
+        core.tellsCommitLate = sending.chance(0.4)
+        core.sendsQuorumFirst = core.tellsCommitLate && sending.chance(0.7)
         settleLeases()
     }
 
@@ -250,7 +253,11 @@ extension Scenario {
     public mutating func apply(_ mutation: Mutation?) {
         self.mutation = mutation
         // A node that acknowledges early would look for entries that are not there yet.
-        if mutation != nil { readsDurableLog = false }
+        // Within so many seeds each is found by members that are sent everything at once.
+        if mutation != nil {
+            readsDurableLog = false
+            (core.tellsCommitLate, core.sendsQuorumFirst) = (false, false)
+        }
         switch mutation {
         case .leaseBeyondDrift:
             core.checkQuorum = true

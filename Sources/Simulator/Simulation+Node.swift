@@ -80,6 +80,7 @@ extension Simulation {
         }
         queue.push(.tick(place, incarnation: incarnation), after: node.tickPeriod)
         node.raft?.tick()
+        if node.raft?.hasRest == true { node.raft?.sendRest() }
         try settle(node)
         retire(node)
     }

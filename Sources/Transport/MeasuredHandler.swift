@@ -139,6 +139,9 @@ public struct MeasuredHandler: RPCHandler {
         return try trace(request)
     }
 
+    /// Passes it on: there is no answer to be measured.
+    public func take(_ post: RPCRequest) { handler.take(post) }
+
     // MARK: Traces
 
     private func trace(_ request: RPCRequest) throws(StoreError) -> RPCReply {

@@ -99,6 +99,9 @@ public protocol RPCHandler: Sendable {
         method: UInt16, token: [UInt8], peer: PeerIdentity
     ) throws(StoreError)
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply
+    /// Takes a request whose sender waits for no answer (`RPCChannel.post`), in its place among the
+    /// others. On a reactor of the server, where it must not block. What cannot be taken is dropped.
+    func take(_ post: RPCRequest)
     /// Called right before a request is handled: may add to it, and names who is to handle it. A
     /// handler around another one names that, so that there is no function more to suspend.
     func prepare(_ request: inout RPCRequest) -> any RPCHandler
@@ -111,6 +114,8 @@ extension RPCHandler {
     public func authorize(
         method: UInt16, token: [UInt8], peer: PeerIdentity
     ) throws(StoreError) {}
+    /// Drops it.
+    public func take(_ post: RPCRequest) {}
     /// Adds nothing; handles itself.
     public func prepare(_ request: inout RPCRequest) -> any RPCHandler { self }
     /// Does nothing.

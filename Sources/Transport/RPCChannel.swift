@@ -87,6 +87,29 @@ public actor RPCChannel {
         return try await perform(request, expecting: expecting, timeout: timeout)
     }
 
+    /// Sends a request that nobody waits for (`RPCHandler.take`), where that needs no waiting either:
+    /// false, and nothing is sent, if there is no connection yet or any more, if the server answers
+    /// all it takes, and outside of the channel's reactor. Whether it arrives is not known; that a
+    /// call is answered which was made after it says that it did.
+    public nonisolated func post(_ method: UInt16, _ message: [UInt8]) -> Bool {
+        if case .local(let handler) = target {
+            do throws(StoreError) {
+                try handler.authorize(method: method, token: [], peer: .sameProcess)
+            } catch {
+                // As over a connection: dropped.
+                return true
+            }
+            var request = RPCRequest(method: method, message: message)
+            request.caller = name
+            handler.take(request)
+            return true
+        }
+        guard reactor.isCurrent, message.count <= FrameHeader.Limits.messageBytes,
+            let connection = inPlace(with: (), { (channel, _) in channel.usableConnection })
+        else { return false }
+        return connection.inPlace(with: (method, message)) { $0.post($1.0, $1.1) }
+    }
+
     /// Makes the call that `request` describes.
     nonisolated func perform(
         _ described: RPCRequest, expecting: Int = 0, timeout: Duration?

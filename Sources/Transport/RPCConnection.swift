@@ -45,6 +45,8 @@ actor RPCConnection {
     /// Whether the server takes the identities of calls.
     private let takesIdentities: Bool
     private let knowsAnyMember: Bool
+    /// Whether the server takes requests that it is not to answer.
+    private let takesPosts: Bool
     private var pending: [UInt64: Pending] = [:]
     /// Memory of calls that nobody waits for any more, until the server is done with it.
     private var orphans: [UInt64: Payload] = [:]
@@ -65,6 +67,7 @@ actor RPCConnection {
         credit = hello.credit
         takesIdentities = hello.method & FrameHeader.Feature.calls != 0
         knowsAnyMember = hello.method & FrameHeader.Feature.anyMember != 0
+        takesPosts = hello.method & FrameHeader.Feature.posts != 0
         self.socket = socket
         self.sender = sender
         self.sharesMemory = sharesMemory
@@ -269,6 +272,16 @@ actor RPCConnection {
         } onCancel: {
             Task(executorPreference: reactor) { await self.cancel(id) }
         }
+    }
+
+    /// Sends a request that nobody waits for, behind those that were begun. false, and nothing is
+    /// sent, if the connection has failed, if calls wait for credit, or if the server answers all it
+    /// takes.
+    func post(_ method: UInt16, _ message: [UInt8]) -> Bool {
+        guard failure == nil, takesPosts, waiting.isEmpty else { return false }
+        let header = FrameHeader(kind: .request, method: method, flags: FrameHeader.Flag.post)
+        sender.add(Frame(header, message: message))
+        return true
     }
 
     /// Sends the call, or has it wait for credit.

@@ -120,6 +120,8 @@ actor ServerConnection {
         let call = frame.takeCall()
         let payloadBytes = frame.header.inlinePayloadBytes
         switch frame.header.kind {
+        case .request where frame.header.flags & FrameHeader.Flag.post != 0:
+            take(frame, caller: caller)
         case .request:
             let token = frame.token
             do throws(StoreError) {
@@ -149,6 +151,27 @@ actor ServerConnection {
         case .cancel, .hello, .response, .goodbye:
             throw .frame(.unexpected(frame.header.kind))
         }
+    }
+
+    /// Hands on what nobody waits for; what this peer may not send is dropped, as is what comes when
+    /// nothing is taken up any more.
+    private nonisolated func take(_ frame: Frame, caller: String) {
+        let (method, token) = (frame.header.method, frame.token)
+        do throws(StoreError) {
+            try handler.authorize(method: method, token: token, peer: peer)
+        } catch {
+            return
+        }
+        let isTaken = inPlace { connection in
+            if !connection.isEnding { connection.begun += 1 }
+            return !connection.isEnding
+        }
+        guard isTaken else { return }
+        var request = RPCRequest(
+            method: method, message: frame.message, token: token, peer: peer,
+            traceID: frame.header.traceID)
+        request.caller = caller
+        handler.take(request)
     }
 
     // MARK: Ends

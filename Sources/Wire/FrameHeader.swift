@@ -52,9 +52,11 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Flag {
         /// The message ends with the identity of the call (`CallID`), which counts among its bytes.
         public static let call: UInt8 = 1
+        /// Nobody waits for an answer: none is sent. The request's ID is 0, and it has no payload.
+        public static let post: UInt8 = 2
         /// Any member of the group may answer; without it the one that leads does.
-        public static let anyMember: UInt8 = 2
-        static let all = call | anyMember
+        public static let anyMember: UInt8 = 4
+        static let all = call | post | anyMember
     }
 
     /// What a server takes beyond what every program of this version does: bits of the method of
@@ -62,10 +64,12 @@ public struct FrameHeader: Hashable, Sendable {
     public enum Feature {
         /// `Flag.call`.
         public static let calls: UInt16 = 1
+        /// `Flag.post`.
+        public static let posts: UInt16 = 2
         /// `Flag.anyMember`.
-        public static let anyMember: UInt16 = 2
+        public static let anyMember: UInt16 = 4
         /// What this program takes.
-        public static let all = calls | anyMember
+        public static let all = calls | posts | anyMember
     }
 
     public enum Limits {
@@ -192,6 +196,9 @@ public struct FrameHeader: Hashable, Sendable {
         guard flags & ~Flag.all == 0 else { throw .flags(flags) }
         guard flags & Flag.call == 0 || messageBytes >= CallID.encodedSize else {
             throw .callCutOff(messageBytes)
+        }
+        guard flags & Flag.post == 0 || payloadBytes == 0 else {
+            throw .length("payload of a post", payloadBytes, limit: 0)
         }
     }
 }

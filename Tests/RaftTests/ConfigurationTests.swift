@@ -27,6 +27,7 @@ struct ConfigurationTests {
         #expect(reason { $0.maxInflightBytes = 5 }.contains("maxInflightBytes"))
         #expect(reason { $0.maxSizePerMessage = -1 }.contains("bytes"))
         #expect(reason { $0.leaseMarginTicks = 1 }.contains("leaseMarginTicks"))
+        #expect(reason { $0.sendsQuorumFirst = true }.contains("tellsCommitLate"))
         #expect(reason { $0.readOnlyOption = .leaseBased }.contains("checkQuorum"))
     }
 

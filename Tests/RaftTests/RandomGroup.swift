@@ -54,6 +54,9 @@ final class RandomGroup {
         if configuration.checkQuorum, Bool.random(using: &generator) {
             configuration.readOnlyOption = .leaseBased
         }
+        configuration.tellsCommitLate = Bool.random(using: &generator)
+        configuration.sendsQuorumFirst =
+            configuration.tellsCommitLate && Bool.random(using: &generator)
         self.configuration = configuration
         let voters = (1...size).map { PeerID(UInt64($0)) }
         let first = Snapshot(
@@ -94,7 +97,11 @@ final class RandomGroup {
         case 99 where chance(20): cut = cut.isEmpty ? [PeerID(UInt64(position + 1))] : []
         case 96: if chance(30) { try restart(position) }
         case 97: compact(position)
-        case 98: reportSnapshots(position)
+        case 98:
+            reportSnapshots(position)
+            for each in nodes.indices where nodes[each].node.hasRest {
+                nodes[each].node.sendRest()
+            }
         default: if chance(50) { nodes[position].node.forgetLeader() }
         }
         try check(position)

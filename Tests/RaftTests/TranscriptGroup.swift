@@ -80,6 +80,7 @@ struct TranscriptGroup {
         case "tick":
             let count = arguments.numbers.dropFirst().first ?? 1
             for _ in 0..<count { nodes[member].node.tick() }
+        case "rest": nodes[member].node.sendRest()
         case "propose": try propose(member, arguments)
         case "change": try change(member, arguments)
         case "read": try nodes[member].node.readIndex(context: Array(arguments.words[1].utf8))
@@ -108,9 +109,12 @@ extension TranscriptGroup {
         bag = []
         settings = Configuration(id: 1)
         settings.electionTick = arguments.number("election") ?? 10
+        settings.heartbeatTick = arguments.number("heartbeat") ?? 1
         settings.asyncStorageWrites = arguments.words.contains("async")
         settings.checkQuorum = arguments.words.contains("check-quorum")
         settings.preVote = arguments.words.contains("pre-vote")
+        settings.tellsCommitLate = arguments.words.contains("late-commit")
+        settings.sendsQuorumFirst = arguments.words.contains("quorum-first")
         settings.stepDownOnRemoval = arguments.words.contains("step-down")
         settings.disableProposalForwarding = arguments.words.contains("no-forward")
         settings.disableConfChangeValidation = arguments.words.contains("no-validation")
