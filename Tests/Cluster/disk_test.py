@@ -29,8 +29,9 @@ MEMBERS = 3
 IMAGE = 768 << 20
 # Within so many seconds the load has used up what the log had of disk before it was full.
 LONGEST_FILL = 90
-# Writes must go on within so many seconds of a fault, at default settings.
-LONGEST = {"leader": 2.0, "follower": 1.0}
+# Writes must go on within so many seconds of a fault, at default settings. One of a follower costs
+# nothing, but on a machine that is busy with other things a pause may fall into it.
+LONGEST = {"leader": 2.0, "follower": 1.5}
 
 
 def skip(reason):
@@ -182,6 +183,9 @@ class Run:
         others.remove(leader)
         victim = leader if who == "leader" else random.choice(others)
         disk = self.disks[victim]
+        # Freezing writes out what the file system holds, to the disk that all images share: not the
+        # fault that is meant.
+        subprocess.run(["sync", "--file-system", str(disk.path)], check=True)
         began = time.time()
         if kind == "full":
             disk.fill()
@@ -220,6 +224,8 @@ class Run:
                   flush=True)
         self.expect(caught_up is not None, f"{name}: {victim} caught up without a restart")
         self.expect(told, f"{name}: status names {victim}")
+        if who == "follower":
+            self.expect(self.leader(noun) == leader, f"{name}: {leader} leads as before")
         if who == "leader" and (noun == "om" or kind == "hangs"):
             self.expect(handed is not None, f"{name}: {victim} handed leadership over")
         return ended
@@ -264,11 +270,11 @@ class Run:
         for name, count in sorted(report["errors"].items()):
             print(f"  {name}: {count}, as {report['examples'][name]}")
         for name, who, began, ended in self.done:
-            pauses = [pause["seconds"] for pause in report["pauses"]
+            pauses = [(pause["seconds"], pause["began"] - began) for pause in report["pauses"]
                       if began - 0.2 <= pause["began"] + pause["seconds"]
                       and pause["began"] < ended]
-            longest = max(pauses, default=0.0)
-            print(f"  {name}: without a write for {longest:.2f} s"
+            longest, after = max(pauses, default=(0.0, 0.0))
+            print(f"  {name}: without a write for {longest:.2f} s, from {after:.1f} s after it began"
                   if pauses else f"  {name}: no pause of 0.3 s")
             self.expect(longest <= LONGEST[who],
                         f"{name}: writes go on within {LONGEST[who]} s, not {longest:.2f}")

@@ -6,6 +6,7 @@ import RaftLog
 import Reactor
 import Synchronization
 import Testing
+import Wire
 
 @testable import RaftDriver
 
