@@ -67,7 +67,7 @@ test: deps-test deps-deb
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/idle_sockets.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/load_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/failover_test.py
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/disk_test.py --out .build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/disk_test.py --nouns om --seconds 10 --out .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/recovery_test.py
 	Sources/apus/Package/build-deb.sh .build/release .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
