@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// The seed under way, so that it is known even if a precondition of the core ends the process.
+/// The seed under way, so that it is known even if a precondition of what is tested ends the process.
 enum SeedInFlight {
     private static let seed = Atomic<UInt64>(0)
 
@@ -11,9 +11,9 @@ enum SeedInFlight {
     static func reportOnTrap() {
         for number in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT] {
             signal(number) { number in
-                SeedInFlight.write("\nThe core trapped at seed ")
+                SeedInFlight.write("\nThe code under test trapped at seed ")
                 SeedInFlight.write(SeedInFlight.seed.load(ordering: .relaxed))
-                SeedInFlight.write(": simulate --seed SEED --trace shows the way there\n")
+                SeedInFlight.write(": --seed SEED --trace shows the way there\n")
                 signal(number, SIG_DFL)
                 raise(number)
             }

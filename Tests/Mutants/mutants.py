@@ -10,6 +10,7 @@ already; without it one is made and built, which takes minutes.
 Prints one line for each: the seed that found it and what it found. Exits 1 if one was not found,
 did not build, or no longer fits the source.
 """
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,12 @@ enum SimulateDriver {
     static func runOne(_ seed: UInt64, _ options: Options) -> Bool { false }
     static func run(_ seed: UInt64, isLong: Bool) -> (String?, Statistics) { ("", Statistics()) }
 }
+"""
+
+MUTANT_NUMBER = """import Glibc
+/// The defect that is switched on.
+@usableFromInline
+let mutantNumber = getenv("MUTANT").flatMap { Int(String(cString: $0)) } ?? 0
 """
 
 
@@ -80,11 +87,12 @@ def build(folder):
         cwd=folder, capture_output=True, text=True)
 
 
-def run(folder, seeds, options):
+def run(folder, seeds, options, number=0):
     """The line that says what was found; None if nothing was."""
     command = [folder / ".build/release/simulate", "--from", "1", "--seeds", str(seeds), *options]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1200,
+                              env={**os.environ, "MUTANT": str(number)})
     except subprocess.TimeoutExpired:
         return None
     if done.returncode == 0:
@@ -94,8 +102,8 @@ def run(folder, seeds, options):
     return found.group(1) if found else f"exit {done.returncode}"
 
 
-def judge(folder, sources, mutant):
-    path = folder / sources / mutant.file
+def judge(folder, mutant):
+    path = folder / "Sources/Raft" / mutant.file
     text = path.read_text()
     old, new = "\n".join(mutant.old), "\n".join(mutant.new)
     if text.count(old) != 1:
@@ -111,45 +119,75 @@ def judge(folder, sources, mutant):
         path.write_text(text)
 
 
-def judge_all(mutants, folder, sources):
-    passed = 0
-    for mutant in mutants:
-        start = time.monotonic()
-        is_found, text = judge(folder, sources, mutant)
-        passed += is_found
-        print(f"{mutant.name}: {text[:150]} ({time.monotonic() - start:.0f} s)", flush=True)
-    print(f"{passed} passed, {len(mutants) - passed} failed")
-    return passed == len(mutants)
+def judge_core(mutants, folder):
+    """Builds one mutant after the other; returns how many were found."""
+    (folder / "Package.swift").write_text(PACKAGE)
+    for target in ["Raft", "Simulator", "simulate"]:
+        shutil.copytree(ROOT / "Sources" / target, folder / "Sources" / target)
+    # The members that serve are not there.
+    (folder / "Sources/simulate/SimulateDriver.swift").write_text(NO_DRIVER)
+    return sum(report(mutant, lambda: judge(folder, mutant)) for mutant in mutants)
+
+
+def judge_driver(mutants, folder, is_made):
+    """Builds all mutants into one program; returns how many were found."""
+    if not is_made:
+        hidden = shutil.ignore_patterns(".build", ".git", ".venv")
+        shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=hidden)
+    originals = {}
+    try:
+        for number, mutant in enumerate(mutants, 1):
+            path = folder / "Sources" / mutant.file
+            text = path.read_text()
+            originals.setdefault(path, text)
+            old = "\n".join(mutant.old)
+            if text.count(old) != 1:
+                sys.exit(f"{mutant.name}: the text to replace occurs {text.count(old)} times")
+            new = "\n".join(mutant.new).replace("MUTANT", f"(mutantNumber == {number})")
+            path.write_text(text.replace(old, new))
+        for module in ["RaftLog", "RaftDriver"]:
+            (folder / "Sources" / module / "MutantNumber.swift").write_text(MUTANT_NUMBER)
+        built = build(folder)
+        if built.returncode != 0:
+            sys.exit("the mutants do not build: " + built.stdout[-2000:])
+    finally:
+        for path, text in originals.items():
+            path.write_text(text)
+        for module in ["RaftLog", "RaftDriver"]:
+            (folder / "Sources" / module / "MutantNumber.swift").unlink(missing_ok=True)
+    count = 0
+    for number, mutant in enumerate(mutants, 1):
+        def judged():
+            found = run(folder, mutant.seeds, ["--driver", *mutant.options], number)
+            return found is not None, found or f"NOT FOUND in {mutant.seeds} seeds"
+        count += report(mutant, judged)
+    return count
+
+
+def report(mutant, judged):
+    start = time.monotonic()
+    is_found, text = judged()
+    print(f"{mutant.name}: {text[:150]} ({time.monotonic() - start:.0f} s)", flush=True)
+    return is_found
 
 
 def main(arguments):
     is_driver = "--driver" in arguments
     words = [a for a in arguments if a != "--driver"]
-    built = None
+    made = None
     if "--in" in words:
         place = words.index("--in")
-        built = Path(words[place + 1])
+        made = Path(words[place + 1])
         del words[place:place + 2]
     mutants = read_mutants(Path(__file__).with_name("driver.txt" if is_driver else "core.txt"))
     chosen = [m for m in mutants if not words or any(w in m.name for w in words)]
-    if is_driver:
-        for mutant in chosen:
-            mutant.options = ["--driver", *mutant.options]
-    if built:
-        return 0 if judge_all(chosen, built, "Sources") else 1
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         if is_driver:
-            hidden = shutil.ignore_patterns(".build", ".git", ".venv")
-            shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=hidden)
+            found = judge_driver(chosen, made or Path(name), made is not None)
         else:
-            (folder / "Package.swift").write_text(PACKAGE)
-            for target in ["Raft", "Simulator", "simulate"]:
-                shutil.copytree(ROOT / "Sources" / target, folder / "Sources" / target)
-            # The members that serve are not there.
-            (folder / "Sources/simulate/SimulateDriver.swift").write_text(NO_DRIVER)
-        is_found = judge_all(chosen, folder, "Sources" if is_driver else "Sources/Raft")
-    return 0 if is_found else 1
+            found = judge_core(chosen, Path(name))
+    print(f"{found} found, {len(chosen) - found} not")
+    return 0 if found == len(chosen) else 1
 
 
 if __name__ == "__main__":
