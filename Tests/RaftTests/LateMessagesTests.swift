@@ -140,6 +140,17 @@ struct LateMessagesTests {
         #expect(group.term(2) == group.term(1))
     }
 
+    @Test("a change of members goes to all at once, and so does the news that it is committed")
+    func changeAtOnce() {
+        var group = ThesisGroup("voters=1,2,3 learners=4 quorum-first late-commit")
+        group.run("campaign 1", "run", "tick 1", "run", "tick 1", "run")
+        let before = group.commit(1)
+        group.run("change 1 v4", "run")
+        #expect((1...4).allSatisfy { group.commit($0) == before + 1 })
+        #expect(
+            group.transcript.nodes.allSatisfy { $0.node.status.members.voters == [1, 2, 3, 4] })
+    }
+
     @Test("a leader of a later term begins by sending to all")
     func newTerm() {
         var group = led("voters=1,2,3 quorum-first late-commit")
