@@ -142,7 +142,20 @@ extension RaftCore {
                 rejection.logTerm = known
             }
             send(rejection)
+            if isPreVote { campaignInPlace(of: message) }
         }
+    }
+
+    /// Campaigns itself after it refused a pre-vote for want of entries that it has, if it has heard of
+    /// no leader for the least election timeout either: where entries reach some members later, who
+    /// notices first that the leader is gone may be one that cannot follow it.
+    private mutating func campaignInPlace(of message: Message) {
+        guard configuration.sendsQuorumFirst, role == .follower, message.term > term,
+            electionElapsed >= configuration.electionTick, grantedLease == 0,
+            !log.isUpToDate(index: message.index, term: message.logTerm)
+        else { return }
+        electionElapsed = 0
+        hup(.preElection)
     }
 
     /// Learns from a rejected vote what is committed.

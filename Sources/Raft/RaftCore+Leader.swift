@@ -62,8 +62,9 @@ extension RaftCore {
             }
         }
         guard appendOwn(proposed) else { return .proposalDropped }
+        let isChange = pending > last
         pendingConfIndex = pending
-        broadcastEntries()
+        if isChange { broadcastAppend() } else { broadcastEntries() }
         return nil
     }
 
@@ -111,9 +112,13 @@ extension RaftCore {
         case .replicate:
             tracker.progress[position].inflights.free(through: message.index)
         }
+        let before = log.committed
         if advanceCommit() {
             releaseWaitingReads()
-            if !configuration.tellsCommitLate { broadcastAppend() }
+            // Who has not heard that a change of members is committed does not know who votes: if
+            // this leader died now, the others might wait for one who is gone.
+            let isChange = before < pendingConfIndex && pendingConfIndex <= log.committed
+            if !configuration.tellsCommitLate || isChange { broadcastAppend() }
         } else if message.from != id, !configuration.tellsCommitLate,
             tracker.progress[position].canBumpCommit(to: log.committed)
         {

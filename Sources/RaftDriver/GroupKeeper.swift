@@ -22,6 +22,9 @@ public final class GroupKeeper: Sendable {
         static let lag: LogIndex = 1000
         /// How long a member may take to accept an invitation.
         static let inviteTimeout = Duration.seconds(5)
+        /// How long a member is asked again where nobody listens: that nobody did a moment ago is
+        /// remembered for longer than one takes to start.
+        static let invitePatience = Duration.milliseconds(600)
         /// How long a change of the members is waited for.
         static let changeTimeout = Duration.seconds(10)
         /// How long one that was asked to lead may take: an election timeout or two.
@@ -273,15 +276,24 @@ public final class GroupKeeper: Sendable {
         invitation.founders = identity.founders.map(\.rawValue)
         invitation.members = book.map(\.message)
         let channel = channels.channel(host: place.host, port: place.port, on: reactor)
-        do throws(StoreError) {
-            let reply = try await channel.call(
-                RaftMethod.invite.rawValue, invitation.encoded, timeout: Limits.inviteTimeout)
-            return PeerID(try GroupInviteResponse(parsing: reply.message).peer)
-        } catch {
-            // Not an answer of this member's, by which its caller would ask another.
-            let code: StoreError.Code =
-                error.code == .connection || error.code == .notLeader ? .unavailable : error.code
-            throw StoreError(code, "\(name) at \(place): \(error.message)")
+        let deadline = reactor.now().advanced(by: Limits.invitePatience)
+        while true {
+            do throws(StoreError) {
+                let reply = try await channel.call(
+                    RaftMethod.invite.rawValue, invitation.encoded, timeout: Limits.inviteTimeout)
+                return PeerID(try GroupInviteResponse(parsing: reply.message).peer)
+            } catch {
+                guard error.code == .connection, reactor.now() < deadline else {
+                    // Not an answer of this member's, by which its caller would ask another.
+                    let isOfMember = error.code == .connection || error.code == .notLeader
+                    throw StoreError(
+                        isOfMember ? .unavailable : error.code,
+                        "\(name) at \(place): \(error.message)")
+                }
+            }
+            do throws(CancellationError) { try await reactor.sleep(for: .milliseconds(50)) } catch {
+                throw StoreError(.cancelled, "the call was cancelled")
+            }
         }
     }
 

@@ -125,6 +125,32 @@ struct LateMessagesTests {
         #expect(group.log(3).count == group.log(1).count)
     }
 
+    @Test("who has more of the log campaigns in the place of one that notices first")
+    func campaignsInPlace() {
+        var group = led("voters=1,2,3 quorum-first late-commit pre-vote check-quorum")
+        group.run("propose 1 a", "run")
+        #expect(group.log(2).count == group.log(3).count + 1)
+        group.run("timeout 2 19", "timeout 3 10", "tick 2 10", "tick 3 10", "run 2 3")
+        #expect(group.role(2) == .leader && group.applied(2) == ["a"])
+        // Not before it might campaign itself: a leader may be there that it has heard of.
+        group = led("voters=1,2,3 quorum-first late-commit pre-vote check-quorum")
+        group.run("propose 1 a", "run")
+        group.run("timeout 2 19", "timeout 3 10", "tick 2 9", "tick 3 10", "run 2 3")
+        #expect(group.role(2) == .follower)
+        #expect(group.term(2) == group.term(1))
+    }
+
+    @Test("a change of members goes to all at once, and so does the news that it is committed")
+    func changeAtOnce() {
+        var group = ThesisGroup("voters=1,2,3 learners=4 quorum-first late-commit")
+        group.run("campaign 1", "run", "tick 1", "run", "tick 1", "run")
+        let before = group.commit(1)
+        group.run("change 1 v4", "run")
+        #expect((1...4).allSatisfy { group.commit($0) == before + 1 })
+        #expect(
+            group.transcript.nodes.allSatisfy { $0.node.status.members.voters == [1, 2, 3, 4] })
+    }
+
     @Test("a leader of a later term begins by sending to all")
     func newTerm() {
         var group = led("voters=1,2,3 quorum-first late-commit")
