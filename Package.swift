@@ -165,7 +165,8 @@ let package = Package(
             dependencies: [
                 "OM", "SCM", "RaftDriver", "Datanode", "DiskTune", "Client", "S3Gateway",
                 "MetricsGateway",
-                "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "OMCore", "SCMCore", "Wire",
+                "ContainerFormat", "Transport", "ContainerStore", "RaftLog", "OMCore", "SCMCore",
+                "Wire",
                 "Linearizability", "Model", "Bytes", "Reactor", "Telemetry", .arguments,
                 .configuration, .crypto, .log,
                 .system,
