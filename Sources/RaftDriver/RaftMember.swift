@@ -262,7 +262,8 @@ public actor RaftMember {
             for command in commands { fail(command, inbox.withLock { $0.refusal } ?? error) }
             return
         }
-        guard role == .leader else {
+        // Asked of the core: a message that came with them may have made it step down.
+        guard node.basicStatus.softState.role == .leader else {
             let error = notLeader
             for command in commands { fail(command, error) }
             return

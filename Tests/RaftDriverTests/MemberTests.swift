@@ -331,6 +331,21 @@ struct MemberTests {
         }
     }
 
+    @Test("a command that comes with the word of another leader is that one's")
+    func proposedWhileSteppingDown() async throws {
+        try await with(voters: [1, 2, 3]) { fake, _ in
+            try await fake.elect()
+            let term = await fake.member.position.term
+            let command = Counted()
+            await fake.member.take(
+                command, with: Message(.heartbeat, to: 1, from: 2, term: term + 1))
+            try await fake.until("an answer") { command.outcome.withLock { $0 } != nil }
+            let outcome = try #require(command.outcome.withLock { $0 })
+            let error = #expect(throws: StoreError.self) { try outcome.get() }
+            #expect(error?.code == .notLeader)
+        }
+    }
+
     @Test("a sole voter answers no read before it has applied an entry of its term")
     func aloneAndNotThereYet() async throws {
         try await withTemporaryDirectory { directory in
@@ -522,5 +537,11 @@ extension RaftMember {
     func receiveAtOnce(_ messages: [Message]) -> Int {
         receive(messages)
         return waitingMessages
+    }
+
+    /// Hands both over before either is looked at.
+    func take(_ command: any PendingCommand, with message: Message) {
+        receive([message])
+        propose(command)
     }
 }
