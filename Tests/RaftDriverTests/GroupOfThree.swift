@@ -1,3 +1,4 @@
+import Eventually
 import Foundation
 import GroupTestSupport
 import MetadataStore
@@ -166,9 +167,25 @@ final class GroupOfThree: Sendable {
         throw StoreError(.deadlineExceeded, "the members do not come together")
     }
 
+    /// Stops a node and waits until `leader` knows: it offers a member that it takes for a live one
+    /// a snapshot as soon as the log lacks what that member needs next.
+    func stop(_ node: Node, noticedBy leader: Node) async throws {
+        try await stop(node)
+        try await eventually("the leader notices that a member is gone") {
+            await leader.member?.isHeard(node.id) == false
+        }
+    }
+
     /// The value of a key in the tables of one node, as they are.
     func value(_ key: UInt8, on node: Node) async throws -> [UInt8] {
         guard let group = node.group else { return [] }
         return try await group.engine.store.read { $0.get(Appending.table, [key]) } ?? []
+    }
+}
+
+extension RaftMember {
+    /// Whether the core takes a member for a live one.
+    func isHeard(_ peer: PeerID) -> Bool {
+        node.progress.contains { $0.peer == peer && $0.recentActive }
     }
 }

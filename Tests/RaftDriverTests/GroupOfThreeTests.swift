@@ -202,7 +202,7 @@ struct GroupOfThreeTests {
             _ = try await group.propose([1, 1])
             let leader = try await group.leader()
             let late = try #require(group.nodes.first { $0.id != leader.id })
-            try await group.stop(late)
+            try await group.stop(late, noticedBy: leader)
             // More than the log keeps, and a state of some pieces.
             let bulk = [UInt8](repeating: 7, count: 20_000)
             for key in 0..<200 { _ = try await group.propose([UInt8(key)] + bulk) }

@@ -154,7 +154,7 @@ struct SessionGroupTests {
         try await withGroup(options: options) { group in
             let leader = try await group.leader()
             let late = try #require(group.nodes.first { $0.id != leader.id })
-            try await group.stop(late)
+            try await group.stop(late, noticedBy: leader)
             _ = try await group.call(id(1, 1), [5, 1])
             let bulk = [UInt8](repeating: 7, count: 20_000)
             for key in 0..<100 { _ = try await group.propose([UInt8(key) + 100] + bulk) }
