@@ -92,15 +92,8 @@ extension GroupSimulation {
         clients[client].sequence += 1
         clients[client].beganHealed = isHealing
         let register = histories.register(from: &chance.clients)
-        let request: RegisterOperation.Request
-        if chance.clients.chance(scenario.readShare) {
-            request = .read
-        } else if chance.clients.chance(0.5) {
-            request = .write(histories.newValue())
-        } else {
-            request = .swap(
-                from: histories.lastSeen[Int(register)], to: histories.newValue())
-        }
+        let request = histories.request(
+            of: register, readShare: scenario.readShare, from: &chance.clients)
         let command = RegisterCommand(
             client: clients[client].number, sequence: clients[client].sequence,
             register: register, request: request,

@@ -224,7 +224,7 @@ public struct GroupFailure: Error, Sendable, CustomStringConvertible {
 
     public var description: String {
         """
-        seed \(scenario.seed), step \(step), second \(GroupTrace.seconds(time)): \(violation)
+        seed \(scenario.seed), step \(step), second \(TraceText.seconds(time)): \(violation)
         The last events:
         \(events.map { "  " + $0 }.joined(separator: "\n"))
         Again: \(command)

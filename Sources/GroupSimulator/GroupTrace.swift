@@ -68,25 +68,13 @@ struct GroupTrace {
     }
 
     private static func text(_ step: Int, _ time: Microseconds, _ event: GroupEvent) -> String {
-        "\(padded(step, 6)) \(seconds(time)) \(text(event))"
-    }
-
-    private static func padded(_ number: Int, _ width: Int) -> String {
-        let digits = String(number)
-        return String(repeating: " ", count: max(0, width - digits.count)) + digits
-    }
-
-    /// Seconds with six decimals.
-    static func seconds(_ time: Microseconds) -> String {
-        let fraction = String(time % 1_000_000)
-        return "\(padded(Int(time / 1_000_000), 4))."
-            + String(repeating: "0", count: 6 - fraction.count) + fraction
+        TraceText.line(step, time, text(event))
     }
 
     private static func text(_ event: GroupEvent) -> String {
         switch event {
         case .message(let message, let lost):
-            return text(message) + (lost.map { " LOST \($0)" } ?? "")
+            return TraceText.message(message) + (lost.map { " LOST \($0)" } ?? "")
         case .operation(let place, let note, let result):
             return "machine \(place + 1) \(note.name) "
                 + (note.path.isEmpty ? "#\(note.descriptor)" : note.path)
@@ -96,21 +84,5 @@ struct GroupTrace {
         case .client(let client, let text): return "client \(client) \(text)"
         case .fault(let text): return "-- \(text)"
         }
-    }
-
-    private static func text(_ message: Message) -> String {
-        var text = "\(message.from)→\(message.to) \(message.kind) term \(message.term)"
-        if message.kind == .append || message.kind == .appendResponse || message.index > 0 {
-            text += " index \(message.index) logTerm \(message.logTerm)"
-        }
-        if let first = message.entries.first, let last = message.entries.last {
-            text += " entries \(first.index)...\(last.index)"
-        }
-        if message.commit > 0 { text += " commit \(message.commit)" }
-        if let snapshot = message.snapshot {
-            text += " snapshot \(snapshot.metadata.index)/\(snapshot.metadata.term)"
-        }
-        if message.reject { text += " REJECT hint \(message.rejectHint)" }
-        return text
     }
 }

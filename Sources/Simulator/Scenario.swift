@@ -128,7 +128,7 @@ extension Scenario {
         driftsFully = clocks.chance(0.5)
         changesHastily = clocks.chance(0.3)
         readsDurableLog = clocks.chance(0.3)
-        var sending = SeededGenerator(seed: seed, stream: 8)
+        var sending = SeededGenerator(seed: seed, stream: 9)
         core.tellsCommitLate = sending.chance(0.4)
         core.sendsQuorumFirst = core.tellsCommitLate && sending.chance(0.7)
         settleLeases()

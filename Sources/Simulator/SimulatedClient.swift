@@ -38,7 +38,7 @@ public struct Histories {
     private(set) var trackers: [RegisterTracker] = []
     private(set) var histories: [RegisterHistory] = []
     /// The value that was seen in each register last, as far as clients know.
-    public private(set) var lastSeen: [UInt32] = []
+    private var lastSeen: [UInt32] = []
     /// Registers in use: the place of each among all that ever were.
     private(set) var current: [RegisterID] = []
     private var moments: UInt64 = 0
@@ -69,9 +69,19 @@ public struct Histories {
     }
 
     /// A value that no write brought before.
-    public mutating func newValue() -> UInt32 {
+    private mutating func newValue() -> UInt32 {
         values += 1
         return values
+    }
+
+    /// What a client may ask of a register: by `readShare` to read, else to write or to swap what
+    /// was seen last.
+    public mutating func request(
+        of register: UInt32, readShare: Double, from generator: inout SeededGenerator
+    ) -> RegisterOperation.Request {
+        if generator.chance(readShare) { return .read }
+        if generator.chance(0.5) { return .write(newValue()) }
+        return .swap(from: lastSeen[Int(register)], to: newValue())
     }
 
     /// Begins an operation.

@@ -31,15 +31,8 @@ extension Simulation {
         clients[place].sequence += 1
         clients[place].beganHealed = isHealing
         let register = histories.register(from: &chance.clients)
-        let request: RegisterOperation.Request
-        if chance.clients.chance(scenario.readShare) {
-            request = .read
-        } else if chance.clients.chance(0.5) {
-            request = .write(histories.newValue())
-        } else {
-            request = .swap(
-                from: histories.lastSeen[Int(register)], to: histories.newValue())
-        }
+        let request = histories.request(
+            of: register, readShare: scenario.readShare, from: &chance.clients)
         let command = Command(
             client: clients[place].number, sequence: clients[place].sequence, register: register,
             request: request,

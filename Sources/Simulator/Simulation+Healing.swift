@@ -34,7 +34,8 @@ extension Simulation {
             }
             throw Violation(
                 property: .liveness,
-                detail: "\(Trace.seconds(scenario.healingTime)) seconds after the faults \(missing)"
+                detail:
+                    "\(TraceText.seconds(scenario.healingTime)) seconds after the faults \(missing)"
             )
         }
         try retireOutsiders()

@@ -229,7 +229,7 @@ public struct Failure: Error, Sendable, CustomStringConvertible {
 
     public var description: String {
         """
-        seed \(scenario.seed), step \(step), second \(Trace.seconds(time)): \(violation)
+        seed \(scenario.seed), step \(step), second \(TraceText.seconds(time)): \(violation)
         The last events:
         \(events.map { "  " + $0 }.joined(separator: "\n"))
         Again: \(command)

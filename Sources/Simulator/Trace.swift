@@ -120,45 +120,17 @@ struct Trace {
     // MARK: Text
 
     private static func text(_ line: Line) -> String {
-        "\(padded(line.step, 6)) \(seconds(line.time)) \(text(line.item))"
-    }
-
-    private static func padded(_ number: Int, _ width: Int) -> String {
-        let digits = String(number)
-        return String(repeating: " ", count: max(0, width - digits.count)) + digits
-    }
-
-    /// Seconds with six decimals.
-    static func seconds(_ time: Microseconds) -> String {
-        let fraction = String(time % 1_000_000)
-        return "\(padded(Int(time / 1_000_000), 4))."
-            + String(repeating: "0", count: 6 - fraction.count) + fraction
+        TraceText.line(line.step, line.time, text(line.item))
     }
 
     private static func text(_ item: TraceItem) -> String {
         switch item {
-        case .delivered(let message): text(message)
-        case .lost(let message, let why): "\(text(message)) LOST \(why)"
+        case .delivered(let message): TraceText.message(message)
+        case .lost(let message, let why): "\(TraceText.message(message)) LOST \(why)"
         case .node(let id, let event): "node \(id) \(text(event))"
         case .client(let client, let event): "client \(client) \(text(event))"
         case .fault(let text): "-- \(text)"
         }
-    }
-
-    private static func text(_ message: Message) -> String {
-        var text = "\(message.from)→\(message.to) \(message.kind) term \(message.term)"
-        if message.kind == .append || message.kind == .appendResponse || message.index > 0 {
-            text += " index \(message.index) logTerm \(message.logTerm)"
-        }
-        if let first = message.entries.first, let last = message.entries.last {
-            text += " entries \(first.index)...\(last.index)"
-        }
-        if message.commit > 0 { text += " commit \(message.commit)" }
-        if let snapshot = message.snapshot {
-            text += " snapshot \(snapshot.metadata.index)/\(snapshot.metadata.term)"
-        }
-        if message.reject { text += " REJECT hint \(message.rejectHint)" }
-        return text
     }
 
     private static func text(_ event: NodeEvent) -> String {
