@@ -55,19 +55,6 @@ struct IdentityTests {
     private let id = CallID(
         client: Identity128(high: 1, low: 2), sequence: 3, answeredBelow: 2, isRepeat: true)
 
-    private func withServer(
-        _ handler: NotingHandler, _ body: (Reactor, RPCServer) async throws -> Void
-    ) async throws {
-        let reactor = try Reactor.start()
-        defer { reactor.stop() }
-        let server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactor], handler: handler,
-            limits: .patient)
-        server.start()
-        try await body(reactor, server)
-        await server.stop()
-    }
-
     @Test("an identity arrives with its request, which is as it was without")
     func arrives() async throws {
         let handler = NotingHandler()

@@ -37,26 +37,21 @@ struct PostTests {
         }.value
     }
 
-    private func withServer(
-        _ handler: some RPCHandler, _ body: (Reactor, RPCChannel, RPCServer) async throws -> Void
+    private func withChannel(
+        to handler: some RPCHandler, _ body: (Reactor, RPCChannel, RPCServer) async throws -> Void
     ) async throws {
-        let reactor = try Reactor.start()
-        defer { reactor.stop() }
-        let server = try RPCServer(
-            host: "127.0.0.1", port: 0, name: "server", reactors: [reactor], handler: handler,
-            limits: .patient)
-        server.start()
-        let channel = RPCChannel(
-            .remote(host: "127.0.0.1", port: server.port), name: "client", on: reactor)
-        try await body(reactor, channel, server)
-        await channel.close()
-        await server.stop()
+        try await withServer(handler) { reactor, server in
+            let channel = RPCChannel(
+                .remote(host: "127.0.0.1", port: server.port), name: "client", on: reactor)
+            try await body(reactor, channel, server)
+            await channel.close()
+        }
     }
 
     @Test("posts arrive in their place among calls, and are not answered")
     func order() async throws {
         let handler = NotingHandler()
-        try await withServer(handler) { reactor, channel, _ in
+        try await withChannel(to: handler) { reactor, channel, _ in
             _ = try await channel.call(1, [1])
             #expect(await post(channel, on: reactor, 3, [1, 2]))
             #expect(await post(channel, on: reactor, 4, [UInt8](repeating: 7, count: 100_000)))
@@ -74,7 +69,7 @@ struct PostTests {
     @Test("nothing is posted without a connection, or by other threads than the reactor's")
     func noConnection() async throws {
         let handler = NotingHandler()
-        try await withServer(handler) { reactor, channel, _ in
+        try await withChannel(to: handler) { reactor, channel, _ in
             #expect(await !post(channel, on: reactor, 3, [1]))
             _ = try await channel.call(1, [1])
             #expect(!channel.post(3, [1]))
@@ -87,7 +82,7 @@ struct PostTests {
     @Test("what its sender may not do is dropped, and the connection goes on")
     func refused() async throws {
         let handler = NotingHandler()
-        try await withServer(handler) { reactor, channel, _ in
+        try await withChannel(to: handler) { reactor, channel, _ in
             _ = try await channel.call(1, [1])
             #expect(await post(channel, on: reactor, 9, [1]))
             _ = try await channel.call(1, [2])
