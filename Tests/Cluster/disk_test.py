@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+import histories
+
 INSIDE = "APUS_DISKS_INSIDE"
 NEEDED = ["unshare", "mount", "mkfs.ext4", "fsfreeze", "losetup", "fallocate"]
 MEMBERS = 3
@@ -266,25 +268,16 @@ class Run:
         # Behind its rate it would go on for longer.
         self.names.kill()
         self.names.wait()
-        print(f"  {report['operations']} operations on {report['keys']} keys in "
-              f"{report['seconds']:.0f} s, {report['unanswered']} unanswered: {report['verdict']}")
-        for name, count in sorted(report["errors"].items()):
-            print(f"  {name}: {count}, as {report['examples'][name]}")
+        histories.tell(report, f"{len(faults)} faults")
         for name, who, began, ended in self.done:
-            pauses = [(pause["seconds"], pause["began"] - began) for pause in report["pauses"]
-                      if began - 0.2 <= pause["began"] + pause["seconds"]
-                      and pause["began"] < ended]
-            longest, after = max(pauses, default=(0.0, 0.0))
-            print(f"  {name}: without a write for {longest:.2f} s, from {after:.1f} s after it began"
+            longest, since = histories.longest(report["pauses"], began, ended)
+            print(f"  {name}: without a write for {longest:.2f} s, from {since - began:.1f} s after it began"
                   + ("" if longest <= GOAL[who] else f", of {GOAL[who]} s")
-                  if pauses else f"  {name}: no pause of 0.3 s")
+                  if longest else f"  {name}: no pause of 0.3 s")
             self.expect(longest <= LONGEST,
                         f"{name}: writes go on within {LONGEST} s, not {longest:.2f}")
-        for name in report["histories"]:
-            print(pathlib.Path(name).read_text())
-        self.expect(self.load.returncode == 0 and report["verdict"] == "linearizable",
-                    "the histories are linearizable")
-        self.expect(report["operations"] > 1000, "there were operations")
+        self.expect(histories.are_linearizable(self.load, report, 1000),
+                    "the histories are linearizable, and long enough")
         return self.failed
 
 

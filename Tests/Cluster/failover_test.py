@@ -3,21 +3,18 @@
 Clients put, get and delete the same keys (`apus bench consistency`) while the OM that leads is
 killed or stopped, and an SCM with it, every few seconds. Every history must be linearizable. The
 time without a successful write after each fault is measured and printed.
-
-With one OM and one SCM, where `apus up` makes no groups, the only members are what is killed.
 """
 
 import argparse
 import json
 import os
-import pathlib
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
+import histories
 from rig import APUS, Cluster
 
 
@@ -74,23 +71,6 @@ class Faults:
                 self.restart(victim)
         time.sleep(self.random.uniform(2, 4))
 
-    def report(self, pauses):
-        """The longest time without a write that begins around each fault, by its kind."""
-        found = {}
-        for place, (kind, when) in enumerate(self.done):
-            until = self.done[place + 1][1] if place + 1 < len(self.done) else when + 60
-            seconds = [pause["seconds"] for pause in pauses
-                       if when - 0.2 <= pause["began"] + pause["seconds"] and pause["began"] < until]
-            found.setdefault(kind, []).append(max(seconds, default=0.0))
-        for kind, seconds in sorted(found.items()):
-            print(f"  {kind}: {len(seconds)} times, without a write for "
-                  f"{statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (longest)")
-
-
-def has_groups():
-    helped = subprocess.run([APUS, "up", "--help"], capture_output=True, text=True, check=False)
-    return "--oms" in helped.stdout
-
 
 def main():
     parser = argparse.ArgumentParser()
@@ -102,14 +82,10 @@ def main():
     parser.add_argument("--scms", type=int, default=3)
     parser.add_argument("--out", default=".")
     arguments = parser.parse_args()
-    options = []
-    if has_groups():
-        options = ["--oms", str(arguments.oms), "--scms", str(arguments.scms)]
-    else:
-        arguments.oms = arguments.scms = 1
     print(f"failover: {arguments.oms} OMs, {arguments.scms} SCMs, seed {arguments.seed}",
           flush=True)
-    cluster = Cluster(options=options)
+    cluster = Cluster(
+        options=["--oms", str(arguments.oms), "--scms", str(arguments.scms)])
     load = None
     try:
         cluster.start()
@@ -124,18 +100,11 @@ def main():
         while load.poll() is None:
             faults.round()
         report = json.loads(load.stdout.read())
-        print(f"  {report['operations']} operations on {report['keys']} keys in "
-              f"{report['seconds']:.0f} s, {report['unanswered']} unanswered, "
-              f"{len(faults.done)} faults: {report['verdict']}")
-        for name, count in sorted(report["errors"].items()):
-            print(f"  {name}: {count}, as {report['examples'][name]}")
-        faults.report(report["pauses"])
-        for name in report["histories"]:
-            print(pathlib.Path(name).read_text())
+        histories.tell(report, f"{len(faults.done)} faults")
+        histories.tell_pauses(report, faults.done)
         answered = sum(report["outcomes"].values())
-        good = (load.returncode == 0 and report["verdict"] == "linearizable" and faults.done
-                and answered >= 0.9 * report["operations"]
-                and report["operations"] >= 0.8 * arguments.operations)
+        good = (histories.are_linearizable(load, report, 0.8 * arguments.operations) and faults.done
+                and answered >= 0.9 * report["operations"])
         print("passed" if good else f"FAILED, seed {arguments.seed}")
         return 0 if good else 1
     finally:

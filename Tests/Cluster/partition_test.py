@@ -12,11 +12,11 @@ import json
 import os
 import pathlib
 import random
-import statistics
 import subprocess
 import sys
 import time
 
+import histories
 import hosts
 
 APUS = os.environ.get("APUS_BINARY", str(hosts.ROOT / ".build/release/apus"))
@@ -126,18 +126,6 @@ def cut(rig, host, kind):
     return healing
 
 
-def report(cuts, pauses):
-    found = {}
-    for place, (kind, when) in enumerate(cuts):
-        until = cuts[place + 1][1] if place + 1 < len(cuts) else when + 60
-        seconds = [pause["seconds"] for pause in pauses
-                   if when - 0.2 <= pause["began"] + pause["seconds"] and pause["began"] < until]
-        found.setdefault(kind, []).append(max(seconds, default=0.0))
-    for kind, seconds in sorted(found.items()):
-        print(f"  {kind}: {len(seconds)} times, without a write for "
-              f"{statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (longest)")
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuts", type=int, default=4)
@@ -173,15 +161,9 @@ def main():
             found = json.loads(load.communicate()[0])
         finally:
             cluster.stop()
-    print(f"  {found['operations']} operations on {found['keys']} keys in "
-          f"{found['seconds']:.0f} s, {found['unanswered']} unanswered, {len(cuts)} cuts: "
-          f"{found['verdict']}")
-    for name, count in sorted(found["errors"].items()):
-        print(f"  {name}: {count}, as {found['examples'][name]}")
-    report(cuts, found["pauses"])
-    for name in found["histories"]:
-        print(pathlib.Path(name).read_text())
-    good = load.returncode == 0 and found["verdict"] == "linearizable" and found["operations"] > 1000
+    histories.tell(found, f"{len(cuts)} cuts")
+    histories.tell_pauses(found, cuts)
+    good = histories.are_linearizable(load, found, 1000)
     print("passed" if good else f"FAILED, seed {arguments.seed}")
     return 0 if good else 1
 
