@@ -59,12 +59,19 @@ public final class LeaderChannel: Sendable {
         /// Calls that are not answered, and how many have been.
         let outstanding = Atomic<Int>(0)
         let answered = Atomic<UInt64>(0)
-        /// Nanoseconds of the clock until which it is asked nothing that others may answer.
+        /// Nanoseconds of the clock until which it is asked nothing that others may answer; 0: it
+        /// answered the last.
         let shunnedUntil = Atomic<UInt64>(0)
 
         init(_ address: String, _ channel: RPCChannel) {
             self.address = address
             self.channel = channel
+        }
+
+        /// It could not answer what any can: it is left alone for a while.
+        func shun(from now: MonotonicTime) {
+            shunnedUntil.store(
+                now.advanced(by: Limits.shunning).nanoseconds, ordering: .relaxed)
         }
     }
 
@@ -85,13 +92,16 @@ public final class LeaderChannel: Sendable {
 
         var target: Member { members[preferred] }
 
-        /// Whose turn it is of those that answer.
+        /// Whose turn it is of those that answer. One that did not is tried again with one question
+        /// at a time.
         mutating func next(at now: MonotonicTime) -> Member {
             for _ in members.indices {
                 turn = (turn + 1) % members.count
-                if members[turn].shunnedUntil.load(ordering: .relaxed) <= now.nanoseconds {
-                    return members[turn]
-                }
+                let member = members[turn]
+                let until = member.shunnedUntil.load(ordering: .relaxed)
+                guard until <= now.nanoseconds else { continue }
+                if until > 0 { member.shun(from: now) }
+                return member
             }
             return target
         }
@@ -178,7 +188,9 @@ public final class LeaderChannel: Sendable {
         var failure: StoreError
         // Nearly always.
         do throws(StoreError) {
-            return try await Self.ask(tried, request, limit)
+            let reply = try await Self.ask(tried, request, limit)
+            if request.isForAnyMember { tried.shunnedUntil.store(0, ordering: .relaxed) }
+            return reply
         } catch {
             failure = error
         }
@@ -188,7 +200,7 @@ public final class LeaderChannel: Sendable {
         var attempts = 1
         if request.isForAnyMember, Self.isOfMember(failure) {
             // From here on as any other call, of whoever leads.
-            shun(tried)
+            tried.shun(from: reactor.now())
             request.isForAnyMember = false
         }
         while Self.isOfMember(failure) {
@@ -253,12 +265,6 @@ public final class LeaderChannel: Sendable {
     }
 
     // MARK: Who is asked
-
-    /// A member could not answer what any can: it is left alone for a while.
-    private func shun(_ member: Member) {
-        member.shunnedUntil.store(
-            reactor.now().advanced(by: Limits.shunning).nanoseconds, ordering: .relaxed)
-    }
 
     /// Another member is asked next than `tried`: the one that it named, or the next in turn.
     /// Returns how many members there are.

@@ -142,6 +142,18 @@ struct LeaderChannelTests {
         }
     }
 
+    @Test("a member that was left alone is asked again, and more once it answers")
+    func asksAgain() async throws {
+        try await withMembers([.leads, .fails(.notLeader), .follows(nil)]) { rig throws in
+            while rig.members[1].calls == 0 { _ = try await ask(rig) }
+            rig.members[1].be(.follows(nil))
+            try await eventually("it answers its share") {
+                _ = try? await ask(rig)
+                return rig.members[1].calls > 10
+            }
+        }
+    }
+
     @Test("a refusal that is not the member's own is no reason to ask another")
     func refusedByAny() async throws {
         try await withMembers([.fails(.noSuchKey), .fails(.noSuchKey)]) { rig throws in
