@@ -275,6 +275,7 @@ public final class GroupKeeper: Sendable {
         invitation.name = name
         invitation.founders = identity.founders.map(\.rawValue)
         invitation.members = book.map(\.message)
+        invitation.formerGroups = identity.formerGroups.map(\.message)
         let channel = channels.channel(host: place.host, port: place.port, on: reactor)
         let deadline = reactor.now().advanced(by: Limits.invitePatience)
         while true {

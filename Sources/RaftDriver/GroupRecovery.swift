@@ -104,11 +104,13 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
 
     /// Makes the new group; returns its only member's identity.
     ///
-    /// - Throws: `invalidArgument` for a group of one; `noSpace`, `io`, `corrupt`, after any of which
-    ///   it can be run again.
+    /// - Throws: `invalidArgument` for a group of one, `corrupt` if log and tables do not fit
+    ///   together, both with nothing changed; `unavailable` while another process reads the tables,
+    ///   `noSpace`, `io`, `corrupt`, after any of which it can be run again.
     public func run(
         using generator: inout some RandomNumberGenerator
     ) async throws(StoreError) -> MemberIdentity {
+        try await checkFit()
         let (group, peer) = try await begin(using: &generator)
         let made = try await newLog(group, peer)
         try await raiseTables(to: made.firstIndex - 1, peer)
@@ -138,6 +140,53 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
 
     // MARK: Steps
 
+    /// Refuses a member whose log and tables do not fit together while it still is one of its old
+    /// group: another may be better to go on with.
+    private func checkFit() async throws(StoreError) {
+        guard identity.next == nil, let old = log.group(identity.group) else { return }
+        let (applier, snapshots) = try await parts(of: old)
+        try await RaftMember.fit(old, applier, snapshots)
+        _ = try await knownMembers()
+    }
+
+    /// What a member of the old group has beside its log.
+    private func parts(
+        of old: GroupLog
+    ) async throws(StoreError) -> (TablesApplier, SnapshotStore) {
+        var snapshots = SnapshotStore("\(directory)/snapshots", group: old.id, on: reactor)
+        try await snapshots.prepare()
+        let applier = TablesApplier(
+            store: store, replay: ReplayedCommands(machine), log: old,
+            book: MemberBook(identity.members), options: MetadataGroupOptions(), on: reactor)
+        try await applier.resetMachine()
+        return (applier, snapshots)
+    }
+
+    /// The members that the tables name.
+    private func knownMembers() async throws(StoreError) -> [PeerID: KnownMember] {
+        try await store.readStored { tables throws(StoreError) in
+            try MemberBook.rows(in: tables)
+        }
+    }
+
+    /// Returns when what is applied up to `index` survives a power cut: the log that could bring it
+    /// back is given up next.
+    private func makeDurable(through index: LogIndex) async throws(StoreError) {
+        for attempt in 1...Limits.checkpoints {
+            if let durable = try await store.checkpoint(), durable >= index { return }
+            guard attempt < Limits.checkpoints else { break }
+            do throws(CancellationError) {
+                try await reactor.sleep(for: Limits.checkpointRetry)
+            } catch {
+                throw StoreError(.cancelled, "the recovery was cancelled")
+            }
+        }
+        throw StoreError(
+            .unavailable,
+            "the tables in \(directory) cannot be made durable while another process reads them: "
+                + "end it, and run the recovery again")
+    }
+
     /// Notes that a recovery is on its way, and what the new group and its member will be.
     private func begin(
         using generator: inout some RandomNumberGenerator
@@ -165,17 +214,13 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
         guard let old = log.group(identity.group) else {
             throw StoreError(.corrupt, "the log in \(directory) knows nothing of its group")
         }
-        var snapshots = SnapshotStore("\(directory)/snapshots", group: old.id, on: reactor)
-        try await snapshots.prepare()
-        let applier = TablesApplier(
-            store: store, replay: ReplayedCommands(machine), log: old,
-            book: MemberBook(identity.members), options: MetadataGroupOptions(), on: reactor)
-        try await applier.resetMachine()
+        let (applier, snapshots) = try await parts(of: old)
         try await RaftMember.fit(old, applier, snapshots)
         while applier.appliedIndex < old.lastIndex {
             try await applyNext(of: old, applier)
         }
         try await applier.end()
+        try await makeDurable(through: old.lastIndex)
         guard let (state, _) = try? old.initialState() else {
             throw StoreError(.corrupt, "the log in \(directory) has no state")
         }
@@ -215,16 +260,15 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
             change.set = [
                 KnownMember(peer: peer, name: identity.name, address: address, part: .voter).message
             ]
+            let known = try await knownMembers()
+            change.removed = known.keys.filter { $0 != peer }.map(\.rawValue).sorted()
             let own = change
             try await store.apply(1, through: index) { _, tables in
-                var change = own
-                let known = (try? MemberBook.rows(in: tables)) ?? [:]
-                change.removed = known.keys.filter { $0 != peer }.map(\.rawValue).sorted()
-                MemberBook.apply(change, in: tables)
+                MemberBook.apply(own, in: tables)
                 machine.recovered(in: tables)
             }
         }
-        _ = try await store.checkpoint()
+        try await makeDurable(through: index)
     }
 
     /// Those of the old group: nobody will ask for them.
@@ -248,6 +292,10 @@ public enum GroupRecoveryLimits {
     public static let indexGap: LogIndex = 1_000_000_000
     /// How far beyond the last known term the new one is.
     public static let termGap: Term = 1_000_000
+    /// How often the tables are tried to be made durable while another process reads them, and
+    /// after what pause.
+    static let checkpoints = 5
+    static let checkpointRetry = Duration.milliseconds(200)
 }
 
 extension SharedLog {

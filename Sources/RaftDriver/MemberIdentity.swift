@@ -183,12 +183,14 @@ public struct MemberIdentity: Hashable, Sendable {
                 "\(place.name) is set to be of cluster \(place.cluster), and was invited into "
                     + "cluster \(request.cluster)")
         }
-        return MemberIdentity(
+        var identity = MemberIdentity(
             cluster: place.cluster.isEmpty ? request.cluster : place.cluster, role: place.role,
             group: GroupID(request.group), name: place.name,
             peer: PeerID(.random(in: Limits.firstDrawn...(1 << 62), using: &generator)),
             founders: request.founders.map { PeerID($0) }, isBegun: false,
             members: request.members.compactMap { KnownMember($0) })
+        identity.formerGroups = request.formerGroups.map { GroupID($0) }
+        return identity
     }
 
     // MARK: Kept

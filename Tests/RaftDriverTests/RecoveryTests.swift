@@ -1,5 +1,6 @@
 import Eventually
 import Foundation
+import GRDBSQLite
 import GroupTestSupport
 import MetadataStore
 import Model
@@ -37,6 +38,17 @@ extension Host {
         try await RaftDriverTests.recover(place, directory, on: reactor)
     }
 
+    /// Has a log of its group in which nothing is.
+    fileprivate func beginEmptyLog() async throws {
+        let identity = try #require(
+            try await MemberIdentity.load(from: directory, for: place, on: reactor))
+        let log = try await SharedLog.open(
+            directory: "\(directory)/log", on: reactor, options: .init(segmentSize: 256 << 10))
+        let members = ConfState(voters: identity.founders)
+        _ = try await log.create(identity.group, confState: members, index: 0, term: 0)
+        try await log.close()
+    }
+
     /// Its files are lost.
     fileprivate func wipe() throws { try FileManager.default.removeItem(atPath: directory) }
 }
@@ -70,6 +82,13 @@ struct RecoveryTests {
                 try await group.change(.addMember, adding: host.place)
             }
             try await group.untilVoters(["om1", "om2", "om3"])
+            for host in hosts[..<2] {
+                let invited = try await MemberIdentity.load(
+                    from: host.directory, for: host.place, on: host.reactor)
+                #expect(
+                    invited?.formerGroups.map(\.message) == [before.group],
+                    "any member may be the one that a lost one asks")
+            }
             try await group.propose([1, 21])
             for host in hosts {
                 try await eventually("\(host.place.name) has everything") {
@@ -126,6 +145,70 @@ struct RecoveryTests {
             try await hosts[0].begin()
             let empty = await #expect(throws: StoreError.self) { try await hosts[0].recover() }
             #expect(empty?.message.contains("never a member") == true)
+        }
+    }
+
+    /// Another process in the middle of reading a member's tables.
+    private final class OtherReader {
+        private var database: OpaquePointer?
+
+        init(_ directory: String) throws {
+            try #require(sqlite3_open("\(directory)/metadata.db", &database) == SQLITE_OK)
+            let sql = "BEGIN; SELECT count(*) FROM sqlite_schema"
+            try #require(sqlite3_exec(database, sql, nil, nil, nil) == SQLITE_OK)
+        }
+
+        func end() { sqlite3_close(database) }
+    }
+
+    @Test("what cannot be made durable is not built on, and no log given up for it")
+    func readByOthers() async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            for value in 0..<10 as Range<UInt8> { try await group.propose([1, value]) }
+            try await eventually("om2 has all") {
+                try await hosts[1].value(1) == Array(0..<10)
+            }
+            let old = GroupID(try await group.leaderView().group)
+            // As by a kill: the tables are behind the log.
+            let killed = hosts[1].directory + ".killed"
+            for host in hosts where host !== hosts[1] { await host.stop() }
+            try FileManager.default.copyItem(atPath: hosts[1].directory, toPath: killed)
+            await hosts[1].stop()
+            let reactor = try Reactor.start()
+            defer { reactor.stop() }
+            let reader = try OtherReader(killed)
+            let refused = await #expect(throws: StoreError.self) {
+                try await recover(hosts[1].place, killed, on: reactor)
+            }
+            reader.end()
+            #expect(refused?.code == .unavailable)
+            let log = try await SharedLog.open(
+                directory: killed + "/log", on: reactor, options: .init(segmentSize: 256 << 10))
+            let left = try #require(
+                try await MemberIdentity.load(from: killed, for: hosts[1].place, on: reactor))
+            let next = try #require(left.next?.group)
+            #expect(log.group(old) != nil)
+            #expect(log.group(next) == nil, "the new log was begun on what may be lost")
+            try await log.close()
+            try await goOn(hosts[1].place, killed, old, "read by another process")
+        }
+    }
+
+    @Test("a member whose log and tables do not fit together stays what it is")
+    func unfit() async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            for value in 0..<10 as Range<UInt8> { try await group.propose([1, value]) }
+            for host in hosts { await host.stop() }
+            // The tables have applied what the log does not have.
+            let log = hosts[1].directory + "/log"
+            try FileManager.default.removeItem(atPath: log)
+            try await hosts[1].beginEmptyLog()
+            let refused = await #expect(throws: StoreError.self) { try await hosts[1].recover() }
+            #expect(refused?.code == .corrupt)
+            let identity = try #require(
+                try await MemberIdentity.load(
+                    from: hosts[1].directory, for: hosts[1].place, on: hosts[1].reactor))
+            #expect(identity.next == nil)
         }
     }
 

@@ -313,6 +313,9 @@ public nonisolated struct GroupInviteRequest: Sendable {
   /// The voters that the group began with, before the first entry of its log.
   public var founders: [UInt64] = []
 
+  /// The groups in whose place this one was made.
+  public var formerGroups: [WireIdentity] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -673,7 +676,7 @@ nonisolated extension GroupStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".InviteRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0\u{1}founders\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}cluster\0\u{1}role\0\u{1}name\0\u{1}members\0\u{1}founders\0\u{3}former_groups\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -687,6 +690,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 4: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 5: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
       case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.founders) }()
+      case 7: try { try decoder.decodeRepeatedMessageField(value: &self.formerGroups) }()
       default: break
       }
     }
@@ -715,6 +719,9 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.founders.isEmpty {
       try visitor.visitPackedUInt64Field(value: self.founders, fieldNumber: 6)
     }
+    if !self.formerGroups.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.formerGroups, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -725,6 +732,7 @@ nonisolated extension GroupInviteRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.name != rhs.name {return false}
     if lhs.members != rhs.members {return false}
     if lhs.founders != rhs.founders {return false}
+    if lhs.formerGroups != rhs.formerGroups {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
