@@ -49,6 +49,9 @@ public enum Limits {
     public static let largestNumber: UInt64 = 1 << 62
     /// Entries that a member may lack and still get them later than others.
     public static let deferredEntries: UInt64 = 4096
+    /// How often members that get entries later are sent them until it is looked at anew who
+    /// acknowledges first: a second, where they are sent every 20 ms.
+    public static let restsBetweenTrials = 50
     /// Entries that ``MemoryStorage`` and the unstable log may keep dead in front before they
     /// are moved down.
     public static let deadEntries = 64

@@ -37,6 +37,9 @@ public struct Progress: Equatable, Sendable {
     var acknowledgedRead: UInt64 = 0
     /// The latest leader's tick of which it answered a heartbeat, counted from 1.
     public internal(set) var acknowledgedTick: UInt64 = 0
+    /// How often it acknowledged what no other voter but the leader had, since that was last
+    /// looked at.
+    var firstAcknowledgements = 0
     /// Appends in flight.
     var inflights: Inflights
 

@@ -39,7 +39,7 @@ extension RaftCore {
             broadcastHeartbeat()
         }
         guard role == .leader else { return }
-        if configuration.sendsQuorumFirst, deferred.isEmpty { chooseQuorum() }
+        if configuration.sendsQuorumFirst, deferred.isEmpty, triedFrom == nil { chooseQuorum() }
         if configuration.tellsCommitLate { tellCommit() }
     }
 
@@ -151,11 +151,17 @@ extension RaftCore {
     /// notices first that the leader is gone may be one that cannot follow it.
     private mutating func campaignInPlace(of message: Message) {
         guard configuration.sendsQuorumFirst, role == .follower, message.term > term,
-            electionElapsed >= configuration.electionTick, grantedLease == 0,
+            electionElapsed >= configuration.electionTick,
             !log.isUpToDate(index: message.index, term: message.logTerm)
         else { return }
-        electionElapsed = 0
+        // Of many who refuse the same request not all at once.
+        if tracker.config.voters.all.count > 3 {
+            let soon = randomizedElectionTimeout - draw(1...3)
+            electionElapsed = max(electionElapsed, soon)
+            return
+        }
         hup(.preElection)
+        if role == .preCandidate { electionElapsed = 0 }
     }
 
     /// Learns from a rejected vote what is committed.

@@ -98,6 +98,7 @@ extension RaftCore {
         guard message.index <= log.lastIndex else { return }
         // An acknowledgement that says nothing new still ends a probe.
         let isNew = tracker.progress[position].update(match: message.index)
+        if isNew, triedFrom != nil { noteFirst(position) }
         let progress = tracker.progress[position]
         if !isNew, progress.match != message.index || progress.state != .probe { return }
         switch progress.state {

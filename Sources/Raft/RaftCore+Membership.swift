@@ -15,6 +15,7 @@ extension RaftCore {
         tracker.config = changed.config
         tracker.progress = changed.progress
         deferred = []
+        triedFrom = nil
         membersChanged()
         return tracker.config.confState
     }

@@ -39,9 +39,9 @@ extension RaftCore {
         if request.from == .none || request.from == id {
             readStates.append(ReadState(index: request.index, context: request.context))
         } else {
-            // It waits for what it has not been told is committed.
+            // It waits for what it has not been told is committed, or does not have yet.
             if configuration.tellsCommitLate, let position = tracker.position(of: request.from),
-                tracker.progress[position].canBumpCommit(to: request.index)
+                tracker.progress[position].sentCommit < request.index
             {
                 sendAppend(position)
             }

@@ -63,12 +63,15 @@ extension RaftCore {
     func mayWait(_ position: Int) -> Bool {
         let progress = tracker.progress[position]
         return deferred.contains(progress.peer) && progress.state == .replicate
+            && progress.peer != transferee
             && log.lastIndex < progress.next + Limits.deferredEntries
     }
 
-    /// Whether entries wait to be sent to those who get them later.
+    /// Whether entries wait to be sent to those who get them later, or it is to be decided who does.
     var hasRest: Bool {
-        role == .leader && !deferred.isEmpty
+        guard role == .leader else { return false }
+        if let triedFrom { return log.lastIndex > triedFrom }
+        return !deferred.isEmpty
             && tracker.progress.contains { progress in
                 progress.next <= log.lastIndex && deferred.contains(progress.peer)
                     && progress.state == .replicate && !progress.isPaused
@@ -89,25 +92,60 @@ extension RaftCore {
         restSentAt = log.lastIndex
     }
 
-    /// Decides who gets entries later; nobody as long as no quorum is sure to answer.
+    /// Decides who gets entries later; nobody as long as no quorum is sure to answer. Now and then
+    /// entries go to all for a while, and those are counted on who acknowledge first.
     mutating func chooseQuorum() {
         let voters = tracker.config.voters
-        guard !voters.isJoint, voters.contains(id) else { return deferred = [] }
-        let others = tracker.progress.filter { $0.peer != id }
         let needed = voters.incoming.voters.count / 2
+        guard !voters.isJoint, voters.contains(id), tracker.progress.count - 1 > needed else {
+            deferred = []
+            triedFrom = nil
+            return
+        }
+        let others = tracker.progress.filter { $0.peer != id }
         let isSettled =
             !deferred.isEmpty && deferred.allSatisfy { tracker[$0] != nil }
             && others.count - deferred.count == needed
             && others.allSatisfy {
                 deferred.contains($0.peer) || !$0.isLearner && $0.match >= restSentAt
             }
-        if isSettled { return }
+        if isSettled {
+            restsUntilTrial -= 1
+            if restsUntilTrial <= 0 { tryAll() }
+            return
+        }
+        if triedFrom != nil, others.allSatisfy({ $0.firstAcknowledgements == 0 }) { return }
+        triedFrom = nil
         let able = others.filter {
             !$0.isLearner && $0.state == .replicate && $0.recentActive
         }
-        let first = able.sorted { $0.match > $1.match }.prefix(needed).map(\.peer)
+        let ranked = able.sorted {
+            ($0.firstAcknowledgements, $0.match) > ($1.firstAcknowledgements, $1.match)
+        }
+        let first = ranked.prefix(needed).map(\.peer)
         deferred =
             first.count < needed ? [] : others.map(\.peer).filter { !first.contains($0) }
+        for position in tracker.progress.indices {
+            tracker.progress[position].firstAcknowledgements = 0
+        }
+    }
+
+    /// Sends entries to all from here on, to see who acknowledges first.
+    private mutating func tryAll() {
+        restsUntilTrial = Limits.restsBetweenTrials
+        triedFrom = log.lastIndex
+        deferred = []
+    }
+
+    /// A member acknowledged entries: it is noted whether it was the first.
+    mutating func noteFirst(_ position: Int) {
+        let acknowledged = tracker.progress[position]
+        guard acknowledged.peer != id, !acknowledged.isLearner else { return }
+        let isFirst = tracker.progress.allSatisfy { other in
+            other.peer == id || other.peer == acknowledged.peer || other.isLearner
+                || other.match < acknowledged.match
+        }
+        if isFirst { tracker.progress[position].firstAcknowledgements += 1 }
     }
 
     /// Tells those who would not hear of it otherwise what is committed.

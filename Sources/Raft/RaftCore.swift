@@ -53,6 +53,10 @@ struct RaftCore {
     var deferred: [PeerID] = []
     /// The last entry when they were sent what there was.
     var restSentAt: LogIndex = 0
+    /// While entries go to all, to see who acknowledges first: the last entry when that began.
+    var triedFrom: LogIndex?
+    /// How often those who get entries later are sent them until that is looked at again.
+    var restsUntilTrial = 0
 
     /// Ticks since the leader was heard, a vote was given or this role began.
     var electionElapsed = 0
@@ -159,12 +163,17 @@ extension RaftCore {
         isLeaseBroken = false
         deferred = []
         restSentAt = 0
+        triedFrom = nil
+        restsUntilTrial = Limits.restsBetweenTrials
     }
+
+    /// Draws a number of ticks.
+    func draw(_ range: ClosedRange<Int>) -> Int { randomTimeout(range) }
 
     /// Draws the next election timeout (Raft thesis, section 3.4).
     private mutating func resetElectionTimeout() {
         let least = configuration.electionTick
-        let drawn = randomTimeout(least...2 * least - 1)
+        let drawn = draw(least...2 * least - 1)
         precondition(
             drawn >= least && drawn < 2 * least,
             "the source drew \(drawn) from \(least)...\(2 * least - 1)")

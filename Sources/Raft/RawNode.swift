@@ -51,6 +51,12 @@ public final class RawNode<Storage: RaftStorage> {
     /// The latest term the member has seen.
     public var term: Term { core.term }
 
+    /// What the member is at this moment; ``Ready/softState`` tells it later.
+    public var role: Role { core.role }
+
+    /// Whom leadership is being transferred to.
+    public var transferee: PeerID { core.transferee }
+
     /// The clock ticked.
     public func tick() { core.tick() }
 

@@ -51,6 +51,36 @@ struct LateMessagesTests {
         #expect(group.applied(3) == ["a"])
     }
 
+    @Test("a follower that reads gets the entries that it waits for, if it would have got them later")
+    func entriesForRead() {
+        var group = led("voters=1,2,3 quorum-first late-commit")
+        group.run("propose 1 a", "run")
+        #expect(group.log(3).count + 1 == group.log(1).count)
+        let answer = group.run("read 3 x", "run")
+        #expect(answer.contains { $0.contains("3: read x at") })
+        #expect(group.applied(3) == ["a"])
+    }
+
+    @Test("now and then entries go to all, and who acknowledges first is sent to first from then on")
+    func looksAgain() {
+        var group = led("voters=1,2,3 quorum-first late-commit")
+        for _ in 0..<Limits.restsBetweenTrials {
+            #expect(group.transcript.nodes[0].node.core.deferred == [3])
+            group.run("propose 1 a", "run", "rest 1", "run")
+        }
+        #expect(group.transcript.nodes[0].node.core.deferred.isEmpty)
+        #expect(!group.transcript.nodes[0].node.hasRest, "without entries nothing is to be learnt")
+        // Ticks do not end it.
+        group.run("tick 1", "run")
+        group.run("propose 1 b", "ready 1", "run 1 3", "run")
+        #expect(group.transcript.nodes[0].node.hasRest)
+        group.run("rest 1", "run")
+        #expect(group.transcript.nodes[0].node.core.deferred == [2])
+        group.run("propose 1 c", "run")
+        #expect(group.log(3).count == group.log(1).count)
+        #expect(group.log(2).count + 1 == group.log(1).count)
+    }
+
     @Test("a leader sends entries to a quorum at once, and to the rest when its driver says so")
     func quorumFirst() {
         var group = led("voters=1,2,3 quorum-first late-commit")
@@ -107,6 +137,9 @@ struct LateMessagesTests {
         }
         #expect(node.core.mayWait(position))
         var core = node.core
+        core.transferee = far
+        #expect(!core.mayWait(position), "it is to lead")
+        core = node.core
         core.log.append(
             (1...Limits.deferredEntries).map {
                 Entry(term: core.term, index: core.log.lastIndex + $0)
