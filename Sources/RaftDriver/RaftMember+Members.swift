@@ -139,6 +139,7 @@ extension RaftMember {
             }
             // The core acts on the new members from now on: others may have a say.
             isAlone.store(false, ordering: .releasing)
+            hasOthers = true
             do throws(StoreError) {
                 try await whenItCan { () async throws(StoreError) in
                     try await log.setConfState(state, at: entry.index)

@@ -31,7 +31,13 @@ struct WaitingReads {
     /// For the next question.
     var gathered: [Waiter] = []
     /// Confirmed; may go on when the index is applied.
-    var confirmed: [(index: UInt64, waiter: Waiter)] = []
+    struct Confirmed {
+        var index: LogIndex
+        var waiter: Waiter
+        /// Left until it is given up where another leads.
+        var ticks: Int
+    }
+    var confirmed: [Confirmed] = []
     var next: UInt64 = 0
 
     /// How many wait.
@@ -87,20 +93,27 @@ extension RaftMember {
         return end > 0 && reactor.now().nanoseconds < end
     }
 
-    /// Waits until what is committed by now can be read here. False if this member must ask others
-    /// after all.
+    private func confirmed(
+        _ waiter: WaitingReads.Waiter, at index: LogIndex
+    ) -> WaitingReads.Confirmed {
+        WaitingReads.Confirmed(
+            index: index, waiter: waiter, ticks: Limits.readElections * options.electionTicks)
+    }
+
+    /// Waits until what others may have applied by now can be read here. False if this member must
+    /// ask others after all.
     ///
     /// An entry may be applied by a follower, and read there, before the leader has it on its own
     /// disk: then it is committed without the leader's copy.
     private func untilReadable() async throws(StoreError) -> Bool {
         guard !isClosed, mayReadAlone else { return false }
-        let index = node.basicStatus.hardState.commit
+        let index = toldCommit
         if index <= readable { return true }
         guard reads.count < Limits.waitingReads else {
             throw Self.tooManyReads
         }
         let result: Result<Void, StoreError> = await withCheckedContinuation { waiter in
-            reads.confirmed.append((index, waiter))
+            reads.confirmed.append(confirmed(waiter, at: index))
         }
         try result.get()
         return true
@@ -109,8 +122,7 @@ extension RaftMember {
     /// Looks whether others may have applied what cannot be read here. To be called before any
     /// message leaves that tells them of a commit.
     func noteBehind() {
-        let isNow =
-            hasOthers && role == .leader && node.basicStatus.hardState.commit > readable
+        let isNow = hasOthers && role == .leader && toldCommit > readable
         if isBehind.load(ordering: .relaxed) != isNow {
             isBehind.store(isNow, ordering: .releasing)
         }
@@ -160,7 +172,7 @@ extension RaftMember {
         if state.index <= readable {
             for waiter in question.waiters { waiter.resume(returning: .success(())) }
         } else {
-            reads.confirmed += question.waiters.map { (state.index, $0) }
+            reads.confirmed += question.waiters.map { confirmed($0, at: state.index) }
         }
         if reads.asked.isEmpty { askForReads() }
     }
@@ -169,7 +181,7 @@ extension RaftMember {
     func readsMayGoOn() {
         guard !reads.confirmed.isEmpty else { return }
         let applied = readable
-        var waiting: [(index: UInt64, waiter: WaitingReads.Waiter)] = []
+        var waiting: [WaitingReads.Confirmed] = []
         for read in reads.confirmed {
             if read.index <= applied {
                 read.waiter.resume(returning: .success(()))
@@ -181,8 +193,10 @@ extension RaftMember {
     }
 
     /// A question or its answer may be lost: reads do not wait for ever, and those that came since
-    /// do not wait for its answer.
+    /// do not wait for its answer. Nor does an entry come where the leader cannot be reached any
+    /// more.
     func tickReads() {
+        giveUpConfirmed()
         for (number, question) in reads.asked.sorted(by: { $0.key < $1.key }) {
             if question.ticks <= 1 {
                 reads.asked[number] = nil
@@ -192,6 +206,20 @@ extension RaftMember {
             }
         }
         askForReads()
+    }
+
+    private func giveUpConfirmed() {
+        guard role != .leader, !reads.confirmed.isEmpty else { return }
+        var waiting: [WaitingReads.Confirmed] = []
+        for var read in reads.confirmed {
+            read.ticks -= 1
+            if read.ticks > 0 {
+                waiting.append(read)
+            } else {
+                read.waiter.resume(returning: .failure(notLeader))
+            }
+        }
+        reads.confirmed = waiting
     }
 
     /// The leader that was asked is none any more.

@@ -97,6 +97,9 @@ public actor RaftMember {
     /// The last entry whose changes can be read here, caches of them included: never ahead of
     /// what `applied` was called for.
     var readable: LogIndex
+    /// The latest entry of which others were told that it is committed: they may have applied, and
+    /// show, what comes up to it.
+    var toldCommit: LogIndex = 0
     /// Whether the group has other members, of any kind.
     var hasOthers = false
     var changes = WaitingChanges()
@@ -263,7 +266,7 @@ public actor RaftMember {
             return
         }
         // Asked of the core: a message that came with them may have made it step down.
-        guard node.basicStatus.softState.role == .leader else {
+        guard node.role == .leader else {
             let error = notLeader
             for command in commands { fail(command, error) }
             return
@@ -276,7 +279,7 @@ public actor RaftMember {
         guard refusal == nil else {
             // While leadership is handed over the next leader is to be asked.
             let error =
-                node.basicStatus.transferee != .none
+                node.transferee != .none
                 ? StoreError(.notLeader, "leadership is being handed over")
                 : StoreError(
                     .overloaded, "the group takes no changes at the moment: try again later")
@@ -301,7 +304,9 @@ public actor RaftMember {
                 switch message.to {
                 case .appendThread: appends.append(message)
                 case .applyThread: applies.append(message)
-                default: outgoing.append(message)
+                default:
+                    toldCommit = max(toldCommit, message.commit)
+                    outgoing.append(message)
                 }
             }
             // Before a word leaves by which another may be elected.

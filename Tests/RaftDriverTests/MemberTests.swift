@@ -293,6 +293,30 @@ struct MemberTests {
         }
     }
 
+    @Test("a read that waits for an entry is given up where the entry does not come")
+    func lostEntry() async throws {
+        try await with(voters: [1, 2, 3]) { fake, _ in
+            try await follow(fake)
+            let lost = Task { [member = fake.member] in try await member.readBarrier() }
+            let context = try await askedContext(fake)
+            fake.member.receive([
+                Message(
+                    .readIndexResponse, to: 1, from: 2, term: 5, index: 1000,
+                    entries: [Entry(data: context)])
+            ])
+            try await fake.until("it waits for the entry") {
+                await fake.member.reads.confirmed.count == 1
+            }
+            for _ in 0..<2 * RaftMemberLimits.readElections {
+                try await follow(fake)
+                for _ in 0..<5 { await fake.member.tick() }
+            }
+            try await fake.until("it is given up") { await fake.member.reads.count == 0 }
+            let error = await #expect(throws: StoreError.self) { try await lost.value }
+            #expect(error?.code == .notLeader)
+        }
+    }
+
     @Test("a leader that has its lease tells a follower at once how far to apply")
     func readIndexByLease() async throws {
         try await with(voters: [1, 2, 3]) { fake, _ in
