@@ -9,17 +9,17 @@ import Wire
 
 /// The other members of one group, reached by calls over the native RPC.
 ///
-/// Messages are posted: no answer comes, as those of the core are answers enough. Now and then some go
-/// by a call instead, one at a time to each member, from whose answer it is known that all before it
-/// arrived; it goes so too where there is no connection, or where much is not known to have arrived.
-/// What then gathers goes with the next one. A call that fails loses its messages and those posted
-/// since the last, as a network may; the core is told that the member was unreachable.
+/// Messages are posted: no answer comes, as those of the core are answers enough. Now and then a call
+/// goes behind them, one at a time to each member, from whose answer it is known that all before it
+/// arrived. Where there is no connection, or posts are not taken, the call carries them; where much is
+/// not known to have arrived, they wait until it is. A call that fails loses its messages and those
+/// posted since the last, as a network may; the core is told that the member was unreachable.
 public final class RaftPeers: RaftTransport {
     public enum Limits {
         /// Bytes that wait for one member; more are dropped.
         public static let waitingBytes = 64 << 20
         /// Bytes that are posted to one member without its having answered a call behind them.
-        public static let postedBytes = 16 << 20
+        public static let postedBytes = 4 << 20
         /// Between the answer to a call and the next one. Of a member that has gone without ending its
         /// connection is heard after this and `timeout`.
         public static let callInterval = Duration.milliseconds(500)
@@ -35,6 +35,8 @@ public final class RaftPeers: RaftTransport {
         var waitingBytes = 0
         /// Whether a call is under way.
         var isSending = false
+        /// Whether it carries messages: what is posted behind it could be taken before.
+        var carries = false
         /// Bytes posted that are not known to have arrived.
         var posted = 0
         /// When the next messages go by a call.
@@ -42,7 +44,7 @@ public final class RaftPeers: RaftTransport {
 
         /// Where messages of so many bytes can be posted now; nil: not.
         func channel(for bytes: Int, at now: MonotonicTime) -> RPCChannel? {
-            guard waiting.isEmpty, isSending || now < nextCall,
+            guard waiting.isEmpty, isSending ? !carries : now < nextCall,
                 bytes <= RaftCodec.Limits.bytes, posted + bytes <= Limits.postedBytes
             else { return nil }
             return channel
@@ -146,11 +148,18 @@ public final class RaftPeers: RaftTransport {
     }
 
     private func sendWaiting(to id: PeerID) async {
-        while let (channel, messages, posted) = next(to: id) {
+        while let (channel, messages, bytes) = next(to: id) {
+            var envelope = RaftCodec.encode(messages, of: group)
+            let isPosted = channel.post(RaftMethod.messages.rawValue, envelope)
+            if isPosted { envelope = RaftCodec.encode([], of: group) }
+            let posted = state.withLock { state in
+                state.peers[id]?.carries = !isPosted
+                if isPosted { state.peers[id]?.posted += bytes }
+                return state.peers[id]?.posted ?? 0
+            }
             do throws(StoreError) {
                 _ = try await channel.call(
-                    RaftMethod.messages.rawValue, RaftCodec.encode(messages, of: group),
-                    timeout: Limits.timeout)
+                    RaftMethod.messages.rawValue, envelope, timeout: Limits.timeout)
                 ended(to: id) { $0.posted -= min(posted, $0.posted) }
             } catch {
                 ended(to: id) { $0.posted = 0 }
@@ -170,13 +179,14 @@ public final class RaftPeers: RaftTransport {
         state.withLock { state in
             guard var peer = state.peers.removeValue(forKey: id) else { return }
             peer.nextCall = next
+            peer.carries = false
             body(&peer)
             state.peers[id] = peer
         }
     }
 
-    /// As much as goes into one envelope, with the bytes posted before it; nil if nothing waits.
-    private func next(to id: PeerID) -> (RPCChannel, [Message], posted: Int)? {
+    /// As much as goes into one envelope, and its bytes; nil if nothing waits.
+    private func next(to id: PeerID) -> (RPCChannel, [Message], bytes: Int)? {
         state.withLock { state in
             guard var peer = state.peers.removeValue(forKey: id) else { return nil }
             defer { state.peers[id] = peer }
@@ -194,7 +204,7 @@ public final class RaftPeers: RaftTransport {
                 peer.waiting.removeFirst()
             }
             peer.waitingBytes -= bytes
-            return (peer.channel, messages, peer.posted)
+            return (peer.channel, messages, bytes)
         }
     }
 }

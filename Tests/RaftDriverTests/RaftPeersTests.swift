@@ -19,6 +19,8 @@ private final class CountingService: RPCHandler {
     }
     let counts = Mutex(Counts())
     let answers = Gate()
+    /// Calls wait here before they are taken.
+    let calls = Gate()
 
     private func note(_ message: [UInt8], _ change: (inout Counts) -> Void) {
         guard let (_, messages) = try? RaftCodec.decode(message) else { return }
@@ -29,6 +31,7 @@ private final class CountingService: RPCHandler {
     }
 
     func handle(_ request: RPCRequest) async throws(StoreError) -> RPCReply {
+        await calls.pass()
         note(request.message) { $0.calls += 1 }
         await answers.pass()
         return RPCReply()
@@ -108,16 +111,59 @@ struct RaftPeersTests {
         }
     }
 
+    @Test("what is posted is not taken before what came with a call")
+    func inOrder() async throws {
+        try await with { peers, service, reactor, _ in
+            service.calls.shut()
+            await send(1...1, peers, on: reactor)
+            // As long as nothing of it is taken nothing may come behind; it is not known when the
+            // connection is made, so for a while.
+            for index in 2...40 as ClosedRange<LogIndex> {
+                await send(index...index, peers, on: reactor)
+                try await reactor.sleep(for: .milliseconds(5))
+            }
+            #expect(service.counts.withLock { $0.indexes }.isEmpty)
+            service.calls.open()
+            try await eventually("all arrive") { service.counts.withLock { $0.indexes.last } == 40 }
+            #expect(service.counts.withLock { $0.indexes } == Array(1...40))
+            // On a connection that is there a call carries nothing.
+            try await eventually("messages are posted") {
+                await send(50...50, peers, on: reactor)
+                return service.counts.withLock { $0.posts } > 0
+            }
+            service.calls.shut()
+            try await reactor.sleep(for: RaftPeers.Limits.callInterval * 1.5)
+            let before = service.counts.withLock { $0.calls }
+            await send(60...60, peers, on: reactor)
+            try await eventually("it is posted") {
+                service.counts.withLock { $0.indexes.last } == 60
+            }
+            service.calls.open()
+            try await eventually("a call comes behind") {
+                service.counts.withLock { $0.calls } > before
+            }
+            #expect(service.counts.withLock { $0.indexes.last } == 60)
+        }
+    }
+
     @Test("while a call is not answered messages are posted, up to so many bytes")
     func bounded() async throws {
         try await with { peers, service, reactor, _ in
+            try await eventually("messages are posted") {
+                await send(1...1, peers, on: reactor)
+                return service.counts.withLock { $0.posts } > 0
+            }
             service.answers.shut()
-            await send(1...1, peers, on: reactor)
-            try await eventually("the call arrives") { service.counts.withLock { $0.calls } == 1 }
+            try await reactor.sleep(for: RaftPeers.Limits.callInterval * 1.5)
+            let before = service.counts.withLock { $0 }
+            await send(2...2, peers, on: reactor)
+            try await eventually("a call arrives") {
+                service.counts.withLock { $0.calls } > before.calls
+            }
             let most = UInt64(RaftPeers.Limits.postedBytes >> 20)
             await send(1001...1000 + 2 * most, bytes: 1 << 20, peers, on: reactor)
             try await eventually("as many are posted as may be") {
-                service.counts.withLock { $0.posts } >= most - 1
+                service.counts.withLock { $0.posts } >= before.posts + Int(most) - 1
             }
             service.answers.open()
             try await eventually("the rest arrives") {
@@ -125,8 +171,9 @@ struct RaftPeersTests {
             }
             let counts = service.counts.withLock { $0 }
             // What was too much to be posted came with calls, behind.
-            #expect(counts.posts <= most && counts.calls > 1)
-            #expect(counts.indexes.dropFirst() == ArraySlice(1001...1000 + 2 * most))
+            #expect(counts.calls > before.calls + 1)
+            let sent = ArraySlice(1001...1000 + 2 * most)
+            #expect(counts.indexes.suffix(sent.count) == sent)
         }
     }
 }
