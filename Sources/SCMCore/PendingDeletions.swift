@@ -27,6 +27,8 @@ struct PendingDeletions: Sendable {
         static let blocks = 1 << 20
         /// Blocks that wait for lost replicas alone.
         static let parkedBlocks = 1 << 20
+        /// Numbers that are confirmed and kept all the same, beyond as many as are not.
+        static let droppedAtOnce = 1024
     }
 
     private struct Deletion: Sendable {
@@ -41,8 +43,10 @@ struct PendingDeletions: Sendable {
     }
 
     private struct Node: Sendable {
-        /// Oldest first. May hold numbers that are confirmed already.
+        /// Oldest first. May hold numbers that are confirmed already, and some twice.
         var untold: Deque<UInt64> = []
+        /// How many it has not confirmed.
+        var deletions = 0
         var told: Set<UInt64> = []
         var toldBlocks = 0
         var failed: Deque<(number: UInt64, retry: UInt64)> = []
@@ -110,6 +114,7 @@ struct PendingDeletions: Sendable {
         blocks += deletion.blocks.count
         for node in deletion.waiting {
             nodes[node, default: Node()].blocks += deletion.blocks.count
+            nodes[node]!.deletions += 1
             nodes[node]!.untold.append(number)
         }
     }
@@ -119,17 +124,28 @@ struct PendingDeletions: Sendable {
         guard let deletion = deletions[number], deletion.waiting.contains(node) else { return }
         let count = deletion.blocks.count
         nodes[node]?.blocks -= count
+        nodes[node]?.deletions -= 1
         if nodes[node]?.told.remove(number) != nil { nodes[node]!.toldBlocks -= count }
         if let container = deletion.container { removeParked(number, of: container, by: node) }
         change(number) { deletion in
             deletion.waiting.removeAll { $0 == node }
             deletion.parked.remove(node)
         }
-        // Where nobody is told, what was confirmed is dropped here.
-        while let first = nodes[node]?.untold.first,
-            deletions[first]?.waiting.contains(node) != true
-        {
-            nodes[node]!.untold.removeFirst()
+        dropConfirmed(of: node)
+    }
+
+    /// Where nobody is told, what was confirmed is dropped here: at the front at once, behind it when
+    /// it is most of all.
+    private mutating func dropConfirmed(of node: DatanodeID) {
+        guard var state = nodes.removeValue(forKey: node) else { return }
+        defer { nodes[node] = state }
+        while let first = state.untold.first, deletions[first]?.waiting.contains(node) != true {
+            state.untold.removeFirst()
+        }
+        guard state.untold.count > 2 * state.deletions + Limits.droppedAtOnce else { return }
+        var seen: Set<UInt64> = []
+        state.untold = state.untold.filter { number in
+            deletions[number]?.waiting.contains(node) == true && seen.insert(number).inserted
         }
     }
 
@@ -202,6 +218,9 @@ struct PendingDeletions: Sendable {
     /// Blocks whose deletion `node` has not confirmed.
     func count(of node: DatanodeID) -> Int { nodes[node]?.blocks ?? 0 }
 
+    /// Numbers that are kept to tell `node` of.
+    func untoldCount(of node: DatanodeID) -> Int { nodes[node]?.untold.count ?? 0 }
+
     /// What `node` is to be told now.
     mutating func commands(for node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
         guard isTelling, var state = nodes.removeValue(forKey: node) else { return [] }
@@ -215,7 +234,7 @@ struct PendingDeletions: Sendable {
             guard let deletion = deletions[number], deletion.waiting.contains(node),
                 !deletion.parked.contains(node)
             else { continue }
-            state.told.insert(number)
+            guard state.told.insert(number).inserted else { continue }
             state.toldBlocks += deletion.blocks.count
             var command = SCMDatanodeCommand()
             command.number = number

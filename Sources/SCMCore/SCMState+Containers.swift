@@ -23,16 +23,26 @@ extension SCMState {
         }
     }
 
-    /// The containers that something was reported of; of very many, some now and the others later.
+    /// The containers that something was reported of, and those to be looked at again; of very many,
+    /// some now and the others later.
     private mutating func nextToLookAt() -> Set<ContainerID> {
-        if changed.isEmpty { swap(&changed, &waiting) }
-        guard changed.count > Limits.lookedAtOnce else {
-            defer { changed = [] }
-            return changed
-        }
-        let seen = Set(changed.prefix(Limits.lookedAtOnce))
-        changed.subtract(seen)
+        var seen = Self.takeSome(of: &changed, Limits.lookedAtOnce)
+        // In rounds: each has its turn before any has a second.
+        if again.isEmpty { swap(&again, &waiting) }
+        seen.formUnion(Self.takeSome(of: &again, Limits.lookedAtOnce - seen.count))
         return seen
+    }
+
+    private static func takeSome(
+        of set: inout Set<ContainerID>, _ count: Int
+    ) -> Set<ContainerID> {
+        guard set.count > count else {
+            defer { set = [] }
+            return set
+        }
+        let some = Set(set.prefix(count))
+        set.subtract(some)
+        return some
     }
 
     /// What was due could not be logged: the container is looked at once more.
@@ -57,7 +67,7 @@ extension SCMState {
         case .containerClosed:
             guard holdsNothing(container) else { return nil }
             guard isWhollyHeard(container, at: now) else {
-                // Looked at again, after all others: a node that comes back may report nothing new.
+                // Looked at again: a node that comes back may report nothing new.
                 waiting.insert(container.id)
                 return nil
             }

@@ -170,6 +170,7 @@ extension SCMState {
         }
         next.changed.formUnion(changed)
         next.waiting = waiting
+        next.again = again
         self = next
     }
 }

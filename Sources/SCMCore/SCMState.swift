@@ -126,8 +126,10 @@ public struct SCMState: Sendable {
     var unlogged: [ContainerID: Set<Int>] = [:]
     /// Containers that something was reported of since they were looked at.
     var changed: Set<ContainerID> = []
-    /// Those that are to be looked at again once all of these were.
+    /// Those that are to be looked at again though nothing may be reported of them, once all of
+    /// `again` were.
     var waiting: Set<ContainerID> = []
+    var again: Set<ContainerID> = []
     /// When the state was used last; see `noteTime`.
     var lastUse: UInt64?
     /// Since when this member hears datanodes.

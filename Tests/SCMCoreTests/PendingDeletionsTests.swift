@@ -73,6 +73,38 @@ struct PendingDeletionsTests {
         #expect(told(1, at: retry) == [1, 2, 3, 4])
     }
 
+    @Test("where nobody is told, what is confirmed is not kept behind what is not")
+    func behindTheFirst() {
+        var pending = PendingDeletions(isTelling: false)
+        pending.add(record(1, on: [1]), number: 1)
+        for number in 2...10_000 as ClosedRange<UInt64> {
+            pending.add(record(1, on: [1]), number: number)
+            pending.confirm(number, by: node(1))
+        }
+        #expect(pending.untoldCount(of: node(1)) < 2 * PendingDeletions.Limits.droppedAtOnce)
+        pending.beginTelling()
+        #expect(pending.commands(for: node(1), at: 0).map(\.number) == [1])
+    }
+
+    @Test("what was kept aside and is back is told once, and counted once")
+    func parkedUntold() {
+        var pending = PendingDeletions()
+        pending.add(record(limit, on: [1]), number: 1)
+        pending.add(record(limit, on: [1]), number: 2)
+        for _ in 0..<3 {
+            let isParked = pending.park(1, by: node(1))
+            #expect(isParked)
+            pending.unpark(ContainerID(1), by: node(1))
+        }
+        func told() -> [UInt64] { pending.commands(for: node(1), at: 0).map(\.number) }
+        #expect(told() == [1])
+        pending.confirm(1, by: node(1))
+        #expect(told() == [2])
+        pending.confirm(2, by: node(1))
+        pending.add(record(limit, on: [1]), number: 3)
+        #expect(told() == [3], "nothing is counted any more of what was told before")
+    }
+
     @Test("a node that registers is told everything anew, oldest first")
     func startOver() {
         var pending = PendingDeletions()
