@@ -44,7 +44,7 @@ extension RaftMember {
             return MemberHealth(
                 disk: lack.code == .noSpace ? .full : .short, reason: lack.message)
         }
-        if let (work, since) = pace.oldest {
+        if let (work, since) = core.pace.oldest {
             let seconds = since.duration(to: reactor.now())
             if seconds > options.tick * (Limits.stallElections * options.electionTicks) {
                 return MemberHealth(

@@ -47,7 +47,7 @@ extension RaftMember {
     public func change(_ change: ConfChangeV2) async throws(StoreError) -> ConfState {
         if let refusal = inbox.withLock({ $0.refusal }) { throw refusal }
         guard role == .leader else { throw notLeader }
-        guard changes.isEmpty else {
+        guard core.changes.isEmpty else {
             throw StoreError(.overloaded, "the members are being changed already: try again later")
         }
         guard change.changes.count <= Raft.Limits.changesPerConfChange else {
@@ -57,46 +57,17 @@ extension RaftMember {
                     + "\(Raft.Limits.changesPerConfChange)")
         }
         let result: Result<ConfState, StoreError> = await withCheckedContinuation { waiter in
-            let refusal = attempt { node throws(RaftError) in
-                try node.proposeConfChange(change)
-            }
-            if let refusal {
-                waiter.resume(returning: .failure(Self.refused(refusal)))
-                return
-            }
-            changes.wait(waiter, at: node.lastIndex)
+            core.propose(change, waiter)
             carryOut()
         }
         return try result.get()
-    }
-
-    private static func refused(_ refusal: RaftError) -> StoreError {
-        guard case .malformedConfChange(let reason) = refusal else {
-            return StoreError(.overloaded, "the group takes no change of members at the moment")
-        }
-        return StoreError(.invalidArgument, "the members cannot be changed so: \(reason)")
-    }
-
-    func failChanges(_ error: StoreError) {
-        changes.take()?.resume(returning: Result.failure(error))
-    }
-
-    /// The core put an empty entry in the place of the change that is waited for, because it does
-    /// not go with the members in force: another is not applied yet, or a joint configuration not
-    /// left.
-    func changeWasReplaced() {
-        failChanges(
-            StoreError(
-                .overloaded,
-                "the members stay as they are: an earlier change of them was not finished, try "
-                    + "again later"))
     }
 
     /// Takes a committed change of the members into force. Durable before any later entry is
     /// applied, because a restart begins with the members of the log and the index of the state.
     func change(_ entry: Entry) async -> Bool {
         // Who waits for this very change is told how it went, also if it ends this leadership.
-        let waiter = entry.index == changes.index ? changes.take() : nil
+        let waiter = core.takeChange(at: entry.index)
         let result = await take(entry)
         switch result {
         case .success(let state): waiter?.resume(returning: .success(state))
@@ -128,7 +99,7 @@ extension RaftMember {
                             .corrupt, "entry \(entry.index) is no change of members: \(error)")))
             }
             do throws(ConfChangeRefusal) {
-                state = try node.applyConfChange(change)
+                state = try core.apply(change)
             } catch {
                 // All members leave it out.
                 return .failure(
@@ -137,9 +108,7 @@ extension RaftMember {
                             .invalidArgument, "the members stay as they are: \(error)"),
                         hasStopped: false))
             }
-            // The core acts on the new members from now on: others may have a say.
-            isAlone.store(false, ordering: .releasing)
-            hasOthers = true
+            publish()
             do throws(StoreError) {
                 try await whenItCan { () async throws(StoreError) in
                     try await log.setConfState(state, at: entry.index)
@@ -147,8 +116,9 @@ extension RaftMember {
             } catch {
                 return .failure(stopped(error))
             }
+            core.membersChanged(to: state)
             snapshots.membersChanged(to: state, at: entry.index)
-            groupChanged()
+            publish()
         }
         return .success(state)
     }
@@ -158,46 +128,7 @@ extension RaftMember {
         return ChangeFailure(reason: error.leavingOpen, hasStopped: true)
     }
 
-    /// Takes note of who is a member, or of a role: starts or stops the clock, which only the
-    /// leader of a group of one does without.
-    func groupChanged() {
-        noteWhetherAlone()
-        let members = log.confState.0
-        hasOthers = !isSoleVoter || !members.learners.isEmpty
-        if role == .leader, isSoleVoter, log.confState.0.learners.isEmpty {
-            ticker?.cancel()
-            ticker = nil
-        } else if ticker == nil, !isClosed {
-            ticker = Task(executorPreference: reactor) { await self.tickForever() }
-        }
-    }
-
-    /// A leader's log may hold entries of earlier terms that were answered and are not applied
-    /// here; when one of its own term is, they are.
-    func noteWhetherAlone() {
-        let isSure = (try? log.term(of: readable)) == node.term
-        let isLeader = role == .leader && !isClosed
-        isAlone.store(isLeader && isSoleVoter && isSure, ordering: .releasing)
-        noteLeadership(Leadership(term: node.term, isLeading: isLeader && isSure))
-    }
-
-    /// Tells who works only on the leader, once for each change.
-    private func noteLeadership(_ now: Leadership) {
-        let before = leading.withLock { leading in
-            defer { leading = now }
-            return leading
-        }
-        // Terms pass without this member's leading: nobody need hear of them.
-        if before != now, before.isLeading || now.isLeading { options.leadershipChanged?(now) }
-    }
-
-    /// Whether this member is the only one that votes.
-    var isSoleVoter: Bool {
-        let state = log.confState.0
-        return state.voters == [options.id] && state.votersOutgoing.isEmpty
-    }
-
-    private func tickForever() async {
+    func tickForever() async {
         var next = reactor.now()
         while !Task.isCancelled, !isClosed {
             next = next.advanced(by: options.tick)
@@ -216,45 +147,14 @@ extension RaftMember {
     /// The group's clock ticked.
     func tick() {
         guard !isClosed else { return }
-        pace.tick()
-        let isStruggling =
-            waitsForSpace > 0
-            || pace.isStalled(after: Limits.stallElections * options.electionTicks)
-        if isStruggling, role == .leader { handOver() }
-        // A member that could not apply what it would lead is slow to campaign: it does if no
-        // other will.
-        if !isStruggling || role == .leader || pace.ticks % UInt64(Limits.reluctance) == 0 {
-            if role == .leader { lease.begin(node.leaderTicks + 1, at: reactor.now()) }
-            node.tick()
-        }
-        tickReads()
+        core.tick(at: reactor.now(), isShort: waitsForSpace > 0)
         tickSnapshots()
         carryOut()
-    }
-
-    /// Gives leadership to the voter that is likeliest to be able to lead: this one's log or
-    /// state has no room, or hangs. One after the other is asked, an election timeout each.
-    private func handOver() {
-        guard pace.mayHandOver(every: 2 * options.electionTicks) else { return }
-        let voters = Set(log.confState.0.voters)
-        let others = node.progress.filter {
-            $0.peer != options.id && $0.recentActive && voters.contains($0.peer)
-        }
-        let target =
-            others.filter { $0.peer != pace.lastTarget }.max { $0.match < $1.match }
-            ?? others.first
-        guard let target else { return }
-        pace.handsOver(to: target.peer)
-        leaseEnd.store(0, ordering: .releasing)
-        options.notice?(
-            "log or tables are full or hang: leadership is handed to member \(target.peer)")
-        node.transferLeader(to: target.peer)
     }
 
     /// Hands leadership to another member, if it can be reached; done when `role` says so.
     public func transferLeadership(to peer: PeerID) {
         guard !isClosed else { return }
-        leaseEnd.store(0, ordering: .releasing)
         node.transferLeader(to: peer)
         carryOut()
     }

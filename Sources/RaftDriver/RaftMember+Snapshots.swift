@@ -300,7 +300,7 @@ extension RaftMember {
     func install(_ snapshot: SnapshotMetadata) async -> Bool {
         // What was committed before is applied first, also what only waits for its turn: the state
         // must not be changed by both at once. The core hands out nothing more until this is done.
-        while isApplying || !applies.isEmpty {
+        while isApplying || !core.applies.isEmpty {
             if isClosed { return false }
             try? await reactor.sleep(for: .milliseconds(1))
         }
@@ -318,9 +318,9 @@ extension RaftMember {
             await snapshots.removeFile(index)
         }
         snapshots.membersChanged(to: log.confState.0, at: log.confState.index)
-        readable = snapshot.index
-        groupChanged()
-        readsMayGoOn()
+        core.membersChanged(to: log.confState.0)
+        core.isReadable(through: snapshot.index)
+        publish()
         return true
     }
 

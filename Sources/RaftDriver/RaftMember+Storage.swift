@@ -1,4 +1,3 @@
-import DequeModule
 import Model
 import Raft
 import RaftLog
@@ -15,84 +14,23 @@ extension RaftMember {
     /// answers that wait for it.
     func appendForever() async {
         while var batch = await nextAppends() {
-            pace.begin(.log, at: reactor.now())
-            defer { pace.end(.log) }
-            if mustWrite(batch) {
-                batch.hardState = batch.hardState ?? unwrittenState
+            core.pace.begin(.log, at: reactor.now())
+            defer { core.pace.end(.log) }
+            if core.appends.begin(&batch) {
                 guard await write(batch) else { return }
-                writtenState = batch.hardState ?? writtenState
-                unwrittenState = nil
-            } else {
-                unwrittenState = batch.hardState ?? unwrittenState
+                core.appends.isWritten(batch)
             }
-            var outgoing: [Message] = []
-            for response in batch.responses {
-                if response.to == options.id {
-                    attempt { node throws(RaftError) in try node.step(response) }
-                } else {
-                    outgoing.append(response)
-                }
-            }
-            if !outgoing.isEmpty { transport.send(outgoing) }
+            core.isDurable(batch.responses)
             carryOut()
         }
     }
 
-    /// Whether anything must be on the medium before it is answered. A commit index alone need not
-    /// be: it goes along with what is written next, and a restart learns of it in any case. So a
-    /// command costs one sync, not a second one for the news that it is committed.
-    private func mustWrite(_ batch: AppendBatch) -> Bool {
-        guard batch.entries.isEmpty, batch.snapshot == nil else { return true }
-        guard let state = batch.hardState else { return false }
-        return state.term != writtenState.term || state.vote != writtenState.vote
-    }
-
-    /// Several writes of the core as one.
-    struct AppendBatch {
-        var entries: [Entry] = []
-        var hardState: HardState?
-        var snapshot: SnapshotMetadata?
-        var responses: [Message] = []
-        var bytes = 0
-
-        var isEmpty: Bool {
-            entries.isEmpty && hardState == nil && snapshot == nil && responses.isEmpty
-        }
-
-        /// Adds what the core wanted later: it replaces what it overlaps (Raft thesis, 3.5).
-        mutating func add(_ message: Message) {
-            if let snapshot = message.snapshot { self.snapshot = snapshot.metadata }
-            if let first = message.entries.first?.index {
-                while let last = entries.last, last.index >= first { entries.removeLast() }
-                if entries.isEmpty {
-                    entries = message.entries
-                } else {
-                    entries += message.entries
-                }
-                for entry in message.entries { bytes += entry.data.count }
-            }
-            if let state = message.hardState { hardState = state }
-            responses += message.responses
-        }
-    }
-
-    private func nextAppends() async -> AppendBatch? {
+    private func nextAppends() async -> AppendQueue.Batch? {
         while !isClosed {
-            if !appends.isEmpty {
-                var batch = AppendBatch()
-                // A snapshot stands alone: what came before it is durable before it is answered,
-                // and it is installed before anything that builds on it is written.
-                while let next = appends.first {
-                    if next.snapshot != nil, !batch.isEmpty { break }
-                    batch.add(next)
-                    appends.removeFirst()
-                    if batch.snapshot != nil { break }
-                }
-                return batch
-            }
+            if let batch = core.appends.next() { return batch }
             // Looked at once more where the continuation is kept: see `nextApplies`.
             await withUnsafeContinuation { continuation in
-                if appends.isEmpty, !isClosed {
+                if core.appends.isEmpty, !isClosed {
                     idleAppender = continuation
                 } else {
                     continuation.resume()
@@ -103,7 +41,7 @@ extension RaftMember {
     }
 
     /// Whether the batch is durable; if not, the member has stopped.
-    private func write(_ batch: AppendBatch) async -> Bool {
+    private func write(_ batch: AppendQueue.Batch) async -> Bool {
         let start = reactor.now()
         while !isClosed {
             do throws(StoreError) {
@@ -160,14 +98,14 @@ extension RaftMember {
         defer { waitsForSpace -= 1 }
         if !isShort {
             isShort = true
-            shortSince = pace.ticks
+            shortSince = core.pace.ticks
             options.notice?("log or tables wait, and are tried again: \(error)")
         }
         // Where another leads or may, that one is to be asked; in a group of one nobody else is.
         // For as long as it may take to hand leadership over, callers wait for that.
         let isHandedOver =
             !isSoleVoter
-            && pace.ticks < shortSince + UInt64(Limits.handoverElections * options.electionTicks)
+            && core.pace.ticks < shortSince + UInt64(Limits.handoverElections * options.electionTicks)
         let told =
             isHandedOver
             ? StoreError(.notLeader, "leadership is handed over: \(error.message)") : error
@@ -184,31 +122,23 @@ extension RaftMember {
     func applyForever() async {
         while let messages = await nextApplies() {
             isApplying = true
-            pace.begin(.state, at: reactor.now())
-            defer { pace.end(.state) }
+            core.pace.begin(.state, at: reactor.now())
+            defer { core.pace.end(.state) }
             let isApplied = await apply(messages.flatMap(\.entries))
             isApplying = false
             guard isApplied else { return }
-            for message in messages {
-                for response in message.responses {
-                    attempt { node throws(RaftError) in try node.step(response) }
-                }
-            }
-            readsMayGoOn()
+            core.isApplied(messages)
             carryOut()
         }
     }
 
     private func nextApplies() async -> [Message]? {
         while !isClosed {
-            if !applies.isEmpty {
-                defer { applies = [] }
-                return Array(applies)
-            }
+            if !core.applies.isEmpty { return core.takeApplies() }
             // Looked at once more where the continuation is kept: the call may leave the actor for
             // a moment, and who adds something then would find nobody to wake.
             await withUnsafeContinuation { continuation in
-                if applies.isEmpty, !isClosed {
+                if core.applies.isEmpty, !isClosed {
                     idleApplier = continuation
                 } else {
                     continuation.resume()
@@ -224,10 +154,10 @@ extension RaftMember {
         var batch: [CommittedCommand] = []
         batch.reserveCapacity(min(entries.count, Limits.appliedAtOnce))
         for entry in entries where entry.index > applier.appliedIndex {
-            let pending = takeProposed(entry)
+            let pending = core.takeProposed(entry)
             switch entry.kind {
             case .normal:
-                if entry.index == changes.index { changeWasReplaced() }
+                core.isNoChange(entry.index)
                 batch.append(
                     CommittedCommand(index: entry.index, bytes: entry.data, pending: pending))
                 guard batch.count >= Limits.appliedAtOnce else { continue }
@@ -259,29 +189,10 @@ extension RaftMember {
         let pending = batch.compactMap(\.pending)
         release(pending)
         for command in batch { command.pending?.succeed(at: command.index) }
-        pace.begin(.state, at: reactor.now())
-        applied(through: batch[batch.count - 1].index)
+        core.pace.begin(.state, at: reactor.now())
+        core.isReadable(through: batch[batch.count - 1].index)
+        publish()
         return true
-    }
-
-    /// Entries up to `index` can be read from now on.
-    func applied(through index: LogIndex) {
-        readable = index
-        noteWhetherAlone()
-        noteBehind()
-    }
-
-    /// The command that was proposed here as this entry. Commands whose place another leader's
-    /// entries took are failed: they will never be applied.
-    private func takeProposed(_ entry: Entry) -> (any PendingCommand)? {
-        while let first = proposed.first, first.index <= entry.index {
-            proposed.removeFirst()
-            if first.index == entry.index, first.term == entry.term { return first.command }
-            fail(
-                first.command,
-                StoreError(.notLeader, "another leader took over before the change was made"))
-        }
-        return nil
     }
 
     // MARK: Ending
@@ -290,7 +201,7 @@ extension RaftMember {
     /// room.
     func drain() async {
         while !isClosed,
-            !proposed.isEmpty || !appends.isEmpty || !applies.isEmpty || isApplying,
+            !core.proposed.isEmpty || !core.appends.isEmpty || !core.applies.isEmpty || isApplying,
             isAlone.load(ordering: .relaxed), waitsForSpace == 0
         {
             try? await reactor.sleep(for: .milliseconds(1))

@@ -1,4 +1,3 @@
-import DequeModule
 import Model
 import Raft
 import RaftLog
@@ -18,9 +17,9 @@ public protocol RaftTransport: Sendable {
     func deliver(_ request: SnapshotRequest, to peer: PeerID) async throws(StoreError) -> Int
 }
 
-/// One member of a group: the core, its part of the log, and what its entries are applied to.
+/// One member of a group: its core, its part of the log, and what its entries are applied to.
 ///
-/// The core decides, this carries out. What comes in (commands, messages, ticks) waits in an
+/// ``MemberCore`` decides, this carries out. What comes in (commands, messages, ticks) waits in an
 /// inbox that any thread may add to; one loop steps it all into the core, then does what the core
 /// asks for: one loop makes entries durable, one applies what is committed, messages go to the
 /// transport. While one write is synced the next gathers, so each sync serves all that waited.
@@ -49,13 +48,6 @@ public actor RaftMember {
         var isClosing = false
     }
 
-    /// A command in the log whose entry is not applied.
-    struct Proposed {
-        var index: LogIndex
-        var term: Term
-        var command: any PendingCommand
-    }
-
     public nonisolated let reactor: Reactor
     public nonisolated let options: RaftMemberOptions
     let log: GroupLog
@@ -77,32 +69,14 @@ public actor RaftMember {
     nonisolated let isBehind = Atomic(false)
     nonisolated let measures = GroupMeasures()
 
-    let node: RawNode<GroupLog>
+    var core: MemberCore<GroupLog>
+    /// What others were last told of this member.
+    private var standing = MemberStanding()
     var snapshots: SnapshotStore
     /// Why the last snapshot could not be written or sent.
     nonisolated let snapshotError = Mutex<StoreError?>(nil)
-    var role = Role.follower
-    /// The leader as far as known.
-    var leader = PeerID.none
-    var proposed: Deque<Proposed> = []
-    var appends: Deque<Message> = []
-    var applies: Deque<Message> = []
-    /// Term and vote as they are on the medium, and what is to be written with the next entries.
-    var writtenState: HardState
-    var unwrittenState: HardState?
     var idleAppender: UnsafeContinuation<Void, Never>?
     var idleApplier: UnsafeContinuation<Void, Never>?
-    var reads: WaitingReads
-    var lease: ReadLease
-    /// The last entry whose changes can be read here, caches of them included: never ahead of
-    /// what `applied` was called for.
-    var readable: LogIndex
-    /// The latest entry of which others were told that it is committed: they may have applied, and
-    /// show, what comes up to it.
-    var toldCommit: LogIndex = 0
-    /// Whether the group has other members, of any kind.
-    var hasOthers = false
-    var changes = WaitingChanges()
     var loops: [Task<Void, Never>] = []
     var ticker: Task<Void, Never>?
     var isClosed = false
@@ -118,8 +92,6 @@ public actor RaftMember {
     var isShort = false
     /// The tick at which that began.
     var shortSince: UInt64 = 0
-    /// Whether log and state keep up, by the clock of the group.
-    var pace = DiskPulse()
     /// Waits to send entries to those members who get them later.
     var rest: Task<Void, Never>?
     /// Fetches of entries that are only on disk, by follower.
@@ -134,17 +106,15 @@ public actor RaftMember {
         transport: any RaftTransport, snapshots: SnapshotStore, options: RaftMemberOptions,
         life: UInt64, on reactor: Reactor
     ) {
-        self.node = node
         self.log = log
         self.applier = applier
         self.transport = transport
         self.snapshots = snapshots
         self.options = options
         self.reactor = reactor
-        reads = WaitingReads(of: options.id, life: life)
-        lease = ReadLease(tick: options.tick, electionTicks: options.electionTicks)
-        readable = applier.appliedIndex
-        writtenState = (try? log.initialState().0) ?? HardState()
+        core = MemberCore(
+            node: node, members: log.confState.0, applied: applier.appliedIndex, options: options,
+            life: life)
     }
 
     /// Starts a member on its part of a log that was opened, and what its entries were applied
@@ -181,10 +151,21 @@ public actor RaftMember {
             Task(executorPreference: reactor) { await self.appendForever() },
             Task(executorPreference: reactor) { await self.applyForever() },
         ]
-        groupChanged()
+        publish()
         // Nobody else could: no need to wait for a timeout.
         if isSoleVoter { campaign() }
     }
+
+    // MARK: What the core knows
+
+    var node: RawNode<GroupLog> { core.node }
+    var role: Role { core.role }
+    /// The leader as far as known.
+    var leader: PeerID { core.leader }
+    /// The last entry whose changes can be read here, caches of them included.
+    var readable: LogIndex { core.readable }
+    /// Whether this member is the only one that votes.
+    var isSoleVoter: Bool { core.isSoleVoter }
 
     /// Has this member try to become the leader now.
     public func campaign() {
@@ -201,18 +182,16 @@ public actor RaftMember {
             node.isLeaseHeld =
                 messages.contains { $0.kind == .readIndex } && holdsLease
             for message in messages where !isClosed && isHere(message) {
-                let refusal = attempt { node throws(RaftError) in try node.step(message) }
-                if case .lostEntries(let committed, let last)? = refusal {
-                    stop(
-                        StoreError(
-                            .corrupt,
-                            "entries up to \(committed) were acknowledged here, but the log ends "
-                                + "with \(last): it has lost them. Remove the member and let it "
-                                + "begin anew"))
-                }
+                core.step(message)
+                if let failure = core.effects.failure { stop(failure) }
             }
             node.isLeaseHeld = false
-            propose(commands)
+            if isClosed {
+                let error = StoreError(.notLeader, "the group is closed")
+                for command in commands { fail(command, inbox.withLock { $0.refusal } ?? error) }
+            } else {
+                core.propose(commands)
+            }
             carryOut()
         }
     }
@@ -246,87 +225,78 @@ public actor RaftMember {
         }
     }
 
-    /// Steps the core; what it refuses is as if it had been lost.
-    @discardableResult
-    func attempt(_ step: (RawNode<GroupLog>) throws(RaftError) -> Void) -> RaftError? {
-        do throws(RaftError) {
-            try step(node)
-            return nil
-        } catch {
-            return error
-        }
-    }
-
-    private func propose(_ commands: [any PendingCommand]) {
-        guard !commands.isEmpty else { return }
-        // A message that came with them may have stopped this member.
-        guard !isClosed else {
-            let error = StoreError(.notLeader, "the group is closed")
-            for command in commands { fail(command, inbox.withLock { $0.refusal } ?? error) }
-            return
-        }
-        // Asked of the core: a message that came with them may have made it step down.
-        guard node.role == .leader else {
-            let error = notLeader
-            for command in commands { fail(command, error) }
-            return
-        }
-        let first = node.lastIndex + 1
-        let entries = commands.map { Entry(data: $0.bytes) }
-        let refusal = attempt { node throws(RaftError) in
-            try node.propose(entries)
-        }
-        guard refusal == nil else {
-            // While leadership is handed over the next leader is to be asked.
-            let error =
-                node.transferee != .none
-                ? StoreError(.notLeader, "leadership is being handed over")
-                : StoreError(
-                    .overloaded, "the group takes no changes at the moment: try again later")
-            for command in commands { fail(command, error) }
-            return
-        }
-        let term = node.term
-        for (offset, command) in commands.enumerated() {
-            proposed.append(
-                Proposed(index: first + UInt64(offset), term: term, command: command))
-        }
-    }
-
-    /// Does what the core asks for, until it asks for nothing.
+    /// Has the core decide, and does what it asks for, until it asks for nothing.
     func carryOut() {
-        while !isClosed, node.hasReady {
-            let ready = node.ready()
-            if let state = ready.softState { roleChanged(state) }
-            for state in ready.readStates { readConfirmed(state) }
-            var outgoing: [Message] = []
-            for message in ready.messages {
-                switch message.to {
-                case .appendThread: appends.append(message)
-                case .applyThread: applies.append(message)
-                default:
-                    toldCommit = max(toldCommit, message.commit)
-                    outgoing.append(message)
-                }
-            }
-            // Before a word leaves by which another may be elected.
-            noteLease()
-            if !outgoing.isEmpty { send(outgoing) }
-        }
-        if !appends.isEmpty, let appender = idleAppender {
+        core.advance()
+        // Before a word leaves by which another may be elected, or by which others learn of a commit.
+        publish()
+        perform()
+        if !core.appends.isEmpty, let appender = idleAppender {
             idleAppender = nil
             appender.resume()
         }
-        if !applies.isEmpty, let applier = idleApplier {
+        if !core.applies.isEmpty, let applier = idleApplier {
             idleApplier = nil
             applier.resume()
         }
         serveLaggards()
         writeSnapshotIfWanted()
-        if rest == nil, node.hasRest, !isClosed {
+        if rest == nil, !isClosed, node.hasRest {
             rest = Task(executorPreference: reactor) { await self.sendRest() }
         }
-        noteLease()
+    }
+
+    /// Tells other threads what this member is now, and keeps its clock.
+    func publish() {
+        let now = core.standing
+        let before = standing
+        guard now != before else { return }
+        standing = now
+        isAlone.store(now.isAlone, ordering: .releasing)
+        isBehind.store(now.isBehind, ordering: .releasing)
+        leaseEnd.store(now.leaseEnd?.nanoseconds ?? 0, ordering: .releasing)
+        if now.leader != before.leader { seenLeader.withLock { $0 = now.leader } }
+        if now.needsClock != (ticker != nil) { keepClock(now.needsClock) }
+        // Whether it has room matters to nobody now: the leader is to be asked.
+        if now.role != .leader, before.role == .leader || now.leader != before.leader,
+            !isSoleVoter
+        {
+            inbox.withLock { $0.shortage = nil }
+        }
+        guard now.leadership != before.leadership else { return }
+        leading.withLock { $0 = now.leadership }
+        // Terms pass without this member's leading: nobody need hear of them.
+        if now.leadership.isLeading || before.leadership.isLeading {
+            options.leadershipChanged?(now.leadership)
+        }
+    }
+
+    private func keepClock(_ isNeeded: Bool) {
+        ticker?.cancel()
+        ticker = nil
+        if isNeeded, !isClosed {
+            ticker = Task(executorPreference: reactor) { await self.tickForever() }
+        }
+    }
+
+    /// Does what the core wants done at once.
+    private func perform() {
+        let effects = core.effects.take()
+        for notice in effects.notices { options.notice?(notice) }
+        if !effects.messages.isEmpty { send(effects.messages) }
+        for (command, refusal) in effects.failed { fail(command, error(refusal)) }
+        for (waiter, refusal) in effects.reads {
+            waiter.resume(
+                returning: refusal.map { .failure(error($0)) } ?? .success(()))
+        }
+        for (waiter, result) in effects.changes { waiter.resume(returning: result) }
+    }
+
+    private func error(_ refusal: MemberRefusal) -> StoreError {
+        switch refusal {
+        case .notLeader: notLeader
+        case .error(let error): error
+        }
     }
 
     /// Sends what others have already to those members who get it later, when more has gathered.
@@ -342,46 +312,10 @@ public actor RaftMember {
         carryOut()
     }
 
-    /// Tells those who read until when they may, and whether they must wait for what is applied.
-    private func noteLease() {
-        noteBehind()
-        var end: UInt64 = 0
-        if let tick = node.leaseTick, !isClosed, leading.withLock({ $0.isLeading }) {
-            end = lease.end(tick)?.nanoseconds ?? 0
-        }
-        if leaseEnd.load(ordering: .relaxed) != end { leaseEnd.store(end, ordering: .releasing) }
-    }
-
     /// Hands messages on; those that carry a snapshot follow when it has been streamed.
     private func send(_ messages: [Message]) {
         for message in messages where message.kind == .snapshot { stream(message) }
         transport.send(messages.filter { $0.kind != .snapshot })
-    }
-
-    private func roleChanged(_ state: SoftState) {
-        let wasLeader = role == .leader
-        if wasLeader, state.role != .leader {
-            leaseEnd.store(0, ordering: .releasing)
-            lease.forget()
-        }
-        role = state.role
-        leader = state.leader
-        seenLeader.withLock { $0 = state.leader }
-        groupChanged()
-        if role != .leader {
-            // What waits to be applied on one that led may wait for long: its disk may hang.
-            abandonReads(wasLeader ? notLeader : nil)
-            // Whether it has room matters to nobody now: the leader is to be asked.
-            if !isSoleVoter { inbox.withLock { $0.shortage = nil } }
-        }
-        guard wasLeader, role != .leader else { return }
-        let error = StoreError(
-            .connection,
-            "leadership was lost while the change was under way: it may have been made")
-        let lost = proposed
-        proposed = []
-        for entry in lost { fail(entry.command, error) }
-        failChanges(error)
     }
 
     /// What is answered to whoever asks what only the leader answers; with who that is, as far as
@@ -491,18 +425,14 @@ public actor RaftMember {
             isAlone ? error : StoreError(.notLeader, "this member has stopped: \(error.message)"))
         let left = isAlone ? error.leavingOpen : error.leavingOpen(as: .connection)
         isClosed = true
-        noteWhetherAlone()
-        leaseEnd.store(0, ordering: .releasing)
+        core.end(left, reads: isAlone ? .error(error) : .notLeader)
+        publish()
         inbox.withLock { inbox in
             inbox.isClosing = true
             inbox.messages = []
             inbox.messageBytes = 0
         }
-        let lost = proposed
-        proposed = []
-        for entry in lost { fail(entry.command, left) }
-        failChanges(left)
-        abandonReads(isAlone ? error : notLeader)
+        perform()
         wakeLoops()
     }
 
@@ -523,13 +453,14 @@ public actor RaftMember {
     /// with the next start, or where the others have them.
     public func close() async {
         refuse(StoreError(.notLeader, "the group is closed"))
-        ticker?.cancel()
+        let clock = ticker
+        clock?.cancel()
         await drain()
         rest?.cancel()
         stop(StoreError(.notLeader, "the group is closed"))
         for loop in loops { await loop.value }
         loops = []
-        await ticker?.value
+        await clock?.value
         await rest?.value
         await endSnapshots()
     }

@@ -202,6 +202,9 @@ extension RaftMember {
     /// Where its log ends, and its term.
     var position: (last: LogIndex, term: Term) { (node.lastIndex, node.term) }
 
+    /// Reads that wait.
+    var reads: WaitingReads { core.reads }
+
     /// What lets reads go on without a question.
     nonisolated var isSure: Bool { isAlone.load(ordering: .acquiring) }
 
