@@ -103,9 +103,8 @@ extension RaftMember {
         }
         // Where another leads or may, that one is to be asked; in a group of one nobody else is.
         // For as long as it may take to hand leadership over, callers wait for that.
-        let isHandedOver =
-            !isSoleVoter
-            && core.pace.ticks < shortSince + UInt64(Limits.handoverElections * options.electionTicks)
+        let patience = UInt64(Limits.handoverElections * options.electionTicks)
+        let isHandedOver = !isSoleVoter && core.pace.ticks < shortSince + patience
         let told =
             isHandedOver
             ? StoreError(.notLeader, "leadership is handed over: \(error.message)") : error

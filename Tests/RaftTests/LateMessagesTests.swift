@@ -51,7 +51,7 @@ struct LateMessagesTests {
         #expect(group.applied(3) == ["a"])
     }
 
-    @Test("a follower that reads gets the entries that it waits for, if it would have got them later")
+    @Test("a follower that reads gets the entries it waits for at once")
     func entriesForRead() {
         var group = led("voters=1,2,3 quorum-first late-commit")
         group.run("propose 1 a", "run")
@@ -61,7 +61,7 @@ struct LateMessagesTests {
         #expect(group.applied(3) == ["a"])
     }
 
-    @Test("now and then entries go to all, and who acknowledges first is sent to first from then on")
+    @Test("now and then entries go to all, and who acknowledges first gets them first")
     func looksAgain() {
         var group = led("voters=1,2,3 quorum-first late-commit")
         for _ in 0..<Limits.restsBetweenTrials {
