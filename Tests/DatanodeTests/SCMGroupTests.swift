@@ -39,6 +39,35 @@ struct SCMGroupTests {
         #expect(!take(0, .notSaid, "b:1"))
     }
 
+    @Test("who leads, or is the only one, is tried again soon; others ever later")
+    func retries() {
+        var group = SCMGroup(["a:1", "b:1", "c:1"], at: start)
+        #expect(!group.isLed(byAnotherThan: "a:1"), "nobody is known to lead")
+        _ = group.take(view(3, .leads), from: "a:1", at: start)
+        #expect(group.isLed(byAnotherThan: "b:1"))
+        #expect(!group.isLed(byAnotherThan: "a:1"))
+        // It does not answer any more: whoever comes back next may be the one that leads.
+        group.miss("b:1")
+        #expect(group.isLed(byAnotherThan: "b:1"))
+        group.miss("a:1")
+        #expect(group.leader == nil && group.term == 3)
+        #expect(!group.isLed(byAnotherThan: "b:1"))
+
+        var retry = SCMRetry()
+        let shortest = SCMRetry.Limits.shortest
+        #expect(
+            (1...5).map { _ in retry.pause(isLedByAnother: false) }
+                == Array(repeating: shortest, count: 5))
+        #expect(
+            (1...5).map { _ in retry.pause(isLedByAnother: true) } == [
+                shortest, shortest * 2, shortest * 4, shortest * 8, SCMRetry.Limits.longest,
+            ])
+        #expect(retry.pause(isLedByAnother: false) == shortest)
+        #expect(retry.pause(isLedByAnother: true) == shortest)
+        retry.succeed()
+        #expect(retry.pause(isLedByAnother: true) == shortest)
+    }
+
     @Test("an SCM of before, which says nothing, leads")
     func alone() {
         var group = SCMGroup(["a:1"], at: start)
