@@ -95,7 +95,7 @@ actor Reporter {
         if let cluster = store.cluster { request.cluster = cluster.message }
         request.volumes = node.volumeMessages
         request.store = node.storeNumber
-        let told = await node.replicas()
+        let told = await node.replicas(isNew: false)
         request.epoch = told.epoch
         let replicas = told.reports
         request.replicas = Array(replicas.values)
@@ -112,7 +112,11 @@ actor Reporter {
         let store = node.store
         var request = SCMHeartbeatRequest()
         request.store = node.storeNumber
-        let told = await node.replicas()
+        // What has changed is asked before what there is: a change that comes in between is told
+        // again. Another than who leads would not have it logged.
+        let outcome =
+            node.isLed(by: address) ? node.commands.takeOutcome() : CommandQueue.Outcome()
+        let told = await node.replicas(isNew: outcome.hasChange)
         request.epoch = told.epoch
         let replicas = told.reports
         request.id = node.address.id.message
@@ -121,9 +125,6 @@ actor Reporter {
         request.isFull = isRemoved
         request.replicas = replicas.filter { isRemoved || reported[$0.key] != $0.value }
             .map(\.value)
-        // Another would not have it logged.
-        let outcome =
-            node.isLed(by: address) ? node.commands.takeOutcome() : CommandQueue.Outcome()
         request.doneCommands = outcome.done
         request.failedCommands = outcome.failed
         request.absentCommands = outcome.absent

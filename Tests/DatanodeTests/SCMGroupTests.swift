@@ -212,3 +212,26 @@ struct SeveralSCMsTests {
         try await rig.end()
     }
 }
+
+@Suite("what several SCMs are told of the replicas")
+struct LastReportTests {
+    private func replicas(_ count: UInt64, epoch: UInt64 = 1) -> ReportedNode.Replicas {
+        var report = SCMReplicaReport()
+        report.blocks = count
+        return ReportedNode.Replicas(epoch: epoch, reports: [ContainerID(1): report])
+    }
+
+    @Test("a report that was begun earlier does not take the place of a newer one")
+    func order() {
+        let start = MonotonicTime(nanoseconds: 1_000_000_000)
+        var last = ReportedNode.LastReport()
+        #expect(last.usable(at: start, epoch: 1) == nil)
+        last.keep(replicas(2), begun: start.advanced(by: .milliseconds(10)))
+        last.keep(replicas(1), begun: start)
+        let now = start.advanced(by: .milliseconds(20))
+        #expect(last.usable(at: now, epoch: 1)?.reports[ContainerID(1)]?.blocks == 2)
+        #expect(last.usable(at: now, epoch: 2) == nil)
+        let late = start.advanced(by: ReportedNode.Limits.reportAge + .milliseconds(10))
+        #expect(last.usable(at: late, epoch: 1) == nil)
+    }
+}
