@@ -173,22 +173,10 @@ struct ClusterLayout: Sendable {
 
     /// The port that a listener on loopback would get, nil if it cannot be had.
     private static func bindable(_ port: Int) -> Int? {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        guard descriptor >= 0 else { return nil }
-        defer { close(descriptor) }
-        var one: Int32 = 1
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, 4)
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = in_port_t(port).bigEndian
-        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let result = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
-                guard bind(descriptor, generic, length) == 0 else { return Int32(-1) }
-                return getsockname(descriptor, generic, &length)
-            }
-        }
-        return result == 0 ? Int(in_port_t(bigEndian: address.sin_port)) : nil
+        guard
+            let listener = try? CheckSockets.listen(at: HostPort(host: "127.0.0.1", port: port))
+        else { return nil }
+        defer { close(listener) }
+        return CheckSockets.port(of: listener)
     }
 }
