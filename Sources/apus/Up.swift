@@ -277,21 +277,13 @@ enum Users {
     }
 
     /// Writes a file in the AWS credentials format, readable by its owner alone.
-    static func writeCredentials(_ user: UserInfo, to path: String) throws {
+    static func writeCredentials(_ user: UserInfo, to path: String) throws(StoreError) {
         let text = """
             [default]
             aws_access_key_id = \(user.accessKeyID)
             aws_secret_access_key = \(user.secretAccessKey)
 
             """
-        let temporary = path + ".new"
-        guard
-            FileManager.default.createFile(
-                atPath: temporary, contents: Data(text.utf8),
-                attributes: [.posixPermissions: 0o600])
-        else { throw StoreError(.io, "cannot write \(temporary)") }
-        guard rename(temporary, path) == 0 else {
-            throw StoreError(.io, "cannot write \(path): \(String(cString: strerror(errno)))")
-        }
+        try DurableFile.replace(path, with: Data(text.utf8), mode: 0o600)
     }
 }
