@@ -263,7 +263,12 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments, .configuration]),
+        tests(
+            "ApusTests",
+            [
+                "apus", "SCMCore", "RaftDriver", "Raft", "Wire", "Model", .arguments,
+                .configuration,
+            ]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Eventually", "Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
