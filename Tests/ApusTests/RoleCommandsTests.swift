@@ -46,4 +46,37 @@ struct RoleCommandsTests {
         #expect(!RecoverAlone.isAlone(survey(["om1"], isBegun: true)))
         #expect(!RecoverAlone.isAlone(survey(["om1", "om2"])))
     }
+
+    // MARK: Who joins
+
+    private func row(_ id: String, _ role: String, last: UInt64 = 7) -> MemberRow {
+        MemberRow(
+            id: id, role: role, address: "", term: 1, appliedIndex: 1, lastIndex: last,
+            isReachable: true)
+    }
+
+    @Test("a snapshot of less than a MiB has its size told")
+    func snapshotSizes() {
+        var small = row("om2", "learner")
+        small.snapshotBytes = 300 << 10
+        small.snapshotBytesSent = 2 << 10
+        #expect(small.snapshotProgress == "2.0 KiB of 300.0 KiB of a snapshot")
+    }
+
+    @Test("who is followed while it joins votes, learns, or was taken out meanwhile")
+    func following() {
+        let rows = [row("om1", "leader", last: 90), row("om2", "learner")]
+        func look(_ member: inout JoiningMember, _ rows: [MemberRow], ofLeader: Bool = true)
+            -> JoiningMember.State
+        { member.look(at: rows, ofLeader: ofLeader) }
+        var seen = JoiningMember(name: "om2")
+        // A member that does not lead may not have heard of it, or not of what became of it.
+        #expect(look(&seen, [rows[0]], ofLeader: false) == .unknown)
+        #expect(look(&seen, [rows[0]]) == .unknown, "it is not there yet")
+        #expect(look(&seen, rows) == .learns("entry 7 of 90"))
+        #expect(look(&seen, [rows[0]], ofLeader: false) == .unknown)
+        #expect(look(&seen, [], ofLeader: false) == .unknown)
+        #expect(look(&seen, [rows[0]]) == .gone)
+        #expect(look(&seen, [rows[0], row("om2", "follower")]) == .votes)
+    }
 }
