@@ -1,7 +1,6 @@
 """Rows 23 to 27: what three members of OM and SCM cost, beside one of each, and how long nothing
 can be written when the OM that leads dies."""
 
-import json
 import os
 import subprocess
 import threading
@@ -32,14 +31,10 @@ class Grouped(Apus):
 
     def leader(self):
         """The OM that leads."""
-        for _ in range(100):
-            found = self.cluster.apus("admin", "om", "roles", "--json", check=False)
-            if found.returncode == 0:
-                for member in json.loads(found.stdout):
-                    if member["role"] == "leader" and member["isReachable"]:
-                        return member["id"]
-            time.sleep(0.1)
-        raise RuntimeError("no OM leads")
+        found = self.cluster.leader("om")
+        if found is None:
+            raise RuntimeError("no OM leads")
+        return found
 
 
 class GroupRows:

@@ -1,10 +1,11 @@
 """A cluster of `apus up` for tests: start, stop, kill roles, and clients on it."""
 
 import configparser
+import json
 import os
 import pathlib
-import shutil
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,7 +16,6 @@ from botocore.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 APUS = os.environ.get("APUS_BINARY", str(ROOT / ".build/release/apus"))
-
 
 # A role says that it is ready, or why not, long before.
 LONGEST_START = 120
@@ -49,6 +49,7 @@ def leader_among(roles, but=None, seconds=20):
         if time.monotonic() > end:
             return None
         time.sleep(0.1)
+
 
 class Cluster:
     def __init__(self, separate=True, datanodes=5, volumes=1, options=()):
@@ -141,7 +142,6 @@ class Cluster:
             child.wait(timeout=60)
         self.logs = []
 
-    def keys(self):
     def _is_role(self, pid):
         """Whether a process is still the one of this cluster that wrote its number down."""
         try:
@@ -149,6 +149,7 @@ class Cluster:
         except OSError:
             return False
 
+    def keys(self):
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(self.credentials)
         return parser["default"]["aws_access_key_id"], parser["default"]["aws_secret_access_key"]
@@ -179,6 +180,20 @@ class Cluster:
         if check and result.returncode != 0:
             raise AssertionError(f"{command} ended with {result.returncode}: {result.stderr[-2000:]}")
         return result
+
+    def roles(self, noun, timeout=30):
+        """The members of a group, `om` or `scm`; none while nobody says who they are."""
+        command = [APUS, "admin", noun, "roles", "--json", "--dir", self.dir]
+        try:
+            found = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            return []
+        return json.loads(found.stdout) if found.returncode == 0 else []
+
+    def leader(self, noun, but=None, seconds=20):
+        """The member that leads, other than `but`; None if there is none within so long."""
+        return leader_among(lambda: self.roles(noun), but, seconds)
 
     def apus(self, *arguments, check=True):
         return self.run(APUS, *arguments, check=check)
