@@ -18,36 +18,20 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+import namespaces
+
 INSIDE = "APUS_HOSTS_INSIDE"
 NEEDED = ["ip", "unshare", "nsenter", "setpriv", "chroot", "dpkg", "mount"]
 
 
 def enter():
-    """Starts this program again in namespaces of its own. Where that cannot be, says why and ends
-    with 0: the tests are skipped, not failed."""
-    if os.environ.get(INSIDE):
-        return
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = [name for name in NEEDED if not shutil.which(name)]
-    if os.geteuid() != 0:
-        skip("it needs root, for namespaces")
-    if missing:
-        skip("it needs " + " ".join(missing))
-    wrapper = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL",
-               "--mount-proc", "--propagation", "private"]
-    trial = subprocess.run([*wrapper, "sh", "-c",
-                            "ip link add apus0 type bridge && ip link add va type veth peer name vb"],
-                           capture_output=True, text=True)
-    if trial.returncode != 0:
-        skip("namespaces with bridge and veth cannot be had: " + trial.stderr.strip())
-    os.environ[INSIDE] = "1"
-    code = subprocess.run([*wrapper, sys.executable, *sys.argv]).returncode
-    sys.exit(code)
-
-
-def skip(reason):
-    print(f"SKIPPED {pathlib.Path(sys.argv[0]).name}: {reason}")
-    sys.exit(0)
+    """Starts this program again in namespaces of its own, or says why that cannot be."""
+    namespaces.enter(
+        INSIDE, NEEDED,
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
+         "--propagation", "private"],
+        "ip link add apus0 type bridge; ip link add va type veth peer name vb",
+        "namespaces with bridge and veth")
 
 
 def run(*command, check=True, **options):
