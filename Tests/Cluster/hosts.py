@@ -2,7 +2,8 @@
 address, a root of its own with the package installed, and disks.
 
 Everything lives in namespaces of the test itself (network, mounts, processes): whatever happens to
-it, nothing of it stays on the machine but one temporary directory."""
+it, nothing of it stays on the machine but one temporary directory, and, where hosts run systemd, the
+empty control groups of a test that was killed, which the next one removes."""
 
 import contextlib
 import os
@@ -17,9 +18,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 import namespaces
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 INSIDE = "APUS_HOSTS_INSIDE"
 NEEDED = ["ip", "unshare", "nsenter", "setpriv", "chroot", "dpkg", "mount"]
 
@@ -82,6 +83,36 @@ exec /lib/systemd/systemd --system --unit=hosts.target --show-status=no
 """
 
 
+GROUP_PREFIX = "apus-"
+
+
+def control_groups():
+    """Which version of control groups the machine has, and the folder of those of systemd."""
+    if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return "2", pathlib.Path("/sys/fs/cgroup")
+    return "1", pathlib.Path("/sys/fs/cgroup/systemd")
+
+
+def remove_group(group):
+    """Removes a control group with those in it, if no process is in any; whether it is gone."""
+    for path in [*sorted(group.rglob("*"), reverse=True), group]:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+    return not group.exists()
+
+
+def remove_lost_groups():
+    """Removes what hosts have left of which nothing runs any more: of a test that was killed. They
+    are the only thing that does not go with its namespaces."""
+    for group in control_groups()[1].glob(GROUP_PREFIX + "apus-hosts-*"):
+        with contextlib.suppress(OSError):
+            in_use = any(path.read_text() for path in group.rglob("cgroup.procs"))
+            # One that is just being made has nobody in it yet.
+            if not in_use and time.time() - group.stat().st_mtime > 60:
+                remove_group(group)
+
+
 class Role:
     """A process that a unit describes, started as systemd would start it."""
 
@@ -134,7 +165,7 @@ class Host:
         self.root = rig.dir / self.name / "root"
         self.link = f"veth{number}"
         self.roles = {}
-        self.system = None
+        self.system = self.group = None
         # Its namespaces live as long as this process.
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "sh", "-c", "echo up; exec sleep infinity"],
@@ -259,10 +290,8 @@ class Host:
         """Starts systemd in the host. Returns why that cannot be; nothing if it runs."""
         if not (self.root / "lib/systemd/systemd").exists():
             return "systemd is not installed"
-        kind, groups = "1", pathlib.Path("/sys/fs/cgroup/systemd")
-        if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
-            kind, groups = "2", pathlib.Path("/sys/fs/cgroup")
-        self.group = groups / f"apus-{self.rig.dir.name}-{self.name}"
+        kind, groups = control_groups()
+        self.group = groups / f"{GROUP_PREFIX}{self.rig.dir.name}-{self.name}"
         try:
             self.group.mkdir()
         except OSError as error:
@@ -306,19 +335,14 @@ class Host:
                    env=self._environment(None))
 
     def shut_down(self):
-        if self.system is None:
-            return
-        self.system.kill()
-        self.system.wait()
-        self.system = None
+        if self.system:
+            self.system.kill()
+            self.system.wait(timeout=60)
+            self.system = None
         # Its processes are gone with it, a moment later.
         for _ in range(100):
-            for path in sorted(self.group.rglob("*"), reverse=True):
-                if path.is_dir():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-            with contextlib.suppress(OSError):
-                self.group.rmdir()
+            if self.group is None or remove_group(self.group):
+                self.group = None
                 return
             time.sleep(0.05)
 
@@ -368,6 +392,7 @@ class Hosts:
         return self
 
     def _start(self):
+        remove_lost_groups()
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "apus0", "type", "bridge")
         run("ip", "address", "add", f"{self.network}.254/24", "dev", "apus0")
