@@ -18,20 +18,18 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from memory import pss  # noqa: E402
 from rig import APUS, Cluster  # noqa: E402
 
 MIB = 1 << 20
 
 
-def pss(pid):
-    """Proportional set size of a process, in bytes; 0 if it is gone."""
+def memory_of(pid):
+    """In bytes; 0 if the process is gone."""
     try:
-        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+        return pss(pid)
     except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
+        return 0
 
 
 def processor_seconds(pid):
@@ -55,7 +53,7 @@ class Sample:
             state = container["state"]
             self.containers[state] = self.containers.get(state, 0) + 1
         self.stored = sum(container["usedBytes"] for container in containers)
-        self.memory = {path.stem: pss(int(path.read_text()))
+        self.memory = {path.stem: memory_of(int(path.read_text()))
                        for path in sorted(pathlib.Path(cluster.dir, "run").glob("*.pid"))}
         self.pss = sum(self.memory.values())
 
