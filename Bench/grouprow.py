@@ -158,11 +158,13 @@ class GroupRows:
         if 25 in self.wanted:
             row(25, "three OMs: look-ups on the leader", "us of CPU", "lookup", at_most=1.15)
         if 26 in self.wanted:
-            detail = {"longest": max(self.gaps), "kills": len(self.gaps)}
+            yardstick = "four writers of 1 byte over S3"
             rows.append(make_row(
-                26, "no write after SIGKILL of the leader", "s", self.gaps,
-                yardstick="four writers of 1 byte over S3; goal: median 1 s (longest 2 s)",
-                at_most=1, judged="product", durability=SYNC, detail=detail))
+                26, "no write after SIGKILL of the leader", "s", self.gaps, yardstick=yardstick,
+                at_most=1, judged="product", durability=SYNC, detail={"kills": len(self.gaps)}))
+            rows.append(make_row(
+                26, "the longest of these times", "s", [max(self.gaps)], yardstick=yardstick,
+                at_most=2, judged="product", durability=SYNC))
         if 27 in self.wanted:
             for name in ["PUT 64 MiB", "GET 64 MiB", "PUT 4 KiB", "GET 4 KiB"]:
                 unit = "CPU-s/GiB" if "MiB" in name else "CPU-ms"
