@@ -326,7 +326,7 @@ class Run(CommandLineSteps):
         for child in self.cluster.logs:
             child.terminate()
         for child in self.cluster.logs:
-            child.wait()
+            child.wait(timeout=90)
         self.cluster.logs = []
         self.cluster.stop()
         self.cluster.start()

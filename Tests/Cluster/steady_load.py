@@ -22,6 +22,8 @@ from memory import pss  # noqa: E402
 from rig import APUS, Cluster  # noqa: E402
 
 MIB = 1 << 20
+# A load removes what it wrote when its time is over.
+LONGEST_END = 600
 
 
 def memory_of(pid):
@@ -78,11 +80,15 @@ class SteadyLoad:
         reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
         reader.start()
         start = time.time()
-        while process.poll() is None and reader.is_alive():
-            self.samples.append(Sample(self.cluster, start))
-            time.sleep(interval)
-        reader.join()
-        process.wait()
+        try:
+            while process.poll() is None and reader.is_alive():
+                assert time.time() < start + self.seconds + LONGEST_END, "the load does not end"
+                self.samples.append(Sample(self.cluster, start))
+                time.sleep(interval)
+        finally:
+            process.kill()
+            process.wait(timeout=60)
+            reader.join()
         self.report = json.loads(output[0])
         return self
 
