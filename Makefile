@@ -102,7 +102,8 @@ simulate:
 	swift build $(SWIFT_FLAGS) --product simulate
 	.build/release/simulate $(ARGS)
 
-# Builds a copy of the core for each defect, so it takes minutes; ARGS names some of them.
+# Each defect of the core is built into a copy of it; those of driver and log (ARGS=--driver) are all
+# in one program, built once. Both take minutes; words in ARGS choose defects by name.
 .PHONY: mutants
 mutants:
 	python3 Tests/Mutants/mutants.py $(ARGS)

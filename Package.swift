@@ -189,6 +189,7 @@ let package = Package(
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),
         target("Eventually"),
+        target("Chance"),
         target(
             "GroupTestSupport", ["RaftDriver", "RaftLog", "Raft", "Transport", "Reactor", "Model"]),
         target("Simulator", ["Raft"]),
@@ -206,10 +207,10 @@ let package = Package(
         tests("ModelTests", ["Model"]),
         tests("ChecksumTests", ["Checksum", "CDigest"]),
         tests("TelemetryTests", ["Telemetry"]),
-        tests("LinearizabilityTests", ["Linearizability"]),
+        tests("LinearizabilityTests", ["Chance", "Linearizability"]),
         tests("MetricsGatewayTests", ["MetricsGateway", "Telemetry", "Model", .log]),
-        tests("MetadataStoreTests", ["MetadataStore", "Model", .grdb]),
-        tests("RaftTests", ["Raft"]),
+        tests("MetadataStoreTests", ["Chance", "MetadataStore", "Model", .grdb]),
+        tests("RaftTests", ["Chance", "Raft"]),
         tests("SimulatorTests", ["Simulator", "Raft"]),
         tests(
             "GroupSimulatorTests",
@@ -220,10 +221,11 @@ let package = Package(
         tests(
             "RaftDriverTests",
             [
-                "Eventually", "GroupTestSupport", "RaftDriver", "Raft", "RaftLog", "MetadataStore",
+                "Chance", "Eventually", "GroupTestSupport", "RaftDriver", "Raft", "RaftLog",
+                "MetadataStore",
                 "Transport", "Wire", "Reactor", "Model", .sqlite,
             ]),
-        tests("OMCoreTests", ["OMCore", "MetadataStore", "Wire", "Model", .protobuf]),
+        tests("OMCoreTests", ["Chance", "OMCore", "MetadataStore", "Wire", "Model", .protobuf]),
         tests(
             "OMTests",
             [
@@ -244,7 +246,7 @@ let package = Package(
                 "Bytes",
             ]),
         tests("ReactorTests", ["Eventually", "Reactor", "Bytes", "Telemetry"]),
-        tests("SCMCoreTests", ["SCMCore", "Wire", "Model"]),
+        tests("SCMCoreTests", ["Chance", "SCMCore", "Wire", "Model"]),
         tests(
             "SCMTests",
             [
@@ -263,13 +265,19 @@ let package = Package(
             "DiskTuneTests",
             ["DiskTune", "Checksum", "Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),
         tests("TidyTests", []),
-        tests("ApusTests", ["apus", "SCMCore", "Wire", "Model", .arguments, .configuration]),
+        tests(
+            "ApusTests",
+            [
+                "apus", "SCMCore", "RaftDriver", "Raft", "Wire", "Model", .arguments,
+                .configuration,
+            ]),
         tests("WireTests", ["Wire", "Model", .protobuf]),
         tests("TransportTests", ["Eventually", "Transport", "Wire", "Model", "Bytes", "Reactor"]),
         tests(
             "S3GatewayTests",
             [
-                "Eventually", "S3Gateway", "TestSupport", "Bytes", "Model", "Client", "Telemetry",
+                "Chance", "Eventually", "S3Gateway", "TestSupport", "Bytes", "Model", "Client",
+                "Telemetry",
                 .crypto, .log,
             ]),
     ]

@@ -1,7 +1,6 @@
 """Rows 23 to 27: what three members of OM and SCM cost, beside one of each, and how long nothing
 can be written when the OM that leads dies."""
 
-import json
 import os
 import subprocess
 import threading
@@ -32,14 +31,10 @@ class Grouped(Apus):
 
     def leader(self):
         """The OM that leads."""
-        for _ in range(100):
-            found = self.cluster.apus("admin", "om", "roles", "--json", check=False)
-            if found.returncode == 0:
-                for member in json.loads(found.stdout):
-                    if member["role"] == "leader" and member["isReachable"]:
-                        return member["id"]
-            time.sleep(0.1)
-        raise RuntimeError("no OM leads")
+        found = self.cluster.leader("om")
+        if found is None:
+            raise RuntimeError("no OM leads")
+        return found
 
 
 class GroupRows:
@@ -163,11 +158,13 @@ class GroupRows:
         if 25 in self.wanted:
             row(25, "three OMs: look-ups on the leader", "us of CPU", "lookup", at_most=1.15)
         if 26 in self.wanted:
-            detail = {"longest": max(self.gaps), "kills": len(self.gaps)}
+            yardstick = "four writers of 1 byte over S3"
             rows.append(make_row(
-                26, "no write after SIGKILL of the leader", "s", self.gaps,
-                yardstick="four writers of 1 byte over S3; goal: median 1 s (longest 2 s)",
-                at_most=1, judged="product", durability=SYNC, detail=detail))
+                26, "no write after SIGKILL of the leader", "s", self.gaps, yardstick=yardstick,
+                at_most=1, judged="product", durability=SYNC, detail={"kills": len(self.gaps)}))
+            rows.append(make_row(
+                26, "the longest of these times", "s", [max(self.gaps)], yardstick=yardstick,
+                at_most=2, judged="product", durability=SYNC))
         if 27 in self.wanted:
             for name in ["PUT 64 MiB", "GET 64 MiB", "PUT 4 KiB", "GET 4 KiB"]:
                 unit = "CPU-s/GiB" if "MiB" in name else "CPU-ms"

@@ -12,22 +12,16 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
 
 from measure import GIB, make_row
 from omrow import BUCKET, PREFIX, OMRows
+from peers import free_port
 from s3rows import SYNC, Apus
 
 MIB = 1 << 20
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Memory:
@@ -65,6 +59,7 @@ class GrowthRow:
         self.keys = keys or (1_000_000 if quick else 10_000_000)
         self.rate = rate
         self.seconds = 15 if quick else 30
+        self.apus = None
         self.children = []
         self.found = {"before": [], "during": []}
         self.detail = {}
@@ -79,7 +74,6 @@ class GrowthRow:
         self.cluster = self.apus.cluster
         names = OMRows({17}, True)
         names.clusters["grown"] = self.apus
-        names.series["grown"] = None
         names.load("grown", 500)
         names.fill(self.cluster, self.keys)
         # More of the log than is kept (32 MiB): who joins is given a snapshot, and not only the
@@ -156,6 +150,8 @@ class GrowthRow:
         with Memory(pids) as memory:
             added = self.cluster.apus("admin", "om", "add", f"om{number}", address, check=False)
         seconds = time.monotonic() - began
+        if load.poll() is not None:
+            raise RuntimeError(f"the load ended while om{number} joined: {load.stderr.read()[-300:]}")
         load.send_signal(signal.SIGINT)
         p99 = self.end_load(load, f"while om{number} joins")
         if added.returncode != 0 or "votes" not in added.stdout:
@@ -198,7 +194,8 @@ class GrowthRow:
         for child in self.children:
             child.kill()
             child.wait()
-        self.apus.cluster.destroy()
+        if self.apus:
+            self.apus.cluster.destroy()
 
 
 def main():
@@ -210,8 +207,8 @@ def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     os.environ.setdefault("APUS_BINARY", str(root / ".build/release/apus"))
     row = GrowthRow({28}, arguments.quick, arguments.keys, arguments.rate)
-    row.prepare()
     try:
+        row.prepare()
         row.round(0)
         [found] = row.rows()
         print(f"  ratio {found['ratio']:.2f}, goal 2")

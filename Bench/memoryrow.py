@@ -12,16 +12,14 @@ import collections
 import json
 import pathlib
 import re
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "Tests" / "Cluster"))
+from memory import pss  # noqa: E402
 
 MIB = 1 << 20
 HEAD = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \d+ *(.*)$")
-
-
-def pss(pid):
-    """The proportional set of a process in bytes: pages that n processes share count as 1/n."""
-    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE).group(1)) << 10
 
 
 def kind(rights, name):

@@ -13,6 +13,7 @@ import time
 from measure import GIB, Series, make_row
 from s3load import MixedPlan, Plan, PreparedLoad
 from s3rows import SYNC, Apus, settle
+from rig import LONGEST_START, lines
 
 MIB = 1 << 20
 
@@ -53,7 +54,7 @@ class Datanodes:
             path = pathlib.Path(self.apus.cluster.dir, "run", f"{name}.pid")
             path.write_text(f"{child.pid}\n")
         for name, child in zip(self.apus.datanodes, self.started):
-            if not child.stdout.readline().startswith("ready"):
+            if not next(lines(child.stdout, LONGEST_START, name), "").startswith("ready"):
                 raise RuntimeError(f"{name} did not start again: "
                                    + self.apus.cluster.tail(f"log/{name}.again.log")[-300:])
 

@@ -34,6 +34,8 @@ final class CommandQueue: Sendable {
         /// Deletions whose replica is not here: nothing was deleted, and only SCM knows whether
         /// there ever was one.
         var absent: [UInt64] = []
+        /// A container has changed: what is told of the replicas has to be put together anew.
+        var hasChange = false
 
         var all: [UInt64] { done + failed + absent }
     }
@@ -54,8 +56,6 @@ final class CommandQueue: Sendable {
         var knownWorks: Set<ContainerWork> = []
         var working = 0
         var outcome = Outcome()
-        /// A container has changed since SCM was told last.
-        var hasChange = false
         var isStopped = false
         var idleWaiters: [CheckedContinuation<Void, Never>] = []
     }
@@ -75,7 +75,7 @@ final class CommandQueue: Sendable {
     /// SCM knows what was done.
     var isAwaited: Bool {
         state.withLock { state in
-            state.hasChange
+            state.outcome.hasChange
                 || (state.deletions.isEmpty && state.deleting == 0
                     && !(state.outcome.done.isEmpty && state.outcome.absent.isEmpty))
         }
@@ -86,15 +86,15 @@ final class CommandQueue: Sendable {
     var isBusy: Bool {
         state.withLock { state in
             !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
-                || state.working > 0 || state.hasChange || !state.outcome.all.isEmpty
+                || state.working > 0 || state.outcome.hasChange || !state.outcome.all.isEmpty
         }
     }
 
-    /// What has been done since this was asked last.
+    /// What has been done since this was asked last. To be asked before the replicas are, so that
+    /// they are at least as new as what is taken here.
     func takeOutcome() -> Outcome {
         state.withLock { state in
             defer { state.outcome = Outcome() }
-            state.hasChange = false
             for number in state.outcome.all { state.known.remove(number) }
             return state.outcome
         }
@@ -106,6 +106,7 @@ final class CommandQueue: Sendable {
             state.outcome.done += outcome.done
             state.outcome.failed += outcome.failed
             state.outcome.absent += outcome.absent
+            if outcome.hasChange { state.outcome.hasChange = true }
             state.known.formUnion(outcome.all)
         }
     }
@@ -194,7 +195,7 @@ final class CommandQueue: Sendable {
         end { state in
             state.working -= 1
             state.knownWorks.remove(work)
-            state.hasChange = true
+            state.outcome.hasChange = true
         }
     }
 

@@ -27,7 +27,7 @@ final class ReportedNode: Sendable {
     private let volumes = Mutex(Volumes())
     private let adoption: Adoption
     private let reactor: Reactor
-    private let lastReport = Mutex<(taken: MonotonicTime, replicas: Replicas)?>(nil)
+    private let lastReport = Mutex(LastReport())
     private let logger: Logger
 
     init(
@@ -73,17 +73,42 @@ final class ReportedNode: Sendable {
         var reports: [ContainerID: SCMReplicaReport]
     }
 
+    /// What was put together last. One SCM that is told something older than before would take what
+    /// came in between for lost, so an older report never takes the place of a newer one.
+    ///
+    /// Pure; not thread-safe.
+    struct LastReport: Sendable {
+        private var kept: (begun: MonotonicTime, replicas: Replicas)?
+
+        /// Keeps what was begun to be put together at `begun`.
+        mutating func keep(_ replicas: Replicas, begun: MonotonicTime) {
+            if let kept, kept.begun > begun { return }
+            kept = (begun, replicas)
+        }
+
+        /// What may be told at `now` of `epoch`; nil: it is to be put together anew.
+        func usable(at now: MonotonicTime, epoch: UInt64) -> Replicas? {
+            guard let kept, kept.replicas.epoch == epoch,
+                kept.begun.duration(to: now) < Limits.reportAge
+            else { return nil }
+            return kept.replicas
+        }
+    }
+
     /// The replicas, with those that are lost, and the containers of which there is none and none
     /// is made any more. Put together once for SCMs that are told at about the same time, unless
     /// something has changed that one of them waits for.
-    func replicas() async -> Replicas {
-        let isAwaited = commands.isAwaited
+    ///
+    /// All reporters are on one reactor and nothing here waits, so what one SCM is told is never
+    /// older than what it was told before.
+    ///
+    /// - Parameter isNew: whether they are to be as they are now: a change was taken from `commands`.
+    func replicas(isNew: Bool) async -> Replicas {
         let now = reactor.now()
-        if !isAwaited,
-            let last = lastReport.withLock({ $0 }),
-            last.taken.duration(to: now) < Limits.reportAge, last.replicas.epoch == store.epoch
+        if !isNew, !commands.isAwaited,
+            let last = lastReport.withLock({ $0.usable(at: now, epoch: store.epoch) })
         {
-            return last.replicas
+            return last
         }
         // The epoch before the replicas: of one that begins now nothing would be known.
         var replicas = Replicas(epoch: store.epoch, reports: [:])
@@ -94,7 +119,7 @@ final class ReportedNode: Sendable {
             replicas.reports[id] = message
         }
         for report in await store.report() { replicas.reports[report.id] = report.message }
-        lastReport.withLock { [replicas] in $0 = (now, replicas) }
+        lastReport.withLock { [replicas] in $0.keep(replicas, begun: now) }
         return replicas
     }
 

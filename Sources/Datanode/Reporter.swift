@@ -13,9 +13,6 @@ import Wire
 /// remembered for this SCM alone; what was carried out is told to the one that leads.
 actor Reporter {
     enum Limits {
-        /// Between attempts to reach SCM, at first and, where another one leads, at most.
-        static let retryDelay = Duration.milliseconds(500)
-        static let longestRetry = Duration.seconds(4)
         /// Between heartbeats that have something to tell that SCM waits for.
         static let leastPause = Duration.milliseconds(100)
     }
@@ -30,7 +27,7 @@ actor Reporter {
     private var reported: [ContainerID: SCMReplicaReport] = [:]
     private var isRegistered = false
     private var wasReachable = true
-    private var retryDelay = Limits.retryDelay
+    private var retry = SCMRetry()
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { reactor.asUnownedSerialExecutor() }
 
@@ -48,28 +45,35 @@ actor Reporter {
     /// Reports until the task is cancelled.
     func run() async {
         while !Task.isCancelled {
-            var pause = interval
             do throws(StoreError) {
                 if !isRegistered { try await register() }
                 try await heartbeat()
                 wasReachable = true
-                retryDelay = Limits.retryDelay
+                retry.succeed()
             } catch {
                 // An end that was asked for is no news.
                 if wasReachable, !Task.isCancelled { logger.warning("SCM \(address): \(error)") }
                 wasReachable = false
                 isRegistered = false
-                pause = retryDelay
-                // It will not lead before it has been back for a while.
-                let isLed = node.group.withLock { $0.leader } != nil
-                retryDelay = isLed ? min(retryDelay * 2, Limits.longestRetry) : Limits.retryDelay
+                node.group.withLock { $0.miss(address) }
             }
             do {
-                try await sleep(for: pause)
+                if wasReachable { try await sleep(for: interval) } else { try await leaveAlone() }
             } catch {
                 return
             }
         }
+    }
+
+    /// Leaves the SCM alone for a while after a failure; not for longer than usual once none that
+    /// leads is known.
+    private func leaveAlone() async throws(CancellationError) {
+        let isLed = { [node, address] in node.group.withLock { $0.isLed(byAnotherThan: address) } }
+        let end = reactor.now().advanced(by: retry.pause(isLedByAnother: isLed()))
+        repeat {
+            let rest = max(reactor.now().duration(to: end), .zero)
+            try await reactor.sleep(for: min(rest, SCMRetry.Limits.shortest))
+        } while reactor.now() < end && isLed()
     }
 
     /// Sleeps, but not until the end when a command has been carried out that this SCM waits for.
@@ -91,7 +95,7 @@ actor Reporter {
         if let cluster = store.cluster { request.cluster = cluster.message }
         request.volumes = node.volumeMessages
         request.store = node.storeNumber
-        let told = await node.replicas()
+        let told = await node.replicas(isNew: false)
         request.epoch = told.epoch
         let replicas = told.reports
         request.replicas = Array(replicas.values)
@@ -108,7 +112,11 @@ actor Reporter {
         let store = node.store
         var request = SCMHeartbeatRequest()
         request.store = node.storeNumber
-        let told = await node.replicas()
+        // What has changed is asked before what there is: a change that comes in between is told
+        // again. Another than who leads would not have it logged.
+        let outcome =
+            node.isLed(by: address) ? node.commands.takeOutcome() : CommandQueue.Outcome()
+        let told = await node.replicas(isNew: outcome.hasChange)
         request.epoch = told.epoch
         let replicas = told.reports
         request.id = node.address.id.message
@@ -117,9 +125,6 @@ actor Reporter {
         request.isFull = isRemoved
         request.replicas = replicas.filter { isRemoved || reported[$0.key] != $0.value }
             .map(\.value)
-        // Another would not have it logged.
-        let outcome =
-            node.isLed(by: address) ? node.commands.takeOutcome() : CommandQueue.Outcome()
         request.doneCommands = outcome.done
         request.failedCommands = outcome.failed
         request.absentCommands = outcome.absent

@@ -77,6 +77,14 @@ struct SCMGroup {
         return true
     }
 
+    /// Whether another SCM than that at `address` leads, as far as is known.
+    func isLed(byAnotherThan address: String) -> Bool { leader.map { $0 != address } ?? false }
+
+    /// The SCM at `address` did not answer: if it led, nobody knows whether it still does.
+    mutating func miss(_ address: String) {
+        if leader == address { leader = nil }
+    }
+
     /// Goes by the addresses `found`, if there are some, and by that of who has just answered: it
     /// may be called by another name there.
     private mutating func adopt(_ found: [String], from address: String) {
@@ -87,6 +95,31 @@ struct SCMGroup {
         if known.insert(address).inserted { usable.insert(address, at: 0) }
         addresses = Array(usable.prefix(Limits.members))
     }
+}
+
+/// How long an SCM that does not answer is left alone: longer each time while another one leads,
+/// since it will not lead before it has been back for a while, and never long otherwise, when it may
+/// be the one that everything waits for.
+struct SCMRetry {
+    enum Limits {
+        static let shortest = Duration.milliseconds(500)
+        static let longest = Duration.seconds(4)
+    }
+
+    private var next = Limits.shortest
+
+    /// It has failed: how long it is left alone.
+    mutating func pause(isLedByAnother: Bool) -> Duration {
+        guard isLedByAnother else {
+            next = Limits.shortest
+            return next
+        }
+        defer { next = min(next * 2, Limits.longest) }
+        return next
+    }
+
+    /// It has answered.
+    mutating func succeed() { next = Limits.shortest }
 }
 
 extension SCMRegisterResponse {

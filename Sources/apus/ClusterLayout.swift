@@ -121,6 +121,38 @@ struct ClusterLayout: Sendable {
         }.sorted()
     }
 
+    /// Those of the members `names` of a group that are to join it: they have no files.
+    /// - Throws: `invalidArgument` where members have files that are not among them.
+    func joining(_ names: [String], _ role: String) throws(StoreError) -> [String] {
+        let present = present(role)
+        guard present.allSatisfy({ names.contains($0) }) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(directory) has \(present.joined(separator: ", ")): --\(role)s takes at "
+                    + "least the number of the last; take members out with apus admin \(role) "
+                    + "remove while it runs, and move their directories away then")
+        }
+        return names.filter { !present.contains($0) }
+    }
+
+    /// Whether a group of which no member has run is to be started as it is, though: others have
+    /// run, so a first start was cut off once all groups were begun. If not, nothing has ever run
+    /// here, and it is to be begun.
+    /// - Parameter founders: its first members, as their files say.
+    /// - Throws: `invalidArgument` if others have run, and files of first members are missing.
+    func isThere(_ role: String, founders: Set<String>) throws(StoreError) -> Bool {
+        let others = rolesBegun
+        guard !others.isEmpty else { return false }
+        let missing = founders.subtracting(present(role))
+        guard founders.isEmpty || !missing.isEmpty else { return true }
+        // A new one would give numbers out again that stand for bytes on disks, or know no keys.
+        throw StoreError(
+            .invalidArgument,
+            "\(directory) has \(others.joined(separator: ", ")), but no files of "
+                + (founders.isEmpty ? "any \(role)" : missing.sorted().joined(separator: ", "))
+                + ": bring its directory back, or begin a new cluster elsewhere")
+    }
+
     /// Takes back what a member was to be that has never run.
     func forget(_ name: String) throws {
         let path = "\(directory)/\(name)/member.id"
@@ -173,22 +205,10 @@ struct ClusterLayout: Sendable {
 
     /// The port that a listener on loopback would get, nil if it cannot be had.
     private static func bindable(_ port: Int) -> Int? {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        guard descriptor >= 0 else { return nil }
-        defer { close(descriptor) }
-        var one: Int32 = 1
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, 4)
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = in_port_t(port).bigEndian
-        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let result = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
-                guard bind(descriptor, generic, length) == 0 else { return Int32(-1) }
-                return getsockname(descriptor, generic, &length)
-            }
-        }
-        return result == 0 ? Int(in_port_t(bigEndian: address.sin_port)) : nil
+        guard
+            let listener = try? CheckSockets.listen(at: HostPort(host: "127.0.0.1", port: port))
+        else { return nil }
+        defer { close(listener) }
+        return CheckSockets.port(of: listener)
     }
 }

@@ -62,6 +62,14 @@ final class ConsistencyHistory: Sendable {
     }
 }
 
+/// Checks histories one after the other: a search takes a core, and may take a GiB of memory, while
+/// any number of clients have one that is to be checked.
+actor ConsistencyChecks {
+    func verdict(on operations: [KeyOperation]) -> LinearizabilityCheck.Verdict {
+        LinearizabilityCheck.verdict(on: operations)
+    }
+}
+
 /// What all clients of a run share. Thread-safe.
 final class ConsistencyBoard: Sendable {
     private struct State {
@@ -75,6 +83,7 @@ final class ConsistencyBoard: Sendable {
     }
 
     let pauses = WritePauses()
+    let checks = ConsistencyChecks()
     private let state: Mutex<State>
     private let values = Atomic<UInt64>(0)
     private let prefix: String

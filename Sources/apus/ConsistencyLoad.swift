@@ -237,7 +237,7 @@ struct ConsistencyLoad: Sendable {
     /// Checks the history of a key that nobody works on any more, and takes the key away.
     private func conclude(_ history: ConsistencyHistory, _ board: ConsistencyBoard) async {
         let operations = history.operations
-        let verdict = LinearizabilityCheck.verdict(on: operations)
+        let verdict = await board.checks.verdict(on: operations)
         var file: String?
         if verdict != .linearizable, board.mayTell {
             let name = "\(out)/consistency-\(history.name.replacing("/", with: "-")).txt"

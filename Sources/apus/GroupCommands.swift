@@ -27,7 +27,7 @@ struct GroupAccess {
     }
 
     /// What the members say that can be asked. Throws why if none can be.
-    func views() async throws -> [GroupStatusResponse] {
+    func views() async throws(StoreError) -> [GroupStatusResponse] {
         let answers = await client.askAll()
         let views = answers.compactMap { try? $0.view.get() }
         if views.isEmpty, let first = answers.first { _ = try first.view.get() }
@@ -53,7 +53,8 @@ struct MemberRow: Encodable {
     /// How far a snapshot is, for people; nil while there is none.
     var snapshotProgress: String? {
         guard let snapshotBytes, let snapshotBytesSent, snapshotBytes > 0 else { return nil }
-        return "\(snapshotBytesSent >> 20) of \(snapshotBytes >> 20) MiB of a snapshot"
+        return "\(formatBytes(Int(clamping: snapshotBytesSent))) of "
+            + "\(formatBytes(Int(clamping: snapshotBytes))) of a snapshot"
     }
 
     /// Of the view of the leader, or of the one with the latest term, and what each member says of
@@ -77,6 +78,35 @@ struct MemberRow: Encodable {
                 snapshotBytes: member.snapshotBytes > 0 ? member.snapshotBytes : nil,
                 snapshotBytesSent: member.snapshotBytes > 0 ? member.snapshotBytesSent : nil)
         }.sorted { $0.id < $1.id }
+    }
+}
+
+/// A member that was added, as those see it who wait until it votes.
+struct JoiningMember {
+    enum State: Equatable {
+        case votes
+        /// How far it is.
+        case learns(String)
+        /// It was there and is not any more.
+        case gone
+        /// Nobody who answers knows of it.
+        case unknown
+    }
+
+    let name: String
+    private var wasThere = false
+
+    init(name: String) { self.name = name }
+
+    /// - Parameter ofLeader: whether the leader says so: another may not have heard of it yet.
+    mutating func look(at rows: [MemberRow], ofLeader: Bool) -> State {
+        guard let row = rows.first(where: { $0.id == name }) else {
+            return wasThere && ofLeader ? .gone : .unknown
+        }
+        wasThere = true
+        guard row.role == "learner" else { return .votes }
+        let last = rows.map(\.lastIndex).max() ?? 0
+        return .learns(row.snapshotProgress ?? "entry \(row.lastIndex) of \(last)")
     }
 }
 
@@ -134,23 +164,31 @@ struct GroupCommands<Group: GroupKind>: AsyncParsableCommand {
 
         /// Shows how it catches up, until it votes.
         private func follow(_ access: GroupAccess) async throws {
+            var member = JoiningMember(name: name)
             var told = ""
-            while true {
-                let rows = MemberRow.rows((try? await access.views()) ?? [])
-                if let row = rows.first(where: { $0.id == name }) {
-                    guard row.role == "learner" else {
-                        print("\(name) has caught up and votes")
-                        return
+            follow: while true {
+                var line: String?
+                do throws(StoreError) {
+                    let views = try await access.views()
+                    let best = views.max { $0.knowledge < $1.knowledge }
+                    let state = member.look(
+                        at: MemberRow.rows(views),
+                        ofLeader: best.map { $0.peer == $0.leader } ?? false)
+                    switch state {
+                    case .votes: return print("\(name) has caught up and votes")
+                    case .learns(let progress): line = "\(name) has \(progress)"
+                    case .gone: break follow
+                    case .unknown: break
                     }
-                    let last = rows.map(\.lastIndex).max() ?? 0
-                    let line =
-                        "\(name) has "
-                        + (row.snapshotProgress ?? "entry \(row.lastIndex) of \(last)")
-                    if line != told { note(line) }
-                    told = line
+                } catch {
+                    line = "no member answers: \(error.message)"
                 }
+                if let line, line != told { note(line) }
+                told = line ?? told
                 try await Task.sleep(for: .milliseconds(500))
             }
+            throw StoreError(
+                .cancelled, "\(name) was taken out of the group again before it had caught up")
         }
     }
 

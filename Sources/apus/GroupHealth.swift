@@ -20,7 +20,17 @@ struct GroupHealth {
     }
 
     var role: ClusterRole
+    /// One a member that answers, under whichever of its addresses.
     var views: [View]
+
+    init(role: ClusterRole, views: [View]) {
+        self.role = role
+        // The settings may call a host by another name than the members do.
+        var seen: Set<GroupStatusResponse.Member> = []
+        self.views = views.filter { view in
+            (try? view.answer.get()).map { seen.insert($0.member).inserted } ?? true
+        }
+    }
 
     /// Asks all members that the settings name, and those that one of these names besides.
     static func ask(
@@ -54,6 +64,31 @@ struct GroupHealth {
 
     private var title: String { role.rawValue.uppercased() }
 
+    /// What members of the newest group say of themselves, by number.
+    private var own: [UInt64: GroupStatusResponse] {
+        guard let newest else { return [:] }
+        let answers = views.compactMap { try? $0.answer.get() }.filter {
+            $0.group == newest.group && $0.cluster == newest.cluster
+        }
+        return Dictionary(answers.map { ($0.peer, $0) }) { first, _ in first }
+    }
+
+    /// How a member is, as far as it takes part.
+    private enum Presence {
+        case takesPart, hasStopped
+        /// It answers as a member of another group, or as one that was taken out.
+        case takesNoPart
+        case isSilent
+    }
+
+    private func presence(of member: GroupMember) -> Presence {
+        if let answer = own[member.peer] {
+            return answer.disk == .failed ? .hasStopped : .takesPart
+        }
+        let answers = views.contains { $0.name == member.name && (try? $0.answer.get()) != nil }
+        return answers ? .takesNoPart : .isSilent
+    }
+
     /// A group of one is summed up by whether its role answers.
     private var isOfOne: Bool { views.count == 1 && (newest?.members.count ?? 1) <= 1 }
 
@@ -61,7 +96,6 @@ struct GroupHealth {
     var summary: String? {
         guard !isOfOne else { return nil }
         guard let newest else { return "\(title): no member answers" }
-        let silent = Set(views.filter { (try? $0.answer.get()) == nil }.map(\.name))
         let members = newest.members.sorted { $0.name < $1.name }
         /// `om2 om3 follow`, `om2 follows`; nil if there are none.
         func text(
@@ -71,13 +105,21 @@ struct GroupHealth {
             guard !names.isEmpty else { return nil }
             return names.joined(separator: " ") + " " + (names.count == 1 ? one : several)
         }
+        func takesPart(_ member: GroupMember, isLearner: Bool) -> Bool {
+            presence(of: member) == .takesPart && member.peer != newest.leader
+                && (member.role == .learner) == isLearner
+        }
         let parts = [
             text("leads", "lead") { $0.peer == newest.leader } ?? "no leader",
-            text("follows", "follow") {
-                $0.peer != newest.leader && $0.role != .learner && !silent.contains($0.name)
+            text("follows", "follow") { takesPart($0, isLearner: false) },
+            text("learns", "learn") { takesPart($0, isLearner: true) },
+            text("has stopped", "have stopped") {
+                presence(of: $0) == .hasStopped && $0.peer != newest.leader
             },
-            text("learns", "learn") { $0.role == .learner && !silent.contains($0.name) },
-            text("does not answer", "do not answer") { silent.contains($0.name) },
+            text("takes no part", "take no part") {
+                presence(of: $0) == .takesNoPart
+            },
+            text("does not answer", "do not answer") { presence(of: $0) == .isSilent },
         ]
         return "\(title): " + parts.compactMap(\.self).joined(separator: ", ")
     }
@@ -85,7 +127,6 @@ struct GroupHealth {
     /// What is not as it should be.
     var findings: [StatusPage.Finding] {
         guard !isOfOne else { return disks }
-        let silent = views.filter { (try? $0.answer.get()) == nil }
         guard let newest else {
             return [
                 finding(
@@ -95,8 +136,7 @@ struct GroupHealth {
             ]
         }
         let voters = newest.members.filter { $0.role != .learner }
-        let names = Set(silent.map(\.name))
-        let alive = voters.count { !names.contains($0.name) }
+        let alive = voters.count { presence(of: $0) == .takesPart }
         let needed = voters.count / 2 + 1
         var found: [StatusPage.Finding] = []
         if alive < needed {
@@ -104,7 +144,8 @@ struct GroupHealth {
                 finding(
                     .outage,
                     "\(title): \(alive) of \(voters.count) members are there, and \(needed) must be",
-                    "start those that do not answer: until then nothing can be changed"))
+                    "start those that do not answer or have stopped: until then nothing can be "
+                        + "changed"))
         } else if !voters.contains(where: { $0.peer == newest.leader }) {
             found.append(
                 finding(
@@ -112,35 +153,61 @@ struct GroupHealth {
                     "wait a second for the election; if none comes, see whether the members reach "
                         + "each other: apus init check"))
         }
-        let spare = alive - needed
-        for view in silent where newest.members.contains(where: { $0.name == view.name }) {
+        return found + silences(newest, spare: alive - needed) + strangers(newest) + disks
+            + progress(newest)
+    }
+
+    /// Addresses at which no member answers.
+    /// - Parameter spare: how many more may be lost before there is no majority.
+    private func silences(
+        _ newest: GroupStatusResponse, spare: Int
+    ) -> [StatusPage.Finding] {
+        views.filter { (try? $0.answer.get()) == nil }.compactMap { view in
+            guard let member = newest.members.first(where: { $0.name == view.name }) else {
+                return nil
+            }
+            if presence(of: member) != .isSilent {
+                let other = views.first {
+                    $0.name == view.name && (try? $0.answer.get()) != nil
+                }
+                return finding(
+                    .danger,
+                    "\(view.name) does not answer at \(view.address), but at "
+                        + "\(other?.address ?? member.address)",
+                    "have \(role.rawValue).addresses of the settings name the place where it is")
+            }
             let host = (try? HostPort(view.address))?.host ?? view.address
             let next =
                 spare < 0
                 ? ""
                 : spare == 0
                     ? "; the group can lose no further member" : "; it can lose \(spare) more"
-            found.append(
-                finding(
-                    spare < 0 ? .outage : .danger,
-                    "\(view.name) (\(view.address)) does not answer\(next)",
-                    "start it: systemctl start apus-\(role.rawValue) on \(host); if its machine is "
-                        + "gone for good: apus admin \(role.rawValue) remove \(view.name), then add another"
-                ))
+            return finding(
+                spare < 0 ? .outage : .danger,
+                "\(view.name) (\(view.address)) does not answer\(next)",
+                "start it: systemctl start apus-\(role.rawValue) on \(host); if its machine is "
+                    + "gone for good: apus admin \(role.rawValue) remove \(view.name), then add another"
+            )
         }
-        return found + strangers(newest) + disks + progress(newest, names)
     }
 
     /// Members whose disk does not take what it is given, or not for long any more.
     private var disks: [StatusPage.Finding] {
-        views.compactMap { view in
+        let voters = newest?.members.filter { $0.role != .learner } ?? []
+        let writing = voters.count { voter in
+            guard let disk = own[voter.peer]?.disk else { return false }
+            return [.well, .nearlyFull].contains(disk)
+        }
+        // What the majority cannot write, or one alone, nobody can.
+        let isOutage = isOfOne || writing < voters.count / 2 + 1
+        return views.compactMap { view in
             guard let answer = try? view.answer.get(), answer.group == newest?.group else {
                 return nil
             }
             let name = "\(view.name) (\(view.address))"
             let reason = answer.diskReason
-            // What one alone cannot write, nobody can.
-            let severity: StatusPage.Finding.Severity = isOfOne ? .outage : .danger
+            let isVoter = isOfOne || voters.contains { $0.peer == answer.peer }
+            let severity: StatusPage.Finding.Severity = isOutage && isVoter ? .outage : .danger
             let host = (try? HostPort(view.address))?.host ?? view.address
             switch answer.disk {
             case .well, .UNRECOGNIZED: return nil
@@ -196,23 +263,16 @@ struct GroupHealth {
         }
     }
 
-    /// Members that answer and are behind, or that the leader does not reach.
-    private func progress(
-        _ newest: GroupStatusResponse, _ silent: Set<String>
-    ) -> [StatusPage.Finding] {
+    /// Members that take part and are behind, or that the leader does not reach.
+    private func progress(_ newest: GroupStatusResponse) -> [StatusPage.Finding] {
         guard newest.leader == newest.peer else { return [] }
-        let others = Set(
-            views.filter { view in
-                (try? view.answer.get()).map { $0.group != newest.group } ?? false
-            }.map(\.name))
-        return newest.members.filter {
-            $0.peer != newest.leader && !silent.contains($0.name) && !others.contains($0.name)
-        }
-        .compactMap { member in
-            // What it says itself; the leader knows only what is in its log.
-            let own = views.compactMap { try? $0.answer.get() }.first {
-                $0.group == newest.group && $0.peer == member.peer
+        let answers = own
+        return newest.members.compactMap { member in
+            guard member.peer != newest.leader, presence(of: member) == .takesPart else {
+                return nil
             }
+            // What it says itself; the leader knows only what is in its log.
+            let own = answers[member.peer]
             let applied = own?.appliedIndex ?? member.lastIndex
             let behind = newest.appliedIndex > applied ? newest.appliedIndex - applied : 0
             if !member.isReachable {
@@ -237,4 +297,15 @@ struct GroupHealth {
     ) -> StatusPage.Finding {
         StatusPage.Finding(severity: severity, what: what, advice: advice)
     }
+}
+
+extension GroupStatusResponse {
+    /// Who says it.
+    fileprivate struct Member: Hashable {
+        var cluster: String
+        var group: WireIdentity
+        var peer: UInt64
+    }
+
+    fileprivate var member: Member { Member(cluster: cluster, group: group, peer: peer) }
 }

@@ -51,26 +51,37 @@ struct RecoverAlone {
         let recovery = try await GroupRecovery.open(
             directory: directory, as: identity, address: place.address, stateMachine: machine,
             on: reactor)
-        do {
-            print(Self.text(try recovery.survey(), directory))
-            guard accepts else {
-                try await recovery.close()
-                print(Self.warning(role, place.name))
-                throw ExitCode.failure
+        let survey: RecoverySurvey
+        do throws(StoreError) {
+            survey = try recovery.survey()
+            print(Self.text(survey, directory))
+            if accepts, !Self.isAlone(survey) {
+                var generator = SystemRandomNumberGenerator()
+                _ = try await recovery.run(using: &generator)
             }
-            var generator = SystemRandomNumberGenerator()
-            _ = try await recovery.run(using: &generator)
-            try await recovery.close()
         } catch {
-            try? await recovery.close()
+            await report(makeLogger(role, level: "info"), "closing") {
+                try await recovery.close()
+            }
             throw error
+        }
+        try await recovery.close()
+        guard !Self.isAlone(survey) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(place.name) is the only member of its group already that votes: start it: apus "
+                    + role)
+        }
+        guard accepts else {
+            print("\n" + Self.advice(survey, role))
+            throw ExitCode.failure
         }
         print(
             """
 
             \(place.name) is the only member of a new group now. Next:
               1. start it: apus \(role), as before
-              2. empty the directories of the others, and start them
+              2. move the directories of the others away, and start them
               3. have each added: apus admin \(role) add NAME HOST:PORT
             """)
     }
@@ -90,16 +101,32 @@ struct RecoverAlone {
             """
     }
 
-    private static func warning(_ role: String, _ name: String) -> String {
-        """
+    /// Whether the member has its majority: it is the only one that votes.
+    static func isAlone(_ survey: RecoverySurvey) -> Bool {
+        !survey.isBegun
+            && survey.members.filter { $0.part == .voter }.map(\.name) == [survey.name]
+    }
 
-        Nothing was changed. If the majority of this group can be brought back, do that instead: then
-        nothing is lost. If it cannot:
-          - run this command on each member that is left, and take the one with the greatest term, and
-            of these the one with the greatest index. What only others had is lost.
-          - see that the lost ones do not start again: two old members that come back while
-            \(name) is down would go on as the old group.
-          - then run it there with --accept-loss
-        """
+    /// What to do after a survey, of who has not accepted anything yet.
+    static func advice(_ survey: RecoverySurvey, _ role: String) -> String {
+        let name = survey.name
+        // Nothing leads back, and the numbers may be those of the new log already.
+        guard !survey.isBegun else {
+            return """
+                Nothing was changed now. \(name) does not start before its recovery has ended:
+                  - to go on with it: apus \(role) --recover-alone --accept-loss
+                  - if the majority was brought back instead, this member is none of it any more: move its
+                    directory away, start it, and have it added anew: apus admin \(role) add \(name) HOST:PORT
+                """
+        }
+        return """
+            Nothing was changed. If the majority of this group can be brought back, do that instead: then
+            nothing is lost. If it cannot:
+              - run this command on each member that is left, and take the one with the greatest term, and
+                of these the one with the greatest index. What only others had is lost.
+              - see that the lost ones do not start again: two old members that come back while
+                \(name) is down would go on as the old group.
+              - then run it there with --accept-loss
+            """
     }
 }

@@ -170,6 +170,15 @@ struct RecoverOptions: ParsableArguments {
             throw ValidationError("--accept-loss goes with --recover-alone")
         }
     }
+
+    /// - Parameter begins: whether a new group is to be begun.
+    func check(with begins: Bool) throws {
+        guard !(recoverAlone && begins) else {
+            throw ValidationError(
+                "--init makes an empty directory a member's, --recover-alone goes on with what is in "
+                    + "one: give one of them")
+        }
+    }
 }
 
 enum GroupHelp {
@@ -185,6 +194,9 @@ struct OMCommand: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     @OptionGroup var recovery: RecoverOptions
+
+    func validate() throws { try recovery.check(with: begins) }
+
     func run() async throws {
         if begins { return try await initialize(options, .om) }
         if recovery.recoverAlone {
@@ -202,6 +214,9 @@ struct SCMCommandLine: AsyncParsableCommand {
     @OptionGroup var options: RoleOptions
     @Flag(name: .customLong("init"), help: GroupHelp.initialize) var begins = false
     @OptionGroup var recovery: RecoverOptions
+
+    func validate() throws { try recovery.check(with: begins) }
+
     func run() async throws {
         if begins { return try await initialize(options, .scm) }
         if recovery.recoverAlone {

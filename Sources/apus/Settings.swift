@@ -173,6 +173,10 @@ struct Setting: Sendable {
 }
 
 extension Setting {
+    /// The groups at the top of a file, in order.
+    static let groups = Set(all.compactMap { $0.key.split(separator: ".").first.map(String.init) })
+        .sorted()
+
     /// - Throws: `invalidArgument` if there is none of that name.
     static func named(_ key: String, in place: String) throws(StoreError) -> Setting {
         if let setting = all.first(where: { $0.key == key }) { return setting }

@@ -103,8 +103,15 @@ struct SettingsFile: Sendable {
                     .invalidArgument, "\(place): \(key) must be \(setting.kind.shape)")
             }
         }
+        guard entries.isEmpty else { return }
+        guard Setting.all.contains(where: { $0.key.hasPrefix(group + ".") }) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(place): there is no group of settings '\(group)'; there are: "
+                    + Setting.groups.joined(separator: " "))
+        }
         // A group without settings says that the host runs the role.
-        if entries.isEmpty { found[group] = .bool(true) }
+        found[group] = .bool(true)
     }
 
     private static func reason(_ error: any Error) -> String {

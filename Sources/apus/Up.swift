@@ -82,29 +82,24 @@ struct Up: AsyncParsableCommand {
     private func begin(
         _ layout: ClusterLayout, _ role: String, _ names: [String]
     ) async throws -> [String] {
-        let present = layout.present(role)
-        guard present.allSatisfy({ names.contains($0) }) else {
-            throw StoreError(
-                .invalidArgument,
-                "\(layout.directory) has \(present.joined(separator: ", ")): --\(role)s takes at "
-                    + "least the number of the last; take members out with apus admin \(role) "
-                    + "remove while it runs, and move their directories away then")
+        let joining = try layout.joining(names, role)
+        guard layout.begun(role).isEmpty else { return joining }
+        let reactor = try Runtime(name: "up", memory: .none, reactors: 1).reactors.next()
+        var founders: Set<String> = []
+        for name in layout.present(role) {
+            let settings = try await Settings(file: layout.file(name), overrides: overrides)
+            let identity = try await MemberIdentity.load(
+                from: "\(layout.directory)/\(name)", for: settings.place(role), on: reactor)
+            guard let identity else { continue }
+            founders.formUnion(
+                identity.members.filter { identity.founders.contains($0.peer) }.map(\.name))
         }
-        guard layout.begun(role).isEmpty else { return names.filter { !present.contains($0) } }
-        // A new one would give numbers out again that stand for bytes on disks, or know no keys.
-        let others = layout.rolesBegun
-        guard others.isEmpty else {
-            throw StoreError(
-                .invalidArgument,
-                "\(layout.directory) has \(others.joined(separator: ", ")), but no files of any "
-                    + "\(role): bring its directory back, or begin a new cluster elsewhere")
-        }
-        let runtime = try Runtime(name: "up", memory: .none, reactors: 1)
+        guard try !layout.isThere(role, founders: founders) else { return joining }
         for name in names {
             // Of a first start that was cut off.
             try layout.forget(name)
             let settings = try await Settings(file: layout.file(name), overrides: overrides)
-            _ = try await GroupPort.initialize(settings, role, on: runtime.reactors.next())
+            _ = try await GroupPort.initialize(settings, role, on: reactor)
         }
         return []
     }
@@ -282,21 +277,13 @@ enum Users {
     }
 
     /// Writes a file in the AWS credentials format, readable by its owner alone.
-    static func writeCredentials(_ user: UserInfo, to path: String) throws {
+    static func writeCredentials(_ user: UserInfo, to path: String) throws(StoreError) {
         let text = """
             [default]
             aws_access_key_id = \(user.accessKeyID)
             aws_secret_access_key = \(user.secretAccessKey)
 
             """
-        let temporary = path + ".new"
-        guard
-            FileManager.default.createFile(
-                atPath: temporary, contents: Data(text.utf8),
-                attributes: [.posixPermissions: 0o600])
-        else { throw StoreError(.io, "cannot write \(temporary)") }
-        guard rename(temporary, path) == 0 else {
-            throw StoreError(.io, "cannot write \(path): \(String(cString: strerror(errno)))")
-        }
+        try DurableFile.replace(path, with: Data(text.utf8), mode: 0o600)
     }
 }

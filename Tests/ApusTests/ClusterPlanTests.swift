@@ -124,10 +124,25 @@ struct ClusterPlanTests {
             ["/srv/own", "/disks/1", "/disks/a 100%"], volumes: ["/disks/1", "/disks/a 100%"])
         #expect(text?.contains(#"RequiresMountsFor="/srv/own""# + "\n") == true)
         // A disk that is broken takes no other out.
-        #expect(text?.contains(#"Wants=disks-1.mount disks-a\x20100\x25.mount"#) == true)
-        #expect(text?.contains(#"After=disks-1.mount disks-a\x20100\x25.mount"#) == true)
+        #expect(
+            text?.contains(#"Wants=disks.mount disks-1.mount disks-a\x20100\x25.mount"#) == true)
+        #expect(
+            text?.contains(#"After=disks.mount disks-1.mount disks-a\x20100\x25.mount"#) == true)
         #expect(
             text?.contains(#"ReadWritePaths="-/srv/own" "-/disks/1" "-/disks/a 100%%""#) == true)
         #expect(UnitPaths.mountUnit("/a-b/.c") == #"a\x2db-.c.mount"#)
+    }
+
+    @Test("a volume below the mount of its disk waits for that mount, whichever it is")
+    func mountsAbove() {
+        let text = UnitPaths.text(
+            ["/mnt/a/apus/v1", "/mnt/a/apus/v2", "/x"],
+            volumes: ["/mnt/a/apus/v1", "/mnt/a/apus/v2", "/x"])
+        let units =
+            "mnt.mount mnt-a.mount mnt-a-apus.mount mnt-a-apus-v1.mount mnt-a-apus-v2.mount x.mount"
+        #expect(text?.contains("Wants=\(units)\n") == true, "\(text ?? "")")
+        #expect(text?.contains("After=\(units)\n") == true)
+        // The root is mounted.
+        #expect(text?.contains("-.mount") == false)
     }
 }

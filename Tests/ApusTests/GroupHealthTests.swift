@@ -174,4 +174,74 @@ struct GroupHealthTests {
         let mixed = health([1: answer(1), 2: answer(2), 3: other])
         #expect(mixed.findings.first?.what.contains("of cluster 'test'; this is 'prod'") == true)
     }
+
+    @Test("a member that has stopped, or answers for another group, is not there")
+    func alive() {
+        var stopped = answer(2)
+        stopped.disk = .failed
+        stopped.diskReason = "its log is damaged"
+        let lost = health([1: answer(1), 2: stopped])
+        #expect(lost.findings.first?.severity == .outage)
+        #expect(lost.findings.first?.what == "OM: 1 of 3 members are there, and 2 must be")
+        #expect(lost.summary == "OM: om1 leads, om2 has stopped, om3 does not answer")
+        let spare = health([1: answer(1), 2: stopped, 3: answer(3)])
+        #expect(spare.findings.map(\.severity) == [.danger], "\(spare.findings)")
+        #expect(spare.summary == "OM: om1 leads, om3 follows, om2 has stopped")
+
+        var stranger = answer(3, term: 1)
+        stranger.group.high = 7
+        let mixed = health([1: answer(1), 3: stranger])
+        #expect(mixed.findings.first?.what == "OM: 1 of 3 members are there, and 2 must be")
+        #expect(
+            mixed.summary == "OM: om1 leads, om3 takes no part, om2 does not answer")
+    }
+
+    @Test("disks that keep the majority from writing are an outage, others a danger")
+    func disksOfMajority() {
+        func group(
+            _ second: GroupDiskHealth, _ third: GroupDiskHealth, learner: Int? = nil
+        ) -> [StatusPage.Finding.Severity] {
+            var (two, three) = (answer(2, learner: learner), answer(3, learner: learner))
+            two.disk = second
+            three.disk = third
+            let found = health([1: answer(1, learner: learner), 2: two, 3: three])
+            return found.findings.filter { $0.what.contains("disk") || $0.what.contains("stopped") }
+                .map(\.severity)
+        }
+        #expect(group(.full, .hangs) == [.outage, .outage])
+        #expect(group(.failed, .full) == [.outage, .outage])
+        #expect(group(.well, .hangs) == [.danger])
+        #expect(group(.nearlyFull, .hangs) == [.danger, .danger])
+        // Two voters must both write; a learner need not.
+        #expect(group(.hangs, .full, learner: 3) == [.outage, .danger])
+        #expect(group(.well, .full, learner: 3) == [.danger])
+        // With one silent the others have to write.
+        var sick = answer(2)
+        sick.disk = .hangs
+        let found = health([1: answer(1), 2: sick]).findings
+        #expect(found.contains { $0.severity == .outage && $0.what.contains("om2 (host2") })
+    }
+
+    @Test("a member that is seen under two addresses is one")
+    func twoAddresses() {
+        var sick = answer(2)
+        sick.disk = .nearlyFull
+        var views = health([1: answer(1), 2: sick, 3: answer(3)]).views
+        views.append(.init(name: "om2", address: "10.0.0.2:9862", answer: .success(sick)))
+        let twice = GroupHealth(role: .om, views: views)
+        #expect(twice.findings.map(\.what).count == 1)
+        // The settings have it where it is no more.
+        let silent = Result<GroupStatusResponse, StoreError>.failure(
+            StoreError(.connection, "refused"))
+        views[3] = .init(name: "om2", address: "10.0.0.2:9862", answer: silent)
+        let moved = GroupHealth(role: .om, views: views)
+        #expect(moved.summary == "OM: om1 leads, om2 om3 follow")
+        #expect(
+            moved.findings.map(\.what).first
+                == "om2 does not answer at 10.0.0.2:9862, but at host2:9862")
+        #expect(moved.findings.map(\.severity) == [.danger, .danger])
+        // Those that wait for their invitation answer nothing, and are not one.
+        let waiting = health([1: answer(1, count: 1)])
+        #expect(waiting.views.count == 3)
+    }
 }

@@ -32,15 +32,7 @@ struct HostChecksTests {
     func own() throws {
         let listener = try CheckSockets.listen(at: HostPort(host: "127.0.0.1", port: 0))
         defer { close(listener) }
-        var address = sockaddr_in()
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let result = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                getsockname(listener, $0, &length)
-            }
-        }
-        try #require(result == 0)
-        let port = Int(in_port_t(bigEndian: address.sin_port))
+        let port = try #require(CheckSockets.port(of: listener))
         #expect(PortHolder.find(port: port)?.pid == getpid())
         let failure = #expect(throws: CheckSockets.Failure.self) {
             try CheckSockets.listen(at: HostPort(host: "127.0.0.1", port: port))

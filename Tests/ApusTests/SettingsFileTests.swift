@@ -153,6 +153,16 @@ struct SettingsFileTests {
                 #"{"hosts": {"h": {"om": {"prot": 1}}}}"#,
                 "FILE: hosts.h: there is no setting 'om.prot'; there are: "
             ),
+            (
+                #"{"omm": {}}"#,
+                "FILE: there is no group of settings 'omm'; there are: client cluster datanode log "
+                    + "node om s3 scm telemetry"
+            ),
+            (
+                #"{"hosts": {"h": {"s3gateway": {}}}}"#,
+                "FILE: hosts.h: there is no group of settings"
+            ),
+            (#"{"datanode": {"srub": {}}}"#, "FILE: there is no setting 'datanode.srub'"),
             (#"{"hosts": []}"#, "FILE: 'hosts' is an object with a section for each host"),
             (#"{"hosts": {}}"#, "FILE: 'hosts' is an object with a section for each host"),
             (#"{"hosts": {"h": 1}}"#, "FILE: hosts.h must be an object of groups"),

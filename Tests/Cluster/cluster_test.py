@@ -326,7 +326,7 @@ class Run(CommandLineSteps):
         for child in self.cluster.logs:
             child.terminate()
         for child in self.cluster.logs:
-            child.wait()
+            child.wait(timeout=90)
         self.cluster.logs = []
         self.cluster.stop()
         self.cluster.start()
@@ -619,6 +619,28 @@ class Run(CommandLineSteps):
         finally:
             cluster.destroy()
 
+    def test_16_a_first_start_that_was_cut_off_goes_on(self):
+        """Groups are begun, and SCM and datanodes have run, but OM has not."""
+        cluster = Cluster(options=["--oms", "3"])
+        try:
+            cluster.start()
+            cluster.stop()
+            for number in (1, 2, 3):
+                shutil.rmtree(pathlib.Path(cluster.dir, f"om{number}"))
+            config = f"{cluster.dir}/etc/om%d.json"
+            cluster.apus("om", "--config", config % 1, "--init")
+            # Two founders are missing: that is no first start.
+            refused = cluster.run(*cluster.command, check=False)
+            assert refused.returncode != 0 and "no files of om2, om3" in refused.stderr, refused
+            for number in (2, 3):
+                cluster.apus("om", "--config", config % number, "--init")
+            cluster.start()
+            client = cluster.client()
+            client.create_bucket(Bucket="first")
+            client.put_object(Bucket="first", Key="key", Body=b"body")
+            assert client.get_object(Bucket="first", Key="key")["Body"].read() == b"body"
+        finally:
+            cluster.destroy()
 
 def containers(cluster):
     return json.loads(cluster.apus("admin", "container", "list", "--json").stdout)

@@ -15,7 +15,8 @@ import time
 from rig import APUS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "Bench"))
-from memoryrow import MIB, pss, separate_roles  # noqa: E402
+from memory import pss  # noqa: E402
+from memoryrow import MIB, separate_roles  # noqa: E402
 
 
 def on_terminal(cluster, *arguments, stdin=None):

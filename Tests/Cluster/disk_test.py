@@ -12,6 +12,7 @@ Every history must be linearizable. The time without a successful write after ea
 `apus admin status` must name the member and what to do, and the member must catch up by itself."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -23,46 +24,32 @@ import tempfile
 import time
 
 import histories
+import namespaces
 
 INSIDE = "APUS_DISKS_INSIDE"
-NEEDED = ["unshare", "mount", "mkfs.ext4", "fsfreeze", "losetup", "fallocate"]
+NEEDED = ["unshare", "mount", "umount", "mkfs.ext4", "fsfreeze", "sync"]
 MEMBERS = 3
 # Room for the log's segments and the tables, and little enough to be filled at once.
 IMAGE = 768 << 20
 # Within so many seconds the load has used up what the log had of disk before it was full.
 LONGEST_FILL = 90
+# The loads are ended when the last fault is over; if they are not, they end by themselves.
+LONGEST_LOAD = 7200
 # Writes are to go on within so many seconds of a fault, at default settings; one of a follower is to
 # cost nothing. What is longer is marked. Only what no busy machine explains is a failure.
 GOAL = {"leader": 2.0, "follower": 0.5}
 LONGEST = 10.0
 
 
-def skip(reason):
-    print(f"SKIPPED {pathlib.Path(sys.argv[0]).name}: {reason}")
-    sys.exit(0)
-
-
 def enter():
-    """Starts this program again where what it mounts is its own; says so where that cannot be."""
-    if os.environ.get(INSIDE):
-        return
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    if os.geteuid() != 0:
-        skip("it needs root, for file systems")
-    missing = [name for name in NEEDED if not shutil.which(name)]
-    if missing:
-        skip("it needs " + " ".join(missing))
-    wrapper = ["unshare", "--mount", "--propagation", "private"]
+    """Starts this program again where what it mounts is its own, or says why that cannot be."""
     with tempfile.TemporaryDirectory(prefix="apus-disks-") as folder:
-        trial = subprocess.run(
-            [*wrapper, "sh", "-ec", f"truncate -s 64M {folder}/image; "
-             f"mkfs.ext4 -q {folder}/image; mkdir {folder}/m; mount -o loop {folder}/image {folder}/m;"
-             f"fsfreeze -f {folder}/m; fsfreeze -u {folder}/m; umount {folder}/m"],
-            capture_output=True, text=True, check=False)
-    if trial.returncode != 0:
-        skip("file systems cannot be mounted and frozen: " + trial.stderr.strip())
-    os.environ[INSIDE] = "1"
-    sys.exit(subprocess.run([*wrapper, sys.executable, *sys.argv], check=False).returncode)
+        namespaces.enter(
+            INSIDE, NEEDED, ["unshare", "--mount", "--propagation", "private"],
+            f"truncate -s 64M {folder}/image; mkfs.ext4 -q {folder}/image; mkdir {folder}/m;"
+            f"mount -o loop {folder}/image {folder}/m;"
+            f"fsfreeze -f {folder}/m; fsfreeze -u {folder}/m; umount {folder}/m; rm {folder}/image",
+            "file systems that are mounted and frozen")
 
 
 class Disk:
@@ -144,19 +131,6 @@ class Run:
         return subprocess.run([APUS, *arguments, "--dir", self.cluster.dir], capture_output=True,
                               text=True, timeout=timeout, check=False)
 
-    def roles(self, noun):
-        found = self.apus("admin", noun, "roles", "--json")
-        return json.loads(found.stdout) if found.returncode == 0 else []
-
-    def leader(self, noun, but=None, seconds=20):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for member in self.roles(noun):
-                if member["role"] == "leader" and member["isReachable"] and member["id"] != but:
-                    return member["id"]
-            time.sleep(0.1)
-        return None
-
     def findings(self):
         try:
             page = json.loads(self.apus("admin", "status", "--json").stdout)
@@ -166,22 +140,38 @@ class Run:
 
     # Faults
 
-    def begin_load(self, seconds):
-        self.load = subprocess.Popen(
+    def begin_load(self):
+        self.load = histories.Load(
             [APUS, "bench", "consistency", "--dir", self.cluster.dir, "--json",
-             "--seconds", str(seconds), "--workers", str(self.arguments.workers),
-             "--seed", str(self.arguments.seed), "--out", self.arguments.out],
-            stdout=subprocess.PIPE, text=True)
+             "--seconds", str(LONGEST_LOAD), "--workers", str(self.arguments.workers),
+             "--seed", str(self.arguments.seed), "--out", self.arguments.out])
         # Fills the log, so that a full disk is met within seconds.
-        self.names = subprocess.Popen(
-            [APUS, "bench", "om", "--dir", self.cluster.dir, "--bucket", "/s3v/names", "--json",
-             "--operation", "create", "--clients", "32", "--keep", "--scatter",
-             "--prefix", "n" * 900, "--rate", "500", "--duration", f"{seconds}s"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(pathlib.Path(self.cluster.dir, "log", "names.err"), "w") as log:
+            self.names = subprocess.Popen(
+                [APUS, "bench", "om", "--dir", self.cluster.dir, "--bucket", "/s3v/names", "--json",
+                 "--operation", "create", "--clients", "32", "--keep", "--scatter",
+                 "--prefix", "n" * 900, "--rate", "500", "--duration", f"{LONGEST_LOAD}s"],
+                stdout=subprocess.DEVNULL, stderr=log)
+
+    def end_load(self):
+        if self.load:
+            self.load.kill()
+        if self.names:
+            self.names.kill()
+            self.names.wait(timeout=60)
+
+    def expect_load(self, name):
+        """What a fault shows, it shows under load."""
+        self.expect(self.load.runs, f"{name}: clients are at work")
+        self.expect(self.names.poll() is None,
+                    f"{name}: keys are opened: {self.cluster.tail('log/names.err')}")
 
     def fault(self, kind, noun, who):
         """One fault; notes when it was in force and until when."""
-        leader = self.leader(noun)
+        name = f"{noun} {who}: {'disk full' if kind == 'full' else 'disk hangs'}"
+        self.expect_load(name)
+        leader = self.cluster.leader(noun)
+        assert leader, f"{name}: no {noun} leads before it"
         others = [f"{noun}{number + 1}" for number in range(MEMBERS)]
         others.remove(leader)
         victim = leader if who == "leader" else random.choice(others)
@@ -205,7 +195,7 @@ class Run:
             if noun == "scm" and time.time() > pressed + 2:
                 self.press()
                 pressed = time.time()
-            if who == "leader" and handed is None and self.leader(noun, victim, seconds=0.3):
+            if who == "leader" and handed is None and self.cluster.leader(noun, victim, seconds=0.3):
                 handed = time.time() - began
                 until = max(until, time.time() + 5)
             if told is None:
@@ -215,9 +205,8 @@ class Run:
         if kind == "full":
             disk.free()
         disk.thaw()
-        ended = time.time()
+        self.expect_load(name)
         caught_up = self.caught_up(noun, victim)
-        name = f"{noun} {who}: {'disk full' if kind == 'full' else 'disk hangs'}"
         self.done.append((name, who, began, time.time()))
         print(f"  {name} ({victim})"
               + (f", another led after {handed:.1f} s" if handed else "")
@@ -228,23 +217,23 @@ class Run:
         self.expect(caught_up is not None, f"{name}: {victim} caught up without a restart")
         self.expect(told, f"{name}: status names {victim}")
         if who == "follower":
-            self.expect(self.leader(noun) == leader, f"{name}: {leader} leads as before")
+            self.expect(self.cluster.leader(noun) == leader, f"{name}: {leader} leads as before")
         if who == "leader" and (noun == "om" or kind == "hangs"):
             self.expect(handed is not None, f"{name}: {victim} handed leadership over")
-        return ended
 
     def press(self):
         """Has SCM log something: a container is closed, and another made for what comes next."""
-        found = self.apus("admin", "container", "list", "--json")
-        if found.returncode == 0:
-            rows = [row for row in json.loads(found.stdout) if row["state"].lower() == "open"]
-            if rows:
-                self.apus("admin", "container", "close", str(rows[0]["id"]))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            found = self.apus("admin", "container", "list", "--json")
+            if found.returncode == 0:
+                rows = [row for row in json.loads(found.stdout) if row["state"].lower() == "open"]
+                if rows:
+                    self.apus("admin", "container", "close", str(rows[0]["id"]))
 
     def caught_up(self, noun, victim):
         began = time.monotonic()
         while time.monotonic() < began + 30:
-            rows = {row["id"]: row for row in self.roles(noun)}
+            rows = {row["id"]: row for row in self.cluster.roles(noun)}
             lead = next((row for row in rows.values() if row["role"] == "leader"), None)
             row = rows.get(victim)
             if lead and row and row["isReachable"] and \
@@ -258,16 +247,13 @@ class Run:
         faults = [(kind, noun, who) for noun in self.arguments.nouns.split(",")
                   for who in self.arguments.who.split(",")
                   for kind in self.arguments.kinds.split(",")]
-        self.begin_load(int(len(faults) * (self.arguments.seconds + 10))
-                        + (LONGEST_FILL // 2 if ("full", "om", "leader") in faults else 0))
+        self.begin_load()
         time.sleep(3)
         for fault in faults:
             self.fault(*fault)
             time.sleep(2)
-        report = json.loads(self.load.communicate(timeout=900)[0])
-        # Behind its rate it would go on for longer.
-        self.names.kill()
-        self.names.wait()
+        self.load.stop()
+        report = self.load.report(900)
         histories.tell(report, f"{len(faults)} faults")
         for name, who, began, ended in self.done:
             longest, since = histories.longest(report["pauses"], began, ended)
@@ -295,28 +281,26 @@ def main():
     print(f"disks: {MEMBERS} OMs, {MEMBERS} SCMs, each on a file system of its own, seed "
           f"{arguments.seed}", flush=True)
     cluster = Cluster(options=["--oms", str(MEMBERS), "--scms", str(MEMBERS)])
-    disks, run = {}, None
-    try:
+    with contextlib.ExitStack() as cleaning:
+        # Each step whatever comes of those before: the last is done first.
+        cleaning.callback(shutil.rmtree, cluster.dir, ignore_errors=True)
+        disks = {}
         for noun in ["om", "scm"]:
             for number in range(MEMBERS):
                 name = f"{noun}{number + 1}"
                 disks[name] = Disk(pathlib.Path(cluster.dir, name))
-        cluster.start()
-        run = Run(cluster, disks, arguments)
-        failed = run.run()
-    finally:
-        for disk in disks.values():
-            disk.thaw()
-        for process in [run and run.load, run and run.names]:
-            if process and process.poll() is None:
-                process.kill()
+                cleaning.callback(disks[name].unmount)
+        cleaning.callback(cluster.destroy)
         if os.environ.get("APUS_TEST_KEEP"):
-            shutil.copytree(pathlib.Path(cluster.dir, "log"), pathlib.Path(arguments.out, "disk-logs"),
-                            dirs_exist_ok=True)
-        cluster.destroy()
+            cleaning.callback(
+                shutil.copytree, pathlib.Path(cluster.dir, "log"),
+                pathlib.Path(arguments.out, "disk-logs"), dirs_exist_ok=True)
+        run = Run(cluster, disks, arguments)
+        cleaning.callback(run.end_load)
         for disk in disks.values():
-            disk.unmount()
-        shutil.rmtree(cluster.dir, ignore_errors=True)
+            cleaning.callback(disk.thaw)
+        cluster.start()
+        failed = run.run()
     print("passed" if not failed else f"FAILED, seed {arguments.seed}")
     return 0 if not failed else 1
 

@@ -6,11 +6,9 @@ time without a successful write after each fault is measured and printed.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -33,19 +31,7 @@ class Faults:
         """Who leads, as far as anybody can tell; else any member."""
         if len(members) == 1:
             return members[0]
-        for _ in range(50):
-            try:
-                found = subprocess.run(
-                    [APUS, "admin", noun, "roles", "--dir", self.cluster.dir, "--json"],
-                    capture_output=True, text=True, timeout=10, check=False)
-            except subprocess.TimeoutExpired:
-                continue
-            if found.returncode == 0:
-                for member in json.loads(found.stdout):
-                    if member["role"] == "leader":
-                        return member["id"]
-            time.sleep(0.1)
-        return self.random.choice(members)
+        return self.cluster.leader(noun) or self.random.choice(members)
 
     def kill(self, role):
         self.cluster.kill(role)
@@ -89,17 +75,16 @@ def main():
     load = None
     try:
         cluster.start()
-        load = subprocess.Popen(
+        load = histories.Load(
             [APUS, "bench", "consistency", "--dir", cluster.dir, "--json",
              "--operations", str(arguments.operations), "--workers", str(arguments.workers),
              "--keys", str(arguments.keys), "--seed", str(arguments.seed),
-             "--out", arguments.out],
-            stdout=subprocess.PIPE, text=True)
+             "--out", arguments.out])
         faults = Faults(cluster, arguments.oms, arguments.scms, arguments.seed)
         time.sleep(2)
-        while load.poll() is None:
+        while load.runs:
             faults.round()
-        report = json.loads(load.stdout.read())
+        report = load.report(60)
         histories.tell(report, f"{len(faults.done)} faults")
         histories.tell_pauses(report, faults.done)
         answered = sum(report["outcomes"].values())
@@ -108,7 +93,7 @@ def main():
         print("passed" if good else f"FAILED, seed {arguments.seed}")
         return 0 if good else 1
     finally:
-        if load and load.poll() is None:
+        if load:
             load.kill()
         cluster.destroy()
 

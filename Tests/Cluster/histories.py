@@ -1,7 +1,45 @@
 """What a run of `apus bench consistency` found while something was done to the cluster."""
 
+import json
 import pathlib
+import signal
 import statistics
+import subprocess
+import tempfile
+
+
+class Load:
+    """A run of `apus bench consistency --json`. What it prints goes to a file: nobody reads a pipe
+    while something is done to the cluster, and who writes to a full one never ends."""
+
+    def __init__(self, command):
+        self.output = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, stdout=self.output, text=True)
+
+    @property
+    def runs(self):
+        return self.process.poll() is None
+
+    def stop(self):
+        """Has it end and check what it saw."""
+        self.process.send_signal(signal.SIGINT)
+
+    def report(self, seconds):
+        """What it found, once it has ended; fails if it has not after so long."""
+        try:
+            code = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the load has not ended after {seconds} s more") from None
+        self.output.seek(0)
+        text = self.output.read()
+        assert text, f"the load ended with {code} and reported nothing"
+        return json.loads(text)
+
+    def kill(self):
+        if self.runs:
+            self.process.kill()
+        self.process.wait(timeout=60)
+        self.output.close()
 
 
 def longest(pauses, begins, ends):
@@ -36,5 +74,5 @@ def tell_pauses(report, events):
 
 def are_linearizable(load, report, least):
     """Whether the run ended well, after so many operations at least."""
-    return (load.returncode == 0 and report["verdict"] == "linearizable"
+    return (load.process.returncode == 0 and report["verdict"] == "linearizable"
             and report["operations"] >= least)

@@ -2,7 +2,8 @@
 address, a root of its own with the package installed, and disks.
 
 Everything lives in namespaces of the test itself (network, mounts, processes): whatever happens to
-it, nothing of it stays on the machine but one temporary directory."""
+it, nothing of it stays on the machine but one temporary directory, and, where hosts run systemd, the
+empty control groups of a test that was killed, which the next one removes."""
 
 import contextlib
 import os
@@ -17,37 +18,21 @@ import sys
 import tempfile
 import time
 
+import namespaces
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 INSIDE = "APUS_HOSTS_INSIDE"
 NEEDED = ["ip", "unshare", "nsenter", "setpriv", "chroot", "dpkg", "mount"]
 
 
 def enter():
-    """Starts this program again in namespaces of its own. Where that cannot be, says why and ends
-    with 0: the tests are skipped, not failed."""
-    if os.environ.get(INSIDE):
-        return
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = [name for name in NEEDED if not shutil.which(name)]
-    if os.geteuid() != 0:
-        skip("it needs root, for namespaces")
-    if missing:
-        skip("it needs " + " ".join(missing))
-    wrapper = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL",
-               "--mount-proc", "--propagation", "private"]
-    trial = subprocess.run([*wrapper, "sh", "-c",
-                            "ip link add apus0 type bridge && ip link add va type veth peer name vb"],
-                           capture_output=True, text=True)
-    if trial.returncode != 0:
-        skip("namespaces with bridge and veth cannot be had: " + trial.stderr.strip())
-    os.environ[INSIDE] = "1"
-    code = subprocess.run([*wrapper, sys.executable, *sys.argv]).returncode
-    sys.exit(code)
-
-
-def skip(reason):
-    print(f"SKIPPED {pathlib.Path(sys.argv[0]).name}: {reason}")
-    sys.exit(0)
+    """Starts this program again in namespaces of its own, or says why that cannot be."""
+    namespaces.enter(
+        INSIDE, NEEDED,
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
+         "--propagation", "private"],
+        "ip link add apus0 type bridge; ip link add va type veth peer name vb",
+        "namespaces with bridge and veth")
 
 
 def run(*command, check=True, **options):
@@ -96,6 +81,36 @@ mount --bind /proc/sys /proc/sys
 mount -o remount,ro,bind /proc/sys
 exec /lib/systemd/systemd --system --unit=hosts.target --show-status=no
 """
+
+
+GROUP_PREFIX = "apus-"
+
+
+def control_groups():
+    """Which version of control groups the machine has, and the folder of those of systemd."""
+    if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return "2", pathlib.Path("/sys/fs/cgroup")
+    return "1", pathlib.Path("/sys/fs/cgroup/systemd")
+
+
+def remove_group(group):
+    """Removes a control group with those in it, if no process is in any; whether it is gone."""
+    for path in [*sorted(group.rglob("*"), reverse=True), group]:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+    return not group.exists()
+
+
+def remove_lost_groups():
+    """Removes what hosts have left of which nothing runs any more: of a test that was killed. They
+    are the only thing that does not go with its namespaces."""
+    for group in control_groups()[1].glob(GROUP_PREFIX + "apus-hosts-*"):
+        with contextlib.suppress(OSError):
+            in_use = any(path.read_text() for path in group.rglob("cgroup.procs"))
+            # One that is just being made has nobody in it yet.
+            if not in_use and time.time() - group.stat().st_mtime > 60:
+                remove_group(group)
 
 
 class Role:
@@ -150,7 +165,7 @@ class Host:
         self.root = rig.dir / self.name / "root"
         self.link = f"veth{number}"
         self.roles = {}
-        self.system = None
+        self.system = self.group = None
         # Its namespaces live as long as this process.
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "sh", "-c", "echo up; exec sleep infinity"],
@@ -275,10 +290,8 @@ class Host:
         """Starts systemd in the host. Returns why that cannot be; nothing if it runs."""
         if not (self.root / "lib/systemd/systemd").exists():
             return "systemd is not installed"
-        kind, groups = "1", pathlib.Path("/sys/fs/cgroup/systemd")
-        if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
-            kind, groups = "2", pathlib.Path("/sys/fs/cgroup")
-        self.group = groups / f"apus-{self.rig.dir.name}-{self.name}"
+        kind, groups = control_groups()
+        self.group = groups / f"{GROUP_PREFIX}{self.rig.dir.name}-{self.name}"
         try:
             self.group.mkdir()
         except OSError as error:
@@ -322,19 +335,14 @@ class Host:
                    env=self._environment(None))
 
     def shut_down(self):
-        if self.system is None:
-            return
-        self.system.kill()
-        self.system.wait()
-        self.system = None
+        if self.system:
+            self.system.kill()
+            self.system.wait(timeout=60)
+            self.system = None
         # Its processes are gone with it, a moment later.
         for _ in range(100):
-            for path in sorted(self.group.rglob("*"), reverse=True):
-                if path.is_dir():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-            with contextlib.suppress(OSError):
-                self.group.rmdir()
+            if self.group is None or remove_group(self.group):
+                self.group = None
                 return
             time.sleep(0.05)
 
@@ -384,6 +392,7 @@ class Hosts:
         return self
 
     def _start(self):
+        remove_lost_groups()
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "apus0", "type", "bridge")
         run("ip", "address", "add", f"{self.network}.254/24", "dev", "apus0")

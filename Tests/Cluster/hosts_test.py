@@ -122,7 +122,7 @@ class Run:
             host.apus("init", "host")
             assert host.run("stat", "-c", "%U", "/disks/1").stdout == "apus\n"
             conf = (host.root / "etc/systemd/system/apus-datanode.service.d/paths.conf").read_text()
-            assert "Wants=disks-1.mount disks-2.mount\nAfter=disks-1.mount disks-2.mount" in conf, conf
+            assert "Wants=disks.mount disks-1.mount disks-2.mount\nAfter=disks.mount disks-1.mount" in conf, conf
             assert 'ReadWritePaths="-/disks/1" "-/disks/2"' in conf, conf
             self.findings(host, "--alone", code=0)
 

@@ -62,8 +62,11 @@ class Ingest:
 
     def stop(self):
         self.process.terminate()
-        self.reader.join()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=300)
+        finally:
+            self.process.kill()
+            self.reader.join()
         return json.loads(self.output[0])
 
 

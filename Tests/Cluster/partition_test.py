@@ -9,7 +9,6 @@ nothing. The time without a successful write after each cut is measured and prin
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -18,8 +17,8 @@ import time
 
 import histories
 import hosts
+from rig import APUS, leader_among
 
-APUS = os.environ.get("APUS_BINARY", str(hosts.ROOT / ".build/release/apus"))
 MEMBERS = 3
 DATANODES = 5
 KINDS = ["no cable", "sends into the void", "hears nothing"]
@@ -89,18 +88,20 @@ class Cluster:
         rows = json.loads(found.stdout) if found.returncode == 0 else []
         return sum(row["state"].lower() == "healthy" for row in rows)
 
-    def leader(self):
-        """The host of the OM that leads, as far as anybody can tell."""
-        for _ in range(100):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                found = self.run(self.rig[4], "admin", "om", "roles", "--json", "--config",
-                                 self.client, check=False, timeout=20)
-                if found.returncode == 0:
-                    for member in json.loads(found.stdout):
-                        if member["role"] == "leader" and member["isReachable"]:
-                            return self.rig[int(member["id"][2:])]
-            time.sleep(0.1)
-        raise AssertionError("no OM leads")
+    def roles(self):
+        """The OMs, as one hears of them that has its cable."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            found = self.run(self.rig[4], "admin", "om", "roles", "--json", "--config", self.client,
+                             check=False, timeout=20)
+            if found.returncode == 0:
+                return json.loads(found.stdout)
+        return []
+
+    def leader(self, but=None):
+        """The host of the OM that leads, other than that on `but`."""
+        found = leader_among(self.roles, but and f"om{but.number}", seconds=60)
+        assert found, "no OM leads" + (f" while {but.name} is cut off" if but else "")
+        return self.rig[int(found[2:])]
 
     def stop(self):
         for process in self.processes:
@@ -137,7 +138,7 @@ def main():
     print(f"partitions: {MEMBERS} OMs, {MEMBERS} SCMs, {DATANODES} datanodes on as many hosts, "
           f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
-    cuts = []
+    cuts, load = [], None
     with hosts.Hosts(None, count=MEMBERS + DATANODES, disks=0) as rig:
         cluster = Cluster(rig)
         try:
@@ -145,21 +146,27 @@ def main():
             kinds = [KINDS[number % len(KINDS)] for number in range(arguments.cuts)]
             chance.shuffle(kinds)
             lengths = [chance.uniform(1.5, 5) for _ in kinds]
-            load = subprocess.Popen(
+            load = histories.Load(
                 [*rig[4].enter, APUS, "bench", "consistency", "--config", cluster.client, "--json",
-                 "--seconds", str(int(sum(lengths) + 8 * len(kinds) + 4)),
+                 "--seconds", "3600",
                  "--workers", str(arguments.workers), "--seed", str(arguments.seed),
-                 "--out", arguments.out],
-                stdout=subprocess.PIPE, text=True)
+                 "--out", arguments.out])
             time.sleep(2)
             for kind, length in zip(kinds, lengths):
                 host = cluster.leader()
+                assert load.runs, f"clients are not at work before: {kind}"
                 cuts.append((kind, time.time()))
                 with cut(rig, host, kind):
                     time.sleep(length)
+                    # Else nothing was shown: those that are left must go on without it.
+                    cluster.leader(but=host)
                 time.sleep(4)
-            found = json.loads(load.communicate()[0])
+            assert load.runs, "clients were not at work to the end"
+            load.stop()
+            found = load.report(300)
         finally:
+            if load:
+                load.kill()
             cluster.stop()
     histories.tell(found, f"{len(cuts)} cuts")
     histories.tell_pauses(found, cuts)

@@ -2,7 +2,6 @@
 to three again, by the steps of docs/guides/high-availability.md."""
 
 import concurrent.futures
-import json
 import os
 import pathlib
 import re
@@ -53,12 +52,9 @@ class Run:
             found = client.get_object(Bucket="kept", Key=f"key-{number}")["Body"].read()
             assert found == self.body(number), number
 
-    def roles(self, noun):
-        return json.loads(self.cluster.apus("admin", noun, "roles", "--json").stdout)
-
     def until_three_vote(self, noun):
         for _ in range(300):
-            rows = self.roles(noun)
+            rows = self.cluster.roles(noun)
             if sorted(row["id"] for row in rows if row["role"] != "learner") == [
                     f"{noun}{number}" for number in (1, 2, 3)]:
                 return rows

@@ -1,8 +1,10 @@
 """A cluster of `apus up` for tests: start, stop, kill roles, and clients on it."""
 
 import configparser
+import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,39 @@ from botocore.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 APUS = os.environ.get("APUS_BINARY", str(ROOT / ".build/release/apus"))
+
+# A role says that it is ready, or why not, long before.
+LONGEST_START = 120
+
+
+def lines(stream, seconds, what):
+    """The lines of a process as they come, until it ends; fails when none came for so long.
+
+    Reads past Python's buffers: whoever takes lines from here reads the stream no other way."""
+    left = b""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN | select.POLLHUP)
+    while True:
+        if not poll.poll(seconds * 1000):
+            raise AssertionError(f"{what} said nothing for {seconds} s")
+        piece = os.read(stream.fileno(), 4096)
+        if not piece:
+            return
+        *whole, left = (left + piece).split(b"\n")
+        yield from (line.decode() for line in whole)
+
+
+def leader_among(roles, but=None, seconds=20):
+    """The id of the member that leads and answers, other than `but`, as `roles()` lists them; None
+    if there is none within so long."""
+    end = time.monotonic() + seconds
+    while True:
+        for member in roles():
+            if member["role"] == "leader" and member["isReachable"] and member["id"] != but:
+                return member["id"]
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.1)
 
 
 class Cluster:
@@ -30,7 +65,7 @@ class Cluster:
         self.log = open(os.path.join(self.dir, "up.err"), "a")
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.PIPE, stderr=self.log, text=True)
-        for line in self.process.stdout:
+        for line in lines(self.process.stdout, LONGEST_START, "apus up"):
             if line.startswith("ready"):
                 fields = dict(part.split("=", 1) for part in line.split()[1:])
                 self.endpoint, self.credentials = fields["s3"], fields["credentials"]
@@ -87,7 +122,7 @@ class Cluster:
             [APUS, command, "--config", f"{self.dir}/etc/{role}.json"],
             stdout=subprocess.PIPE, stderr=log, text=True)
         self.logs.append(child)
-        line = child.stdout.readline()
+        line = next(lines(child.stdout, LONGEST_START, role), "")
         assert line.startswith("ready"), line + self.tail(f"log/{role}.again.log")
         pathlib.Path(self.dir, "run", role + ".pid").write_text(f"{child.pid}\n")
         return child
@@ -95,15 +130,24 @@ class Cluster:
     def kill_all(self):
         """SIGKILL of every process at once."""
         pids = [int(path.read_text()) for path in pathlib.Path(self.dir, "run").glob("*.pid")]
-        for pid in [self.process.pid, *pids]:
+        for pid in [self.process.pid, *filter(self._is_role, pids)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self.process.wait()
+        # One that was started by hand may not have come as far as its file.
         for child in self.logs:
-            child.wait()
+            child.kill()
+        for child in [self.process, *self.logs]:
+            child.wait(timeout=60)
         self.logs = []
+
+    def _is_role(self, pid):
+        """Whether a process is still the one of this cluster that wrote its number down."""
+        try:
+            return self.dir.encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def keys(self):
         parser = configparser.ConfigParser(interpolation=None)
@@ -136,6 +180,20 @@ class Cluster:
         if check and result.returncode != 0:
             raise AssertionError(f"{command} ended with {result.returncode}: {result.stderr[-2000:]}")
         return result
+
+    def roles(self, noun, timeout=30):
+        """The members of a group, `om` or `scm`; none while nobody says who they are."""
+        command = [APUS, "admin", noun, "roles", "--json", "--dir", self.dir]
+        try:
+            found = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            return []
+        return json.loads(found.stdout) if found.returncode == 0 else []
+
+    def leader(self, noun, but=None, seconds=20):
+        """The member that leads, other than `but`; None if there is none within so long."""
+        return leader_among(lambda: self.roles(noun), but, seconds)
 
     def apus(self, *arguments, check=True):
         return self.run(APUS, *arguments, check=check)

@@ -18,20 +18,20 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from memory import pss  # noqa: E402
 from rig import APUS, Cluster  # noqa: E402
 
 MIB = 1 << 20
+# A load removes what it wrote when its time is over.
+LONGEST_END = 600
 
 
-def pss(pid):
-    """Proportional set size of a process, in bytes; 0 if it is gone."""
+def memory_of(pid):
+    """In bytes; 0 if the process is gone."""
     try:
-        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+        return pss(pid)
     except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
+        return 0
 
 
 def processor_seconds(pid):
@@ -55,7 +55,7 @@ class Sample:
             state = container["state"]
             self.containers[state] = self.containers.get(state, 0) + 1
         self.stored = sum(container["usedBytes"] for container in containers)
-        self.memory = {path.stem: pss(int(path.read_text()))
+        self.memory = {path.stem: memory_of(int(path.read_text()))
                        for path in sorted(pathlib.Path(cluster.dir, "run").glob("*.pid"))}
         self.pss = sum(self.memory.values())
 
@@ -80,11 +80,15 @@ class SteadyLoad:
         reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
         reader.start()
         start = time.time()
-        while process.poll() is None and reader.is_alive():
-            self.samples.append(Sample(self.cluster, start))
-            time.sleep(interval)
-        reader.join()
-        process.wait()
+        try:
+            while process.poll() is None and reader.is_alive():
+                assert time.time() < start + self.seconds + LONGEST_END, "the load does not end"
+                self.samples.append(Sample(self.cluster, start))
+                time.sleep(interval)
+        finally:
+            process.kill()
+            process.wait(timeout=60)
+            reader.join()
         self.report = json.loads(output[0])
         return self
 

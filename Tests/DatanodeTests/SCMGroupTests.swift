@@ -39,6 +39,35 @@ struct SCMGroupTests {
         #expect(!take(0, .notSaid, "b:1"))
     }
 
+    @Test("who leads, or is the only one, is tried again soon; others ever later")
+    func retries() {
+        var group = SCMGroup(["a:1", "b:1", "c:1"], at: start)
+        #expect(!group.isLed(byAnotherThan: "a:1"), "nobody is known to lead")
+        _ = group.take(view(3, .leads), from: "a:1", at: start)
+        #expect(group.isLed(byAnotherThan: "b:1"))
+        #expect(!group.isLed(byAnotherThan: "a:1"))
+        // It does not answer any more: whoever comes back next may be the one that leads.
+        group.miss("b:1")
+        #expect(group.isLed(byAnotherThan: "b:1"))
+        group.miss("a:1")
+        #expect(group.leader == nil && group.term == 3)
+        #expect(!group.isLed(byAnotherThan: "b:1"))
+
+        var retry = SCMRetry()
+        let shortest = SCMRetry.Limits.shortest
+        #expect(
+            (1...5).map { _ in retry.pause(isLedByAnother: false) }
+                == Array(repeating: shortest, count: 5))
+        #expect(
+            (1...5).map { _ in retry.pause(isLedByAnother: true) } == [
+                shortest, shortest * 2, shortest * 4, shortest * 8, SCMRetry.Limits.longest,
+            ])
+        #expect(retry.pause(isLedByAnother: false) == shortest)
+        #expect(retry.pause(isLedByAnother: true) == shortest)
+        retry.succeed()
+        #expect(retry.pause(isLedByAnother: true) == shortest)
+    }
+
     @Test("an SCM of before, which says nothing, leads")
     func alone() {
         var group = SCMGroup(["a:1"], at: start)
@@ -181,5 +210,28 @@ struct SeveralSCMsTests {
             return now == last
         }
         try await rig.end()
+    }
+}
+
+@Suite("what several SCMs are told of the replicas")
+struct LastReportTests {
+    private func replicas(_ count: UInt64, epoch: UInt64 = 1) -> ReportedNode.Replicas {
+        var report = SCMReplicaReport()
+        report.blocks = count
+        return ReportedNode.Replicas(epoch: epoch, reports: [ContainerID(1): report])
+    }
+
+    @Test("a report that was begun earlier does not take the place of a newer one")
+    func order() {
+        let start = MonotonicTime(nanoseconds: 1_000_000_000)
+        var last = ReportedNode.LastReport()
+        #expect(last.usable(at: start, epoch: 1) == nil)
+        last.keep(replicas(2), begun: start.advanced(by: .milliseconds(10)))
+        last.keep(replicas(1), begun: start)
+        let now = start.advanced(by: .milliseconds(20))
+        #expect(last.usable(at: now, epoch: 1)?.reports[ContainerID(1)]?.blocks == 2)
+        #expect(last.usable(at: now, epoch: 2) == nil)
+        let late = start.advanced(by: ReportedNode.Limits.reportAge + .milliseconds(10))
+        #expect(last.usable(at: late, epoch: 1) == nil)
     }
 }

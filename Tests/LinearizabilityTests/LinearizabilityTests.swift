@@ -1,3 +1,4 @@
+import Chance
 import Linearizability
 import Testing
 
@@ -166,7 +167,7 @@ struct LinearizabilityTests {
 
     @Test("the search agrees with trying all orders, on random histories")
     func allOrders() {
-        var generator = SplitMix(state: 9)
+        var generator = SeededGenerator(seed: 9)
         var violated = 0
         for _ in 0..<20_000 {
             let history = randomHistory(&generator, count: 5)
@@ -179,7 +180,7 @@ struct LinearizabilityTests {
 
     @Test("long histories of a true register are found to be so, and one wrong answer is found")
     func long() {
-        var generator = SplitMix(state: 77)
+        var generator = SeededGenerator(seed: 77)
         for round in 0..<30 {
             var history = trueHistory(&generator, count: 400, clients: 8)
             #expect(LinearizabilityCheck.verdict(on: history) == .linearizable, "\(round)")
@@ -205,7 +206,7 @@ struct LinearizabilityTests {
     // MARK: Histories
 
     private func randomHistory(
-        _ generator: inout SplitMix, count: Int
+        _ generator: inout SeededGenerator, count: Int
     ) -> [KeyOperation] {
         (0..<count).map { number in
             let began = generator.next() % 12
@@ -249,7 +250,7 @@ struct LinearizabilityTests {
 
     /// What clients see of a register, each operation at a moment of its interval.
     private func trueHistory(
-        _ generator: inout SplitMix, count: Int, clients: UInt64
+        _ generator: inout SeededGenerator, count: Int, clients: UInt64
     ) -> [KeyOperation] {
         var state: Register.State
         state = nil
@@ -276,16 +277,5 @@ struct LinearizabilityTests {
                         to: moment + generator.next() % (10 * clients)))
         }
         return history
-    }
-}
-
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

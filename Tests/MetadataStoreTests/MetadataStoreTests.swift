@@ -1,3 +1,4 @@
+import Chance
 import Foundation
 import GRDB
 import MetadataStore
@@ -12,17 +13,6 @@ private let second = MetadataTable(2)
 private func randomKey(_ random: inout some RandomNumberGenerator) -> [UInt8] {
     (0..<Int.random(in: 0...4, using: &random)).map { _ in
         [0, 1, 0x61, 0xFF].randomElement(using: &random) ?? 0
-    }
-}
-
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }
 
@@ -72,7 +62,7 @@ struct MetadataStoreTests {
             let store = try await MetadataStore.open(
                 path: directory + "/m.db", role: "test", tables: [first, second])
             let model = InMemoryTables()
-            var random = SeededGenerator(state: seed)
+            var random = SeededGenerator(seed: seed)
             for batch in 1...20 as ClosedRange<UInt64> {
                 let start = random
                 let count = Int.random(in: 1...60, using: &random)

@@ -1,3 +1,4 @@
+import Chance
 import Model
 import SwiftProtobuf
 import Testing
@@ -75,7 +76,7 @@ struct FormatTests {
     @Test("a bucket of version 1 is counted in bounded steps, whatever changes meanwhile")
     func counting() throws {
         let bench = oldTables(keys: 95)
-        var random = SeededGenerator(state: 3)
+        var random = SeededGenerator(seed: 3)
         var steps = 0
         while let bucket = bench.reads.uncountedBuckets(from: [], limit: 10).found.first {
             let before = try bench.usage("old", user: "ann")

@@ -1,3 +1,4 @@
+import Chance
 import Model
 import Testing
 import Wire
@@ -61,7 +62,7 @@ struct ListingTests {
         "every page of every query is what a naive listing gives",
         arguments: 0..<30 as Range<UInt64>)
     func keys(seed: UInt64) throws {
-        var random = SeededGenerator(state: seed)
+        var random = SeededGenerator(seed: seed)
         let bench = Bench()
         try bench.createUser("ann")
         // Buckets on both sides, whose keys must not show.
@@ -122,7 +123,7 @@ struct ListingTests {
         "uploads are listed by key and upload in pages, rolled up like keys",
         arguments: 0..<15 as Range<UInt64>)
     func uploads(seed: UInt64) throws {
-        var random = SeededGenerator(state: seed)
+        var random = SeededGenerator(seed: seed)
         let bench = Bench()
         try bench.createUser("ann")
         try bench.createBucket("listed", user: "ann")

@@ -1,3 +1,4 @@
+import Chance
 import MetadataStore
 import Model
 import Testing
@@ -59,7 +60,7 @@ private struct RandomRun {
     var generations: [String: UInt64] = [:]
 
     init(seed: UInt64) throws {
-        random = SeededGenerator(state: seed)
+        random = SeededGenerator(seed: seed)
         try bench.createUser("ann")
     }
 
@@ -355,7 +356,7 @@ struct ModelTests {
             let store = try await MetadataStore.open(
                 path: directory + "/om.db", role: "om", tables: machine.tables,
                 format: machine.format)
-            var random = SeededGenerator(state: seed)
+            var random = SeededGenerator(seed: seed)
             var done = 0
             while done < commands.count {
                 let count = min(Int.random(in: 1...100, using: &random), commands.count - done)

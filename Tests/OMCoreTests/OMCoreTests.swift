@@ -1,3 +1,4 @@
+import Chance
 import Model
 import Testing
 import Wire
@@ -40,7 +41,7 @@ struct NamesTests {
         "names with an end keep their order, also with zero bytes",
         arguments: 0..<10 as Range<UInt64>)
     func terminatedNames(seed: UInt64) {
-        var random = SeededGenerator(state: seed)
+        var random = SeededGenerator(seed: seed)
         let names = (0..<200).map { _ in
             (0..<Int.random(in: 0...4, using: &random)).map { _ in
                 [0, 1, 2, 0xFE, 0xFF].randomElement(using: &random) ?? 0 as UInt8

@@ -1,3 +1,4 @@
+import Chance
 import Model
 import SwiftProtobuf
 import Testing
@@ -21,7 +22,7 @@ struct RecordsTests {
         "history is ordered by name, the newest of a key first, and its keys say what they are",
         arguments: 0..<8 as Range<UInt64>)
     func historyKeys(seed: UInt64) throws {
-        var random = SeededGenerator(state: seed)
+        var random = SeededGenerator(seed: seed)
         var all: [(bucket: UInt64, name: [UInt8], generation: UInt64)] = []
         for _ in 0..<100 {
             let name = (0..<Int.random(in: 1...3, using: &random)).map { _ in

@@ -1,3 +1,4 @@
+import Chance
 import Model
 import Reactor
 import Synchronization
@@ -231,7 +232,7 @@ struct SessionTests {
         limits.idle = 500
         limits.lifetime = 3000
         var first = Bench(limits: limits)
-        var generator = SplitMix(state: 17)
+        var generator = SeededGenerator(seed: 17)
         var log: [[UInt8]] = []
         var time: UInt64 = 0
         for _ in 0..<3000 {
@@ -269,7 +270,7 @@ struct SessionTests {
         var limits = SessionLimits()
         limits.answers = 4
         var bench = Bench(limits: limits)
-        var generator = SplitMix(state: 23)
+        var generator = SeededGenerator(seed: 23)
         var answers: [CallID: [UInt8]] = [:]
         for _ in 0..<20_000 {
             // Each call adds its own two bytes to the key of its client.
@@ -342,17 +343,6 @@ struct SessionTests {
 
 private final class Notes: Sendable {
     let indexes = Mutex<[UInt64]>([])
-}
-
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
 }
 
 @Suite("Sessions: bytes")

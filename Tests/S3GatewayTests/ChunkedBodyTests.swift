@@ -1,3 +1,4 @@
+import Chance
 import Testing
 
 @testable import S3Gateway
@@ -68,18 +69,6 @@ private func body(
     }
     for trailer in trailers { bytes += Array("\(trailer)\r\n".utf8) }
     return (bytes + [13, 10], chunks)
-}
-
-/// A small generator with a seed, so that a failure can be had again.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed &* 2_862_933_555_777_941_757 &+ 3_037_000_493 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state &* 0x2545_F491_4F6C_DD1D
-    }
 }
 
 @Suite struct ChunkedBodyTests {

@@ -1,4 +1,5 @@
 import Bytes
+import Chance
 import Crypto
 import Testing
 
@@ -14,7 +15,7 @@ struct ETagHashingTests {
         await withTaskGroup(of: Void.self) { group in
             for upload in 0..<40 {
                 group.addTask {
-                    var random = SplitMix(state: UInt64(upload) + 1)
+                    var random = SeededGenerator(seed: UInt64(upload) + 1)
                     var whole: [UInt8] = []
                     let stream = hashing.open()
                     let wanted = [0, 1, 63, 64, 4096, 100_000, 3_000_000, 9_000_001][upload % 8]
@@ -66,16 +67,5 @@ struct ETagHashingTests {
         await good.add(pointer, of: piece)
         for stream in broken { stream.close() }
         #expect(await good.finish() == digest(bytes))
-    }
-}
-
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var word = state
-        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-        return word ^ (word >> 31)
     }
 }

@@ -1,21 +1,10 @@
+import Chance
 import Model
 import Synchronization
 import Testing
 import Wire
 
 @testable import SCMCore
-
-/// Numbers from a seed (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
 
 /// A clock that goes on when it is told to.
 final class SetClock: Sendable {
@@ -79,7 +68,7 @@ struct Members {
     private var options = SCMState.Options()
 
     init(count: Int = 3, seed: UInt64 = 1, options: SCMState.Options = .init()) {
-        random = SeededGenerator(state: seed)
+        random = SeededGenerator(seed: seed)
         self.options = options
         for _ in 0..<count { members.append(makeMember(InMemoryTables())) }
     }

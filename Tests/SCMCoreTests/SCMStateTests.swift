@@ -1,19 +1,9 @@
+import Chance
 import Model
 import Testing
 import Wire
 
 @testable import SCMCore
-
-private struct Generator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
 
 private let second: UInt64 = 1_000_000_000
 
@@ -21,7 +11,7 @@ private let second: UInt64 = 1_000_000_000
 private struct Rig {
     var tables = InMemoryTables()
     var state: SCMState
-    var random = Generator(state: 1)
+    var random = SeededGenerator(seed: 1)
     var index: UInt64 = 0
     var now: UInt64 = second
 

@@ -10,7 +10,7 @@ struct TidyTests {
     /// Layer of each target; a target imports only from lower ones, or its own layer's L0.
     private static let layers: [String: Int] = [
         "Bytes": 0, "Model": 0, "Checksum": 0, "ErasureCode": 0, "Telemetry": 0, "Eventually": 0,
-        "Linearizability": 0,
+        "Chance": 0, "Linearizability": 0,
         "Raft": 1, "Wire": 1, "ContainerFormat": 1, "SCMCore": 1, "OMCore": 1,
         "Reactor": 2, "Transport": 2,
         "RaftLog": 3, "RaftDriver": 3, "MetadataStore": 3, "ContainerStore": 3,

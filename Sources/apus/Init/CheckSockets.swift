@@ -1,7 +1,8 @@
 import Foundation
 import Model
 
-/// Sockets as `apus init check` needs them: few, blocking, each step with an end in time.
+/// Sockets as `apus init check` needs them, and who looks for a port: few, blocking, each step with
+/// an end in time.
 enum CheckSockets {
     /// What an address is, and what came of it.
     struct Failure: Error {
@@ -24,6 +25,23 @@ enum CheckSockets {
                 throw failure
             }
             return descriptor
+        }
+    }
+
+    /// The port that a listener has; nil if it is no socket of the Internet.
+    static func port(of listener: Int32) -> Int? {
+        var address = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        return withUnsafeMutablePointer(to: &address) { storage in
+            storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
+                guard getsockname(listener, generic, &length) == 0 else { return nil }
+                // The port is at the same place in those of IPv4 and IPv6.
+                let family = Int32(generic.pointee.sa_family)
+                guard family == AF_INET || family == AF_INET6 else { return nil }
+                return generic.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+                    Int(in_port_t(bigEndian: $0.pointee.sin_port))
+                }
+            }
         }
     }
 

@@ -112,7 +112,8 @@ enum UnitPaths {
 
     /// The lines for those outside `usual`; nil if there are none. A role does not start without the
     /// mounts of its directories; the mounts of volumes are waited for, and one that fails is left
-    /// out.
+    /// out. Which directory above a volume is mounted is not known where it is not mounted now, so
+    /// all are named: units that there are not are no matter to systemd.
     static func text(_ paths: [String], volumes: [String]) -> String? {
         let others = paths.filter { $0 != usual && !$0.hasPrefix(usual + "/") }
         guard !others.isEmpty else { return nil }
@@ -124,7 +125,11 @@ enum UnitPaths {
         if !required.isEmpty {
             lines.append("RequiresMountsFor=" + required.map(quoted).joined(separator: " "))
         }
-        let mounts = others.filter(volumes.contains).map(mountUnit)
+        var mounts: [String] = []
+        for unit in others.filter(volumes.contains).flatMap(mountUnits)
+        where !mounts.contains(unit) {
+            mounts.append(unit)
+        }
         if !mounts.isEmpty {
             lines.append("Wants=" + mounts.joined(separator: " "))
             lines.append("After=" + mounts.joined(separator: " "))
@@ -132,6 +137,12 @@ enum UnitPaths {
         lines.append("[Service]")
         lines.append("ReadWritePaths=" + others.map { quoted("-" + $0) }.joined(separator: " "))
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    /// The units that may mount `path`: of each directory on the way to it but the root.
+    private static func mountUnits(_ path: String) -> [String] {
+        let parts = path.split(separator: "/")
+        return parts.indices.map { mountUnit("/" + parts[...$0].joined(separator: "/")) }
     }
 
     /// The unit that mounts `path`, as systemd-escape(1) names it.

@@ -1,0 +1,17 @@
+// For tests: chance that can be had again.
+
+/// A small generator whose numbers follow from a seed, so that what a test found can be found again
+/// (SplitMix64; Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+@frozen public struct SeededGenerator: RandomNumberGenerator, Sendable {
+    @usableFromInline var state: UInt64
+
+    @inlinable public init(seed: UInt64) { state = seed }
+
+    @inlinable public mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}
