@@ -1,3 +1,4 @@
+import MetadataStore
 import Model
 import Raft
 import RaftLog
@@ -152,7 +153,9 @@ extension RaftMember {
             return
         }
         let sender = try await SnapshotSender.open(
-            path, group: log.id, index: index, term: term, on: reactor)
+            path, group: log.id, index: index, term: term, on: reactor,
+            // Nothing is written: it is not held to the rate.
+            rest: { [pace = options.snapshotPace] _, time in pace.rest(after: 0, took: time) })
         snapshots.offered = sender
         log.hold(after: index)
         log.offer(
@@ -238,11 +241,13 @@ extension RaftMember {
                     snapshots.unserved.remove(message.to)
                     return true
                 }
+                let began = reactor.now()
                 let next = try await transport.deliver(
                     SnapshotRequest(header: sender.header, piece: piece), to: message.to)
                 guard next > offset else {
                     throw StoreError(.internal, "a snapshot does not get on at byte \(offset)")
                 }
+                await rest(after: next - offset, since: began)
                 offset = next
             }
         } catch {
@@ -251,6 +256,14 @@ extension RaftMember {
             if error.code == .conflict { snapshots.isOutdated = true }
         }
         return false
+    }
+
+    /// What the receiver's disk took is in the time of the call: where that is slow, or busy with
+    /// its log, it is left alone for longer.
+    private func rest(after bytes: Int, since began: MonotonicTime) async {
+        let pause = options.snapshotPace.rest(
+            after: bytes, took: began.duration(to: reactor.now()))
+        if pause > .zero { try? await reactor.sleep(for: pause) }
     }
 
     // MARK: Receiving

@@ -95,6 +95,18 @@ struct MemberTests {
         }
     }
 
+    @Test("a member that is closed does not wait for a snapshot that is being written")
+    func closedWhileWriting() async throws {
+        try await with { fake, _ in
+            fake.applier.copying.shut()
+            try await learnerWithNothing(fake)
+            try await fake.until("a snapshot to be written") { fake.applier.copying.count == 1 }
+            // Returns only because the applier is told.
+            await fake.member.close()
+            #expect(fake.applier.copying.count == 0)
+        }
+    }
+
     @Test("a change of members that the core refuses is failed, and does not wait for ever")
     func refusedChange() async throws {
         try await with { fake, _ in
