@@ -30,6 +30,9 @@ public enum RaftMemberLimits {
     public static let noSpaceRetry = Duration.milliseconds(200)
     /// Elections for which a snapshot is kept for a member to whom it could not be delivered.
     public static let offerElections = 60
+    /// A member that has installed a snapshot and lacks no more entries than these needs nothing of
+    /// the log that is not kept anyway.
+    public static let caughtUp: LogIndex = 1000
     /// After a snapshot could not be written the next attempt is made so much later.
     public static let snapshotRetry = Duration.seconds(2)
     /// Bytes a second at which snapshots are written, sent and installed where nothing else is said.

@@ -211,6 +211,17 @@ extension RaftMember {
     /// Whether a snapshot is being written.
     var isWritingSnapshot: Bool { snapshots.isWriting }
 
+    /// The log waits for nobody any more who was given a snapshot.
+    func forgetReceivers() {
+        snapshots.installing = [:]
+        log.hold(after: snapshots.needed)
+    }
+
+    /// Whether another member was heard of lately.
+    func hears(_ peer: PeerID) -> Bool {
+        node.progress.first { $0.peer == peer }?.recentActive == true
+    }
+
     /// Whom a snapshot is being given.
     var snapshotReceivers: Set<PeerID> { snapshots.receivers }
 
