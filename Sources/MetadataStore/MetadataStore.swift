@@ -37,6 +37,15 @@ public final class MetadataStore: Sendable {
         public static let overlayBytes = 32 << 20
         /// How long a checkpoint waits for readers of older snapshots.
         public static let checkpointWaitSeconds = 0.5
+        /// KiB of pages that are kept while a copy is written.
+        public static let copyCacheKibibytes = 1 << 10
+        /// Pages that a copy takes at a time.
+        public static let copyPages: CInt = 128
+        /// Rows of a copy that are taken over with the first transaction, and at most with one.
+        public static let firstRows = 64
+        public static let mostRows = 8192
+        /// Bytes, about, that are taken over with one.
+        public static let rowBytes = 512 << 10
     }
 
     /// Records kept in memory, beside the pages of the database.
@@ -58,9 +67,18 @@ public final class MetadataStore: Sendable {
         var waiting: [WaitingRead] = []
         /// How many readers are at work on what waits.
         var readers = 0
+        /// Nothing is read for now: the tables are being replaced.
+        var isHeld = false
+        /// Who waits for the readers to end.
+        var holder: CheckedContinuation<Void, Never>?
+        /// Why nothing can be read at all: a replacement has failed half-way.
+        var refusal: StoreError?
     }
 
     private let reads = Mutex(Reads())
+    /// How fast whole copies are made and taken over.
+    let pace: BulkPace
+    private let isInterrupted = Atomic(false)
     let pool: DatabasePool
     /// Where commands are applied: reads beside the writer of flushes.
     let applier: DatabaseQueue
@@ -80,8 +98,9 @@ public final class MetadataStore: Sendable {
         path: String, tables: [MetadataTable], format: TablesFormat, pool: DatabasePool,
         applier: DatabaseQueue,
         checkpointer: DatabaseQueue,
-        applied: UInt64, cache: Cache
+        applied: UInt64, cache: Cache, pace: BulkPace
     ) {
+        self.pace = pace
         self.cache = RecordCache(tables: cache.tables, budget: cache.bytes)
         self.path = path
         self.tables = tables
@@ -104,14 +123,15 @@ public final class MetadataStore: Sendable {
     ///   it cannot be read, `overloaded` for want of descriptors or memory.
     public static func open(
         path: String, role: String, tables: [MetadataTable], format: TablesFormat = .first,
-        cache: Cache = Cache()
+        cache: Cache = Cache(), pace: BulkPace = BulkPace()
     ) async throws(StoreError) -> MetadataStore {
         let result: Result<MetadataStore, StoreError> = await withCheckedContinuation { waiting in
             DispatchQueue.global().async {
                 waiting.resume(
                     returning: Result { () throws(StoreError) in
                         try openBlocking(
-                            path: path, role: role, tables: tables, format: format, cache: cache)
+                            path: path, role: role, tables: tables, format: format, cache: cache,
+                            pace: pace)
                     })
             }
         }
@@ -119,7 +139,8 @@ public final class MetadataStore: Sendable {
     }
 
     private static func openBlocking(
-        path: String, role: String, tables: [MetadataTable], format: TablesFormat, cache: Cache
+        path: String, role: String, tables: [MetadataTable], format: TablesFormat, cache: Cache,
+        pace: BulkPace
     ) throws(StoreError) -> MetadataStore {
         try mapped(path) {
             let pool = try DatabasePool(path: path, configuration: configuration)
@@ -132,7 +153,7 @@ public final class MetadataStore: Sendable {
             let checkpointer = try DatabaseQueue(path: path, configuration: configuration)
             return MetadataStore(
                 path: path, tables: tables, format: format, pool: pool, applier: applier,
-                checkpointer: checkpointer, applied: applied, cache: cache)
+                checkpointer: checkpointer, applied: applied, cache: cache, pace: pace)
         }
     }
 
@@ -222,6 +243,7 @@ public final class MetadataStore: Sendable {
                         (k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID
                         """)
             }
+            try emptyIfReplacing(db)
             let value = try Int64.fetchOne(
                 db, sql: "SELECT value FROM apus WHERE name = 'applied'")
             guard let value, value >= 0 else {
@@ -305,15 +327,51 @@ public final class MetadataStore: Sendable {
                 case .failure(let error): answer.resume(returning: .failure(error))
                 }
             }
-            let startsReader = reads.withLock { reads in
+            let (startsReader, refusal) = reads.withLock { reads -> (Bool, StoreError?) in
+                if let refusal = reads.refusal { return (false, refusal) }
                 reads.waiting.append(read)
-                guard reads.readers < Limits.readers else { return false }
+                guard reads.readers < Limits.readers, !reads.isHeld else { return (false, nil) }
                 reads.readers += 1
-                return true
+                return (true, nil)
             }
+            if let refusal { read(.failure(refusal)) }
             if startsReader { runReads() }
         }
         return try result.get()
+    }
+
+    /// Lets no reads begin, and returns when none runs: what is only partly there must not be seen.
+    func holdReads() async {
+        await withCheckedContinuation { holder in
+            let isQuiet = reads.withLock { reads in
+                precondition(!reads.isHeld || reads.readers == 0, "one replaces at a time")
+                reads.isHeld = true
+                if reads.readers > 0 { reads.holder = holder }
+                return reads.readers == 0
+            }
+            if isQuiet { holder.resume() }
+        }
+        // What is answered from memory looks here as well.
+        cache.clear()
+    }
+
+    /// Lets reads go on; or, where the tables are not whole, refuses them until they are.
+    func releaseReads(isWhole: Bool) {
+        let (refused, refusal, readers) = reads.withLock {
+            reads -> ([WaitingRead], StoreError?, Int) in
+            reads.refusal =
+                isWhole
+                ? nil : StoreError(.notReady, "the tables in \(path) are only partly replaced")
+            reads.isHeld = false
+            guard reads.refusal == nil else {
+                defer { reads.waiting = [] }
+                return (reads.waiting, reads.refusal, 0)
+            }
+            reads.readers = min(reads.waiting.count, Limits.readers)
+            return ([], nil, reads.readers)
+        }
+        if let refusal { for read in refused { read(.failure(refusal)) } }
+        for _ in 0..<readers { runReads() }
     }
 
     /// The answer from the cache alone; nil if something is missing there or was changed
@@ -351,14 +409,31 @@ public final class MetadataStore: Sendable {
     }
 
     private func nextReads() -> [WaitingRead]? {
-        reads.withLock { reads in
-            guard !reads.waiting.isEmpty else {
+        let (batch, holder) = reads.withLock {
+            reads -> ([WaitingRead]?, CheckedContinuation<Void, Never>?) in
+            guard !reads.waiting.isEmpty, !reads.isHeld else {
                 reads.readers -= 1
-                return nil
+                guard reads.readers == 0 else { return (nil, nil) }
+                defer { reads.holder = nil }
+                return (nil, reads.holder)
             }
             let batch = Array(reads.waiting.prefix(Limits.readsPerSnapshot))
             reads.waiting.removeFirst(batch.count)
-            return batch
+            return (batch, nil)
+        }
+        holder?.resume()
+        return batch
+    }
+
+    /// Has a copy that is being made or taken over fail with `cancelled`, soon: the tables are about
+    /// to be closed.
+    public func interrupt() { isInterrupted.store(true, ordering: .releasing) }
+
+    /// To be called before each step of work that takes long.
+    func checkGoesOn() throws(StoreError) {
+        try checkOpen()
+        guard !isInterrupted.load(ordering: .acquiring) else {
+            throw StoreError(.cancelled, "the work on \(path) was interrupted: it is to be closed")
         }
     }
 

@@ -41,14 +41,22 @@ public protocol TableStore: Sendable {
     func copy(to path: String) async throws(StoreError) -> UInt64
 
     /// Takes all tables from the file at `path`, a copy whose applied index is `index`, in place of
-    /// what is there; durable when it returns. Precondition: nothing is applied meanwhile.
+    /// what is there; durable when it returns. A crash leaves the old tables, none with 0 as their
+    /// applied index, or the new ones. Precondition: nothing is applied meanwhile.
     func replace(with path: String, index: UInt64) async throws(StoreError)
+
+    /// Has `copy` and `replace` fail soon, with `cancelled`, where they take long.
+    func interrupt()
 
     /// Gives back what is only kept to be quick.
     func releaseMemory()
 
     /// Ends the use of the tables. Further calls fail.
     func close() async throws(StoreError)
+}
+
+extension TableStore {
+    public func interrupt() {}
 }
 
 extension MetadataStore: TableStore {}

@@ -100,7 +100,7 @@ public final class MetadataEngine: Sendable {
         if let open = options.openTables { return try await open(path) }
         return try await MetadataStore.open(
             path: path, role: role, tables: replay.tables + GroupTable.all,
-            format: replay.format, cache: options.cache)
+            format: replay.format, cache: options.cache, pace: options.member.snapshotPace)
     }
 
     /// The group's part of the log; a new one only where the tables are new too.

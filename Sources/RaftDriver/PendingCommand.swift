@@ -103,4 +103,12 @@ public protocol CommandApplier: Sendable {
     /// Takes the state from the file at `path`, whose last applied entry is `index`, in place of
     /// its own. May run again with the same file after a crash.
     func installSnapshot(from path: String, index: LogIndex) async throws(StoreError)
+
+    /// The member ends: a snapshot that is being written or installed fails soon, where that takes
+    /// long.
+    func interrupt()
+}
+
+extension CommandApplier {
+    func interrupt() {}
 }

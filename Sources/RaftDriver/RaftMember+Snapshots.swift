@@ -1,3 +1,4 @@
+import MetadataStore
 import Model
 import Raft
 import RaftLog
@@ -37,6 +38,12 @@ struct SnapshotStore {
     var progress: [PeerID: SnapshotProgress] = [:]
     /// Who has not got all of the one that is offered: it goes on with it when it can be reached.
     var unserved: Set<PeerID> = []
+    /// Who has got one whole, and has not caught up from there yet: its log's end as far as it is
+    /// known, and ticks since it was heard of. It takes the tables over in its time, and needs the
+    /// entries behind them then.
+    var installing: [PeerID: (end: LogIndex, silent: Int)] = [:]
+    /// While one is being written: its index will not be below this.
+    var writtenFrom: LogIndex?
     /// Whether somebody cannot take the offered one: who was no member yet when it was written, or
     /// has part of a newer one of an earlier leader. There must be a new one, once nobody is being
     /// given this.
@@ -71,6 +78,12 @@ struct SnapshotStore {
     mutating func endWriting() {
         isWriting = false
         members = []
+    }
+
+    /// The entries behind this one are still needed by somebody; nil: by nobody.
+    var needed: LogIndex? {
+        let ends = [writtenFrom, offered?.header.index, installing.values.map(\.end).min()]
+        return ends.compactMap { $0 }.min()
     }
 
     var outgoingPath: String { "\(directory)/outgoing-\(group)" }
@@ -142,8 +155,12 @@ extension RaftMember {
         let path = snapshots.outgoingPath
         // What an attempt that failed has left.
         try? await reactor.remove(path)
-        log.hold(after: readable)
-        defer { if snapshots.offered == nil { log.hold(after: nil) } }
+        snapshots.writtenFrom = readable
+        defer {
+            snapshots.writtenFrom = nil
+            log.hold(after: snapshots.needed)
+        }
+        log.hold(after: snapshots.needed)
         let index = try await applier.writeSnapshot(to: path)
         guard !isClosed, let members = snapshots.members(at: index),
             let term = try? log.term(of: index)
@@ -152,9 +169,10 @@ extension RaftMember {
             return
         }
         let sender = try await SnapshotSender.open(
-            path, group: log.id, index: index, term: term, on: reactor)
+            path, group: log.id, index: index, term: term, on: reactor,
+            // Nothing is written: it is not held to the rate.
+            rest: { [pace = options.snapshotPace] _, time in pace.rest(after: 0, took: time) })
         snapshots.offered = sender
-        log.hold(after: index)
         log.offer(
             Snapshot(
                 metadata: SnapshotMetadata(confState: members, index: index, term: term),
@@ -165,8 +183,8 @@ extension RaftMember {
     private func withdrawSnapshot() async {
         log.offer(nil)
         guard let sender = snapshots.offered else { return }
-        log.hold(after: nil)
         snapshots.offered = nil
+        log.hold(after: snapshots.needed)
         snapshots.unserved = []
         snapshots.isOutdated = false
         try? await sender.close()
@@ -185,7 +203,10 @@ extension RaftMember {
         snapshots.progress[message.to] = nil
         snapshots.idleTicks = 0
         guard !isClosed else { return }
-        if isDelivered { transport.send([message]) }
+        if isDelivered {
+            snapshots.installing[message.to] = (message.snapshot?.metadata.index ?? 0, 0)
+            transport.send([message])
+        }
         node.reportSnapshot(message.to, isDelivered ? .finished : .failed)
         carryOut()
         await withdrawIfDone()
@@ -199,17 +220,34 @@ extension RaftMember {
         await withdrawSnapshot()
     }
 
+    /// Looks how far those are who have got a snapshot. Until they have caught up the log keeps what
+    /// they need, unless nothing is heard of them for long.
+    private func lookAtInstalling() {
+        guard !snapshots.installing.isEmpty else { return }
+        for (peer, known) in snapshots.installing {
+            let found = node.progress.first { $0.peer == peer }
+            let silent = found?.recentActive == true ? 0 : known.silent + 1
+            guard role == .leader, let found, silent < offerTicks,
+                found.match < known.end || found.match + Limits.caughtUp < node.lastIndex
+            else {
+                snapshots.installing[peer] = nil
+                continue
+            }
+            snapshots.installing[peer] = (max(known.end, found.match), silent)
+        }
+        log.hold(after: snapshots.needed)
+    }
+
+    private var offerTicks: Int { Limits.offerElections * options.electionTicks }
+
     /// The group's clock ticked: who was not reached for long is not waited for any more.
     func tickSnapshots() {
+        lookAtInstalling()
         guard snapshots.offered != nil, snapshots.receivers.isEmpty, !snapshots.isWriting else {
             return
         }
         snapshots.idleTicks += 1
-        if role == .leader,
-            snapshots.idleTicks < Limits.offerElections * options.electionTicks
-        {
-            return
-        }
+        if role == .leader, snapshots.idleTicks < offerTicks { return }
         snapshots.idleTicks = 0
         snapshots.unserved = []
         Task(executorPreference: reactor) { await self.withdrawIfDone() }
@@ -238,11 +276,13 @@ extension RaftMember {
                     snapshots.unserved.remove(message.to)
                     return true
                 }
+                let began = reactor.now()
                 let next = try await transport.deliver(
                     SnapshotRequest(header: sender.header, piece: piece), to: message.to)
                 guard next > offset else {
                     throw StoreError(.internal, "a snapshot does not get on at byte \(offset)")
                 }
+                await rest(after: next - offset, since: began)
                 offset = next
             }
         } catch {
@@ -251,6 +291,14 @@ extension RaftMember {
             if error.code == .conflict { snapshots.isOutdated = true }
         }
         return false
+    }
+
+    /// What the receiver's disk took is in the time of the call: where that is slow, or busy with
+    /// its log, it is left alone for longer.
+    private func rest(after bytes: Int, since began: MonotonicTime) async {
+        let pause = options.snapshotPace.rest(
+            after: bytes, took: began.duration(to: reactor.now()))
+        if pause > .zero { try? await reactor.sleep(for: pause) }
     }
 
     // MARK: Receiving

@@ -458,6 +458,7 @@ public actor RaftMember {
         await drain()
         rest?.cancel()
         stop(StoreError(.notLeader, "the group is closed"))
+        applier.interrupt()
         for loop in loops { await loop.value }
         loops = []
         await clock?.value

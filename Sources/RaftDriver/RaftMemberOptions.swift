@@ -1,3 +1,4 @@
+import MetadataStore
 import Raft
 import RaftLog
 
@@ -29,8 +30,15 @@ public enum RaftMemberLimits {
     public static let noSpaceRetry = Duration.milliseconds(200)
     /// Elections for which a snapshot is kept for a member to whom it could not be delivered.
     public static let offerElections = 60
+    /// A member that has installed a snapshot and lacks no more entries than these needs nothing of
+    /// the log that is not kept anyway.
+    public static let caughtUp: LogIndex = 1000
     /// After a snapshot could not be written the next attempt is made so much later.
     public static let snapshotRetry = Duration.seconds(2)
+    /// Bytes a second at which snapshots are written, sent and installed where nothing else is said.
+    public static let snapshotRate = BulkPace.Limits.usualRate
+    /// The least that can be set.
+    public static let leastSnapshotRate = BulkPace.Limits.leastRate
 }
 
 /// How a member behaves in its group.
@@ -55,6 +63,12 @@ public struct RaftMemberOptions: Sendable {
 
     /// Bytes of a piece of a snapshot on its way to another member, at most 1 MiB.
     public var snapshotPieceBytes = SnapshotFile.Limits.pieceBytes
+
+    /// How fast snapshots are written, sent and installed at most, in bytes a second; 0: as fast as
+    /// it goes. Otherwise at least `RaftMemberLimits.leastSnapshotRate`.
+    public var snapshotBytesPerSecond = RaftMemberLimits.snapshotRate
+
+    var snapshotPace: BulkPace { BulkPace(bytesPerSecond: snapshotBytesPerSecond) }
 
     /// How long members whom no quorum needs wait for new entries, so that they get what has gathered
     /// with one message and write it with one sync. Zero: all get them at once.

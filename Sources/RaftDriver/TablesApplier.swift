@@ -76,6 +76,8 @@ final class TablesApplier: CommandApplier {
         try await resetMachine()
     }
 
+    func interrupt() { store.interrupt() }
+
     /// What the state machine keeps beside the tables is made anew from them.
     func resetMachine() async throws(StoreError) {
         let (replay, book) = (replay, book)

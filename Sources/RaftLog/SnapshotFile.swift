@@ -60,8 +60,9 @@ public enum SnapshotFile {
     public enum Limits {
         /// Bytes of the largest piece.
         public static let pieceBytes = 1 << 20
-        /// Bytes that are written between two syncs of the file; what a crash costs at most.
-        public static let unsyncedBytes = 16 << 20
+        /// Bytes that are written between two syncs of the file; what a crash costs at most. Few, as
+        /// a log on the same disk waits for them when it syncs.
+        public static let unsyncedBytes = 1 << 20
     }
 
     static let version: UInt16 = 1

@@ -279,13 +279,15 @@ extension SnapshotFile {
     /// CRC32C of a part of a file, read in pieces; of what `before` is the CRC32C of and that part,
     /// if it is given.
     static func checksum(
-        of file: File, _ range: Range<Int>, after before: UInt32 = 0
+        of file: File, _ range: Range<Int>, after before: UInt32 = 0,
+        rest: (_ bytes: Int, _ took: Duration) -> Duration = { _, _ in .zero }
     ) async throws(IOError) -> UInt32 {
         guard !range.isEmpty else { return before }
         let buffer = file.reactor.pool.allocate(min(range.count, Limits.pieceBytes))
         var checksum = before
         var at = range.lowerBound
         while at < range.upperBound {
+            let began = file.reactor.now()
             let wanted = min(buffer.capacity, range.upperBound - at)
             let count = try await file.read(into: buffer, 0..<wanted, at: at)
             guard count == wanted else {
@@ -294,6 +296,8 @@ extension SnapshotFile {
             checksum = CRC32C.update(
                 checksum, UnsafeRawBufferPointer(buffer.bytes(in: 0..<count)))
             at += count
+            let pause = rest(count, began.duration(to: file.reactor.now()))
+            if pause > .zero { try? await file.reactor.sleep(for: pause) }
         }
         return checksum
     }

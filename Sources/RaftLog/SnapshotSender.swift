@@ -19,13 +19,16 @@ public final class SnapshotSender: Sendable {
 
     /// Opens the file at `path`, a snapshot of `group` as of entry `index` of `term`, and reads
     /// it once for its checksum.
+    ///
+    /// - Parameter rest: how long to rest after so many bytes were read, which took so long.
     public static func open(
-        _ path: String, group: GroupID, index: LogIndex, term: Term, on reactor: Reactor
+        _ path: String, group: GroupID, index: LogIndex, term: Term, on reactor: Reactor,
+        rest: @Sendable (_ bytes: Int, _ took: Duration) -> Duration = { _, _ in .zero }
     ) async throws(StoreError) -> SnapshotSender {
         do throws(IOError) {
             let file = try await File.open(path, [.read], on: reactor)
             let size = try await file.size()
-            let checksum = try await SnapshotFile.checksum(of: file, 0..<size)
+            let checksum = try await SnapshotFile.checksum(of: file, 0..<size, rest: rest)
             return SnapshotSender(
                 SnapshotHeader(
                     group: group, index: index, term: term, size: size, checksum: checksum), file)

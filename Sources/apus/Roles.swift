@@ -83,13 +83,15 @@ enum Roles {
         }
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
         options.cluster = ClusterID(settings.text("cluster.id"))
+        var group = MetadataGroupOptions()
+        group.member.snapshotBytesPerSecond = try snapshotRate("scm", settings)
         let reactor = runtime.reactors.next()
         let port = try GroupPort(
             settings, "scm", runtime, on: reactor, [runtime.reactors.next()], logger)
         let identity = try await port.identity()
         let manager = try await StorageContainerManager.open(
             directory: directory, as: (identity, runtime.channels), reactor: reactor,
-            options: options, random: SystemRandomNumberGenerator(), logger: logger)
+            options: options, group: group, random: SystemRandomNumberGenerator(), logger: logger)
         let keeper = manager.keeper(
             as: identity, address: port.place.address, channels: runtime.channels)
         await manager.start()
@@ -132,6 +134,18 @@ enum Roles {
         return .milliseconds(delay)
     }
 
+    /// How fast a role's tables are copied for other members.
+    private static func snapshotRate(_ role: String, _ settings: Settings) throws -> Int {
+        let key = "\(role).snapshot-bytes-per-second"
+        let rate = try settings.number(key)
+        guard rate == 0 || rate >= RaftMemberLimits.leastSnapshotRate else {
+            throw StoreError(
+                .invalidArgument,
+                "\(key) is 0 or at least \(RaftMemberLimits.leastSnapshotRate), not \(rate)")
+        }
+        return rate
+    }
+
     static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("om", level: settings.text("log.level"))
         let directory = try settings.required("om.directory")
@@ -145,6 +159,7 @@ enum Roles {
         var options = try OzoneManager.Options(defaultReplication: settings.replication())
         options.cacheBytes = try settings.number("om.cache-bytes")
         options.deletionDelay = try deletionDelay(settings)
+        options.group.member.snapshotBytesPerSecond = try snapshotRate("om", settings)
         let port = try GroupPort(settings, "om", runtime, on: reactor, serving, logger)
         let identity = try await port.identity()
         let manager = try await OzoneManager.open(

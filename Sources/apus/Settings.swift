@@ -3,6 +3,7 @@ import Client
 import Configuration
 import Foundation
 import Model
+import RaftDriver
 import Transport
 
 /// One setting of a role: its key, what it is for, and its value when nobody gives one.
@@ -57,6 +58,12 @@ struct Setting: Sendable {
             key: "om.reactors", kind: .number, fallback: "0",
             help: "threads that OM's connections and its log run on; 0: one for each four cores"),
         Setting(
+            key: "om.snapshot-bytes-per-second", kind: .number,
+            fallback: String(RaftMemberLimits.snapshotRate),
+            help: "how fast OM's tables are copied, sent to a member that joins or was away for "
+                + "long, and taken over there, at most; less where the disk is busy. 0: as fast as it "
+                + "goes, at the cost of requests meanwhile"),
+        Setting(
             key: "om.metrics", kind: .text, fallback: "",
             help: "HOST:PORT of OM's metrics over HTTP; empty: none. Nobody is asked who they are"),
         Setting(
@@ -90,6 +97,12 @@ struct Setting: Sendable {
             key: "scm.close-delay-ms", kind: .number, fallback: "10000",
             help: "how long a container that gets no new blocks stays open for writers that were "
                 + "given one"),
+        Setting(
+            key: "scm.snapshot-bytes-per-second", kind: .number,
+            fallback: String(RaftMemberLimits.snapshotRate),
+            help: "how fast SCM's tables are copied, sent to a member that joins or was away for "
+                + "long, and taken over there, at most; less where the disk is busy. 0: as fast as it "
+                + "goes, at the cost of requests meanwhile"),
         Setting(
             key: "scm.metrics", kind: .text, fallback: "",
             help: "HOST:PORT of SCM's metrics over HTTP; empty: none. Nobody is asked who they are"),

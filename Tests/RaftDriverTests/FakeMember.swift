@@ -58,6 +58,9 @@ final class CountingApplier: CommandApplier {
 
     var appliedIndex: LogIndex { state.withLock { $0.applied } }
 
+    /// Work that takes long ends.
+    func interrupt() { copying.open() }
+
     /// What the next calls of `apply` throw.
     func fail(_ error: StoreError?) { state.withLock { $0.error = error } }
 
@@ -78,6 +81,7 @@ final class CountingApplier: CommandApplier {
     }
 
     func installSnapshot(from path: String, index: LogIndex) async throws(StoreError) {
+        await copying.pass()
         state.withLock { $0.applied = index }
     }
 }
@@ -162,7 +166,6 @@ final class FakeMember: Sendable {
 
     func close() async throws(StoreError) {
         applier.applying.open()
-        applier.copying.open()
         await member.close()
         try await log.close()
     }
@@ -210,6 +213,17 @@ extension RaftMember {
 
     /// Whether a snapshot is being written.
     var isWritingSnapshot: Bool { snapshots.isWriting }
+
+    /// The log waits for nobody any more who was given a snapshot.
+    func forgetReceivers() {
+        snapshots.installing = [:]
+        log.hold(after: snapshots.needed)
+    }
+
+    /// Whether another member was heard of lately.
+    func hears(_ peer: PeerID) -> Bool {
+        node.progress.first { $0.peer == peer }?.recentActive == true
+    }
 
     /// Whom a snapshot is being given.
     var snapshotReceivers: Set<PeerID> { snapshots.receivers }

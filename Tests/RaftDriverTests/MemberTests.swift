@@ -69,6 +69,11 @@ struct MemberTests {
         try await fake.until("a snapshot to be offered") {
             await fake.member.offeredIndex != nil
         }
+        try await answerHeartbeat(of: fake)
+    }
+
+    /// Learner 2 answers a heartbeat.
+    private func answerHeartbeat(of fake: FakeMember) async throws {
         let term = await fake.member.position.term
         fake.member.receive([Message(.heartbeatResponse, to: 1, from: 2, term: term)])
     }
@@ -92,6 +97,18 @@ struct MemberTests {
             }
             let snapshot = try #require(fake.transport.all(.snapshot).first?.snapshot)
             #expect(snapshot.metadata.confState.learners == [2, 3])
+        }
+    }
+
+    @Test("a member that is closed does not wait for a snapshot that is being written")
+    func closedWhileWriting() async throws {
+        try await with { fake, _ in
+            fake.applier.copying.shut()
+            try await learnerWithNothing(fake)
+            try await fake.until("a snapshot to be written") { fake.applier.copying.count == 1 }
+            // Returns only because the applier is told.
+            await fake.member.close()
+            #expect(fake.applier.copying.count == 0)
         }
     }
 
@@ -522,6 +539,36 @@ struct MemberTests {
             #expect(Set(transport.requests.map(\.header.index)) == [header.index])
             // All have it.
             try await fake.until("its end") { await fake.member.offeredIndex == nil }
+            // It takes the tables over, for however long, and will go on from there.
+            #expect(fake.groupLog.held == header.index)
+            try await propose(fake, 5)
+            for _ in 0..<3 {
+                for _ in 0..<RaftMemberLimits.offerElections * 5 { await fake.member.tick() }
+                // Twice: the core forgets what it heard once in ten ticks.
+                for _ in 0..<2 {
+                    try await answerHeartbeat(of: fake)
+                    try await fake.until("its answer") { await fake.member.hears(2) }
+                    await fake.member.tick()
+                }
+            }
+            #expect(fake.groupLog.held == header.index)
+            try await fake.acknowledge()
+            try await fake.until("its having caught up") {
+                await fake.member.tick()
+                return fake.groupLog.held == nil
+            }
+        }
+    }
+
+    @Test("the log does not wait for ever for who has got a snapshot and is not heard of any more")
+    func receiverGone() async throws {
+        try await with { fake, _ in
+            try await learnerWithNothing(fake)
+            try await answerHeartbeat(fake)
+            try await fake.until("the snapshot") { !fake.transport.all(.snapshot).isEmpty }
+            try await fake.until("its end") { await fake.member.offeredIndex == nil }
+            #expect(fake.groupLog.held != nil)
+            for _ in 0...RaftMemberLimits.offerElections * 10 + 20 { await fake.member.tick() }
             #expect(fake.groupLog.held == nil)
         }
     }
