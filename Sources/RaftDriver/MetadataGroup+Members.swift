@@ -106,7 +106,7 @@ extension RaftMember {
                             ? $0.recentActive
                             : $0.acknowledgedTick + UInt64(2 * options.electionTicks)
                                 >= node.leaderTicks && $0.acknowledgedTick > 0,
-                        snapshot: snapshots.progress[$0.peer])
+                        snapshot: snapshots.offer.progress[$0.peer])
                 }, health: health)
     }
 }

@@ -117,7 +117,7 @@ extension RaftMember {
                 return .failure(stopped(error))
             }
             core.membersChanged(to: state)
-            snapshots.membersChanged(to: state, at: entry.index)
+            snapshots.offer.membersChanged(to: state, at: entry.index)
             publish()
         }
         return .success(state)

@@ -11,12 +11,6 @@ import Synchronization
 // behind it meanwhile. The follower keeps the file until it is installed: log first, then state. A
 // crash in between finds a log that begins behind the state, and the file that fills the gap (`fit`).
 
-/// How much of a snapshot its receiver has.
-public struct SnapshotProgress: Sendable, Equatable {
-    public var sent: Int
-    public var size: Int
-}
-
 /// The snapshots of one group on this member's disk.
 struct SnapshotStore {
     let directory: String
@@ -28,62 +22,15 @@ struct SnapshotStore {
     var receiver: SnapshotReceiver?
     /// Whether a call of it is at work: one at a time.
     var isReceiving = false
-    /// The one that others are given, while anybody needs it.
-    var offered: SnapshotSender?
-    /// Whether one is being written.
-    var isWriting = false
-    /// To whom one is being sent.
-    var receivers: Set<PeerID> = []
-    /// How far they are.
-    var progress: [PeerID: SnapshotProgress] = [:]
-    /// Who has not got all of the one that is offered: it goes on with it when it can be reached.
-    var unserved: Set<PeerID> = []
-    /// Who has got one whole, and has not caught up from there yet: its log's end as far as it is
-    /// known, and ticks since it was heard of. It takes the tables over in its time, and needs the
-    /// entries behind them then.
-    var installing: [PeerID: (end: LogIndex, silent: Int)] = [:]
-    /// While one is being written: its index will not be below this.
-    var writtenFrom: LogIndex?
-    /// Whether somebody cannot take the offered one: who was no member yet when it was written, or
-    /// has part of a newer one of an earlier leader. There must be a new one, once nobody is being
-    /// given this.
-    var isOutdated = false
-    /// Ticks since anybody was being given it.
-    var idleTicks = 0
-    /// While one is being written: the members, each from the entry on after which they are right.
-    private var members: [(state: ConfState, index: LogIndex)] = []
+    /// Whom one is given, and until when.
+    var offer = SnapshotOffer()
+    /// The file of the one that is offered.
+    var sender: SnapshotSender?
 
     init(_ directory: String, group: GroupID, on reactor: Reactor) {
         self.directory = directory
         self.group = group
         self.reactor = reactor
-    }
-
-    /// A snapshot begins to be written, with these members in force.
-    mutating func beginWriting(_ members: (ConfState, index: LogIndex)) {
-        isWriting = true
-        self.members = [(members.0, members.index)]
-    }
-
-    /// The members changed, perhaps while a snapshot is being written.
-    mutating func membersChanged(to state: ConfState, at index: LogIndex) {
-        if isWriting { members.append((state, index)) }
-    }
-
-    /// The members that the snapshot which is being written must name: those after its last entry.
-    /// nil if they are not known, because the log begins behind it meanwhile.
-    func members(at index: LogIndex) -> ConfState? { members.last { $0.index <= index }?.state }
-
-    /// The snapshot is written, or is not.
-    mutating func endWriting() {
-        isWriting = false
-        members = []
-    }
-
-    /// The entries behind this one are still needed by somebody; nil: by nobody.
-    var needed: LogIndex? {
-        let ends = [writtenFrom, offered?.header.index, installing.values.map(\.end).min()]
-        return ends.compactMap { $0 }.min()
     }
 
     var outgoingPath: String { "\(directory)/outgoing-\(group)" }
@@ -132,11 +79,10 @@ extension RaftMember {
 
     /// Begins to write a snapshot if the core asked for one that was not there.
     func writeSnapshotIfWanted() {
-        guard role == .leader, !isClosed, !snapshots.isWriting, snapshots.receivers.isEmpty,
-            let wanted = log.wantedSnapshot
-        else { return }
-        if let offered = snapshots.offered, offered.header.index >= wanted { return }
-        snapshots.beginWriting(log.confState)
+        guard role == .leader, !isClosed, snapshots.offer.mustWrite(log.wantedSnapshot) else {
+            return
+        }
+        snapshots.offer.beginWriting(log.confState, from: readable)
         Task(executorPreference: reactor) { await self.tryToWriteSnapshot() }
     }
 
@@ -147,7 +93,8 @@ extension RaftMember {
             snapshotError.withLock { $0 = error }
             try? await reactor.sleep(for: Limits.snapshotRetry)
         }
-        snapshots.endWriting()
+        snapshots.offer.endWriting()
+        holdLog()
     }
 
     private func writeSnapshot() async throws(StoreError) {
@@ -155,14 +102,9 @@ extension RaftMember {
         let path = snapshots.outgoingPath
         // What an attempt that failed has left.
         try? await reactor.remove(path)
-        snapshots.writtenFrom = readable
-        defer {
-            snapshots.writtenFrom = nil
-            log.hold(after: snapshots.needed)
-        }
-        log.hold(after: snapshots.needed)
+        holdLog()
         let index = try await applier.writeSnapshot(to: path)
-        guard !isClosed, let members = snapshots.members(at: index),
+        guard !isClosed, let members = snapshots.offer.members(at: index),
             let term = try? log.term(of: index)
         else {
             try? await reactor.remove(path)
@@ -172,7 +114,8 @@ extension RaftMember {
             path, group: log.id, index: index, term: term, on: reactor,
             // Nothing is written: it is not held to the rate.
             rest: { [pace = options.snapshotPace] _, time in pace.rest(after: 0, took: time) })
-        snapshots.offered = sender
+        snapshots.sender = sender
+        snapshots.offer.offer(index)
         log.offer(
             Snapshot(
                 metadata: SnapshotMetadata(confState: members, index: index, term: term),
@@ -182,31 +125,28 @@ extension RaftMember {
     /// Takes back what was offered, and removes its file.
     private func withdrawSnapshot() async {
         log.offer(nil)
-        guard let sender = snapshots.offered else { return }
-        snapshots.offered = nil
-        log.hold(after: snapshots.needed)
-        snapshots.unserved = []
-        snapshots.isOutdated = false
+        guard let sender = snapshots.sender else { return }
+        snapshots.sender = nil
+        snapshots.offer.withdraw()
+        holdLog()
         try? await sender.close()
         try? await reactor.remove(snapshots.outgoingPath)
     }
 
+    /// Has the log keep what others still need.
+    func holdLog() { log.hold(after: snapshots.offer.needed) }
+
     /// Streams the snapshot of `message` to its receiver, then sends the message.
     func stream(_ message: Message) {
-        guard snapshots.receivers.insert(message.to).inserted else { return }
+        guard snapshots.offer.begin(message.to) else { return }
         Task(executorPreference: reactor) { await self.streamAndSend(message) }
     }
 
     private func streamAndSend(_ message: Message) async {
         let isDelivered = await deliver(message)
-        snapshots.receivers.remove(message.to)
-        snapshots.progress[message.to] = nil
-        snapshots.idleTicks = 0
+        snapshots.offer.end(message.to, isDelivered: isDelivered)
         guard !isClosed else { return }
-        if isDelivered {
-            snapshots.installing[message.to] = (message.snapshot?.metadata.index ?? 0, 0)
-            transport.send([message])
-        }
+        if isDelivered { transport.send([message]) }
         node.reportSnapshot(message.to, isDelivered ? .finished : .failed)
         carryOut()
         await withdrawIfDone()
@@ -214,68 +154,42 @@ extension RaftMember {
 
     /// Withdraws what is offered once all who asked for it have it, or if nobody should.
     private func withdrawIfDone() async {
-        guard snapshots.receivers.isEmpty, !snapshots.isWriting,
-            snapshots.unserved.isEmpty || snapshots.isOutdated || role != .leader
-        else { return }
-        await withdrawSnapshot()
+        if snapshots.offer.isDone(isLeader: role == .leader) { await withdrawSnapshot() }
     }
 
-    /// Looks how far those are who have got a snapshot. Until they have caught up the log keeps what
-    /// they need, unless nothing is heard of them for long.
-    private func lookAtInstalling() {
-        guard !snapshots.installing.isEmpty else { return }
-        for (peer, known) in snapshots.installing {
-            let found = node.progress.first { $0.peer == peer }
-            let silent = found?.recentActive == true ? 0 : known.silent + 1
-            guard role == .leader, let found, silent < offerTicks,
-                found.match < known.end || found.match + Limits.caughtUp < node.lastIndex
-            else {
-                snapshots.installing[peer] = nil
-                continue
-            }
-            snapshots.installing[peer] = (max(known.end, found.match), silent)
-        }
-        log.hold(after: snapshots.needed)
-    }
-
-    private var offerTicks: Int { Limits.offerElections * options.electionTicks }
-
-    /// The group's clock ticked: who was not reached for long is not waited for any more.
+    /// The group's clock ticked.
     func tickSnapshots() {
-        lookAtInstalling()
-        guard snapshots.offered != nil, snapshots.receivers.isEmpty, !snapshots.isWriting else {
-            return
+        let patience = Limits.offerElections * options.electionTicks
+        snapshots.offer.lookAtInstalling(last: node.lastIndex, patience: patience) { peer in
+            guard role == .leader, let found = node.progress.first(where: { $0.peer == peer })
+            else { return nil }
+            return (found.match, found.recentActive)
         }
-        snapshots.idleTicks += 1
-        if role == .leader, snapshots.idleTicks < offerTicks { return }
-        snapshots.idleTicks = 0
-        snapshots.unserved = []
+        holdLog()
+        guard snapshots.offer.tick(isLeader: role == .leader, patience: patience) else { return }
         Task(executorPreference: reactor) { await self.withdrawIfDone() }
     }
 
     private func deliver(_ message: Message) async -> Bool {
-        guard let sender = snapshots.offered, let metadata = message.snapshot?.metadata,
+        guard let sender = snapshots.sender, let metadata = message.snapshot?.metadata,
             sender.header.index == metadata.index
         else { return false }
         guard metadata.confState.names(message.to) else {
             // It was added after the snapshot was made, and would refuse it for ever.
-            snapshots.isOutdated = true
+            snapshots.offer.isOutdated = true
             return false
         }
-        snapshots.unserved.insert(message.to)
+        snapshots.offer.isNeeded(by: message.to)
         do throws(StoreError) {
             var offset = try await transport.deliver(
                 SnapshotRequest(header: sender.header, piece: nil), to: message.to)
             while !isClosed, role == .leader {
-                snapshots.progress[message.to] = SnapshotProgress(
+                snapshots.offer.progress[message.to] = SnapshotProgress(
                     sent: offset, size: sender.header.size)
                 guard
                     let piece = try await sender.piece(
                         at: offset, size: options.snapshotPieceBytes)
-                else {
-                    snapshots.unserved.remove(message.to)
-                    return true
-                }
+                else { return true }
                 let began = reactor.now()
                 let next = try await transport.deliver(
                     SnapshotRequest(header: sender.header, piece: piece), to: message.to)
@@ -288,7 +202,7 @@ extension RaftMember {
         } catch {
             snapshotError.withLock { $0 = error }
             // What an earlier leader had begun to send is newer, and this one is refused for ever.
-            if error.code == .conflict { snapshots.isOutdated = true }
+            if error.code == .conflict { snapshots.offer.isOutdated = true }
         }
         return false
     }
@@ -365,7 +279,7 @@ extension RaftMember {
             snapshots.received.remove(index)
             await snapshots.removeFile(index)
         }
-        snapshots.membersChanged(to: log.confState.0, at: log.confState.index)
+        snapshots.offer.membersChanged(to: log.confState.0, at: log.confState.index)
         core.membersChanged(to: log.confState.0)
         core.isReadable(through: snapshot.index)
         publish()
@@ -373,7 +287,9 @@ extension RaftMember {
     }
 
     func endSnapshots() async {
-        while !snapshots.receivers.isEmpty || snapshots.isWriting || snapshots.isReceiving {
+        while !snapshots.offer.receivers.isEmpty || snapshots.offer.isWriting
+            || snapshots.isReceiving
+        {
             try? await reactor.sleep(for: .milliseconds(1))
         }
         try? await snapshots.receiver?.pause()

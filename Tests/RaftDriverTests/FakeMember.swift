@@ -212,12 +212,12 @@ extension RaftMember {
     nonisolated var isSure: Bool { isAlone.load(ordering: .acquiring) }
 
     /// Whether a snapshot is being written.
-    var isWritingSnapshot: Bool { snapshots.isWriting }
+    var isWritingSnapshot: Bool { snapshots.offer.isWriting }
 
     /// The log waits for nobody any more who was given a snapshot.
     func forgetReceivers() {
-        snapshots.installing = [:]
-        log.hold(after: snapshots.needed)
+        snapshots.offer.forgetInstalling()
+        holdLog()
     }
 
     /// Whether another member was heard of lately.
@@ -226,8 +226,8 @@ extension RaftMember {
     }
 
     /// Whom a snapshot is being given.
-    var snapshotReceivers: Set<PeerID> { snapshots.receivers }
+    var snapshotReceivers: Set<PeerID> { snapshots.offer.receivers }
 
     /// Index of the snapshot that others are given.
-    var offeredIndex: LogIndex? { snapshots.offered?.header.index }
+    var offeredIndex: LogIndex? { snapshots.offer.index }
 }
