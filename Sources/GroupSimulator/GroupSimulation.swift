@@ -28,8 +28,8 @@ public final class GroupSimulation {
         case start(Int)
         case death(Int, life: Int, Death)
         case client(Int, token: Int)
-        case request(GroupClient.Attempt, Int)
-        case reply(GroupClient.Attempt, GroupClient.Reply)
+        case request(RegisterClient.Attempt, Int)
+        case reply(RegisterClient.Attempt, RegisterClient.Reply)
         case fault(GroupFault)
         case faultEnd(GroupFault, Int)
         case partitionEnd
@@ -46,6 +46,7 @@ public final class GroupSimulation {
         var clients: SeededGenerator
         var machines: SeededGenerator
         var members: SeededGenerator
+        var probes: SeededGenerator
 
         init(seed: UInt64) {
             network = SeededGenerator(seed: seed, stream: 102)
@@ -55,6 +56,7 @@ public final class GroupSimulation {
             clients = SeededGenerator(seed: seed, stream: 106)
             machines = SeededGenerator(seed: seed, stream: 107)
             members = SeededGenerator(seed: seed, stream: 108)
+            probes = SeededGenerator(seed: seed, stream: 109)
         }
     }
 
@@ -65,8 +67,10 @@ public final class GroupSimulation {
         public static let steps = 200_000
         /// Steps that a dead process is given to end its tasks.
         public static let lastSteps = 20_000
-        /// Attempts at one operation before its client gives it up, while there are faults.
-        public static let attempts = 8
+        /// Share of the persist points, and of the promises but the first of each process, at which
+        /// the disk is looked at.
+        public static let probeShare = 0.01
+        public static let firstPromises = 3
         /// How long a piece of a snapshot is waited for.
         public static let pieceTime: Microseconds = 5_000_000
     }
@@ -82,13 +86,15 @@ public final class GroupSimulation {
     /// The machine of each member that ever was.
     var places: [PeerID: Int] = [:]
     var nextPeer: UInt64
-    var clients: [GroupClient] = []
+    var clients: [RegisterClient] = []
     var histories: Histories
     var checker = GroupChecker()
     var trace = GroupTrace(keeping: Limits.tracedEvents)
     var pieces: [UInt64: PieceUnderWay] = [:]
     var nextPiece: UInt64 = 1
     var persistPoints = 0
+    /// Machines whose disks are to be looked at.
+    var probed: [Int] = []
     var isHealing = false
     var healedAt: Microseconds = 0
     var isDone = false
@@ -110,7 +116,7 @@ public final class GroupSimulation {
             if isMember { places[peer] = place }
         }
         for number in 0..<scenario.clients {
-            clients.append(GroupClient(UInt16(number), &chance.clients))
+            clients.append(RegisterClient(UInt16(number), &chance.clients))
         }
     }
 
@@ -131,6 +137,7 @@ public final class GroupSimulation {
         while !isDone, checker.violation == nil, let event = queue.pop() {
             statistics.steps += 1
             handle(event)
+            if !probed.isEmpty { probe() }
         }
         if checker.violation == nil, let detail = histories.firstViolation() {
             checker.fail(.linearizability, detail)
