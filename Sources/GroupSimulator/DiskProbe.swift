@@ -15,7 +15,7 @@ struct FoundLog: Sendable {
 
 /// Opens the log on a copy of a machine's disk, by the code that a start runs, while the machine
 /// itself goes on and notices nothing.
-final class DiskProbe {
+enum DiskProbe {
     private enum Limits {
         static let steps = 100_000
     }
@@ -56,8 +56,34 @@ final class DiskProbe {
         }
     }
 
-    private final class Answer {
-        var result: Result<FoundLog?, StoreError>?
+    private final class Answer<Value> {
+        var value: Value?
+    }
+
+    /// Runs `body` on a reactor over a disk that does everything at once.
+    static func run<Value: Sendable>(
+        on files: SimulatedFiles, pool: BufferPool,
+        _ body: @escaping @Sendable (Reactor) async -> Value
+    ) -> Value {
+        let kernel = Kernel(files)
+        let reactor = Reactor.simulated(over: kernel, pool: pool)
+        let answer = Confined(Answer<Value>())
+        Task(executorPreference: reactor) { answer.value.value = await body(reactor) }
+        var steps = 0
+        while steps < Limits.steps {
+            steps += 1
+            if reactor.step() { continue }
+            let ended = kernel.ended
+            kernel.ended = []
+            for (number, result) in ended { reactor.complete(number, result) }
+            guard ended.isEmpty else { continue }
+            guard answer.value.value == nil, let next = reactor.nextTimer else { break }
+            kernel.time = max(kernel.time, next.nanoseconds)
+        }
+        guard let value = answer.value.value else {
+            preconditionFailure("what waits for a disk alone comes to an end")
+        }
+        return value
     }
 
     /// What the log of `group` in `directory` would be; nil if there is none. The files are written
@@ -69,12 +95,9 @@ final class DiskProbe {
         guard files.list(directory)?.contains(where: { $0.hasPrefix("segment-") }) == true else {
             return .success(nil)
         }
-        let kernel = Kernel(files)
-        let reactor = Reactor.simulated(over: kernel, pool: pool)
-        let answer = Confined(Answer())
         var options = options
         options.proofDelay = nil
-        Task(executorPreference: reactor) { [options] in
+        return run(on: files, pool: pool) { [options] reactor in
             do throws(StoreError) {
                 let log = try await SharedLog.open(
                     directory: directory, on: reactor, options: options)
@@ -84,26 +107,11 @@ final class DiskProbe {
                     }
                 }
                 try await log.close()
-                answer.value.result = .success(found)
+                return .success(found)
             } catch {
-                answer.value.result = .failure(error)
+                return .failure(error)
             }
         }
-        var steps = 0
-        while steps < Limits.steps {
-            steps += 1
-            if reactor.step() { continue }
-            let ended = kernel.ended
-            kernel.ended = []
-            for (number, result) in ended { reactor.complete(number, result) }
-            guard ended.isEmpty else { continue }
-            guard answer.value.result == nil, let next = reactor.nextTimer else { break }
-            kernel.time = max(kernel.time, next.nanoseconds)
-        }
-        guard let result = answer.value.result else {
-            preconditionFailure("a log on a disk that does everything at once is opened")
-        }
-        return result
     }
 }
 
