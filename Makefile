@@ -102,7 +102,8 @@ simulate:
 	swift build $(SWIFT_FLAGS) --product simulate
 	.build/release/simulate $(ARGS)
 
-# Builds a copy of the core for each defect, so it takes minutes; ARGS names some of them.
+# Builds a copy of the core for each defect, or with ARGS=--driver one of everything with all defects
+# of driver and log: both take minutes to build and to run. Words in ARGS choose defects by their names.
 .PHONY: mutants
 mutants:
 	python3 Tests/Mutants/mutants.py $(ARGS)

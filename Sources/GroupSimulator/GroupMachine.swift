@@ -21,6 +21,8 @@ final class GroupMachine {
     /// The earliest timer that an event is scheduled for.
     var wakeAt: Microseconds?
     var pausedUntil: Microseconds = 0
+    /// The pause ends some time after another has begun to lead.
+    var waitsForSuccessor = false
     /// An operation of the process failed for good: its member may have stopped.
     var hasFailed = false
     var role = Role.follower
@@ -55,6 +57,7 @@ extension GroupSimulation {
         machine.service = RaftService()
         machine.wakeAt = nil
         machine.pausedUntil = 0
+        machine.waitsForSuccessor = false
         machine.hasFailed = false
         machine.isRetiring = false
         machine.lastAtStart = .max
@@ -185,6 +188,7 @@ extension GroupSimulation {
     private func observe(_ machine: GroupMachine) {
         guard let group = machine.group, let peer = machine.peer else { return }
         let state = group.engine.member.inPlace { $0.state }
+        if state.role == .leader, machine.role != .leader { leads(machine) }
         machine.role = state.role
         checker.observe(peer, state.role, state.term)
     }

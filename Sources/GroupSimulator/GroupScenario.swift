@@ -2,7 +2,7 @@ import Simulator
 
 /// What one run of a simulated group is made of, drawn from its seed: how many machines there are,
 /// how their logs are cut, which faults come and how often. Each fault is absent from some runs.
-public struct GroupScenario: Sendable {
+public struct GroupScenario: RepeatableScenario {
     /// The seed of everything.
     public var seed: UInt64
     /// Whether runs last for minutes.
@@ -91,11 +91,13 @@ public struct GroupScenario: Sendable {
     public var registers = 3
     public var thinkTime: ClosedRange<Microseconds> = 1_000...100_000
     public var requestTimeout: Microseconds = 1_500_000
-    /// Attempts at one operation before its client gives it up, while there are faults.
+    /// Attempts at one operation before its client gives it up, while there are faults; how often it
+    /// then has the group settle a change.
     public var attempts = 8
+    public var settleShare = 0.5
     /// How often a client begins an operation at another machine than the one that answered last.
     public var wanderShare = 0.0
-    /// Share of requests that take up to `longRequest`.
+    /// Share of requests that come once more, up to `longRequest` later.
     public var lateRequestShare = 0.0
     public var longRequest: Microseconds = 3_000_000
     /// How often a client that has given up an operation rests for up to `longRest`.
@@ -113,6 +115,8 @@ public struct GroupScenario: Sendable {
 }
 
 extension GroupScenario {
+    public var options: [String] { isLong ? ["--driver", "--long"] : ["--driver"] }
+
     /// The scenario of a seed.
     public init(seed: UInt64, isLong: Bool = false) {
         self.init(quiet: seed)
@@ -158,7 +162,7 @@ extension GroupScenario {
         killRate = rate(0.5, 2...30)
         powerCutRate = rate(0.5, 2...30)
         blackoutRate = rate(0.3, 2...10)
-        pauseRate = rate(0.3, 2...10)
+        pauseRate = rate(0.5, 4...20)
         slowDiskRate = rate(0.3, 2...10)
         hangRate = rate(0.3, 2...8)
         fullDiskRate = rate(0.3, 2...8)
@@ -166,24 +170,33 @@ extension GroupScenario {
         if generator.chance(0.2) { errorShare = 0.001 * generator.fraction() }
         if generator.chance(0.2) { shortageShare = 0.005 * generator.fraction() }
         if generator.chance(0.3) { syncTime = 1_000...30_000 }
-        slowTablesRate = rate(0.4, 2...10)
+        slowTablesRate = rate(0.5, 4...12)
         overtakingRate = rate(0.2, 4...12)
         leaderShare = generator.element(of: [0, 0.3, 0.8]) ?? 0
         if generator.chance(0.4) { installCrash = 0.4 }
         if generator.chance(0.3) { copyTime = 3_000_000 }
     }
 
+    /// The log is short and messages are lost, so that members often fall behind it.
+    private mutating func needSnapshots(_ generator: inout SeededGenerator) {
+        trailingEntries = generator.chance(0.5) ? 1 : 2
+        checkpointBytes = 16 << 10
+        lossShare = max(lossShare, 0.1 * generator.fraction())
+    }
+
     private mutating func drawLoad(_ generator: inout SeededGenerator) {
-        clients = generator.int(in: 2...6)
+        clients = generator.int(in: 2...8)
         registers = generator.int(in: 1...4)
         readShare = generator.element(of: [0.1, 0.4, 0.8]) ?? 0.4
         padding = generator.element(of: [0, 100, 2000, 6000]) ?? 0
-        if generator.chance(0.3) { thinkTime = 0...5_000 }
+        if generator.chance(0.4) { thinkTime = 0...5_000 }
         transferRate = generator.chance(0.4) ? Double(generator.int(in: 2...20)) : 0
         if generator.chance(0.4) { requestTimeout = 300_000 }
-        attempts = generator.element(of: [2, 4, 8]) ?? 8
-        wanderShare = generator.element(of: [0, 0.1, 0.5]) ?? 0
-        if generator.chance(0.4) { lateRequestShare = 0.2 * generator.fraction() }
-        if generator.chance(0.5) { restShare = generator.fraction() }
+        attempts = generator.element(of: [3, 5, 8]) ?? 8
+        wanderShare = generator.element(of: [0.05, 0.2, 0.6]) ?? 0
+        if generator.chance(0.4) { lateRequestShare = 0.5 * generator.fraction() }
+        if generator.chance(0.5) { restShare = 0.5 }
+        settleShare = generator.element(of: [0.2, 0.8]) ?? 0.5
+        if generator.chance(0.5) { needSnapshots(&generator) }
     }
 }

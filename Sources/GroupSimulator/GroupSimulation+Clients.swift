@@ -61,8 +61,10 @@ extension GroupSimulation {
     func act(_ client: Int) {
         if let pending = clients[client].pending {
             if pending.isAsked { clients[client].place = nil }
-            if pending.attempts >= scenario.attempts, !isHealing {
-                if pending.settles || chance.clients.chance(0.5) || isRead(pending) {
+            let limit = pending.settles ? Limits.settlingAttempts : scenario.attempts
+            if pending.attempts >= limit, !isHealing {
+                let settles = !pending.settles && chance.clients.chance(scenario.settleShare)
+                if isRead(pending) || !settles {
                     giveUp(client)
                     return
                 }
@@ -125,18 +127,19 @@ extension GroupSimulation {
                 answeredBelow: pending.command.sequence, isRepeat: pending.attempts > 1),
             settles: pending.settles)
         if isHealing || !chance.network.chance(scenario.lossShare) {
-            queue.push(.request(attempt, place), after: requestDelay())
+            queue.push(.request(attempt, place), after: messageDelay())
             if !isHealing, chance.network.chance(scenario.duplicateShare) {
-                queue.push(.request(attempt, place), after: requestDelay())
+                queue.push(.request(attempt, place), after: messageDelay())
+            }
+            if !isHealing, chance.network.chance(scenario.lateRequestShare) {
+                let delay = chance.network.time(in: 0...scenario.longRequest)
+                let goesToLeader = chance.network.chance(0.5)
+                queue.push(
+                    .request(attempt, goesToLeader ? leader?.place ?? place : place), after: delay)
             }
         }
         let patience = isHealing ? Microseconds(min(pending.attempts, 4)) : 1
         wake(client, after: scenario.requestTimeout * patience)
-    }
-
-    private func requestDelay() -> Microseconds {
-        let isLate = !isHealing && chance.network.chance(scenario.lateRequestShare)
-        return isLate ? chance.network.time(in: 0...scenario.longRequest) : messageDelay()
     }
 
     /// Any machine; once the faults are over, one with a member.
@@ -148,7 +151,7 @@ extension GroupSimulation {
     /// Where a refusal says that the leader is.
     private func hint(_ error: StoreError) -> Int? {
         guard let word = error.leader?.split(separator: ":").last, let peer = UInt64(word),
-            chance.clients.chance(0.5)
+            chance.clients.chance(0.7)
         else { return nil }
         return places[PeerID(peer)]
     }
@@ -243,7 +246,7 @@ extension GroupSimulation {
             }
             clients[client].pending?.isAsked = false
             clients[client].place = hint(error)
-            wake(client, after: chance.clients.time(in: 1_000...200_000))
+            wake(client, after: chance.clients.time(in: 1_000...100_000))
         case .settled:
             note(.client(client, "#\(sequence) is settled"))
             checker.settles(client: UInt16(client), sequence: sequence)

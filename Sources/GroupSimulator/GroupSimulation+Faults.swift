@@ -52,14 +52,20 @@ extension GroupSimulation {
         case .pause:
             note(.machine(machine.place, "is stopped for \(time) µs"))
             machine.pausedUntil = queue.now + time
+            if let leader, chance.faults.chance(0.7) { standStill(leader) }
         case .slowDisk:
             note(.machine(machine.place, "has a slow disk"))
             machine.disk.slowness = chance.faults.int(in: 5...100)
             queue.push(.faultEnd(fault, machine.place), after: time)
         case .slowTables:
             note(.machine(machine.place, "has slow tables"))
-            machine.disk.tablesSlowness = chance.faults.int(in: 20...400)
+            machine.disk.tablesSlowness = chance.faults.element(of: [200, 2000]) ?? 200
             queue.push(.faultEnd(fault, machine.place), after: 2 * time)
+            if chance.faults.chance(0.7) {
+                // While it applies something it falls behind.
+                let isolation = chance.faults.time(in: 300_000...1_500_000)
+                queue.push(.isolation(machine.place, isolation), after: time / 4)
+            }
         case .overtaking: overtake()
         case .hang:
             note(.machine(machine.place, "has a disk that hangs for \(time) µs"))
@@ -106,14 +112,40 @@ extension GroupSimulation {
         guard let other = chance.faults.element(of: others) else { return }
         let time = chance.faults.time(in: 300_000...1_000_000)
         let hanging = time + chance.faults.time(in: 500_000...4_000_000)
-        note(.fault("machines \(leader.place + 1) and \(other.place + 1) are cut off and hang"))
-        network.isolate([leader.place, other.place].map { PeerID(UInt64($0 + 1)) })
+        isolate([leader.place, other.place], for: time)
         other.disk.hangsUntil = queue.now + hanging
         if group.engine.member.inPlace({ $0.members }).voters.count <= 3 {
             // The others need its vote, which it gives when it has lost what only it has sent.
             leader.disk.hangsUntil = queue.now + time
             queue.push(.death(leader.place, life: leader.life, .powerless), after: time - 1)
         }
+    }
+
+    /// A leader stands still and is cut off until another has been elected, of which it then knows
+    /// nothing.
+    private func standStill(_ machine: GroupMachine) {
+        let time = chance.faults.time(in: 3_000_000...5_000_000)
+        note(.machine(machine.place, "is stopped until another leads"))
+        machine.pausedUntil = queue.now + time
+        machine.waitsForSuccessor = true
+        isolate([machine.place], for: time)
+    }
+
+    /// A machine has begun to lead.
+    func leads(_ machine: GroupMachine) {
+        for other in machines where other.waitsForSuccessor && other !== machine {
+            other.waitsForSuccessor = false
+            other.pausedUntil = min(
+                other.pausedUntil, queue.now + chance.faults.time(in: 20_000...200_000))
+        }
+    }
+
+    /// Cuts machines off from all others.
+    func isolate(_ places: [Int], for time: Microseconds) {
+        guard !isHealing else { return }
+        let names = places.map { "\($0 + 1)" }.joined(separator: ", ")
+        note(.fault("machines \(names) are cut off for \(time) µs"))
+        network.isolate(places.map { PeerID(UInt64($0 + 1)) })
         statistics.partitions += 1
         queue.push(.partitionEnd, after: time)
     }

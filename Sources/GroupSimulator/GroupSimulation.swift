@@ -32,6 +32,8 @@ public final class GroupSimulation {
         case reply(RegisterClient.Attempt, RegisterClient.Reply)
         case fault(GroupFault)
         case faultEnd(GroupFault, Int)
+        /// A machine is cut off for a while.
+        case isolation(Int, Microseconds)
         case partitionEnd
         case heal
         case inspection
@@ -71,6 +73,12 @@ public final class GroupSimulation {
         /// the disk is looked at.
         public static let probeShare = 0.01
         public static let firstPromises = 3
+        /// What comes to a process that is stopped comes again so much later.
+        public static let pauseSteps: Microseconds = 20_000
+        /// How long tables are at one piece of work at most.
+        public static let tablesTime: Microseconds = 10_000_000
+        /// Attempts of a client to have its operation settled.
+        public static let settlingAttempts = 16
         /// How long a piece of a snapshot is waited for.
         public static let pieceTime: Microseconds = 5_000_000
     }
@@ -127,7 +135,7 @@ public final class GroupSimulation {
     public var digest: UInt64 { trace.digest.value }
 
     /// Runs to the end, or to the first violation.
-    public func run() -> GroupFailure? {
+    public func run() -> Failure<GroupScenario>? {
         for place in 0..<scenario.voters { start(place) }
         for place in clients.indices {
             wake(place, after: chance.clients.time(in: scenario.thinkTime))
@@ -146,7 +154,7 @@ public final class GroupSimulation {
         for machine in machines { bury(machine) }
         summarize()
         return violation.map {
-            GroupFailure(
+            Failure(
                 scenario: scenario, violation: $0, step: statistics.steps, time: queue.now,
                 events: trace.tail)
         }
@@ -188,6 +196,7 @@ public final class GroupSimulation {
         case .reply(let attempt, let reply): end(attempt, reply)
         case .fault(let fault): strike(fault)
         case .faultEnd(let fault, let place): relieve(fault, place)
+        case .isolation(let place, let time): isolate([place], for: time)
         case .partitionEnd: if !isHealing { endPartition() }
         case .heal: heal()
         case .inspection: inspect()
@@ -204,37 +213,12 @@ public final class GroupSimulation {
     func awake(_ place: Int, _ life: Int, _ event: Event) -> GroupMachine? {
         guard let machine = alive(place, life) else { return nil }
         guard machine.pausedUntil > queue.now else { return machine }
-        queue.push(event, after: machine.pausedUntil - queue.now)
+        // The pause may be cut short.
+        queue.push(event, after: min(machine.pausedUntil - queue.now, Limits.pauseSteps))
         return nil
     }
 
     func note(_ event: GroupEvent) {
         trace.add(event, step: statistics.steps, time: queue.now)
-    }
-}
-
-/// A run that ended with a violation, and how to see it again.
-public struct GroupFailure: Error, Sendable, CustomStringConvertible {
-    public var scenario: GroupScenario
-    public var violation: Violation
-    /// The event at which it was found.
-    public var step: Int
-    public var time: Microseconds
-    /// The last events before it.
-    public var events: [String]
-
-    /// The command that repeats the run with all its events.
-    public var command: String {
-        "swift run -c release simulate --driver --seed \(scenario.seed) --trace"
-            + (scenario.isLong ? " --long" : "")
-    }
-
-    public var description: String {
-        """
-        seed \(scenario.seed), step \(step), second \(TraceText.seconds(time)): \(violation)
-        The last events:
-        \(events.map { "  " + $0 }.joined(separator: "\n"))
-        Again: \(command)
-        """
     }
 }

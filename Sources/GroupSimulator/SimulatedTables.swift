@@ -60,7 +60,9 @@ final class SimulatedTables: TableStore {
             let machine = context.process.machine
             let slowness = max(machine.slowness, machine.tablesSlowness)
             let wait = context.simulation.chance.tables.time(in: time) * Microseconds(slowness)
-            try? await context.reactor.sleep(for: .microseconds(wait))
+            // Everything is to be well again some time after the faults.
+            try? await context.reactor.sleep(
+                for: .microseconds(min(wait, GroupSimulation.Limits.tablesTime)))
         }
         try isAlive()
     }
