@@ -116,8 +116,8 @@ struct GroupSimulationTests {
 
     @Test("what the leader's lease serves is not behind what a follower has served")
     func leaseBehindFollowers() async {
-        // Seed 350: an entry was committed without the leader's own copy, and read at a follower.
-        let outcome = await Self.run(GroupScenario(seed: 350))
+        // Seed 36: an entry is committed without the leader's own copy, and read at a follower.
+        let outcome = await Self.run(GroupScenario(seed: 36))
         #expect(outcome.failure == nil, "\(outcome.failure?.description ?? "")")
     }
 
