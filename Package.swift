@@ -214,7 +214,10 @@ let package = Package(
         tests("SimulatorTests", ["Simulator", "Raft"]),
         tests(
             "GroupSimulatorTests",
-            ["GroupSimulator", "Simulator", "MetadataStore", "Raft", "Model"]),
+            [
+                "GroupSimulator", "Simulator", "RaftDriver", "RaftLog", "MetadataStore", "Reactor",
+                "Raft", "Bytes", "Model",
+            ]),
         tests(
             "RaftLogTests",
             ["Eventually", "RaftLog", "Raft", "Reactor", "Model", "Bytes", "Checksum"]),

@@ -29,9 +29,12 @@ struct GroupChecker {
     private var known: [LogIndex: [Known]] = [:]
     private var promises: [PeerID: Promises] = [:]
     private var carriedOut: [Call: UInt64] = [:]
+    /// Of each client, where its calls stand in the log.
+    private var calls: [UInt16: [(sequence: UInt64, index: UInt64)]] = [:]
     private var commands: [UInt64: Call] = [:]
     private var settled: Set<Call> = []
     private var states: [UInt64: UInt64] = [:]
+    private var members: [UInt64: ConfState] = [:]
     private var applied: [PeerID: UInt64] = [:]
     private(set) var elections = 0
     /// The first that was found wrong.
@@ -79,6 +82,48 @@ struct GroupChecker {
         }
     }
 
+    /// What a member would find if its process ended now in the way that `how` says.
+    ///
+    /// - Parameters:
+    ///   - tables: what its tables would have applied.
+    ///   - snapshot: that of the snapshot before the log's first entry which has arrived and can be
+    ///     read, if one has.
+    mutating func wouldFind(
+        _ peer: PeerID, _ how: String, _ found: FoundLog?, tables: UInt64, snapshot: LogIndex?
+    ) {
+        let promised = promises[peer] ?? Promises()
+        guard let found else {
+            require(
+                promised.term == 0, .durablePromise,
+                "member \(peer), \(how), would find no log, and has promised something in term "
+                    + "\(promised.term)")
+            return
+        }
+        let term = found.state.term
+        require(
+            term >= promised.term, .hardState,
+            "member \(peer), \(how), would begin again in term \(term), and has promised something "
+                + "in term \(promised.term)")
+        if term == promised.term {
+            require(
+                promised.vote == .none || found.state.vote == promised.vote, .hardState,
+                "member \(peer), \(how), would begin again with its vote for \(found.state.vote) in "
+                    + "term \(term), and has given it to \(promised.vote)")
+            require(
+                found.last >= promised.acknowledged, .durablePromise,
+                "member \(peer), \(how), would begin again with \(found.last) as its last entry, "
+                    + "and has acknowledged \(promised.acknowledged) in term \(term)")
+        }
+        require(
+            tables + 1 >= found.first || snapshot == found.first - 1, .recovery,
+            "member \(peer), \(how), would find a log that begins with entry \(found.first), tables "
+                + "as of \(tables), and no snapshot between that can be read")
+        require(
+            tables <= found.last, .recovery,
+            "member \(peer), \(how), would find a log that ends with entry \(found.last), and "
+                + "tables as of \(tables)")
+    }
+
     /// The process of a member begins, with tables as of entry `index`.
     mutating func begins(_ peer: PeerID, at index: UInt64) { applied[peer] = index }
 
@@ -87,26 +132,37 @@ struct GroupChecker {
     /// A message leaves a member.
     mutating func sent(_ message: Message) {
         switch message.kind {
-        case .append: learn(message)
-        case .voteResponse where !message.reject:
-            var promised = promises[message.from] ?? Promises()
-            promise(message.term, &promised)
-            if message.term == promised.term {
-                require(
-                    promised.vote == .none || promised.vote == message.to, .hardState,
-                    "member \(message.from) gave its vote in term \(message.term) to "
-                        + "\(promised.vote) and to \(message.to)")
-                promised.vote = message.to
-            }
-            promises[message.from] = promised
-        case .appendResponse where !message.reject:
-            var promised = promises[message.from] ?? Promises()
-            promise(message.term, &promised)
-            if message.term == promised.term {
-                promised.acknowledged = max(promised.acknowledged, message.index)
-            }
-            promises[message.from] = promised
+        case .append:
+            // Who leads has given itself a vote that is durable.
+            leads(message)
+            learn(message)
+        case .heartbeat: leads(message)
+        case .voteResponse, .appendResponse:
+            answered(message)
         default: break
+        }
+    }
+
+    private mutating func leads(_ message: Message) {
+        var promised = promises[message.from] ?? Promises()
+        promise(message.term, &promised)
+        if message.term == promised.term { promised.vote = message.from }
+        promises[message.from] = promised
+    }
+
+    private mutating func answered(_ message: Message) {
+        var promised = promises[message.from] ?? Promises()
+        promise(message.term, &promised)
+        defer { promises[message.from] = promised }
+        guard !message.reject, message.term == promised.term else { return }
+        switch message.kind {
+        case .voteResponse:
+            require(
+                promised.vote == .none || promised.vote == message.to, .hardState,
+                "member \(message.from) gave its vote in term \(message.term) to "
+                    + "\(promised.vote) and to \(message.to)")
+            promised.vote = message.to
+        default: promised.acknowledged = max(promised.acknowledged, message.index)
         }
     }
 
@@ -155,11 +211,23 @@ struct GroupChecker {
                     + "and, by member \(peer), as entry \(index)")
         } else {
             carriedOut[call] = index
+            inOrder(call, index, peer)
         }
         require(
             !settled.contains(call), .exactlyOnce,
             "call \(call.sequence) of client \(call.client) was settled, and member \(peer) "
                 + "carries it out as entry \(index)")
+    }
+
+    /// A client makes a call when it is through with those before, and says so with it.
+    private mutating func inOrder(_ call: Call, _ index: UInt64, _ peer: PeerID) {
+        for other in calls[call.client] ?? [] {
+            require(
+                (other.sequence < call.sequence) == (other.index < index), .exactlyOnce,
+                "call \(call.sequence) of client \(call.client) is carried out as entry \(index) "
+                    + "by member \(peer), and call \(other.sequence) as entry \(other.index)")
+        }
+        calls[call.client, default: []].append((call.sequence, index))
     }
 
     /// A client was told that its call is not carried out, now or later.
@@ -177,6 +245,15 @@ struct GroupChecker {
         require(
             carriedOut[call] != nil, .exactlyOnce,
             "call \(sequence) of client \(client) was answered, but not carried out anywhere")
+    }
+
+    /// The members in force on a member after entry `index`.
+    mutating func configuration(_ state: ConfState, after index: UInt64, _ peer: PeerID) {
+        let known = members[index] ?? state
+        members[index] = known
+        require(
+            known == state, .sameConfiguration,
+            "member \(peer) has the members \(state) after entry \(index), others had \(known)")
     }
 
     /// The tables of a member after entry `index`.

@@ -21,9 +21,16 @@ final class GroupMachine {
     /// The earliest timer that an event is scheduled for.
     var wakeAt: Microseconds?
     var pausedUntil: Microseconds = 0
+    /// The pause ends some time after another has begun to lead.
+    var waitsForSuccessor = false
     /// An operation of the process failed for good: its member may have stopped.
     var hasFailed = false
     var role = Role.follower
+    /// The last entry of its log when its process began: up to there it may know of members that are
+    /// not applied yet.
+    var lastAtStart: LogIndex = 0
+    /// Promises that its process has made.
+    var promises = 0
     /// It is no member any more, and its process is about to end.
     var isRetiring = false
 
@@ -50,9 +57,14 @@ extension GroupSimulation {
         machine.service = RaftService()
         machine.wakeAt = nil
         machine.pausedUntil = 0
+        machine.waitsForSuccessor = false
         machine.hasFailed = false
         machine.isRetiring = false
+        machine.lastAtStart = .max
+        machine.promises = 0
         machine.role = .follower
+        // What it is going to find.
+        probe(place, isKilled: true)
         note(.machine(place, "starts as member \(peer), life \(machine.life)"))
         checker.begins(peer, at: machine.disk.newestTables.index)
         let context = Confined((simulation: self, process: process))
@@ -70,7 +82,7 @@ extension GroupSimulation {
             do throws(StoreError) {
                 result = .success(
                     try await MetadataGroup.open(
-                        directory: "/data", role: "simulated", reactor: reactor,
+                        directory: Directory.member, role: "simulated", reactor: reactor,
                         stateMachine: stateMachine, options: options, transport: transport,
                         generator: generator))
             } catch {
@@ -85,11 +97,8 @@ extension GroupSimulation {
     private func options(
         of peer: PeerID, _ process: SimulatedProcess, on reactor: Reactor
     ) -> MetadataGroupOptions {
-        var log = MetadataGroupOptions().log
-        log.segmentSize = scenario.segmentBytes
-        log.cacheBytes = scenario.cacheBytes
-        log.slackSegments = scenario.slackSegments
-        var options = MetadataGroupOptions(log: log, checkpointBytes: scenario.checkpointBytes)
+        var options = MetadataGroupOptions(
+            log: logOptions, checkpointBytes: scenario.checkpointBytes)
         options.trailingEntries = scenario.trailingEntries
         options.group = Self.group
         options.member = RaftMemberOptions(id: peer)
@@ -132,6 +141,7 @@ extension GroupSimulation {
                 .machine(
                     process.place,
                     "has term \(view.term), last entry \(view.last), applied \(view.applied)"))
+            machine.lastAtStart = view.last
             checker.began(peer, term: view.term, last: view.last)
         case .failure(let error):
             note(.machine(process.place, "could not start: \(error)"))
@@ -154,12 +164,14 @@ extension GroupSimulation {
     func settle(_ machine: GroupMachine) {
         guard let process = machine.process, let reactor = machine.reactor else { return }
         var steps = 0
-        while reactor.step(jobs: scenario.jobsPerStep) {
-            steps += 1
+        while true {
+            let hasWorked = reactor.step(jobs: scenario.jobsPerStep)
             if let doom = process.doom {
                 crash(machine, doom)
                 return
             }
+            guard hasWorked else { break }
+            steps += 1
             guard steps < Limits.steps else {
                 checker.fail(.liveness, "machine \(machine.place + 1) spins")
                 return
@@ -176,13 +188,14 @@ extension GroupSimulation {
     private func observe(_ machine: GroupMachine) {
         guard let group = machine.group, let peer = machine.peer else { return }
         let state = group.engine.member.inPlace { $0.state }
+        if state.role == .leader, machine.role != .leader { leads(machine) }
         machine.role = state.role
         checker.observe(peer, state.role, state.term)
     }
 
-    /// Tables of a member after entry `index`.
     func snapshotInstalled() { statistics.snapshotsInstalled += 1 }
 
+    /// Tables of a member after entry `index`.
     func tablesApplied(_ tables: InMemoryTables, through index: UInt64, _ process: SimulatedProcess)
     {
         guard !process.isDead, process.doom == nil, let peer = machines[process.place].peer else {
@@ -190,6 +203,11 @@ extension GroupSimulation {
         }
         statistics.entriesApplied += 1
         checker.state(SimulatedMachine.TableImage.digest(of: tables), after: index, peer)
+        // A change of the members is in force before its entry is applied, and no later one is.
+        if let group = machines[process.place].group, index > machines[process.place].lastAtStart {
+            let members = group.engine.member.inPlace { $0.members }
+            checker.configuration(members, after: index, peer)
+        }
     }
 
     // MARK: Operations
@@ -219,12 +237,15 @@ extension GroupSimulation {
     }
 
     /// Whether a process dies as it asks for something that is to be durable.
-    func diesAtPersistPoint(_ process: SimulatedProcess) -> Bool {
+    ///
+    /// - Parameter share: how often it does beside.
+    func diesAtPersistPoint(_ process: SimulatedProcess, share: Double = 0) -> Bool {
         persistPoints += 1
+        mayProbe(process.place, share > 0 ? 1 : Limits.probeShare)
         guard !isHealing else { return false }
         let isNow =
             persistPoints == scenario.crashAtPersistPoint
-            || chance.faults.chance(scenario.persistPointCrash)
+            || chance.faults.chance(max(scenario.persistPointCrash, share))
         if isNow { process.doom = chance.faults.chance(0.5) ? .killed : .powerless }
         return isNow
     }

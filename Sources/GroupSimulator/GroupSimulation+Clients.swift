@@ -5,7 +5,7 @@ import Simulator
 
 /// A client of a simulated group: one operation after another, each repeated at other machines until
 /// it is answered or given up.
-struct GroupClient {
+struct RegisterClient {
     /// A question on its way to a machine.
     struct Attempt: Sendable {
         var command: RegisterCommand
@@ -61,8 +61,10 @@ extension GroupSimulation {
     func act(_ client: Int) {
         if let pending = clients[client].pending {
             if pending.isAsked { clients[client].place = nil }
-            if pending.attempts >= Limits.attempts, !isHealing {
-                if pending.settles || chance.clients.chance(0.5) || isRead(pending) {
+            let limit = pending.settles ? Limits.settlingAttempts : scenario.attempts
+            if pending.attempts >= limit, !isHealing {
+                let settles = !pending.settles && chance.clients.chance(scenario.settleShare)
+                if isRead(pending) || !settles {
                     giveUp(client)
                     return
                 }
@@ -76,20 +78,24 @@ extension GroupSimulation {
         ask(client)
     }
 
-    private func isRead(_ pending: GroupClient.Pending) -> Bool {
+    private func isRead(_ pending: RegisterClient.Pending) -> Bool {
         pending.command.request == .read
     }
 
     private func giveUp(_ client: Int) {
+        let isResting = !isHealing && chance.clients.chance(scenario.restShare)
         guard let pending = clients[client].pending else { return }
         histories.abandon(pending.operation)
         note(.client(client, "gives up #\(pending.command.sequence)"))
         clients[client].pending = nil
-        wake(client, after: chance.clients.time(in: scenario.thinkTime))
+        wake(
+            client,
+            after: chance.clients.time(in: isResting ? 0...scenario.longRest : scenario.thinkTime))
     }
 
     private func begin(_ client: Int) {
         clients[client].sequence += 1
+        if !isHealing, chance.clients.chance(scenario.wanderShare) { clients[client].place = nil }
         clients[client].beganHealed = isHealing
         let register = histories.register(from: &chance.clients)
         let request = histories.request(
@@ -98,7 +104,7 @@ extension GroupSimulation {
             client: clients[client].number, sequence: clients[client].sequence,
             register: register, request: request,
             padding: scenario.padding > 0 ? chance.clients.int(in: 0...scenario.padding) : 0)
-        clients[client].pending = GroupClient.Pending(
+        clients[client].pending = RegisterClient.Pending(
             command: command, operation: histories.call(request, on: register))
     }
 
@@ -114,7 +120,7 @@ extension GroupSimulation {
                     + "r\(pending.command.register) \(pending.command.request)"
                     + (pending.settles ? ", to be settled" : "")
                     + ", attempt \(pending.attempts)"))
-        let attempt = GroupClient.Attempt(
+        let attempt = RegisterClient.Attempt(
             command: pending.command,
             call: CallID(
                 client: clients[client].identity, sequence: pending.command.sequence,
@@ -124,6 +130,12 @@ extension GroupSimulation {
             queue.push(.request(attempt, place), after: messageDelay())
             if !isHealing, chance.network.chance(scenario.duplicateShare) {
                 queue.push(.request(attempt, place), after: messageDelay())
+            }
+            if !isHealing, chance.network.chance(scenario.lateRequestShare) {
+                let delay = chance.network.time(in: 0...scenario.longRequest)
+                let goesToLeader = chance.network.chance(0.5)
+                queue.push(
+                    .request(attempt, goesToLeader ? leader?.place ?? place : place), after: delay)
             }
         }
         let patience = isHealing ? Microseconds(min(pending.attempts, 4)) : 1
@@ -139,14 +151,14 @@ extension GroupSimulation {
     /// Where a refusal says that the leader is.
     private func hint(_ error: StoreError) -> Int? {
         guard let word = error.leader?.split(separator: ":").last, let peer = UInt64(word),
-            chance.clients.chance(0.5)
+            chance.clients.chance(0.7)
         else { return nil }
         return places[PeerID(peer)]
     }
 
     // MARK: At a machine
 
-    func serve(_ attempt: GroupClient.Attempt, at place: Int, _ event: Event) {
+    func serve(_ attempt: RegisterClient.Attempt, at place: Int, _ event: Event) {
         guard let machine = awake(place, machines[place].life, event),
             let group = machine.group, let reactor = machine.reactor,
             let process = machine.process
@@ -164,14 +176,14 @@ extension GroupSimulation {
         let process: SimulatedProcess
         let group: MetadataGroup<RegisterMachine>
 
-        func end(_ attempt: GroupClient.Attempt, _ reply: GroupClient.Reply) {
+        func end(_ attempt: RegisterClient.Attempt, _ reply: RegisterClient.Reply) {
             guard !process.isDead, process.doom == nil else { return }
             simulation.reply(attempt, reply)
         }
     }
 
     private static func serve(
-        _ attempt: GroupClient.Attempt, at place: Int, _ serving: Confined<Serving>
+        _ attempt: RegisterClient.Attempt, at place: Int, _ serving: Confined<Serving>
     ) async {
         do throws(StoreError) {
             let reply = try await answer(attempt, by: serving.value.group, at: place)
@@ -182,8 +194,8 @@ extension GroupSimulation {
     }
 
     private static func answer(
-        _ attempt: GroupClient.Attempt, by group: MetadataGroup<RegisterMachine>, at place: Int
-    ) async throws(StoreError) -> GroupClient.Reply {
+        _ attempt: RegisterClient.Attempt, by group: MetadataGroup<RegisterMachine>, at place: Int
+    ) async throws(StoreError) -> RegisterClient.Reply {
         let command = attempt.command
         if attempt.settles {
             let refusal = StoreError(.cancelled, "given up by its client")
@@ -203,13 +215,13 @@ extension GroupSimulation {
         return .answer(.value(value), from: place)
     }
 
-    private func reply(_ attempt: GroupClient.Attempt, _ reply: GroupClient.Reply) {
+    private func reply(_ attempt: RegisterClient.Attempt, _ reply: RegisterClient.Reply) {
         guard isHealing || !chance.network.chance(scenario.lossShare) else { return }
         queue.push(.reply(attempt, reply), after: messageDelay())
     }
 
     /// An answer is there: that to the operation that waits, or a late one.
-    func end(_ attempt: GroupClient.Attempt, _ reply: GroupClient.Reply) {
+    func end(_ attempt: RegisterClient.Attempt, _ reply: RegisterClient.Reply) {
         let client = Int(attempt.command.client)
         let sequence = attempt.command.sequence
         let isWrite = attempt.command.request != .read
@@ -234,7 +246,7 @@ extension GroupSimulation {
             }
             clients[client].pending?.isAsked = false
             clients[client].place = hint(error)
-            wake(client, after: chance.clients.time(in: 1_000...200_000))
+            wake(client, after: chance.clients.time(in: 1_000...100_000))
         case .settled:
             note(.client(client, "#\(sequence) is settled"))
             checker.settles(client: UInt16(client), sequence: sequence)

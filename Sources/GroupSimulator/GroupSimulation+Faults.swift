@@ -6,7 +6,8 @@ import Simulator
 
 /// What disturbs a simulated group.
 enum GroupFault: CaseIterable, Sendable {
-    case kill, powerCut, blackout, pause, slowDisk, hang, fullDisk, partition, members, transfer
+    case kill, powerCut, blackout, pause, slowDisk, slowTables, hang, fullDisk, overtaking
+    case partition, members, transfer
 }
 
 extension GroupSimulation {
@@ -17,6 +18,8 @@ extension GroupSimulation {
         case .blackout: scenario.blackoutRate
         case .pause: scenario.pauseRate
         case .slowDisk: scenario.slowDiskRate
+        case .slowTables: scenario.slowTablesRate
+        case .overtaking: scenario.overtakingRate
         case .hang: scenario.hangRate
         case .fullDisk: scenario.fullDiskRate
         case .partition: scenario.partitionRate
@@ -37,7 +40,8 @@ extension GroupSimulation {
         guard !isHealing else { return }
         scheduleFault(fault)
         let running = machines.filter { $0.process != nil }
-        guard let machine = chance.faults.element(of: running) else { return }
+        let struck = chance.faults.chance(scenario.leaderShare) ? leader : nil
+        guard let machine = struck ?? chance.faults.element(of: running) else { return }
         let time = chance.faults.time(in: 200_000...4_000_000)
         switch fault {
         case .kill: crash(machine, .killed)
@@ -48,10 +52,21 @@ extension GroupSimulation {
         case .pause:
             note(.machine(machine.place, "is stopped for \(time) µs"))
             machine.pausedUntil = queue.now + time
+            if let leader, chance.faults.chance(0.7) { standStill(leader) }
         case .slowDisk:
             note(.machine(machine.place, "has a slow disk"))
             machine.disk.slowness = chance.faults.int(in: 5...100)
             queue.push(.faultEnd(fault, machine.place), after: time)
+        case .slowTables:
+            note(.machine(machine.place, "has slow tables"))
+            machine.disk.tablesSlowness = chance.faults.element(of: [200, 2000]) ?? 200
+            queue.push(.faultEnd(fault, machine.place), after: 2 * time)
+            if chance.faults.chance(0.7) {
+                // While it applies something it falls behind.
+                let isolation = chance.faults.time(in: 300_000...1_500_000)
+                queue.push(.isolation(machine.place, isolation), after: time / 4)
+            }
+        case .overtaking: overtake()
         case .hang:
             note(.machine(machine.place, "has a disk that hangs for \(time) µs"))
             machine.disk.hangsUntil = queue.now + time
@@ -76,6 +91,7 @@ extension GroupSimulation {
         let disk = machines[place].disk
         switch fault {
         case .slowDisk: disk.slowness = 1
+        case .slowTables: disk.tablesSlowness = 1
         case .fullDisk: disk.isFull = false
         default: break
         }
@@ -88,9 +104,55 @@ extension GroupSimulation {
         note(.fault("all links are open"))
     }
 
+    /// A leader and one other member are cut off with disks that hang, so that what the leader sends
+    /// is in the other's log and not durable there when the next leader's entries come.
+    private func overtake() {
+        guard let leader, let group = leader.group else { return }
+        let others = machines.filter { $0.process != nil && $0.peer != nil && $0 !== leader }
+        guard let other = chance.faults.element(of: others) else { return }
+        let time = chance.faults.time(in: 300_000...1_000_000)
+        let hanging = time + chance.faults.time(in: 500_000...4_000_000)
+        isolate([leader.place, other.place], for: time)
+        other.disk.hangsUntil = queue.now + hanging
+        if group.engine.member.inPlace({ $0.members }).voters.count <= 3 {
+            // The others need its vote, which it gives when it has lost what only it has sent.
+            leader.disk.hangsUntil = queue.now + time
+            queue.push(.death(leader.place, life: leader.life, .powerless), after: time - 1)
+        }
+    }
+
+    /// A leader stands still and is cut off until another has been elected, of which it then knows
+    /// nothing.
+    private func standStill(_ machine: GroupMachine) {
+        let time = chance.faults.time(in: 3_000_000...5_000_000)
+        note(.machine(machine.place, "is stopped until another leads"))
+        machine.pausedUntil = queue.now + time
+        machine.waitsForSuccessor = true
+        isolate([machine.place], for: time)
+    }
+
+    /// A machine has begun to lead.
+    func leads(_ machine: GroupMachine) {
+        for other in machines where other.waitsForSuccessor && other !== machine {
+            other.waitsForSuccessor = false
+            other.pausedUntil = min(
+                other.pausedUntil, queue.now + chance.faults.time(in: 20_000...200_000))
+        }
+    }
+
+    /// Cuts machines off from all others.
+    func isolate(_ places: [Int], for time: Microseconds) {
+        guard !isHealing else { return }
+        let names = places.map { "\($0 + 1)" }.joined(separator: ", ")
+        note(.fault("machines \(names) are cut off for \(time) µs"))
+        network.isolate(places.map { PeerID(UInt64($0 + 1)) })
+        statistics.partitions += 1
+        queue.push(.partitionEnd, after: time)
+    }
+
     // MARK: Members
 
-    private var leader: GroupMachine? { machines.first { $0.role == .leader && $0.group != nil } }
+    var leader: GroupMachine? { machines.first { $0.role == .leader && $0.group != nil } }
 
     private func transfer() {
         guard let machine = leader, let group = machine.group else { return }
@@ -176,6 +238,7 @@ extension GroupSimulation {
         for machine in machines {
             machine.disk.isFull = false
             machine.disk.slowness = 1
+            machine.disk.tablesSlowness = 1
             machine.disk.hangsUntil = 0
             machine.pausedUntil = min(machine.pausedUntil, queue.now)
             if machine.process == nil {

@@ -80,6 +80,13 @@ extension GroupSimulation {
 
     func send(_ message: Message, from process: SimulatedProcess) {
         checker.sent(message)
+        if message.kind == .voteResponse || message.kind == .appendResponse {
+            let machine = machines[process.place]
+            machine.promises += 1
+            mayProbe(
+                process.place,
+                machine.promises <= Limits.firstPromises ? 1 : Limits.probeShare)
+        }
         guard let place = places[message.to] else { return }
         if let why = loss(from: process.place, to: place) {
             note(.message(message, lost: why))
@@ -121,7 +128,8 @@ extension GroupSimulation {
         if !machine.hasFailed {
             checker.fail(
                 .recovery,
-                "member \(machine.peer ?? .none) has stopped, though its disk works")
+                "member \(machine.peer ?? .none) has stopped, though its disk works: "
+                    + (machine.group?.engine.member.inPlace { $0.view.health.reason } ?? ""))
         }
         queue.push(.death(machine.place, life: machine.life, .killed), after: 10_000)
     }

@@ -28,10 +28,12 @@ public final class GroupSimulation {
         case start(Int)
         case death(Int, life: Int, Death)
         case client(Int, token: Int)
-        case request(GroupClient.Attempt, Int)
-        case reply(GroupClient.Attempt, GroupClient.Reply)
+        case request(RegisterClient.Attempt, Int)
+        case reply(RegisterClient.Attempt, RegisterClient.Reply)
         case fault(GroupFault)
         case faultEnd(GroupFault, Int)
+        /// A machine is cut off for a while.
+        case isolation(Int, Microseconds)
         case partitionEnd
         case heal
         case inspection
@@ -46,6 +48,7 @@ public final class GroupSimulation {
         var clients: SeededGenerator
         var machines: SeededGenerator
         var members: SeededGenerator
+        var probes: SeededGenerator
 
         init(seed: UInt64) {
             network = SeededGenerator(seed: seed, stream: 102)
@@ -55,6 +58,7 @@ public final class GroupSimulation {
             clients = SeededGenerator(seed: seed, stream: 106)
             machines = SeededGenerator(seed: seed, stream: 107)
             members = SeededGenerator(seed: seed, stream: 108)
+            probes = SeededGenerator(seed: seed, stream: 109)
         }
     }
 
@@ -65,8 +69,16 @@ public final class GroupSimulation {
         public static let steps = 200_000
         /// Steps that a dead process is given to end its tasks.
         public static let lastSteps = 20_000
-        /// Attempts at one operation before its client gives it up, while there are faults.
-        public static let attempts = 8
+        /// Share of the persist points, and of the promises but the first of each process, at which
+        /// the disk is looked at.
+        public static let probeShare = 0.01
+        public static let firstPromises = 3
+        /// What comes to a process that is stopped comes again so much later.
+        public static let pauseSteps: Microseconds = 20_000
+        /// How long tables are at one piece of work at most.
+        public static let tablesTime: Microseconds = 10_000_000
+        /// Attempts of a client to have its operation settled.
+        public static let settlingAttempts = 16
         /// How long a piece of a snapshot is waited for.
         public static let pieceTime: Microseconds = 5_000_000
     }
@@ -82,13 +94,15 @@ public final class GroupSimulation {
     /// The machine of each member that ever was.
     var places: [PeerID: Int] = [:]
     var nextPeer: UInt64
-    var clients: [GroupClient] = []
+    var clients: [RegisterClient] = []
     var histories: Histories
     var checker = GroupChecker()
     var trace = GroupTrace(keeping: Limits.tracedEvents)
     var pieces: [UInt64: PieceUnderWay] = [:]
     var nextPiece: UInt64 = 1
     var persistPoints = 0
+    /// Machines whose disks are to be looked at.
+    var probed: [Int] = []
     var isHealing = false
     var healedAt: Microseconds = 0
     var isDone = false
@@ -110,7 +124,7 @@ public final class GroupSimulation {
             if isMember { places[peer] = place }
         }
         for number in 0..<scenario.clients {
-            clients.append(GroupClient(UInt16(number), &chance.clients))
+            clients.append(RegisterClient(UInt16(number), &chance.clients))
         }
     }
 
@@ -121,7 +135,7 @@ public final class GroupSimulation {
     public var digest: UInt64 { trace.digest.value }
 
     /// Runs to the end, or to the first violation.
-    public func run() -> GroupFailure? {
+    public func run() -> Failure<GroupScenario>? {
         for place in 0..<scenario.voters { start(place) }
         for place in clients.indices {
             wake(place, after: chance.clients.time(in: scenario.thinkTime))
@@ -131,6 +145,7 @@ public final class GroupSimulation {
         while !isDone, checker.violation == nil, let event = queue.pop() {
             statistics.steps += 1
             handle(event)
+            if !probed.isEmpty { probe() }
         }
         if checker.violation == nil, let detail = histories.firstViolation() {
             checker.fail(.linearizability, detail)
@@ -139,7 +154,7 @@ public final class GroupSimulation {
         for machine in machines { bury(machine) }
         summarize()
         return violation.map {
-            GroupFailure(
+            Failure(
                 scenario: scenario, violation: $0, step: statistics.steps, time: queue.now,
                 events: trace.tail)
         }
@@ -181,6 +196,7 @@ public final class GroupSimulation {
         case .reply(let attempt, let reply): end(attempt, reply)
         case .fault(let fault): strike(fault)
         case .faultEnd(let fault, let place): relieve(fault, place)
+        case .isolation(let place, let time): isolate([place], for: time)
         case .partitionEnd: if !isHealing { endPartition() }
         case .heal: heal()
         case .inspection: inspect()
@@ -197,37 +213,12 @@ public final class GroupSimulation {
     func awake(_ place: Int, _ life: Int, _ event: Event) -> GroupMachine? {
         guard let machine = alive(place, life) else { return nil }
         guard machine.pausedUntil > queue.now else { return machine }
-        queue.push(event, after: machine.pausedUntil - queue.now)
+        // The pause may be cut short.
+        queue.push(event, after: min(machine.pausedUntil - queue.now, Limits.pauseSteps))
         return nil
     }
 
     func note(_ event: GroupEvent) {
         trace.add(event, step: statistics.steps, time: queue.now)
-    }
-}
-
-/// A run that ended with a violation, and how to see it again.
-public struct GroupFailure: Error, Sendable, CustomStringConvertible {
-    public var scenario: GroupScenario
-    public var violation: Violation
-    /// The event at which it was found.
-    public var step: Int
-    public var time: Microseconds
-    /// The last events before it.
-    public var events: [String]
-
-    /// The command that repeats the run with all its events.
-    public var command: String {
-        "swift run -c release simulate --driver --seed \(scenario.seed) --trace"
-            + (scenario.isLong ? " --long" : "")
-    }
-
-    public var description: String {
-        """
-        seed \(scenario.seed), step \(step), second \(TraceText.seconds(time)): \(violation)
-        The last events:
-        \(events.map { "  " + $0 }.joined(separator: "\n"))
-        Again: \(command)
-        """
     }
 }

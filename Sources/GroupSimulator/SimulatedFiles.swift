@@ -35,6 +35,17 @@ final class SimulatedFiles {
         var settledNames = 0
 
         init(isDirectory: Bool) { self.isDirectory = isDirectory }
+
+        /// The same contents, and no names.
+        init(copying other: Node) {
+            isDirectory = other.isDirectory
+            content = other.content
+            durable = other.durable
+            changes = other.changes
+            forced = other.forced
+            settled = other.settled
+            settledNames = other.settledNames
+        }
     }
 
     /// How much a power cut takes of what was not synced in one file.
@@ -44,11 +55,27 @@ final class SimulatedFiles {
 
     static let block = 512
 
-    private let root = Node(isDirectory: true)
+    private let root: Node
     /// In the order of their making.
     private var nodes: [Node] = []
 
-    init() {}
+    init() { root = Node(isDirectory: true) }
+
+    /// The same files, on a disk of their own.
+    init(copying other: SimulatedFiles) {
+        var copies: [ObjectIdentifier: Node] = [:]
+        func copy(_ node: Node) -> Node {
+            if let known = copies[ObjectIdentifier(node)] { return known }
+            let new = Node(copying: node)
+            copies[ObjectIdentifier(node)] = new
+            new.entries = node.entries.mapValues(copy)
+            new.durableEntries = node.durableEntries.mapValues(copy)
+            new.names = node.names.map { ($0.name, $0.node.map(copy)) }
+            return new
+        }
+        root = copy(other.root)
+        nodes = other.nodes.map(copy)
+    }
 
     // MARK: Names
 

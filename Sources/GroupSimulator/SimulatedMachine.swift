@@ -9,7 +9,7 @@ final class SimulatedMachine {
         var tables = InMemoryTables()
     }
 
-    let files = SimulatedFiles()
+    let files: SimulatedFiles
     /// What a power cut cannot take.
     var durableTables = TableImage()
     /// Later states that reached the database's file without a sync, oldest first.
@@ -18,8 +18,19 @@ final class SimulatedMachine {
     // Faults that last for a while.
     var isFull = false
     var slowness = 1
+    /// The same of the tables alone.
+    var tablesSlowness = 1
     /// Until when operations that begin do not end.
     var hangsUntil: Microseconds = 0
+
+    init() { files = SimulatedFiles() }
+
+    /// A machine with the same on its disk.
+    init(copying other: SimulatedMachine) {
+        files = SimulatedFiles(copying: other.files)
+        durableTables = other.durableTables
+        flushedTables = other.flushedTables
+    }
 
     var newestTables: TableImage { flushedTables.last ?? durableTables }
 

@@ -21,8 +21,7 @@ final class SimulatedProcess: SimulatedKernel {
     private let simulation: GroupSimulation
     let place: Int
     let life: Int
-    private var descriptors: [Int32: SimulatedFiles.Node] = [:]
-    private var nextDescriptor: Int32 = 3
+    private var open: OpenFiles
     private(set) var running: [UInt64: Running] = [:]
     /// In the order in which they began.
     private(set) var order: [UInt64] = []
@@ -44,6 +43,7 @@ final class SimulatedProcess: SimulatedKernel {
         clockRate: Double, generator: SeededGenerator
     ) {
         self.machine = machine
+        open = OpenFiles(of: machine.files)
         self.simulation = simulation
         self.place = place
         self.life = life
@@ -96,7 +96,7 @@ final class SimulatedProcess: SimulatedKernel {
             begun.isPending = false
             begun.result = -code
         } else {
-            begun.node = target(of: operation)
+            begun.node = open.target(of: operation)
             if let node = begun.node { begun.mark = machine.files.mark(node) }
             // Some have their effect when they are begun, some when they end: a crash in between
             // finds it or not.
@@ -125,14 +125,6 @@ final class SimulatedProcess: SimulatedKernel {
         return order
     }
 
-    private func target(of operation: SimulatedOperation) -> SimulatedFiles.Node? {
-        switch operation {
-        case .synchronize(let descriptor): descriptors[descriptor]
-        case .synchronizeDirectory(let path): machine.files.find(path)
-        default: nil
-        }
-    }
-
     private static func isPersistPoint(_ operation: SimulatedOperation) -> Bool {
         switch operation {
         case .write, .synchronize, .synchronizeDirectory, .rename, .truncate, .remove: true
@@ -149,82 +141,21 @@ final class SimulatedProcess: SimulatedKernel {
     }
 
     private func carryOut(_ operation: SimulatedOperation, _ begun: Running) -> Int32 {
-        let files = machine.files
-        switch operation {
-        case .read(let descriptor, let memory, let offset):
-            guard let node = descriptors[descriptor] else { return -EBADF }
-            let count = max(0, min(memory.count, node.content.count - offset))
-            node.content.withUnsafeBytes { bytes in
-                guard count > 0 else { return }
-                memory.copyMemory(
-                    from: UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count]))
-            }
-            return Int32(count)
-        case .write(let descriptor, let bytes, let offset, let isDurable):
-            guard let node = descriptors[descriptor] else { return -EBADF }
-            files.change(node, .write(offset: offset, Array(bytes)))
-            if isDurable { files.force(node, files.mark(node) - 1) }
-            return Int32(bytes.count)
-        case .synchronize, .synchronizeDirectory:
-            guard let node = begun.node else { return -ENOENT }
-            files.synchronize(node, through: begun.mark)
-            return 0
-        case .allocate(let descriptor, let mode, let offset, let length):
-            guard let node = descriptors[descriptor] else { return -EBADF }
-            if mode != 0 {
-                files.change(node, .zero(offset..<offset + length))
-            } else if node.content.count < offset + length {
-                files.change(node, .resize(offset + length))
-            }
-            return 0
-        case .truncate(let descriptor, let size):
-            guard let node = descriptors[descriptor] else { return -EBADF }
-            files.change(node, .resize(size))
-            return 0
-        case .open(let path, let flags):
-            switch files.open(path, flags: flags) {
-            case .failure(let error): return -error.code
-            case .success(let node):
-                nextDescriptor += 1
-                descriptors[nextDescriptor] = node
-                return nextDescriptor
-            }
-        case .close(let descriptor):
-            return descriptors.removeValue(forKey: descriptor) == nil ? -EBADF : 0
-        case .remove(let path): return files.remove(path)
-        case .makeDirectory(let path): return files.makeDirectory(path)
-        case .rename(let from, let target): return files.rename(from, to: target)
-        case .ask: return 0
-        }
+        open.carryOut(operation, on: begun.node, through: begun.mark)
     }
 
     // MARK: Questions
 
-    func list(_ path: String) -> Result<[String], IOError> {
-        guard let names = machine.files.list(path) else {
-            return .failure(IOError(code: ENOENT, operation: "opendir", path: path))
-        }
-        return .success(names)
-    }
+    func list(_ path: String) -> Result<[String], IOError> { open.list(path) }
 
-    func status(_ path: String) -> Result<FileStatus?, IOError> {
-        guard let node = machine.files.find(path) else { return .success(nil) }
-        return .success(
-            FileStatus(
-                size: node.content.count, isDirectory: node.isDirectory,
-                allocated: node.content.count))
-    }
+    func status(_ path: String) -> Result<FileStatus?, IOError> { .success(open.status(path)) }
 
     func size(_ descriptor: Int32, path: String) -> Result<Int, IOError> {
-        guard let node = descriptors[descriptor] else {
-            return .failure(IOError(code: EBADF, operation: "fstat", path: path))
-        }
-        return .success(node.content.count)
+        open.size(descriptor, path: path)
     }
 
     func space(_ path: String) -> Result<FileSystemStatus, IOError> {
-        .success(
-            FileSystemStatus(capacity: 1 << 40, available: machine.isFull ? 0 : 1 << 39))
+        .success(OpenFiles.space(isFull: machine.isFull))
     }
 }
 

@@ -52,14 +52,31 @@ final class SimulatedTables: TableStore {
     }
 
     /// Throws once the process is dead, so that nothing of it is seen; waits now and then.
+    ///
+    /// - Parameter time: on a disk that is well.
     private func pause(_ share: Double, _ time: ClosedRange<Microseconds>) async throws(StoreError)
     {
         if context.simulation.chance.tables.chance(share) {
-            let slowness = context.process.machine.slowness
+            let machine = context.process.machine
+            let slowness = max(machine.slowness, machine.tablesSlowness)
             let wait = context.simulation.chance.tables.time(in: time) * Microseconds(slowness)
-            try? await context.reactor.sleep(for: .microseconds(wait))
+            // Everything is to be well again some time after the faults.
+            try? await context.reactor.sleep(
+                for: .microseconds(min(wait, GroupSimulation.Limits.tablesTime)))
         }
+        try isAlive()
+    }
+
+    private func isAlive() throws(StoreError) {
         guard !context.process.isDead, context.process.doom == nil else {
+            throw StoreError(.io, "the process is dead")
+        }
+    }
+
+    /// Something is to be durable: the process may die of that, and more often by `share`.
+    private func persist(share: Double = 0) throws(StoreError) {
+        try isAlive()
+        guard !context.simulation.diesAtPersistPoint(context.process, share: share) else {
             throw StoreError(.io, "the process is dead")
         }
     }
@@ -99,6 +116,7 @@ final class SimulatedTables: TableStore {
     func checkpoint() async throws(StoreError) -> UInt64? {
         let image = image
         context.process.machine.flushedTables.append(image)
+        try persist()
         try await pause(1, 100...20_000)
         if context.simulation.chance.tables.chance(0.05) { return nil }
         let machine = context.process.machine
@@ -110,7 +128,7 @@ final class SimulatedTables: TableStore {
 
     func copy(to path: String) async throws(StoreError) -> UInt64 {
         let image = image
-        try await pause(1, 100...50_000)
+        try await pause(1, 100...context.simulation.scenario.copyTime)
         do throws(IOError) {
             let file = try await File.open(
                 path, [.write, .create, .exclusive], on: context.reactor)
@@ -143,12 +161,16 @@ final class SimulatedTables: TableStore {
             throw StoreError(
                 .corrupt, "the copy \(path) has applied \(image.index), it should be \(index)")
         }
+        // The log knows of the snapshot, and the tables are not its yet.
+        let crash = context.simulation.scenario.installCrash
+        try persist(share: crash)
         try await pause(1, 100...20_000)
         context.process.machine.durableTables = image
         context.process.machine.flushedTables = []
         box.value.context.state = State(image)
         context.simulation.snapshotInstalled()
         context.simulation.tablesApplied(state.tables, through: index, context.process)
+        try persist(share: crash / 4)
     }
 
     func close() async throws(StoreError) {

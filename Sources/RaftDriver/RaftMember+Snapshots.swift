@@ -55,6 +55,9 @@ struct SnapshotStore {
                     try await reactor.remove("\(directory)/\(name)")
                 }
             }
+            // What was found may have got its name from a process that died before that was durable.
+            // From now on the leader is told that it is here, and the log may begin behind it.
+            if !received.isEmpty { try await reactor.synchronizeDirectory(directory) }
         } catch {
             throw StoreError(error)
         }

@@ -61,6 +61,16 @@ public struct Network {
         }
     }
 
+    /// Cuts some nodes off from all others, both ways.
+    public mutating func isolate(_ side: [PeerID]) {
+        for other in 1...UInt64(nodes) where !side.contains(PeerID(other)) {
+            for node in side {
+                cutLink(from: node, to: PeerID(other))
+                cutLink(from: PeerID(other), to: node)
+            }
+        }
+    }
+
     private mutating func cutLink(from: PeerID, to: PeerID) {
         cut[Int(from.rawValue)] |= 1 << to.rawValue
     }

@@ -3,7 +3,7 @@ import Raft
 /// What one run is made of, drawn from its seed: which faults come and how often, how large the
 /// cluster is and how the cores are configured. Each fault is absent from some runs, so that the
 /// others show what they do alone (swarm testing, Groce and others 2012).
-public struct Scenario: Sendable {
+public struct Scenario: RepeatableScenario {
     /// The seed of everything.
     public var seed: UInt64
     /// A defect that is put in; nil for none.
@@ -13,6 +13,9 @@ public struct Scenario: Sendable {
 
     /// Whether `concentrateOnMembers` was called.
     public private(set) var isConcentrated = false
+
+    /// How long the run is to be.
+    public private(set) var length = RunLength.short
 
     // MARK: The cluster
 
@@ -113,9 +116,19 @@ public enum RunLength: String, Sendable {
 }
 
 extension Scenario {
+    public var options: [String] {
+        var options: [String] = []
+        if length == .long { options.append("--long") }
+        if isConcentrated { options.append("--members") }
+        if properties.isSubset(of: Property.paper) { options.append("--paper") }
+        if let mutation { options += ["--mutation", mutation.rawValue] }
+        return options
+    }
+
     /// The scenario of a seed.
     public init(seed: UInt64, length: RunLength = .short) {
         self.init(quiet: seed)
+        self.length = length
         var generator = SeededGenerator(seed: seed, stream: 1)
         drawCluster(&generator)
         drawCore(&generator)

@@ -115,7 +115,7 @@ public final class Simulation {
     public var digest: UInt64 { trace.digest.value }
 
     /// Runs to the end, or to the first violation.
-    public func run() -> Failure? {
+    public func run() -> Failure<Scenario>? {
         do throws(Violation) {
             try begin()
             while !isDone, let event = queue.pop() {
@@ -202,37 +202,5 @@ public final class Simulation {
 
     func note(_ item: @autoclosure () -> TraceItem) {
         trace.add(item(), step: statistics.steps, time: queue.now)
-    }
-}
-
-/// A run that ended with a violation, and how to see it again.
-public struct Failure: Error, Sendable, CustomStringConvertible {
-    public var scenario: Scenario
-    public var violation: Violation
-    /// The event at which it was found.
-    public var step: Int
-    public var time: Microseconds
-    /// The last events before it.
-    public var events: [String]
-    /// How long the run was to be: needed to run it again.
-    public var length = RunLength.short
-
-    /// The command that repeats the run with all its events.
-    public var command: String {
-        var text = "swift run -c release simulate --seed \(scenario.seed) --trace"
-        if length == .long { text += " --long" }
-        if scenario.isConcentrated { text += " --members" }
-        if scenario.properties == Property.paper { text += " --paper" }
-        if let mutation = scenario.mutation { text += " --mutation \(mutation.rawValue)" }
-        return text
-    }
-
-    public var description: String {
-        """
-        seed \(scenario.seed), step \(step), second \(TraceText.seconds(time)): \(violation)
-        The last events:
-        \(events.map { "  " + $0 }.joined(separator: "\n"))
-        Again: \(command)
-        """
     }
 }

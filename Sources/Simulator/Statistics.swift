@@ -6,6 +6,8 @@ public struct Statistics: Sendable {
     public var elections = 0
     public var crashes = 0
     public var persistPoints = 0
+    /// Looks at disks that go on.
+    public var probes = 0
     public var partitions = 0
     public var membershipChanges = 0
     public var transfers = 0
@@ -26,6 +28,7 @@ public struct Statistics: Sendable {
         left.time += right.time
         left.elections += right.elections
         left.crashes += right.crashes
+        left.probes += right.probes
         left.persistPoints += right.persistPoints
         left.partitions += right.partitions
         left.membershipChanges += right.membershipChanges

@@ -18,7 +18,8 @@ struct Options {
 
           --driver         the members that serve, with log, tables and sessions, on simulated
                            machines; without it the core of Raft alone
-          --check          run the seed twice, and compare
+          --check          run the seed twice, and compare; the digest that is printed is to be the
+                           same in another process
           --from SEED      the first seed; without it one by chance
           --seeds COUNT    stop after so many seeds
           --minutes COUNT  stop after so many minutes
@@ -70,6 +71,11 @@ struct Options {
         if isOfDriver, mutation != nil || isConcentrated || properties != Set(Property.allCases) {
             throw UsageError(
                 message: "--members, --paper and --mutation are of the core: leave out --driver")
+        }
+        if isChecked, !isOfDriver || seed == nil {
+            throw UsageError(
+                message: "--check compares two runs of one seed of the members that serve: add "
+                    + "--driver and --seed")
         }
         if isTraced, seed == nil {
             throw UsageError(message: "--trace prints one run: name it by --seed")

@@ -53,7 +53,7 @@ struct Simulate {
 
     /// Runs seeds one after another until the first failure. False if there was one.
     private static func runMany(_ options: Options) -> Bool {
-        SeedInFlight.reportOnTrap()
+        SeedInFlight.reportOnTrap(options)
         let first = options.first ?? UInt64.random(in: 0..<1 << 40)
         print("from seed \(first) on")
         fflush(nil)

@@ -24,7 +24,8 @@ enum SimulateDriver {
         if let failure { print(failure) }
         print(
             "seed \(seed): \(statistics.steps) steps, \(statistics.elections) elections, "
-                + "\(statistics.crashes) crashes, \(statistics.operations) operations, digest "
+                + "\(statistics.crashes) crashes, \(statistics.operations) operations, "
+                + "\(statistics.probes) disks looked at, digest "
                 + String(digest, radix: 16))
         if let other = runs.dropFirst().first, other.2 != digest {
             print("seed \(seed) ran otherwise the second time: \(String(other.2, radix: 16))")

@@ -40,6 +40,73 @@ struct GroupCheckerTests {
         #expect(checker.violation?.property == .hardState)
     }
 
+    private static func found(
+        term: Term, vote: PeerID = .none, first: LogIndex = 1, last: LogIndex
+    ) -> FoundLog {
+        FoundLog(state: HardState(term: term, vote: vote, commit: 0), first: first, last: last)
+    }
+
+    @Test("what a member would find that has given a vote and acknowledged an entry")
+    func disks() {
+        func property(
+            _ found: FoundLog?, tables: UInt64 = 0, snapshot: LogIndex? = nil
+        ) -> Property? {
+            var checker = GroupChecker()
+            checker.sent(Message(.voteResponse, to: 1, from: 2, term: 4))
+            checker.sent(Message(.appendResponse, to: 1, from: 2, term: 4, index: 9))
+            checker.wouldFind(2, "killed now", found, tables: tables, snapshot: snapshot)
+            return checker.violation?.property
+        }
+        #expect(property(Self.found(term: 4, vote: 1, last: 9)) == nil)
+        #expect(property(Self.found(term: 5, last: 2)) == nil)
+        #expect(property(nil) == .durablePromise)
+        #expect(property(Self.found(term: 3, last: 9)) == .hardState)
+        #expect(property(Self.found(term: 4, last: 9)) == .hardState)
+        #expect(property(Self.found(term: 4, vote: 3, last: 9)) == .hardState)
+        #expect(property(Self.found(term: 4, vote: 1, last: 8)) == .durablePromise)
+        // The log begins behind the tables, unless a snapshot is between.
+        let short = Self.found(term: 4, vote: 1, first: 6, last: 9)
+        #expect(property(short, tables: 4) == .recovery)
+        #expect(property(short, tables: 5) == nil)
+        #expect(property(short, tables: 4, snapshot: 5) == nil)
+        #expect(property(short, tables: 4, snapshot: 4) == .recovery)
+        #expect(property(short, tables: 10) == .recovery)
+    }
+
+    @Test("who leads has its own vote, and a refusal names a term that is kept")
+    func termsOfMessages() {
+        var checker = GroupChecker()
+        checker.sent(Message(.heartbeat, to: 1, from: 2, term: 6))
+        var other = checker
+        checker.wouldFind(2, "killed now", Self.found(term: 6, last: 0), tables: 0, snapshot: nil)
+        #expect(checker.violation?.property == .hardState)
+        other.sent(Message(.appendResponse, to: 1, from: 3, term: 7, reject: true))
+        other.began(3, term: 6, last: 0)
+        #expect(other.violation?.property == .hardState)
+    }
+
+    @Test("calls of a client that are carried out in another order than they were made")
+    func order() {
+        var checker = GroupChecker()
+        checker.carriesOut(Self.command(2), at: 5, 1)
+        checker.carriesOut(Self.command(4), at: 9, 1)
+        checker.carriesOut(Self.command(3), at: 7, 2)
+        #expect(checker.violation == nil)
+        checker.carriesOut(Self.command(1), at: 11, 2)
+        #expect(checker.violation?.property == .exactlyOnce)
+    }
+
+    @Test("members that two members do not agree on after the same entry")
+    func configurations() {
+        var checker = GroupChecker()
+        checker.configuration(ConfState(voters: [1, 2]), after: 5, 1)
+        checker.configuration(ConfState(voters: [1, 2, 3]), after: 6, 1)
+        checker.configuration(ConfState(voters: [1, 2]), after: 5, 2)
+        #expect(checker.violation == nil)
+        checker.configuration(ConfState(voters: [1, 2, 3]), after: 5, 3)
+        #expect(checker.violation?.property == .sameConfiguration)
+    }
+
     @Test("a call that is carried out twice, or though it was settled")
     func calls() {
         var checker = GroupChecker()

@@ -80,6 +80,29 @@ struct SimulatedFilesTests {
         #expect(found.count == 3)
     }
 
+    @Test("a copy is a disk of its own, with what is not synced yet")
+    func copies() throws {
+        let files = SimulatedFiles()
+        let root = try #require(files.find("/"))
+        let node = try Self.made(files, "/a")
+        files.synchronize(root, through: files.mark(root))
+        files.change(node, .write(offset: 0, Self.bytes(1, 512)))
+        _ = try Self.made(files, "/b")
+        let copy = SimulatedFiles(copying: files)
+        files.synchronize(node, through: files.mark(node))
+        #expect(files.remove("/b") == 0)
+        #expect(copy.list("/") == ["a", "b"])
+        let copied = try #require(copy.find("/a"))
+        #expect(copied.content == Self.bytes(1, 512))
+        #expect(copied.durable == [])
+        copy.change(copied, .write(offset: 0, Self.bytes(2, 512)))
+        #expect(node.durable == Self.bytes(1, 512))
+        var generator = SeededGenerator(seed: 3)
+        copy.cutPower(&generator)
+        #expect(files.list("/") == ["a"])
+        #expect(node.content == Self.bytes(1, 512))
+    }
+
     @Test("a file whose name is gone is forgotten by a power cut")
     func unnamed() throws {
         let files = SimulatedFiles()

@@ -5,10 +5,12 @@
 Usage: mutants.py [--driver [--in FOLDER]] [WORD…]
 
 Words choose defects whose name holds one of them. FOLDER is a copy of the repository that is built
-already; without it one is made and built, which takes minutes.
+already, not the repository itself; without it one is made and built, which takes minutes.
 
-Prints one line for each: the seed that found it and what it found. Exits 1 if one was not found,
-did not build, or no longer fits the source.
+Prints one line for each: the seed that found it and what it found. A defect is found by a failure of
+the checkers alone, or where its list says `trap` by a precondition of what is tested; and the same
+seed must pass without it. Exits 1 if one was not found so, did not build, took too long, or no longer
+fits the source.
 """
 import os
 import re
@@ -19,6 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
+# Seconds that one defect's seeds may take.
+LONGEST = 1200
+# Seeds that pass without any defect before one is put in.
+CONTROLS = 10
+PROGRAM = ".build/release/simulate"
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = """// swift-tools-version: 6.2
 import PackageDescription
@@ -54,6 +61,8 @@ class Mutant:
         self.name = name
         self.seeds = 0
         self.options = []
+        # A precondition finds it, by ending the process.
+        self.traps = False
         self.file = ""
         self.old = []
         self.new = []
@@ -70,6 +79,8 @@ def read_mutants(path):
             mutants[-1].seeds = int(line[6:])
         elif line.startswith("options "):
             mutants[-1].options = line[8:].split()
+        elif line == "trap":
+            mutants[-1].traps = True
         elif line.startswith("file "):
             mutants[-1].file = line[5:]
         elif line.startswith("- "):
@@ -87,22 +98,55 @@ def build(folder):
         cwd=folder, capture_output=True, text=True)
 
 
-def run(folder, seeds, options, number=0):
-    """The line that says what was found; None if nothing was."""
-    command = [folder / ".build/release/simulate", "--from", "1", "--seeds", str(seeds), *options]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1200,
-                              env={**os.environ, "MUTANT": str(number)})
-    except subprocess.TimeoutExpired:
-        return None
-    if done.returncode == 0:
-        return None
-    found = re.search(r"^(seed \d+, step .*|.*trapped at seed \d+)",
-                      done.stdout + done.stderr, re.M)
-    return found.group(1) if found else f"exit {done.returncode}"
+class Run:
+    """The seeds from `first` on, until one fails: which seed found what, or why none did."""
+
+    def __init__(self, program, first, seeds, options, number=0, traps=False):
+        self.seed = None
+        self.text = ""
+        command = [program, "--from", str(first), "--seeds", str(seeds), *options]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST,
+                                  env={**os.environ, "MUTANT": str(number)})
+        except subprocess.TimeoutExpired:
+            self.text = f"TOOK TOO LONG: {seeds} seeds are not done after {LONGEST} s"
+            return
+        self.has_passed = done.returncode == 0
+        output = done.stdout + done.stderr
+        found = re.search(r"^seed (\d+), step \d+, second +[\d.]+: .*", output, re.M)
+        trapped = re.search(r"^Seed (\d+) ended the process by signal [45]$", output, re.M)
+        if self.has_passed:
+            self.text = f"NOT FOUND in {seeds} seeds"
+        elif found and done.returncode == 1:
+            self.seed, self.text = int(found.group(1)), found.group(0)
+        elif trapped and traps:
+            self.seed, self.text = int(trapped.group(1)), f"seed {trapped.group(1)}: a precondition"
+        else:
+            last = output.strip().splitlines()[-1:] or ["nothing"]
+            self.text = f"NOT JUDGED: exit {done.returncode} with '{last[0]}'"
+
+    has_passed = False
 
 
-def judge(folder, mutant):
+def find(program, control, mutant, options, number=0):
+    """Whether the defect was found, and what was."""
+    run = Run(program, 1, mutant.seeds, options, number, mutant.traps)
+    if run.seed is None:
+        return False, run.text
+    without = Run(control, run.seed, 1, options)
+    if not without.has_passed:
+        return False, f"seed {run.seed} FAILS WITHOUT IT: {without.text}"
+    return True, run.text
+
+
+def require_control(program, options):
+    """Ends the script unless the first seeds pass where no defect is on."""
+    run = Run(program, 1, CONTROLS, options)
+    if not run.has_passed:
+        sys.exit(f"without any defect: {run.text}")
+
+
+def judge(folder, control, mutant):
     path = folder / "Sources/Raft" / mutant.file
     text = path.read_text()
     old, new = "\n".join(mutant.old), "\n".join(mutant.new)
@@ -113,8 +157,7 @@ def judge(folder, mutant):
         built = build(folder)
         if built.returncode != 0:
             return False, "does not build: " + built.stdout[-400:]
-        found = run(folder, mutant.seeds, mutant.options)
-        return found is not None, found or f"NOT FOUND in {mutant.seeds} seeds"
+        return find(folder / PROGRAM, control, mutant, mutant.options)
     finally:
         path.write_text(text)
 
@@ -126,7 +169,13 @@ def judge_core(mutants, folder):
         shutil.copytree(ROOT / "Sources" / target, folder / "Sources" / target)
     # The members that serve are not there.
     (folder / "Sources/simulate/SimulateDriver.swift").write_text(NO_DRIVER)
-    return sum(report(mutant, lambda: judge(folder, mutant)) for mutant in mutants)
+    built = build(folder)
+    if built.returncode != 0:
+        sys.exit("the core does not build: " + built.stdout[-2000:])
+    control = folder / "control"
+    shutil.copy(folder / PROGRAM, control)
+    require_control(control, [])
+    return sum(report(mutant, lambda: judge(folder, control, mutant)) for mutant in mutants)
 
 
 def judge_driver(mutants, folder, is_made):
@@ -155,13 +204,27 @@ def judge_driver(mutants, folder, is_made):
             path.write_text(text)
         for module in ["RaftLog", "RaftDriver"]:
             (folder / "Sources" / module / "MutantNumber.swift").unlink(missing_ok=True)
+    program = folder / PROGRAM
+    require_control(program, ["--driver"])
     count = 0
     for number, mutant in enumerate(mutants, 1):
         def judged():
-            found = run(folder, mutant.seeds, ["--driver", *mutant.options], number)
-            return found is not None, found or f"NOT FOUND in {mutant.seeds} seeds"
+            return find(program, program, mutant, ["--driver", *mutant.options], number)
         count += report(mutant, judged)
     return count
+
+
+def checked_folder(arguments):
+    """The folder behind --in, as far as it can be one."""
+    if not arguments or arguments[0].startswith("--"):
+        sys.exit("--in needs a folder: a copy of the repository that is built already")
+    folder = Path(arguments[0]).resolve()
+    for part in ["Package.swift", "Sources/RaftDriver", "Sources/RaftLog", ".build"]:
+        if not (folder / part).exists():
+            sys.exit(f"--in {folder}: there is no {part}, so it is no built copy of the repository")
+    if folder.samefile(ROOT):
+        sys.exit(f"--in {folder}: that is the repository itself, whose sources would be changed")
+    return folder
 
 
 def report(mutant, judged):
@@ -176,11 +239,18 @@ def main(arguments):
     words = [a for a in arguments if a != "--driver"]
     made = None
     if "--in" in words:
+        if not is_driver:
+            sys.exit("--in is for --driver: the core is built apart")
         place = words.index("--in")
-        made = Path(words[place + 1])
+        made = checked_folder(words[place + 1:])
         del words[place:place + 2]
+    unknown = [w for w in words if w.startswith("--")]
+    if unknown:
+        sys.exit(f"there is no option {unknown[0]}\n\n{__doc__}")
     mutants = read_mutants(Path(__file__).with_name("driver.txt" if is_driver else "core.txt"))
     chosen = [m for m in mutants if not words or any(w in m.name for w in words)]
+    if not chosen:
+        sys.exit(f"no defect has a name with {' or '.join(words)} in it")
     with tempfile.TemporaryDirectory() as name:
         if is_driver:
             found = judge_driver(chosen, made or Path(name), made is not None)

@@ -23,7 +23,7 @@ struct Mutant: Sendable, CustomTestStringConvertible {
     var testDescription: String { mutation.rawValue + (byPaper ? " by the paper alone" : "") }
 
     /// The failure of the first seed that finds it, and how many seeds that took.
-    func firstFailure() -> (failure: Failure, seeds: UInt64)? {
+    func firstFailure() -> (failure: Failure<Scenario>, seeds: UInt64)? {
         for seed in 1...seeds {
             var scenario = Scenario(seed: seed)
             scenario.apply(mutation)

@@ -99,6 +99,20 @@ struct SimulationTests {
                 "simulate --seed 1 --trace --mutation acknowledgesBeforeSync"))
     }
 
+    @Test("the command that repeats a run names all that it is made of")
+    func command() {
+        var scenario = Scenario(seed: 4, length: .long)
+        scenario.concentrateOnMembers()
+        scenario.properties.formIntersection(Property.paper)
+        scenario.apply(.votesTwice)
+        let failure = Failure(
+            scenario: scenario, violation: Violation(property: .liveness, detail: ""), step: 1,
+            time: 0, events: [])
+        #expect(
+            failure.command == "swift run -c release simulate --seed 4 --trace --long --members "
+                + "--paper --mutation votesTwice")
+    }
+
     /// A small busy cluster whose nodes crash at one persist point each run, with each tear.
     @Test(
         "a crash at each persist point, whatever it leaves of unsynced writes, loses nothing",
