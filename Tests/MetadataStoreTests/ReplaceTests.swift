@@ -138,6 +138,33 @@ struct ReplaceTests {
         }
     }
 
+    @Test("a read of a member that is new sees nothing, or all that was taken over")
+    func readsOfNew() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = try await makeCopy(directory, index: 9)
+            let store = try await open("\(directory)/m.db")
+            let isDone = Done()
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    defer { isDone.set() }
+                    try await store.replace(with: path, index: 9)
+                }
+                for _ in 0..<3 {
+                    group.addTask {
+                        while !isDone.isSet {
+                            let count = try await store.read { tables in
+                                tables.entries(first, prefix: [], limit: 1 << 20).count
+                            }
+                            #expect(count == 0 || count == 20_000)
+                        }
+                    }
+                }
+                try await group.waitForAll()
+            }
+            try await store.close()
+        }
+    }
+
     @Test("one that fails half-way is refused to readers, empty when opened, and can be done again")
     func halfWay() async throws {
         try await withTemporaryDirectory { directory in
