@@ -96,8 +96,13 @@ extension SharedLog {
         }
         counts.calls += done.count
         let moved = counts.bytesMoved
+        let isMoveAlone = effects.allSatisfy { effect in
+            if case .append = effect { false } else { true }
+        }
         applyEffects()
-        moveBudget += 2 * size - 3 * (counts.bytesMoved - moved)
+        // What is appended pays for what is moved: else a batch of few bytes, which takes a block
+        // all the same, would pay for the next one like it, and so on for ever.
+        moveBudget += isMoveAlone ? -size : 2 * size - 3 * (counts.bytesMoved - moved)
         finishAll(done)
     }
 

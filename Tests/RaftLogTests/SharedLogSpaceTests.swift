@@ -8,7 +8,8 @@ import Testing
 
 /// Waits until `isDone`, at most ten seconds: the log frees segments in the background.
 private func eventually(_ reactor: Reactor, _ isDone: () async -> Bool) async throws -> Bool {
-    for _ in 0..<1000 {
+    let end = reactor.now().advanced(by: .seconds(10))
+    while reactor.now() < end {
         if await isDone() { return true }
         try await reactor.sleep(for: .milliseconds(10))
     }
@@ -103,6 +104,29 @@ struct SharedLogSpaceTests {
             var found = try await contents(log)
             found[groupID(99)] = nil
             #expect(found == expected)
+            try await log.close()
+        }
+    }
+
+    @Test("small entries of many groups are not written again and again while nobody asks for it")
+    func rest() async throws {
+        try await withTemporaryDirectory { directory in
+            let reactor = try Reactor.start()
+            defer { reactor.stop() }
+            let log = try await smallLog(directory + "/log", on: reactor)
+            // Each takes a block, whenever it is moved by itself: together more than the log may have.
+            for number in 1...60 {
+                let group = try await log.create(groupID(number), confState: ConfState(voters: [1]))
+                try await group.append(entries: [entry(1, size: 50)], hardState: HardState(term: 1))
+            }
+            var before = -1
+            let isAtRest = try await eventually(reactor) {
+                try? await reactor.sleep(for: .milliseconds(300))
+                let now = await log.statistics.segmentsBegun
+                defer { before = now }
+                return now == before
+            }
+            #expect(isAtRest, "\(before) segments were begun for 60 entries")
             try await log.close()
         }
     }
