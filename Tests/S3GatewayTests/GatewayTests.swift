@@ -97,20 +97,33 @@ import Testing
             let bytes = [UInt8](repeating: 5, count: 2 << 20)
             #expect(try await client.request("PUT", "/bucket/k", body: bytes).status == 200)
             let source = ["x-amz-copy-source": "/bucket/k"]
+            let isCopying = Atomic<Bool>(false)
             gateway.store.inject { call in
-                if call == "read" { usleep(800_000) }
+                for _ in 0..<2000 where call == "read" {
+                    if isCopying.load(ordering: .relaxed) { break }
+                    usleep(10_000)
+                }
                 return nil
             }
-            let copy = try await client.request("PUT", "/bucket/copy", headers: source)
+            let copy = try await client.request(
+                "PUT", "/bucket/copy", headers: source,
+                answerBegins: { isCopying.store(true, ordering: .relaxed) })
             #expect(copy.status == 200 && copy.headers["transfer-encoding"] == "chunked")
             let text = String(decoding: copy.body, as: UTF8.self)
             #expect(text.contains("<ETag>") && text.contains("\r\n1\r\n \r\n"))
             #expect(text.hasSuffix("\r\n0\r\n\r\n"))
+            // An error that comes before the client is told to wait has a status of its own.
+            let isAnswering = Atomic<Bool>(false)
             gateway.store.inject { call in
-                if call == "read" { usleep(800_000) }
+                for _ in 0..<2000 where call == "read" {
+                    if isAnswering.load(ordering: .relaxed) { break }
+                    usleep(10_000)
+                }
                 return call == "commit" ? StoreError(.noSpace, "full") : nil
             }
-            let late = try await client.request("PUT", "/bucket/late", headers: source)
+            let late = try await client.request(
+                "PUT", "/bucket/late", headers: source,
+                answerBegins: { isAnswering.store(true, ordering: .relaxed) })
             #expect(late.status == 200)
             let error = String(decoding: late.body, as: UTF8.self)
             #expect(error.contains("<Error><Code>InsufficientStorage</Code>"))

@@ -73,27 +73,34 @@ struct RawClient {
 
     func request(
         _ method: String, _ target: String, headers: [String: String] = [:], body: [UInt8] = [],
-        host: String = "127.0.0.1"
+        host: String = "127.0.0.1", answerBegins: @escaping @Sendable () -> Void = {}
     ) async throws -> RawResponse {
         let bytes = try signed(method, target, headers: headers, body: body, host: host)
-        return RawResponse(try await Self.exchange(bytes, port: port))
+        return RawResponse(
+            try await Self.exchange(bytes, port: port, answerBegins: answerBegins))
     }
 
     /// Sends `bytes` and reads until the server closes; on a thread of its own.
-    /// - Parameter atMost: goes away once so many bytes have come, with others on their way.
+    /// - Parameters:
+    ///   - atMost: goes away once so many bytes have come, with others on their way.
+    ///   - answerBegins: called when the first have.
     static func exchange(
-        _ bytes: [UInt8], port: Int, closesItsSide: Bool = false, atMost: Int = .max
+        _ bytes: [UInt8], port: Int, closesItsSide: Bool = false, atMost: Int = .max,
+        answerBegins: @escaping @Sendable () -> Void = {}
     ) async throws -> [UInt8] {
         try await withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread {
                 continuation.resume(
-                    with: Result { try blockingExchange(bytes, port, closesItsSide, atMost) })
+                    with: Result {
+                        try blockingExchange(bytes, port, closesItsSide, atMost, answerBegins)
+                    })
             }
         }
     }
 
     private static func blockingExchange(
-        _ bytes: [UInt8], _ port: Int, _ closesItsSide: Bool, _ atMost: Int
+        _ bytes: [UInt8], _ port: Int, _ closesItsSide: Bool, _ atMost: Int,
+        _ answerBegins: () -> Void
     ) throws -> [UInt8] {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(descriptor) }
@@ -121,6 +128,7 @@ struct RawClient {
         while answer.count < atMost {
             let count = recv(descriptor, &buffer, buffer.count, 0)
             if count <= 0 { return answer }
+            if answer.isEmpty { answerBegins() }
             answer += buffer[..<count]
         }
         return answer
