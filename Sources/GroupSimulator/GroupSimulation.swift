@@ -106,8 +106,6 @@ public final class GroupSimulation {
     var isHealing = false
     var healedAt: Microseconds = 0
     var isDone = false
-    /// A change of the members or a transfer is under way.
-    var isChangingMembers = false
     let pool = BufferPool()
 
     /// A run that has not begun.
