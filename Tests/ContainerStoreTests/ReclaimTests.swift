@@ -18,6 +18,8 @@ import Testing
             try await store.append(
                 cell(blockID(number), at: 0, pattern(65_536, seed: number), ended: true))
         }
+        // What is allocated ahead in the background would be counted against what is given back.
+        try await store.container(ContainerID(1)).untilIdle()
         return store
     }
 
