@@ -27,7 +27,7 @@ extension RaftCore {
         var request = request
         request.index = log.committed
         let isAlone = tracker.isSingleton && tracker.config.voters.incoming.contains(id)
-        if isAlone || hasLease {
+        if isAlone || checkLease() {
             answer(request)
         } else {
             reads.append(request)
@@ -83,7 +83,9 @@ extension RaftCore {
 
     /// The latest of a leader's ticks, counted from 1, of which a quorum has answered a heartbeat;
     /// nil while none has, or where a forced election may be under way.
-    var leaseTick: UInt64? {
+    ///
+    /// Mutating in name only, so that asking does not copy the core.
+    mutating func checkLeaseTick() -> UInt64? {
         guard role == .leader, configuration.grantsLeases, !isLeaseBroken, transferee == .none
         else { return nil }
         let tick = tracker.config.voters.committedIndex { peer in
@@ -98,8 +100,8 @@ extension RaftCore {
     /// Each reset its election timer at or after the tick in which the heartbeat it answered was
     /// sent, and refuses its vote for the least election timeout from then. The lease ends by
     /// ``Configuration/leaseMarginTicks`` earlier, and with the first forced election.
-    private var hasLease: Bool {
-        guard let tick = leaseTick else { return false }
+    private mutating func checkLease() -> Bool {
+        guard let tick = checkLeaseTick() else { return false }
         if isLeaseHeld { return true }
         guard configuration.readOnlyOption == .leaseBased else { return false }
         let age = leaderTicks + 1 - min(tick, leaderTicks + 1)

@@ -68,7 +68,9 @@ extension RaftCore {
     }
 
     /// Whether entries wait to be sent to those who get them later, or it is to be decided who does.
-    var hasRest: Bool {
+    ///
+    /// Mutating in name only, so that asking does not copy the core.
+    mutating func checkRest() -> Bool {
         guard role == .leader else { return false }
         if let triedFrom { return log.lastIndex > triedFrom }
         return !deferred.isEmpty
@@ -110,6 +112,8 @@ extension RaftCore {
                 deferred.contains($0.peer) || !$0.isLearner && $0.match >= restSentAt
             }
         if isSettled {
+            // Where nobody else is needed there is nobody to choose.
+            guard needed > 0 else { return }
             restsUntilTrial -= 1
             if restsUntilTrial <= 0 { tryAll() }
             return

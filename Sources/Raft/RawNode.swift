@@ -73,7 +73,7 @@ public final class RawNode<Storage: RaftStorage> {
     /// The latest of these numbers that a quorum has answered. Each who did refuses its vote for the
     /// least election timeout, in its ticks, from when it had the heartbeat. nil while there is none,
     /// where a forced election may be under way, or where ``Configuration/keepsLease`` is not set.
-    public var leaseTick: UInt64? { core.leaseTick }
+    public var leaseTick: UInt64? { core.checkLeaseTick() }
 
     /// Campaigns now, whatever the timeout; but not while a lease binds this member.
     public func campaign() {
@@ -116,7 +116,7 @@ public final class RawNode<Storage: RaftStorage> {
     /// Whether entries wait to be sent to members who get them later, see
     /// ``Configuration/sendsQuorumFirst``: ``sendRest()`` is to be called, when it suits the driver.
     /// Until then they do not have them, and those whom the leader sends to first must not fail.
-    public var hasRest: Bool { core.configuration.sendsQuorumFirst && core.hasRest }
+    public var hasRest: Bool { core.configuration.sendsQuorumFirst && core.checkRest() }
 
     /// Sends entries to those members who have waited for them.
     public func sendRest() { core.sendRest() }

@@ -81,6 +81,18 @@ struct LateMessagesTests {
         #expect(group.log(2).count + 1 == group.log(1).count)
     }
 
+    @Test("a leader that needs nobody else makes no trials with its learners")
+    func learnersAlone() {
+        var group = ThesisGroup("voters=1 learners=2 quorum-first late-commit")
+        group.run("campaign 1", "run", "tick 1", "run", "tick 1", "run")
+        for _ in 0...2 * Limits.restsBetweenTrials {
+            group.run("propose 1 a", "run", "rest 1", "run")
+        }
+        #expect(group.transcript.nodes[0].node.core.deferred == [2])
+        #expect(!group.transcript.nodes[0].node.hasRest, "the driver may rest")
+        #expect(group.log(2).count == group.log(1).count)
+    }
+
     @Test("a leader sends entries to a quorum at once, and to the rest when its driver says so")
     func quorumFirst() {
         var group = led("voters=1,2,3 quorum-first late-commit")
