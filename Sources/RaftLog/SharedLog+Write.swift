@@ -96,11 +96,9 @@ extension SharedLog {
         }
         counts.calls += done.count
         let moved = counts.bytesMoved
-        let isMoveAlone = effects.allSatisfy { effect in
-            if case .append = effect { false } else { true }
-        }
+        let isMoveAlone = effects.allSatisfy(\.isMove)
         applyEffects()
-        // What is appended pays for what is moved: else a batch of few bytes, which takes a block
+        // What callers write pays for what is moved: else a batch of few bytes, which takes a block
         // all the same, would pay for the next one like it, and so on for ever.
         moveBudget += isMoveAlone ? -size : 2 * size - 3 * (counts.bytesMoved - moved)
         finishAll(done)
@@ -227,6 +225,14 @@ extension BatchEffect {
         case .append(let group, _, _, _), .anchor(let group, _, _), .move(let group, _, _),
             .remove(let group):
             group
+        }
+    }
+
+    /// Whether it is there only for a segment to be freed: nobody asked for it.
+    var isMove: Bool {
+        switch self {
+        case .move, .anchor(_, _, .move): true
+        case .append, .anchor, .remove: false
         }
     }
 }
