@@ -69,17 +69,22 @@ struct GroupChecker {
 
     /// A member begins again with what it found on its disk.
     mutating func began(_ peer: PeerID, term: Term, last: LogIndex) {
-        let promised = promises[peer] ?? Promises()
+        requireKept("member \(peer) begins", promises[peer] ?? Promises(), term, last)
+    }
+
+    /// What a member has promised is not behind it: `who` begins again in `term`, with `last` as the
+    /// last entry of its log.
+    private mutating func requireKept(
+        _ who: String, _ promised: Promises, _ term: Term, _ last: LogIndex
+    ) {
         require(
             term >= promised.term, .hardState,
-            "member \(peer) had promised something in term \(promised.term), and begins again in "
-                + "term \(term)")
-        if term == promised.term {
-            require(
-                last >= promised.acknowledged, .durablePromise,
-                "member \(peer) had acknowledged entry \(promised.acknowledged) in term \(term), "
-                    + "and begins again with \(last) as its last")
-        }
+            "\(who) again in term \(term), and has promised something in term \(promised.term)")
+        guard term == promised.term else { return }
+        require(
+            last >= promised.acknowledged, .durablePromise,
+            "\(who) again with \(last) as its last entry, and has acknowledged "
+                + "\(promised.acknowledged) in term \(term)")
     }
 
     /// What a member would find if its process ended now in the way that `how` says.
@@ -100,19 +105,12 @@ struct GroupChecker {
             return
         }
         let term = found.state.term
-        require(
-            term >= promised.term, .hardState,
-            "member \(peer), \(how), would begin again in term \(term), and has promised something "
-                + "in term \(promised.term)")
+        requireKept("member \(peer), \(how), would begin", promised, term, found.last)
         if term == promised.term {
             require(
                 promised.vote == .none || found.state.vote == promised.vote, .hardState,
                 "member \(peer), \(how), would begin again with its vote for \(found.state.vote) in "
                     + "term \(term), and has given it to \(promised.vote)")
-            require(
-                found.last >= promised.acknowledged, .durablePromise,
-                "member \(peer), \(how), would begin again with \(found.last) as its last entry, "
-                    + "and has acknowledged \(promised.acknowledged) in term \(term)")
         }
         require(
             tables + 1 >= found.first || snapshot == found.first - 1, .recovery,
