@@ -54,12 +54,13 @@ struct BulkSteps {
 
     init(_ pace: BulkPace) { self.pace = pace }
 
-    /// Bytes were written. Once they are a step, calls `settle`, which has them synced, and rests.
-    mutating func wrote(_ count: Int, settle: () throws -> Void) rethrows {
+    /// Bytes were written. Once they are a step, calls `settle`, which has them synced, and rests,
+    /// unless it `hurries`.
+    mutating func wrote(_ count: Int, hurries: Bool, settle: () throws -> Void) rethrows {
         bytes += count
         guard bytes >= BulkPace.Limits.stepBytes else { return }
         try settle()
-        let rest = pace.rest(after: bytes, took: began.duration(to: .now))
+        let rest = hurries ? .zero : pace.rest(after: bytes, took: began.duration(to: .now))
         if rest > .zero { usleep(UInt32(rest / .microseconds(1))) }
         bytes = 0
         began = .now

@@ -2,6 +2,7 @@ import FoundationEssentials
 import GRDB
 import Glibc
 import Model
+import Synchronization
 
 // Whole copies of the tables: made here for other members, and taken over from them. Both go in
 // steps (`BulkPace`), so that a gigabyte does not come between the log and its disk.
@@ -23,6 +24,8 @@ extension MetadataStore {
     public func copy(to path: String) async throws(StoreError) -> UInt64 {
         try await flush()
         let source = try await connect()
+        copies.wrappingAdd(1, ordering: .relaxed)
+        defer { copies.wrappingSubtract(1, ordering: .relaxed) }
         let result: Result<UInt64, StoreError>
         do {
             result = .success(
@@ -91,7 +94,7 @@ extension MetadataStore {
                 try checkGoesOn()
                 let done = (remaining ?? progress.totalPageCount) - progress.remainingPageCount
                 remaining = progress.remainingPageCount
-                try steps.wrote(done * pageBytes) { try sync(descriptor, path) }
+                try steps.wrote(done * pageBytes, hurries: false) { try sync(descriptor, path) }
             } catch {
                 // What the last step throws is not passed on.
                 failure = error
@@ -263,31 +266,20 @@ extension MetadataStore {
             // The next key that there can be.
             start = last + [0]
             // Twice: into the write-ahead log, and from there.
-            try steps.wrote(2 * bytes) { try db.checkpoint(.passive) }
+            try steps.wrote(2 * bytes, hurries: isHurried.load(ordering: .relaxed)) {
+                try db.checkpoint(.passive)
+            }
             if count < rows { return }
             let wanted = Limits.rowBytes / max(1, bytes / count)
             rows = min(max(wanted, 1), 2 * rows, Limits.mostRows)
         }
     }
+
     private func check(snapshotIn db: Database, path: String, index: UInt64) throws {
-        let version = try Int.fetchOne(
-            db, sql: "SELECT value FROM snapshot.apus WHERE name = 'format'")
         // Records of an older version stay what they are, as those of tables that are opened do.
-        guard let version, format.reads(version) else {
-            throw StoreError(
-                .versionMismatch,
-                "the snapshot \(path) has format \(version.map { "\($0)" } ?? "unknown"); this "
-                    + "program reads \(format)")
-        }
-        let role = { (schema: String) in
-            try String.fetchOne(db, sql: "SELECT value FROM \(schema).apus WHERE name = 'role'")
-        }
-        let (ours, theirs) = try (role("main"), role("snapshot"))
-        guard ours == theirs else {
-            throw StoreError(
-                .badRequest,
-                "the snapshot \(path) has role \(theirs ?? "unknown"), not \(ours ?? "unknown")")
-        }
+        let role = try Self.role(of: "main", in: db)
+        _ = try Self.check(
+            "snapshot", of: db, at: "the snapshot \(path)", role: role, format: format)
         let applied = try Int64.fetchOne(
             db, sql: "SELECT value FROM snapshot.apus WHERE name = 'applied'")
         guard applied == Int64(index) else {

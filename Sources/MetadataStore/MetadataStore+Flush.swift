@@ -119,6 +119,8 @@ extension MetadataStore {
                     try self.checkOpen()
                     try db.checkpoint(.passive)
                 }
+                // Its reader would be waited for in vain.
+                guard self.copies.load(ordering: .relaxed) == 0 else { return nil }
                 return try await self.pool.writeWithoutTransaction { db in
                     try self.checkOpen()
                     let flushed = self.overlay.flushedIndex

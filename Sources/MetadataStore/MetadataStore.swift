@@ -43,7 +43,7 @@ public final class MetadataStore: Sendable {
         public static let copyPages: CInt = 128
         /// Rows of a copy that are taken over with the first transaction, and at most with one.
         public static let firstRows = 64
-        public static let mostRows = 8192
+        public static let mostRows = 1024
         /// Bytes, about, that are taken over with one.
         public static let rowBytes = 512 << 10
     }
@@ -79,6 +79,9 @@ public final class MetadataStore: Sendable {
     /// How fast whole copies are made and taken over.
     let pace: BulkPace
     private let isInterrupted = Atomic(false)
+    let isHurried = Atomic(false)
+    /// Copies that are being made.
+    let copies = Atomic(0)
     let pool: DatabasePool
     /// Where commands are applied: reads beside the writer of flushes.
     let applier: DatabaseQueue
@@ -198,6 +201,33 @@ public final class MetadataStore: Sendable {
         return configuration
     }
 
+    /// Refuses the database `schema` at `path` if it is of another role, or of a format that this
+    /// program does not read; returns its format.
+    static func check(
+        _ schema: String, of db: Database, at path: String, role: String?, format: TablesFormat
+    ) throws -> Int {
+        let version = try Int.fetchOne(
+            db, sql: "SELECT value FROM \(schema).apus WHERE name = 'format'")
+        guard let version, format.reads(version) else {
+            throw StoreError(
+                .versionMismatch,
+                "\(path) has format \(version.map { "\($0)" } ?? "unknown"); this program reads "
+                    + "\(format)")
+        }
+        let found = try Self.role(of: schema, in: db)
+        guard found == role else {
+            throw StoreError(
+                .badRequest,
+                "\(path) belongs to role '\(found ?? "")', not to '\(role ?? "")'")
+        }
+        return version
+    }
+
+    /// The role whose tables are in the database `schema`.
+    static func role(of schema: String, in db: Database) throws -> String? {
+        try String.fetchOne(db, sql: "SELECT value FROM \(schema).apus WHERE name = 'role'")
+    }
+
     /// Makes or checks the tables; returns the applied index.
     private static func prepare(
         _ db: Database, path: String, role: String, tables: [MetadataTable],
@@ -206,21 +236,7 @@ public final class MetadataStore: Sendable {
         var applied: UInt64 = 0
         try db.inTransaction {
             if try db.tableExists("apus") {
-                let version = try Int.fetchOne(
-                    db, sql: "SELECT value FROM apus WHERE name = 'format'")
-                guard let version, format.reads(version) else {
-                    throw StoreError(
-                        .versionMismatch,
-                        "\(path) has format \(version.map { "\($0)" } ?? "unknown"); "
-                            + "this program reads \(format)")
-                }
-                let found = try String.fetchOne(
-                    db, sql: "SELECT value FROM apus WHERE name = 'role'")
-                guard found == role else {
-                    throw StoreError(
-                        .badRequest,
-                        "\(path) belongs to role '\(found ?? "")', not to '\(role)'")
-                }
+                let version = try check("main", of: db, at: path, role: role, format: format)
                 if version < format.current {
                     try db.execute(
                         sql: "UPDATE apus SET value = ? WHERE name = 'format'",
@@ -428,6 +444,10 @@ public final class MetadataStore: Sendable {
     /// Has a copy that is being made or taken over fail with `cancelled`, soon: the tables are about
     /// to be closed.
     public func interrupt() { isInterrupted.store(true, ordering: .releasing) }
+
+    /// Has tables that are being taken over be taken over without rests, or with them again: while
+    /// nobody can do without.
+    public func hurry(_ isHurried: Bool) { self.isHurried.store(isHurried, ordering: .relaxed) }
 
     /// To be called before each step of work that takes long.
     func checkGoesOn() throws(StoreError) {

@@ -48,6 +48,9 @@ public protocol TableStore: Sendable {
     /// Has `copy` and `replace` fail soon, with `cancelled`, where they take long.
     func interrupt()
 
+    /// Has `replace` go on without rests, or with them again.
+    func hurry(_ isHurried: Bool)
+
     /// Gives back what is only kept to be quick.
     func releaseMemory()
 
@@ -57,6 +60,7 @@ public protocol TableStore: Sendable {
 
 extension TableStore {
     public func interrupt() {}
+    public func hurry(_ isHurried: Bool) {}
 }
 
 extension MetadataStore: TableStore {}

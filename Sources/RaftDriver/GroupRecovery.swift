@@ -19,6 +19,22 @@ public struct RecoverySurvey: Sendable, Equatable {
     public var members: [KnownMember]
     /// A recovery was begun here and has not ended.
     public var isBegun: Bool
+    /// It is the only member that votes: it has its majority, and nothing to recover.
+    public var isAlone: Bool
+
+    public init(
+        name: String, cluster: String, lastTerm: Term, lastIndex: LogIndex, commit: LogIndex,
+        members: [KnownMember], isBegun: Bool, isAlone: Bool
+    ) {
+        self.name = name
+        self.cluster = cluster
+        self.lastTerm = lastTerm
+        self.lastIndex = lastIndex
+        self.commit = commit
+        self.members = members
+        self.isBegun = isBegun
+        self.isAlone = isAlone
+    }
 }
 
 /// Makes a new group of what one member has, when the others are lost for good: the same state,
@@ -84,28 +100,42 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
     }
 
     /// What there is to go on with.
-    public func survey() throws(StoreError) -> RecoverySurvey {
+    public func survey() async throws(StoreError) -> RecoverySurvey {
         guard let group = log.group(identity.next?.group) ?? log.group(identity.group),
             let (state, members) = try? group.initialState()
         else { throw StoreError(.corrupt, "the log in \(directory) knows nothing of its group") }
-        let book = MemberBook(identity.members).rows
+        // What the log has told of members goes before what the settings said once.
+        var book = MemberBook(identity.members).rows
+        book.merge(try await knownMembers()) { _, logged in logged }
+        let voters = Set(members.voters).union(members.votersOutgoing)
+        let own = [identity.peer, identity.next?.peer]
         let known = members.peers.sorted().map { peer in
-            let part: KnownMember.Part = members.voters.contains(peer) ? .voter : .learner
+            let part: KnownMember.Part = voters.contains(peer) ? .voter : .learner
+            let name = own.contains(peer) ? identity.name : book[peer]?.name
             return KnownMember(
-                peer: peer, name: book[peer]?.name ?? "member \(peer)",
+                peer: peer, name: name ?? "member \(peer)",
                 address: book[peer]?.address ?? "", part: part)
         }
         return RecoverySurvey(
             name: identity.name, cluster: identity.cluster,
             lastTerm: (try? group.term(of: group.lastIndex)) ?? state.term,
             lastIndex: group.lastIndex, commit: state.commit, members: known,
-            isBegun: identity.next != nil)
+            isBegun: identity.next != nil, isAlone: isAlone)
+    }
+
+    /// Whether the member has its majority by itself. In a joint configuration those that are being
+    /// left have a say too.
+    private var isAlone: Bool {
+        guard identity.next == nil, let members = log.group(identity.group)?.confState.0 else {
+            return false
+        }
+        return members.voters == [identity.peer] && members.votersOutgoing.isEmpty
     }
 
     /// Makes the new group; returns its only member's identity.
     ///
-    /// - Throws: `invalidArgument` for a group of one, `corrupt` if log and tables do not fit
-    ///   together, both with nothing changed; `unavailable` while another process reads the tables,
+    /// - Throws: `invalidArgument` where this member alone votes, `corrupt` if log and tables do not fit
+    ///   together, after both of which it is what it was; `unavailable` while another process reads the tables,
     ///   `noSpace`, `io`, `corrupt`, after any of which it can be run again.
     public func run(
         using generator: inout some RandomNumberGenerator
@@ -192,12 +222,10 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
         using generator: inout some RandomNumberGenerator
     ) async throws(StoreError) -> (group: GroupID, peer: PeerID) {
         if let next = identity.next { return next }
-        guard let old = log.group(identity.group),
-            old.confState.0 != ConfState(voters: [identity.peer])
-        else {
+        guard !isAlone else {
             throw StoreError(
                 .invalidArgument,
-                "\(identity.name) is the only member of its group already: start it")
+                "\(identity.name) is the only member of its group already that votes: start it")
         }
         let group = GroupID(high: generator.next(), low: generator.next())
         let first = MemberIdentity.Limits.firstDrawn

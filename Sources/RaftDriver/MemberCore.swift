@@ -52,8 +52,6 @@ struct MemberCore<Storage: RaftStorage> {
     var effects = MemberEffects()
 
     private var lease: ReadLease
-    /// Whether the group has other members, of any kind, or is about to.
-    private var hasOthers = false
     /// Whether a change of members is in force in the core and not durable yet.
     private var isChanging = false
     /// Whether an entry of this term is applied.
@@ -90,9 +88,12 @@ struct MemberCore<Storage: RaftStorage> {
             isAlone: isLeading && isSoleVoter && !isChanging,
             isBehind: hasOthers && role == .leader && toldCommit > readable)
         if isLeading, let tick = node.leaseTick { standing.leaseEnd = lease.end(tick) }
-        standing.needsClock = !isEnded && !(role == .leader && isSoleVoter && !hasOthers)
+        standing.needsClock = !isEnded && !(role == .leader && !hasOthers)
         return standing
     }
+
+    /// Whether the group has other members, of any kind, or is about to.
+    private var hasOthers: Bool { isChanging || !isSoleVoter || !members.learners.isEmpty }
 
     /// A leader's log may hold entries of earlier terms that were answered and are not applied
     /// here; when one of its own term is, they are.
@@ -326,7 +327,6 @@ struct MemberCore<Storage: RaftStorage> {
         let state = try node.applyConfChange(change)
         // The core acts on the new members from now on: others may have a say.
         isChanging = true
-        hasOthers = true
         return state
     }
 
@@ -335,7 +335,6 @@ struct MemberCore<Storage: RaftStorage> {
         members = state
         isChanging = false
         isSoleVoter = state.voters == [id] && state.votersOutgoing.isEmpty
-        hasOthers = !isSoleVoter || !state.learners.isEmpty
         noteWhetherSure()
     }
 

@@ -107,8 +107,13 @@ public protocol CommandApplier: Sendable {
     /// The member ends: a snapshot that is being written or installed fails soon, where that takes
     /// long.
     func interrupt()
+
+    /// A snapshot is installed without rests, or with them again: a member that installs one answers
+    /// nothing else, also no request for its vote.
+    func hurry(_ isHurried: Bool)
 }
 
 extension CommandApplier {
     func interrupt() {}
+    func hurry(_ isHurried: Bool) {}
 }

@@ -24,6 +24,8 @@ struct SnapshotStore {
     var isReceiving = false
     /// Whom one is given, and until when.
     var offer = SnapshotOffer()
+    /// How many have been begun to be written.
+    var attempts = 0
     /// The file of the one that is offered.
     var sender: SnapshotSender?
 
@@ -33,7 +35,7 @@ struct SnapshotStore {
         self.reactor = reactor
     }
 
-    var outgoingPath: String { "\(directory)/outgoing-\(group)" }
+    var outgoingPath: String { "\(directory)/outgoing-\(group)-\(attempts)" }
 
     func path(_ index: LogIndex) -> String {
         SnapshotFile.path(
@@ -102,9 +104,12 @@ extension RaftMember {
 
     private func writeSnapshot() async throws(StoreError) {
         await withdrawSnapshot()
+        let before = snapshots.outgoingPath
+        // Another name: the file before may be being removed at this moment.
+        snapshots.attempts += 1
         let path = snapshots.outgoingPath
         // What an attempt that failed has left.
-        try? await reactor.remove(path)
+        try? await reactor.remove(before)
         holdLog()
         let index = try await applier.writeSnapshot(to: path)
         guard !isClosed, let members = snapshots.offer.members(at: index),
@@ -129,11 +134,12 @@ extension RaftMember {
     private func withdrawSnapshot() async {
         log.offer(nil)
         guard let sender = snapshots.sender else { return }
+        let path = snapshots.outgoingPath
         snapshots.sender = nil
         snapshots.offer.withdraw()
         holdLog()
         try? await sender.close()
-        try? await reactor.remove(snapshots.outgoingPath)
+        try? await reactor.remove(path)
     }
 
     /// Has the log keep what others still need.
@@ -162,6 +168,7 @@ extension RaftMember {
 
     /// The group's clock ticked.
     func tickSnapshots() {
+        guard !snapshots.offer.isIdle else { return }
         let patience = Limits.offerElections * options.electionTicks
         snapshots.offer.lookAtInstalling(last: node.lastIndex, patience: patience) { peer in
             guard role == .leader, let found = node.progress.first(where: { $0.peer == peer })

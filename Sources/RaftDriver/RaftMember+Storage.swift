@@ -53,7 +53,11 @@ extension RaftMember {
                         took: start.duration(to: reactor.now()))
                 }
                 goesOn()
-                if let snapshot = batch.snapshot { return await install(snapshot) }
+                if let snapshot = batch.snapshot {
+                    // That takes its time, and says nothing of the disk of the log.
+                    core.pace.end(.log)
+                    return await install(snapshot)
+                }
                 return true
             } catch {
                 guard error.isTransient else {

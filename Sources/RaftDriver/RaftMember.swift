@@ -130,6 +130,8 @@ public actor RaftMember {
     ) async throws(StoreError) -> RaftMember {
         var snapshots = SnapshotStore(folder, group: log.id, on: reactor)
         try await snapshots.prepare()
+        // Nothing is served here yet, and no leader known.
+        applier.hurry(true)
         try await fit(log, applier, snapshots)
         for index in snapshots.received where index <= applier.appliedIndex {
             snapshots.received.remove(index)
@@ -255,7 +257,10 @@ public actor RaftMember {
         isAlone.store(now.isAlone, ordering: .releasing)
         isBehind.store(now.isBehind, ordering: .releasing)
         leaseEnd.store(now.leaseEnd?.nanoseconds ?? 0, ordering: .releasing)
-        if now.leader != before.leader { seenLeader.withLock { $0 = now.leader } }
+        if now.leader != before.leader {
+            seenLeader.withLock { $0 = now.leader }
+            applier.hurry(now.leader == .none)
+        }
         if now.needsClock != (ticker != nil) { keepClock(now.needsClock) }
         // Whether it has room matters to nobody now: the leader is to be asked.
         if now.role != .leader, before.role == .leader || now.leader != before.leader,

@@ -114,6 +114,9 @@ struct SnapshotOffer {
 
     // MARK: What is needed of the log
 
+    /// Whether nobody is being given one, or was lately.
+    var isIdle: Bool { index == nil && writtenFrom == nil && installing.isEmpty }
+
     /// The entries behind this one are still needed by somebody; nil: by nobody.
     var needed: LogIndex? {
         let ends = [writtenFrom, index, installing.values.map(\.end).min()]
@@ -130,14 +133,12 @@ struct SnapshotOffer {
         known: (PeerID) -> (match: LogIndex, isActive: Bool)?
     ) {
         for (peer, before) in installing {
-            let found = known(peer)
-            let silent = found?.isActive == true ? 0 : before.silent + 1
-            guard let match = found?.match, silent < patience,
+            installing[peer] = nil
+            guard let (match, isActive) = known(peer) else { continue }
+            let silent = isActive ? 0 : before.silent + 1
+            guard silent < patience,
                 match < before.end || match + RaftMemberLimits.caughtUp < last
-            else {
-                installing[peer] = nil
-                continue
-            }
+            else { continue }
             installing[peer] = (max(before.end, match), silent)
         }
     }

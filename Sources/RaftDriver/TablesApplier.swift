@@ -77,6 +77,7 @@ final class TablesApplier: CommandApplier {
     }
 
     func interrupt() { store.interrupt() }
+    func hurry(_ isHurried: Bool) { store.hurry(isHurried) }
 
     /// What the state machine keeps beside the tables is made anew from them.
     func resetMachine() async throws(StoreError) {

@@ -94,17 +94,23 @@ struct JoiningMember {
     }
 
     let name: String
-    private var wasThere = false
+    /// How far whoever knew of it last had applied the log.
+    private var seenAt: UInt64?
 
     init(name: String) { self.name = name }
 
-    /// - Parameter ofLeader: whether the leader says so: another may not have heard of it yet.
-    mutating func look(at rows: [MemberRow], ofLeader: Bool) -> State {
-        guard let row = rows.first(where: { $0.id == name }) else {
-            return wasThere && ofLeader ? .gone : .unknown
+    /// - Parameters:
+    ///   - ofLeader: whether the leader says so: another may not have heard of it yet.
+    ///   - applied: how far whoever says so has applied the log. One that has just begun to lead may
+    ///     be behind who led before it.
+    mutating func look(at rows: [MemberRow], ofLeader: Bool, applied: UInt64) -> State {
+        // While one of the same name is replaced both are there.
+        let named = rows.filter { $0.id == name }
+        guard let row = named.first(where: { $0.role == "learner" }) ?? named.first else {
+            return seenAt.map { ofLeader && applied > $0 } ?? false ? .gone : .unknown
         }
-        wasThere = true
-        guard row.role == "learner" else { return .votes }
+        seenAt = max(seenAt ?? 0, applied)
+        guard row.role == "learner" else { return named.count == 1 ? .votes : .unknown }
         let last = rows.map(\.lastIndex).max() ?? 0
         return .learns(row.snapshotProgress ?? "entry \(row.lastIndex) of \(last)")
     }
@@ -173,7 +179,8 @@ struct GroupCommands<Group: GroupKind>: AsyncParsableCommand {
                     let best = views.max { $0.knowledge < $1.knowledge }
                     let state = member.look(
                         at: MemberRow.rows(views),
-                        ofLeader: best.map { $0.peer == $0.leader } ?? false)
+                        ofLeader: best.map { $0.peer == $0.leader } ?? false,
+                        applied: best?.appliedIndex ?? 0)
                     switch state {
                     case .votes: return print("\(name) has caught up and votes")
                     case .learns(let progress): line = "\(name) has \(progress)"

@@ -53,9 +53,9 @@ struct RecoverAlone {
             on: reactor)
         let survey: RecoverySurvey
         do throws(StoreError) {
-            survey = try recovery.survey()
+            survey = try await recovery.survey()
             print(Self.text(survey, directory))
-            if accepts, !Self.isAlone(survey) {
+            if accepts, !survey.isAlone {
                 var generator = SystemRandomNumberGenerator()
                 _ = try await recovery.run(using: &generator)
             }
@@ -66,7 +66,7 @@ struct RecoverAlone {
             throw error
         }
         try await recovery.close()
-        guard !Self.isAlone(survey) else {
+        guard !survey.isAlone else {
             throw StoreError(
                 .invalidArgument,
                 "\(place.name) is the only member of its group already that votes: start it: apus "
@@ -99,12 +99,6 @@ struct RecoverAlone {
               voters:      \(names(.voter))
               learners:    \(names(.learner))\(survey.isBegun ? "\n  a recovery was begun here, and has not ended" : "")
             """
-    }
-
-    /// Whether the member has its majority: it is the only one that votes.
-    static func isAlone(_ survey: RecoverySurvey) -> Bool {
-        !survey.isBegun
-            && survey.members.filter { $0.part == .voter }.map(\.name) == [survey.name]
     }
 
     /// What to do after a survey, of who has not accepted anything yet.

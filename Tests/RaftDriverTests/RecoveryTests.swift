@@ -212,6 +212,66 @@ struct RecoveryTests {
         }
     }
 
+    private func survey(_ host: Host) async throws -> RecoverySurvey {
+        let identity = try #require(
+            try await MemberIdentity.load(from: host.directory, for: host.place, on: host.reactor))
+        let recovery = try await GroupRecovery.open(
+            directory: host.directory, as: identity, address: host.place.address,
+            stateMachine: Appending(), log: .init(segmentSize: 256 << 10), on: host.reactor)
+        let survey = try await recovery.survey()
+        try await recovery.close()
+        return survey
+    }
+
+    @Test("who was taken in and is the only voter now is known by name, and has lost nothing")
+    func aloneSince() async throws {
+        try await GroupMembersTests.withHosts(2, founders: 1) { hosts, group in
+            try await group.propose([1, 1])
+            try await hosts[1].start()
+            try await group.change(.addMember, adding: hosts[1].place)
+            try await group.untilVoters(["om1", "om2"])
+            await hosts[0].stop()
+            await hosts[1].stop()
+            let two = try await survey(hosts[1])
+            #expect(!two.isAlone)
+            #expect(two.members.map(\.name).sorted() == ["om1", "om2"])
+            #expect(two.members.allSatisfy { $0.part == .voter })
+            for host in hosts { try await host.start() }
+            try await group.untilVoters(["om1", "om2"])
+            try await group.transfer(to: "om2")
+            try await group.remove("om1")
+            try await group.untilVoters(["om2"])
+            for host in hosts { await host.stop() }
+            let one = try await survey(hosts[1])
+            #expect(one.isAlone && one.members.map(\.name) == ["om2"])
+            let refused = await #expect(throws: StoreError.self) { try await hosts[1].recover() }
+            #expect(refused?.code == .invalidArgument)
+        }
+    }
+
+    @Test("a voter that is being left has a say: without it there is no majority to start with")
+    func joint() async throws {
+        try await GroupMembersTests.withHosts(3, founders: 3) { hosts, group in
+            try await group.propose([1, 1])
+            for host in hosts { await host.stop() }
+            // As cut off on the way from two voters to one.
+            let log = try await SharedLog.open(
+                directory: hosts[0].directory + "/log", on: hosts[0].reactor,
+                options: .init(segmentSize: 256 << 10))
+            let identity = try #require(
+                try await MemberIdentity.load(
+                    from: hosts[0].directory, for: hosts[0].place, on: hosts[0].reactor))
+            let own = try #require(log.group(identity.group))
+            try await own.setConfState(
+                ConfState(voters: [1], votersOutgoing: [1, 2]), at: own.lastIndex)
+            try await log.close()
+            let found = try await survey(hosts[0])
+            #expect(!found.isAlone)
+            #expect(found.members.filter { $0.part == .voter }.map(\.name) == ["om1", "om2"])
+            #expect(try await hosts[0].recover().formerGroups.count == 1)
+        }
+    }
+
     /// What the cut left starts as nothing but a recovery, or what it was, or is whole; and the next
     /// recovery ends it.
     private func goOn(
