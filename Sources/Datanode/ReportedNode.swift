@@ -99,8 +99,8 @@ final class ReportedNode: Sendable {
     /// is made any more. Put together once for SCMs that are told at about the same time, unless
     /// something has changed that one of them waits for.
     ///
-    /// All reporters are on one reactor and nothing here waits, so what one SCM is told is never
-    /// older than what it was told before.
+    /// Where two are put together at the same time, what is kept is what was begun later, so what one
+    /// SCM is told is never older than what it was told before.
     ///
     /// - Parameter isNew: whether they are to be as they are now: a change was taken from `commands`.
     func replicas(isNew: Bool) async -> Replicas {

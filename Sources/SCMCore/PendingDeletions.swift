@@ -42,7 +42,7 @@ struct PendingDeletions: Sendable {
         var isParked: Bool { !waiting.isEmpty && parked.count == waiting.count }
     }
 
-    private struct Node: Sendable {
+    struct Node: Sendable {
         /// Oldest first. May hold numbers that are confirmed already, and some twice.
         var untold: Deque<UInt64> = []
         /// How many it has not confirmed.
@@ -57,7 +57,7 @@ struct PendingDeletions: Sendable {
     }
 
     private var deletions: [UInt64: Deletion] = [:]
-    private var nodes: [DatanodeID: Node] = [:]
+    private(set) var nodes: [DatanodeID: Node] = [:]
     /// Blocks of all deletions that are not parked on each node they wait for.
     private(set) var blocks = 0
     /// Blocks of those that are.
@@ -217,9 +217,6 @@ struct PendingDeletions: Sendable {
 
     /// Blocks whose deletion `node` has not confirmed.
     func count(of node: DatanodeID) -> Int { nodes[node]?.blocks ?? 0 }
-
-    /// Numbers that are kept to tell `node` of.
-    func untoldCount(of node: DatanodeID) -> Int { nodes[node]?.untold.count ?? 0 }
 
     /// What `node` is to be told now.
     mutating func commands(for node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
