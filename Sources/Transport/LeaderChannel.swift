@@ -193,6 +193,9 @@ public final class LeaderChannel: Sendable {
             return reply
         } catch {
             failure = error
+            if request.isForAnyMember, Self.isAnswer(failure) {
+                tried.shunnedUntil.store(0, ordering: .relaxed)
+            }
         }
         var deadline = start.advanced(by: limit)
         if let until = request.context.deadline { deadline = min(deadline, until) }
@@ -241,6 +244,11 @@ public final class LeaderChannel: Sendable {
     /// Whether a failure is the member's that was asked, so that another may do better.
     private static func isOfMember(_ failure: StoreError) -> Bool {
         failure.code == .notLeader || failure.code == .connection
+    }
+
+    /// Whether the member that was asked has said so itself.
+    private static func isAnswer(_ failure: StoreError) -> Bool {
+        !isOfMember(failure) && failure.code != .deadlineExceeded && failure.code != .cancelled
     }
 
     /// Whether the call is made again. `request` says from then on that it may have been made.

@@ -142,11 +142,13 @@ struct LeaderChannelTests {
         }
     }
 
-    @Test("a member that was left alone is asked again, and more once it answers")
-    func asksAgain() async throws {
+    @Test(
+        "a member that was left alone is asked again, and more once it answers, whatever it says",
+        arguments: [false, true])
+    func asksAgain(withErrors: Bool) async throws {
         try await withMembers([.leads, .fails(.notLeader), .follows(nil)]) { rig throws in
             while rig.members[1].calls == 0 { _ = try await ask(rig) }
-            rig.members[1].be(.follows(nil))
+            rig.members[1].be(withErrors ? .fails(.noSuchKey) : .follows(nil))
             try await eventually("it answers its share") {
                 _ = try? await ask(rig)
                 return rig.members[1].calls > 10
