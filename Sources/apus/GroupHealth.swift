@@ -67,8 +67,9 @@ struct GroupHealth {
     /// What members of the newest group say of themselves, by number.
     private var own: [UInt64: GroupStatusResponse] {
         guard let newest else { return [:] }
+        // Some may not say of which cluster they are: the group's name is unique.
         let answers = views.compactMap { try? $0.answer.get() }.filter {
-            $0.group == newest.group && $0.cluster == newest.cluster
+            $0.group == newest.group
         }
         return Dictionary(answers.map { ($0.peer, $0) }) { first, _ in first }
     }
@@ -162,13 +163,21 @@ struct GroupHealth {
     private func silences(
         _ newest: GroupStatusResponse, spare: Int
     ) -> [StatusPage.Finding] {
-        views.filter { (try? $0.answer.get()) == nil }.compactMap { view in
+        var told: Set<String> = []
+        return views.filter { (try? $0.answer.get()) == nil }.compactMap { view in
             guard let member = newest.members.first(where: { $0.name == view.name }) else {
                 return nil
             }
-            if presence(of: member) != .isSilent {
+            switch presence(of: member) {
+            // What answers under its name is told by itself.
+            case .takesNoPart: return nil
+            // Once, however many addresses it has.
+            case .isSilent: guard told.insert(member.name).inserted else { return nil }
+            case .takesPart, .hasStopped:
                 let other = views.first {
-                    $0.name == view.name && (try? $0.answer.get()) != nil
+                    (try? $0.answer.get()).map {
+                        $0.group == newest.group && $0.peer == member.peer
+                    } ?? false
                 }
                 return finding(
                     .danger,
@@ -249,7 +258,7 @@ struct GroupHealth {
                     "move its directory away, start it again, and have it added anew: apus admin "
                         + "\(role.rawValue) add \(view.name) \(view.address)")
             }
-            if answer.group != newest.group || answer.cluster != newest.cluster {
+            if answer.group != newest.group {
                 return finding(
                     .danger,
                     "\(view.name) (\(view.address)) is of another group, of cluster "

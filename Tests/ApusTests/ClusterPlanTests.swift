@@ -144,5 +144,9 @@ struct ClusterPlanTests {
         #expect(text?.contains("After=\(units)\n") == true)
         // The root is mounted.
         #expect(text?.contains("-.mount") == false)
+        // What is above the package's directory the units of the package name.
+        let below = UnitPaths.text(["/var/lib/apus/disk1"], volumes: ["/var/lib/apus/disk1"])
+        #expect(below?.contains("After=var-lib-apus-disk1.mount\n") == true, "\(below ?? "")")
+        #expect(below?.contains("ReadWritePaths") == false)
     }
 }

@@ -171,6 +171,7 @@ struct GroupHealthTests {
         #expect(group.findings.map(\.what) == ["om3 (host3:9862) is no member of the group"])
         var other = answer(3, term: 1)
         other.cluster = "test"
+        other.group.low = 9
         let mixed = health([1: answer(1), 2: answer(2), 3: other])
         #expect(mixed.findings.first?.what.contains("of cluster 'test'; this is 'prod'") == true)
     }

@@ -110,13 +110,19 @@ enum UnitPaths {
     /// What units may write to in any case.
     static let usual = "/var/lib/apus"
 
-    /// The lines for those outside `usual`; nil if there are none. A role does not start without the
+    /// The lines for those outside `usual`, and for volumes; nil if there are none. A role does not start without the
     /// mounts of its directories; the mounts of volumes are waited for, and one that fails is left
     /// out. Which directory above a volume is mounted is not known where it is not mounted now, so
     /// all are named: units that there are not are no matter to systemd.
     static func text(_ paths: [String], volumes: [String]) -> String? {
         let others = paths.filter { $0 != usual && !$0.hasPrefix(usual + "/") }
-        guard !others.isEmpty else { return nil }
+        // What is above `usual`, and that itself, the units wait for in any case.
+        var mounts: [String] = []
+        for unit in paths.filter({ volumes.contains($0) && $0 != usual }).flatMap(mountUnits)
+        where !mountUnits(usual).contains(unit) && !mounts.contains(unit) {
+            mounts.append(unit)
+        }
+        guard !others.isEmpty || !mounts.isEmpty else { return nil }
         var lines = [
             "# Written by `apus init host` from the cluster's settings; run it again after a change.",
             "[Unit]",
@@ -125,17 +131,14 @@ enum UnitPaths {
         if !required.isEmpty {
             lines.append("RequiresMountsFor=" + required.map(quoted).joined(separator: " "))
         }
-        var mounts: [String] = []
-        for unit in others.filter(volumes.contains).flatMap(mountUnits)
-        where !mounts.contains(unit) {
-            mounts.append(unit)
-        }
         if !mounts.isEmpty {
             lines.append("Wants=" + mounts.joined(separator: " "))
             lines.append("After=" + mounts.joined(separator: " "))
         }
-        lines.append("[Service]")
-        lines.append("ReadWritePaths=" + others.map { quoted("-" + $0) }.joined(separator: " "))
+        if !others.isEmpty {
+            lines.append("[Service]")
+            lines.append("ReadWritePaths=" + others.map { quoted("-" + $0) }.joined(separator: " "))
+        }
         return lines.joined(separator: "\n") + "\n"
     }
 
