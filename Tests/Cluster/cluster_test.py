@@ -630,7 +630,7 @@ class Run(CommandLineSteps):
             config = f"{cluster.dir}/etc/om%d.json"
             cluster.apus("om", "--config", config % 1, "--init")
             # Two founders are missing: that is no first start.
-            refused = cluster.run(*cluster.command, check=False)
+            refused = cluster.run(*cluster.command, check=False, timeout=60)
             assert refused.returncode != 0 and "no files of om2, om3" in refused.stderr, refused
             for number in (2, 3):
                 cluster.apus("om", "--config", config % number, "--init")
@@ -641,6 +641,7 @@ class Run(CommandLineSteps):
             assert client.get_object(Bucket="first", Key="key")["Body"].read() == b"body"
         finally:
             cluster.destroy()
+
 
 def containers(cluster):
     return json.loads(cluster.apus("admin", "container", "list", "--json").stdout)

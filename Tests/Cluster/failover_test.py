@@ -82,7 +82,10 @@ def main():
              "--out", arguments.out])
         faults = Faults(cluster, arguments.oms, arguments.scms, arguments.seed)
         time.sleep(2)
+        # At ten operations a second each worker would stand still most of the time.
+        end = time.monotonic() + 300 + arguments.operations / 10
         while load.runs:
+            assert time.monotonic() < end, "the load has not ended: something hangs"
             faults.round()
         report = load.report(60)
         histories.tell(report, f"{len(faults.done)} faults")

@@ -174,9 +174,10 @@ class Cluster:
             RCLONE_CONFIG_APUS_ENV_AUTH="true", RCLONE_CONFIG_APUS_ENDPOINT=self.endpoint,
             RCLONE_CONFIG_APUS_REGION="us-east-1")
 
-    def run(self, *command, check=True, **options):
+    def run(self, *command, check=True, timeout=900, **options):
         result = subprocess.run(
-            command, env=self.environment(), capture_output=True, text=True, timeout=900, **options)
+            command, env=self.environment(), capture_output=True, text=True, timeout=timeout,
+            **options)
         if check and result.returncode != 0:
             raise AssertionError(f"{command} ended with {result.returncode}: {result.stderr[-2000:]}")
         return result
