@@ -137,8 +137,8 @@ let package = Package(
         target(
             "Datanode",
             [
-                "ContainerStore", "ContainerFormat", "Transport", "Wire", "Model", "Bytes",
-                "Reactor", "Telemetry",
+                "ContainerStore", "ContainerFormat", "ErasureCode", "Checksum", "Transport", "Wire",
+                "Model", "Bytes", "Reactor", "Telemetry",
                 .deque, .log,
             ]),
         target("DiskTune", ["Reactor", "ContainerFormat", "Telemetry", "Model", "Bytes"]),

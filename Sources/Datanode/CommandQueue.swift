@@ -123,6 +123,7 @@ final class CommandQueue: Sendable {
                 if state.known.insert(command.number).inserted {
                     state.deletions.append(command)
                 }
+            case .reconstruct, .removeReplica: break
             case .registerAgain, nil: break
             }
             start(&state)

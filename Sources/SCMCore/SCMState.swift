@@ -74,6 +74,7 @@ public struct SCMState: Sendable {
                 replicas[id] = replica
                 openReplicas.insert(id)
             case .closed, .unhealthy, .UNRECOGNIZED: replicas[id] = replica
+            case .recovering: replicas[id] = nil
             }
         }
 

@@ -117,6 +117,7 @@ public struct SCMStateMachine: StateMachine {
                 SCMTable.nodes, SCMTable.key(Identity128(change.address.id)),
                 change.address.encoded)
             return .changed([.node(change.address)])
+        case .startRepairs, .endRepairs: return .changed([])
         case nil: return .changed([])
         }
     }

@@ -36,6 +36,9 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
 
   /// It is to be closed: it holds as much as one may, its disk is full, or its index is being written.
   case closing // = 5
+
+  /// It is being rebuilt from others, and counts for nothing yet.
+  case recovering // = 6
   case UNRECOGNIZED(Int)
 
   public init() {
@@ -50,6 +53,7 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     case 3: self = .lost
     case 4: self = .none
     case 5: self = .closing
+    case 6: self = .recovering
     default: self = .UNRECOGNIZED(rawValue)
     }
   }
@@ -62,6 +66,7 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     case .lost: return 3
     case .none: return 4
     case .closing: return 5
+    case .recovering: return 6
     case .UNRECOGNIZED(let i): return i
     }
   }
@@ -74,6 +79,7 @@ public nonisolated enum SCMReplicaState: SwiftProtobuf.Enum, Swift.CaseIterable 
     .lost,
     .none,
     .closing,
+    .recovering,
   ]
 
 }
@@ -231,6 +237,9 @@ public nonisolated struct SCMReplicaReport: Sendable {
   public var hasReplication: Bool {self._replication != nil}
   /// Clears the value of `replication`. Subsequent reads from it will return its default value.
   public mutating func clearReplication() {self._replication = nil}
+
+  /// Of one that is being rebuilt: the order, as in DatanodeCommand.Reconstruct.
+  public var token: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -402,6 +411,22 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     set {command = .deleteContainer(newValue)}
   }
 
+  public var reconstruct: SCMDatanodeCommand.Reconstruct {
+    get {
+      if case .reconstruct(let v)? = command {return v}
+      return SCMDatanodeCommand.Reconstruct()
+    }
+    set {command = .reconstruct(newValue)}
+  }
+
+  public var removeReplica: SCMDatanodeCommand.RemoveReplica {
+    get {
+      if case .removeReplica(let v)? = command {return v}
+      return SCMDatanodeCommand.RemoveReplica()
+    }
+    set {command = .removeReplica(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
@@ -411,6 +436,8 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     case registerAgain(Bool)
     /// Removes a closed replica, if all its blocks have been deleted.
     case deleteContainer(UInt64)
+    case reconstruct(SCMDatanodeCommand.Reconstruct)
+    case removeReplica(SCMDatanodeCommand.RemoveReplica)
 
   }
 
@@ -420,6 +447,85 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     // methods supported on all messages.
 
     public var blocks: [WireBlock] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public init() {}
+  }
+
+  /// Makes a replica of a closed container from others, and closes it when it is whole. Sent again
+  /// until the replica is reported as closed; goes on with what is there of the same order.
+  public nonisolated struct Reconstruct: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var container: UInt64 = 0
+
+    public var replication: WireReplication {
+      get {_replication ?? WireReplication()}
+      set {_replication = newValue}
+    }
+    /// Returns true if `replication` has been explicitly set.
+    public var hasReplication: Bool {self._replication != nil}
+    /// Clears the value of `replication`. Subsequent reads from it will return its default value.
+    public mutating func clearReplication() {self._replication = nil}
+
+    public var replicaIndex: UInt32 = 0
+
+    /// Names the order. A replica that is recovering by another one is removed first.
+    public var token: UInt64 = 0
+
+    /// Whole replicas of other indexes, or of the same one: that is copied.
+    public var sources: [SCMDatanodeCommand.Reconstruct.Source] = []
+
+    /// Indexes that no byte of any block fell to.
+    public var emptyIndexes: [UInt32] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated struct Source: Sendable {
+      // SwiftProtobuf.Message conformance is added in an extension below. See the
+      // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+      // methods supported on all messages.
+
+      public var replicaIndex: UInt32 = 0
+
+      public var node: WireAddress {
+        get {_node ?? WireAddress()}
+        set {_node = newValue}
+      }
+      /// Returns true if `node` has been explicitly set.
+      public var hasNode: Bool {self._node != nil}
+      /// Clears the value of `node`. Subsequent reads from it will return its default value.
+      public mutating func clearNode() {self._node = nil}
+
+      public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+      public init() {}
+
+      fileprivate var _node: WireAddress? = nil
+    }
+
+    public init() {}
+
+    fileprivate var _replication: WireReplication? = nil
+  }
+
+  /// Removes a replica with all that is in it: it is not one of the container's any more.
+  public nonisolated struct RemoveReplica: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var container: UInt64 = 0
+
+    /// Another one is left alone.
+    public var replicaIndex: UInt32 = 0
+
+    /// Of one that is recovering: the order that it was begun by. 0: it is closed or unhealthy. What does
+    /// not fit is left alone.
+    public var token: UInt64 = 0
 
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -867,6 +973,22 @@ public nonisolated struct SCMCommand: Sendable {
     set {command = .witnessed(newValue)}
   }
 
+  public var startRepairs: SCMCommand.StartRepairs {
+    get {
+      if case .startRepairs(let v)? = command {return v}
+      return SCMCommand.StartRepairs()
+    }
+    set {command = .startRepairs(newValue)}
+  }
+
+  public var endRepairs: SCMCommand.EndRepairs {
+    get {
+      if case .endRepairs(let v)? = command {return v}
+      return SCMCommand.EndRepairs()
+    }
+    set {command = .endRepairs(newValue)}
+  }
+
   /// 0: from before commands said what they were decided from: carried out whatever is there. 1: they
   /// do, and are refused where that no longer holds.
   public var version: UInt32 = 0
@@ -882,6 +1004,8 @@ public nonisolated struct SCMCommand: Sendable {
     case deletedOn(SCMCommand.DeletedOn)
     case node(SCMCommand.Node)
     case witnessed(SCMCommand.Witnessed)
+    case startRepairs(SCMCommand.StartRepairs)
+    case endRepairs(SCMCommand.EndRepairs)
 
   }
 
@@ -1060,6 +1184,92 @@ public nonisolated struct SCMCommand: Sendable {
     public init() {}
   }
 
+  /// Has replicas made anew elsewhere. Each is refused by itself, and the others are not, where the
+  /// container is not closed, the index is not where it is said to be or being rebuilt already, or
+  /// the node has or gets another one of the container's.
+  public nonisolated struct StartRepairs: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var starts: [SCMCommand.StartRepairs.Start] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated struct Start: Sendable {
+      // SwiftProtobuf.Message conformance is added in an extension below. See the
+      // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+      // methods supported on all messages.
+
+      public var container: UInt64 = 0
+
+      public var replicaIndex: UInt32 = 0
+
+      /// Who has the place now; absent: nobody.
+      public var from: WireIdentity {
+        get {_from ?? WireIdentity()}
+        set {_from = newValue}
+      }
+      /// Returns true if `from` has been explicitly set.
+      public var hasFrom: Bool {self._from != nil}
+      /// Clears the value of `from`. Subsequent reads from it will return its default value.
+      public mutating func clearFrom() {self._from = nil}
+
+      /// Who gets it, and the store that this node has.
+      public var to: WireAddress {
+        get {_to ?? WireAddress()}
+        set {_to = newValue}
+      }
+      /// Returns true if `to` has been explicitly set.
+      public var hasTo: Bool {self._to != nil}
+      /// Clears the value of `to`. Subsequent reads from it will return its default value.
+      public mutating func clearTo() {self._to = nil}
+
+      public var store: UInt64 = 0
+
+      public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+      public init() {}
+
+      fileprivate var _from: WireIdentity? = nil
+      fileprivate var _to: WireAddress? = nil
+    }
+
+    public init() {}
+  }
+
+  /// Rebuilt replicas are there and take their places, or are given up.
+  public nonisolated struct EndRepairs: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var ends: [SCMCommand.EndRepairs.End] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated struct End: Sendable {
+      // SwiftProtobuf.Message conformance is added in an extension below. See the
+      // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+      // methods supported on all messages.
+
+      public var container: UInt64 = 0
+
+      public var replicaIndex: UInt32 = 0
+
+      /// The order, as the container's record has it: another one is left alone.
+      public var token: UInt64 = 0
+
+      public var isGivenUp: Bool = false
+
+      public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+      public init() {}
+    }
+
+    public init() {}
+  }
+
   public init() {}
 }
 
@@ -1095,7 +1305,42 @@ public nonisolated struct SCMContainerRecord: Sendable {
   /// By index, as in CreateContainer. Without: a row from before indexes were witnessed.
   public var stores: [UInt64] = []
 
+  public var repairs: [SCMContainerRecord.Repair] = []
+
+  /// By index: the order that put the replica where it is; 0: it is where it was made. None: all are.
+  public var orders: [UInt64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  /// A replica that is being rebuilt.
+  public nonisolated struct Repair: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var replicaIndex: UInt32 = 0
+
+    public var node: WireAddress {
+      get {_node ?? WireAddress()}
+      set {_node = newValue}
+    }
+    /// Returns true if `node` has been explicitly set.
+    public var hasNode: Bool {self._node != nil}
+    /// Clears the value of `node`. Subsequent reads from it will return its default value.
+    public mutating func clearNode() {self._node = nil}
+
+    public var store: UInt64 = 0
+
+    /// Names the order: drawn from the place in the log of the command that began it, so that a later
+    /// order has a greater one.
+    public var token: UInt64 = 0
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public init() {}
+
+    fileprivate var _node: WireAddress? = nil
+  }
 
   public init() {}
 
@@ -1112,6 +1357,9 @@ public nonisolated struct SCMDeletionRecord: Sendable {
   /// Datanodes that have not confirmed yet.
   public var waiting: [WireIdentity] = []
 
+  /// Datanodes that were added to `waiting` after it was logged, for they got a replica since.
+  public var late: [WireIdentity] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1122,7 +1370,7 @@ public nonisolated struct SCMDeletionRecord: Sendable {
 fileprivate nonisolated let _protobuf_package = "apus.scm.v1"
 
 nonisolated extension SCMReplicaState: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OPEN\0\u{1}CLOSED\0\u{1}UNHEALTHY\0\u{1}LOST\0\u{1}NONE\0\u{1}CLOSING\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OPEN\0\u{1}CLOSED\0\u{1}UNHEALTHY\0\u{1}LOST\0\u{1}NONE\0\u{1}CLOSING\0\u{1}RECOVERING\0")
 }
 
 nonisolated extension SCMLeading: SwiftProtobuf._ProtoNameProviding {
@@ -1139,7 +1387,7 @@ nonisolated extension SCMContainerState: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReplicaReport"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}state\0\u{3}used_bytes\0\u{1}blocks\0\u{1}replication\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}state\0\u{3}used_bytes\0\u{1}blocks\0\u{1}replication\0\u{1}token\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1153,6 +1401,7 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.usedBytes) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.blocks) }()
       case 6: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 7: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
       default: break
       }
     }
@@ -1181,6 +1430,9 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
     try { if let v = self._replication {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     } }()
+    if self.token != 0 {
+      try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1191,6 +1443,7 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.usedBytes != rhs.usedBytes {return false}
     if lhs.blocks != rhs.blocks {return false}
     if lhs._replication != rhs._replication {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1390,7 +1643,7 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".DatanodeCommand"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0\u{3}delete_container\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0\u{3}delete_container\0\u{1}reconstruct\0\u{3}remove_replica\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1436,6 +1689,32 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
           self.command = .deleteContainer(v)
         }
       }()
+      case 6: try {
+        var v: SCMDatanodeCommand.Reconstruct?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .reconstruct(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .reconstruct(v)
+        }
+      }()
+      case 7: try {
+        var v: SCMDatanodeCommand.RemoveReplica?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .removeReplica(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .removeReplica(v)
+        }
+      }()
       default: break
       }
     }
@@ -1465,6 +1744,14 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
     case .deleteContainer?: try {
       guard case .deleteContainer(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularUInt64Field(value: v, fieldNumber: 5)
+    }()
+    case .reconstruct?: try {
+      guard case .reconstruct(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    }()
+    case .removeReplica?: try {
+      guard case .removeReplica(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
     }()
     case nil: break
     }
@@ -1504,6 +1791,144 @@ nonisolated extension SCMDatanodeCommand.DeleteBlocks: SwiftProtobuf.Message, Sw
 
   public static func ==(lhs: SCMDatanodeCommand.DeleteBlocks, rhs: SCMDatanodeCommand.DeleteBlocks) -> Bool {
     if lhs.blocks != rhs.blocks {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMDatanodeCommand.protoMessageName + ".Reconstruct"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}replication\0\u{3}replica_index\0\u{1}token\0\u{1}sources\0\u{3}empty_indexes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 4: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.sources) }()
+      case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    try { if let v = self._replication {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 3)
+    }
+    if self.token != 0 {
+      try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 4)
+    }
+    if !self.sources.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.sources, fieldNumber: 5)
+    }
+    if !self.emptyIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMDatanodeCommand.Reconstruct, rhs: SCMDatanodeCommand.Reconstruct) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs._replication != rhs._replication {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.token != rhs.token {return false}
+    if lhs.sources != rhs.sources {return false}
+    if lhs.emptyIndexes != rhs.emptyIndexes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMDatanodeCommand.Reconstruct.Source: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMDatanodeCommand.Reconstruct.protoMessageName + ".Source"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._node) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 1)
+    }
+    try { if let v = self._node {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMDatanodeCommand.Reconstruct.Source, rhs: SCMDatanodeCommand.Reconstruct.Source) -> Bool {
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs._node != rhs._node {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMDatanodeCommand.RemoveReplica: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMDatanodeCommand.protoMessageName + ".RemoveReplica"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}token\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    if self.token != 0 {
+      try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMDatanodeCommand.RemoveReplica, rhs: SCMDatanodeCommand.RemoveReplica) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2229,7 +2654,7 @@ nonisolated extension SCMSafeModeRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0\u{2}\u{c}version\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0\u{3}start_repairs\0\u{3}end_repairs\0\u{2}\u{a}version\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2341,6 +2766,32 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
           self.command = .witnessed(v)
         }
       }()
+      case 9: try {
+        var v: SCMCommand.StartRepairs?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .startRepairs(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .startRepairs(v)
+        }
+      }()
+      case 10: try {
+        var v: SCMCommand.EndRepairs?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .endRepairs(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .endRepairs(v)
+        }
+      }()
       case 20: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
       default: break
       }
@@ -2384,6 +2835,14 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     case .witnessed?: try {
       guard case .witnessed(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+    }()
+    case .startRepairs?: try {
+      guard case .startRepairs(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+    }()
+    case .endRepairs?: try {
+      guard case .endRepairs(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
     }()
     case nil: break
     }
@@ -2737,9 +3196,168 @@ nonisolated extension SCMCommand.Witnessed.Replicas: SwiftProtobuf.Message, Swif
   }
 }
 
+nonisolated extension SCMCommand.StartRepairs: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.protoMessageName + ".StartRepairs"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}starts\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.starts) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.starts.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.starts, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.StartRepairs, rhs: SCMCommand.StartRepairs) -> Bool {
+    if lhs.starts != rhs.starts {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.StartRepairs.Start: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.StartRepairs.protoMessageName + ".Start"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}from\0\u{1}to\0\u{1}store\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._from) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._to) }()
+      case 5: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    try { if let v = self._from {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._to {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    if self.store != 0 {
+      try visitor.visitSingularFixed64Field(value: self.store, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.StartRepairs.Start, rhs: SCMCommand.StartRepairs.Start) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs._from != rhs._from {return false}
+    if lhs._to != rhs._to {return false}
+    if lhs.store != rhs.store {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.EndRepairs: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.protoMessageName + ".EndRepairs"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ends\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.ends) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.ends.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.ends, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.EndRepairs, rhs: SCMCommand.EndRepairs) -> Bool {
+    if lhs.ends != rhs.ends {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.EndRepairs.End: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.EndRepairs.protoMessageName + ".End"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}token\0\u{3}is_given_up\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.isGivenUp) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    if self.token != 0 {
+      try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 3)
+    }
+    if self.isGivenUp != false {
+      try visitor.visitSingularBoolField(value: self.isGivenUp, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.EndRepairs.End, rhs: SCMCommand.EndRepairs.End) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.token != rhs.token {return false}
+    if lhs.isGivenUp != rhs.isGivenUp {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ContainerRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0\u{3}empty_indexes\0\u{3}witnessed_indexes\0\u{1}stores\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}pipeline\0\u{1}replication\0\u{1}nodes\0\u{1}state\0\u{3}empty_indexes\0\u{3}witnessed_indexes\0\u{1}stores\0\u{1}repairs\0\u{1}orders\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2755,6 +3373,8 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
       case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
       case 7: try { try decoder.decodeRepeatedUInt32Field(value: &self.witnessedIndexes) }()
       case 8: try { try decoder.decodeRepeatedFixed64Field(value: &self.stores) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.repairs) }()
+      case 10: try { try decoder.decodeRepeatedFixed64Field(value: &self.orders) }()
       default: break
       }
     }
@@ -2789,6 +3409,12 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.stores.isEmpty {
       try visitor.visitPackedFixed64Field(value: self.stores, fieldNumber: 8)
     }
+    if !self.repairs.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.repairs, fieldNumber: 9)
+    }
+    if !self.orders.isEmpty {
+      try visitor.visitPackedFixed64Field(value: self.orders, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2801,6 +3427,57 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.emptyIndexes != rhs.emptyIndexes {return false}
     if lhs.witnessedIndexes != rhs.witnessedIndexes {return false}
     if lhs.stores != rhs.stores {return false}
+    if lhs.repairs != rhs.repairs {return false}
+    if lhs.orders != rhs.orders {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMContainerRecord.Repair: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMContainerRecord.protoMessageName + ".Repair"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0\u{1}store\0\u{1}token\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._node) }()
+      case 3: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
+      case 4: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 1)
+    }
+    try { if let v = self._node {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if self.store != 0 {
+      try visitor.visitSingularFixed64Field(value: self.store, fieldNumber: 3)
+    }
+    if self.token != 0 {
+      try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMContainerRecord.Repair, rhs: SCMContainerRecord.Repair) -> Bool {
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs._node != rhs._node {return false}
+    if lhs.store != rhs.store {return false}
+    if lhs.token != rhs.token {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2808,7 +3485,7 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMDeletionRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".DeletionRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}blocks\0\u{1}waiting\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}blocks\0\u{1}waiting\0\u{1}late\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2818,6 +3495,7 @@ nonisolated extension SCMDeletionRecord: SwiftProtobuf.Message, SwiftProtobuf._M
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.blocks) }()
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.waiting) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.late) }()
       default: break
       }
     }
@@ -2830,12 +3508,16 @@ nonisolated extension SCMDeletionRecord: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.waiting.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.waiting, fieldNumber: 2)
     }
+    if !self.late.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.late, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMDeletionRecord, rhs: SCMDeletionRecord) -> Bool {
     if lhs.blocks != rhs.blocks {return false}
     if lhs.waiting != rhs.waiting {return false}
+    if lhs.late != rhs.late {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
