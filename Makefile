@@ -60,8 +60,10 @@ PRODUCTS := apus simulate http-load datapath-bench kernel-bench raft-bench
 test: deps-test deps-deb
 	for product in $(PRODUCTS) apusPackageTests; do \
 		swift build $(SWIFT_FLAGS) --product $$product || exit 1; done
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" timeout --kill-after 10 2400 \
-		swift test $(SWIFT_FLAGS) --skip-build --experimental-maximum-parallelization-width 8
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash -o pipefail -c 'timeout --kill-after 10 2400 \
+		swift test $(SWIFT_FLAGS) --skip-build --experimental-maximum-parallelization-width 8 2>&1 \
+		| tee .build/unit-tests.log' || { echo "What failed, once more:"; \
+		grep -a -E "^(✘|↳)" .build/unit-tests.log; exit 1; }
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/conformance.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/cluster_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/idle_sockets.py

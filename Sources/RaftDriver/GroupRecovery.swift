@@ -10,6 +10,11 @@ import Wire
 public struct RecoverySurvey: Sendable, Equatable {
     public var name: String
     public var cluster: String
+    /// The group that has lost its majority, and the member's number in it.
+    public var group: GroupID
+    public var peer: PeerID
+    /// Whose votes count, as far as it knows.
+    public var configuration: ConfState
     /// Term and index of the last entry in its log.
     public var lastTerm: Term
     public var lastIndex: LogIndex
@@ -23,17 +28,31 @@ public struct RecoverySurvey: Sendable, Equatable {
     public var isAlone: Bool
 
     public init(
-        name: String, cluster: String, lastTerm: Term, lastIndex: LogIndex, commit: LogIndex,
-        members: [KnownMember], isBegun: Bool, isAlone: Bool
+        name: String, cluster: String, group: GroupID, peer: PeerID, configuration: ConfState,
+        lastTerm: Term, lastIndex: LogIndex, commit: LogIndex, members: [KnownMember],
+        isBegun: Bool, isAlone: Bool
     ) {
         self.name = name
         self.cluster = cluster
+        self.group = group
+        self.peer = peer
+        self.configuration = configuration
         self.lastTerm = lastTerm
         self.lastIndex = lastIndex
         self.commit = commit
         self.members = members
         self.isBegun = isBegun
         self.isAlone = isAlone
+    }
+
+    /// Whether the group could go on with those of `others` that are members of it, and with this
+    /// one, unless a recovery has begun here: then it is none any more.
+    public func hasMajority(with others: Set<PeerID>) -> Bool {
+        var there = others.subtracting([peer])
+        if !isBegun { there.insert(peer) }
+        return [configuration.voters, configuration.votersOutgoing].allSatisfy { voters in
+            voters.isEmpty || 2 * voters.count(where: there.contains) > voters.count
+        }
     }
 }
 
@@ -117,7 +136,8 @@ public struct GroupRecovery<Machine: StateMachine>: Sendable {
                 address: book[peer]?.address ?? "", part: part)
         }
         return RecoverySurvey(
-            name: identity.name, cluster: identity.cluster,
+            name: identity.name, cluster: identity.cluster, group: identity.group,
+            peer: identity.peer, configuration: members,
             lastTerm: (try? group.term(of: group.lastIndex)) ?? state.term,
             lastIndex: group.lastIndex, commit: state.commit, members: known,
             isBegun: identity.next != nil, isAlone: isAlone)

@@ -1,10 +1,15 @@
 import ArgumentParser
+import Client
 import Foundation
 import Model
 import OMCore
+import Raft
 import RaftDriver
+import RaftLog
 import Reactor
 import SCMCore
+import Transport
+import Wire
 
 /// `apus om|scm --recover-alone`: goes on with one member where the majority of its group is lost
 /// for good.
@@ -40,6 +45,7 @@ struct RecoverAlone {
         let runtime = try Runtime(name: role, memory: .none, reactors: 1)
         let reactor = runtime.reactors.next()
         let place = try settings.place(role)
+        let addresses = try Set(settings.addresses(of: role)).subtracting([place.address])
         let lock = try DirectoryLock(directory)
         defer { lock.release() }
         guard
@@ -55,6 +61,11 @@ struct RecoverAlone {
         do throws(StoreError) {
             survey = try await recovery.survey()
             print(Self.text(survey, directory))
+            if !survey.isAlone {
+                let views = try await Self.others(
+                    addresses, survey, runtime.channels, on: reactor)
+                if let refusal = Self.refusal(survey, views, role) { throw refusal }
+            }
             if accepts, !survey.isAlone {
                 var generator = SystemRandomNumberGenerator()
                 _ = try await recovery.run(using: &generator)
@@ -84,6 +95,63 @@ struct RecoverAlone {
               2. move the directories of the others away, and start them
               3. have each added: apus admin \(role) add NAME HOST:PORT
             """)
+    }
+
+    /// What the other members say that answer, wherever they may be.
+    private static func others(
+        _ addresses: Set<String>, _ survey: RecoverySurvey, _ channels: ChannelPool,
+        on reactor: Reactor
+    ) async throws(StoreError) -> [GroupStatusResponse] {
+        let known = survey.members.filter { $0.name != survey.name }.map(\.address)
+        let all = addresses.union(known).subtracting([""])
+        guard !all.isEmpty else { return [] }
+        let client = try GroupClient(all.sorted(), channels: channels, on: reactor)
+        return await client.askAll().compactMap { try? $0.view.get() }
+    }
+
+    /// Why a member may not go on alone, by what others say; nil: it may. That is so where the group
+    /// could go on as it is, or has gone on as another.
+    static func refusal(
+        _ survey: RecoverySurvey, _ views: [GroupStatusResponse], _ role: String
+    ) -> StoreError? {
+        let name = survey.name
+        func called(_ views: [GroupStatusResponse]) -> String {
+            views.map { view in
+                let member = view.members.first { $0.peer == view.peer }
+                let shown = member?.name.isEmpty == false ? member?.name : nil
+                return "\(shown ?? "member \(view.peer)") (\(member?.address ?? "?"))"
+            }.joined(separator: ", ")
+        }
+        let anew =
+            "move the directory of \(name) away, start it, and have it added anew: apus admin "
+            + "\(role) add \(name) HOST:PORT"
+        let heirs = views.filter { view in
+            view.formerGroups.contains { GroupID($0) == survey.group }
+        }
+        guard heirs.isEmpty else {
+            return StoreError(
+                .conflict,
+                "the group has gone on without \(name), as another: \(called(heirs)). \(anew)")
+        }
+        let there = views.filter {
+            GroupID($0.group) == survey.group && $0.peer != survey.peer.rawValue
+                && $0.disk != .failed
+        }
+        let isLed = there.contains { $0.leader != 0 && $0.leader != survey.peer.rawValue }
+        guard isLed || survey.hasMajority(with: Set(there.map { PeerID($0.peer) })) else {
+            return nil
+        }
+        guard survey.isBegun else {
+            return StoreError(
+                .conflict,
+                "the group has not lost its majority: \(called(there)) would be one with \(name), "
+                    + "or are one. Nothing was changed; start \(name): apus \(role). If they are "
+                    + "to be given up all the same stop them first")
+        }
+        return StoreError(
+            .conflict,
+            "the group has its majority back: \(called(there)). \(name) is none of it any more since "
+                + "its recovery began: \(anew)")
     }
 
     /// What there is, for who compares members.

@@ -106,6 +106,14 @@ class Run:
         running = self.command("om1", "--recover-alone", "--accept-loss")
         assert running.returncode != 0 and "in use by another process" in running.stderr, running
         self.write(client, range(KEYS, 2 * KEYS))
+        self.cluster.kill("om1")
+        refused = self.command("om1", "--recover-alone", "--accept-loss")
+        assert refused.returncode != 0, refused
+        assert "the group has not lost its majority: om2" in refused.stderr, refused
+        self.cluster.restart("om1", "om")
+        self.until_three_vote("om")
+        self.write(client, range(2 * KEYS, 2 * KEYS + 5))
+        print("  om1 is not let go on alone while om2 and om3 are there, and starts as before")
         self.cluster.kill_all()
         best = {noun: self.recover(noun) for noun in ["om", "scm"]}
         print(f"  {best['om']} and {best['scm']} go on alone")
