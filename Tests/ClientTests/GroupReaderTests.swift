@@ -78,4 +78,43 @@ struct GroupReaderTests {
         #expect(stranger.asked.withLock { $0.map(\.replicaIndex) } == [1])
         #expect(moved.asked.withLock { $0.map { Array($0.token) } } == [[1, 2, 3], [1, 2, 3]])
     }
+
+    @Test("replicas that were rebuilt elsewhere are found when too few are left where they were")
+    func rebuiltElsewhere() async throws {
+        let reactor = try Reactor.start()
+        defer { reactor.stop() }
+        let coding = try ErasureCoding("rs-3-2-64k")
+        let channels = ChannelPool(name: "test")
+        func address(_ number: UInt64) -> DatanodeAddress {
+            DatanodeAddress(
+                id: Identity128(high: 0, low: number), host: "fake", port: Int(number))
+        }
+        let data = (1...3).map { [UInt8](repeating: UInt8($0), count: 64 << 10) }
+        // Those on nodes 1 to 4 died with them, one was never placed; three are elsewhere by now.
+        for number in 1...3 {
+            channels.register(
+                FakeReplica(index: UInt32(number), bytes: data[number - 1]), host: "fake",
+                port: 10 + number)
+        }
+        let group = BlockGroup(
+            blockID: BlockID(containerID: ContainerID(3), localID: 1),
+            replication: .erasureCoded(coding), length: 3 * 64 << 10,
+            nodes: (1...4).map { address($0) } + [nil])
+        let fresh = (11...13).map { DatanodeAddress?.some(address($0)) } + [nil, nil]
+        let client = DatanodeClient(
+            channels: channels, health: NodeHealth(), window: TransferWindow(bytes: 1 << 20),
+            onRefusal: { _ in })
+        let located = Mutex(0)
+        let reader = GroupReader(
+            group, codec: Codec(coding), client: client, on: reactor,
+            locate: { _ in
+                located.withLock { $0 += 1 }
+                return fresh
+            }, reportCorrupt: { _, _, _, _ in })
+        let found = try await Task(executorPreference: reactor) {
+            try await reader.read(reader.stripes(in: 0..<3 * 64 << 10)[0])
+        }.value
+        #expect(found.map { $0.withBytes { Array($0) } } == data)
+        #expect(located.withLock { $0 } == 1)
+    }
 }

@@ -262,6 +262,35 @@ class Run(CommandLineSteps):
         assert unknown.returncode == 1 and "no role knows" in unknown.stderr, unknown
         client.delete_object(Bucket="files", Key="traced")
 
+    def verify(self, key):
+        found = self.cluster.apus(
+            "admin", "replicas", "verify", f"/s3v/files/{key}", "--json", check=False)
+        groups = json.loads(found.stdout)
+        assert found.returncode == (0 if all(group["isWhole"] for group in groups) else 1), found
+        return groups
+
+    def test_05n_replicas_are_verified_parity_too(self):
+        client = self.cluster.client()
+        body = random.Random(12).randbytes((6 << 20) + 12345)
+        client.put_object(Bucket="files", Key="verified", Body=body)
+        groups = self.verify("verified")
+        assert sum(group["length"] for group in groups) == len(body), groups
+        for group in groups:
+            assert group["isWhole"] and group["spare"] == 2, group
+            assert group["stripesCompared"] == group["stripes"] > 0, group
+            assert {row["state"] for row in group["replicas"]} <= {"whole", "empty"}, group
+        # One is silent; what is left is verified all the same.
+        pid = self.cluster.pid("dn4")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            text = self.cluster.apus(
+                "admin", "replicas", "verify", "/s3v/files/verified", check=False)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert text.returncode == 1 and text.stdout.count(" unreachable ") == len(groups), text
+        assert "1 of 5 replicas are not whole, 1 more may be lost" in text.stdout, text
+        client.delete_object(Bucket="files", Key="verified")
+
     def test_06_two_datanodes_killed(self):
         self.cluster.kill("dn2")
         self.cluster.kill("dn4")

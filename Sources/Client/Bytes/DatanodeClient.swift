@@ -134,6 +134,23 @@ struct DatanodeClient: Sendable {
         return payload.slice(skip..<skip + range.count)
     }
 
+    /// What a node knows of a block replica, as far as it is durable.
+    func block(
+        _ replica: Replica, from node: DatanodeAddress, on reactor: Reactor
+    ) async throws(StoreError) -> (length: Int, groupLength: Int, isEnded: Bool) {
+        var request = DNBlockRequest()
+        request.block = replica.block.message
+        request.replicaIndex = UInt32(replica.index)
+        request.token = .octets(replica.token)
+        let reply = try await channels.channel(to: node, on: reactor).call(
+            DatanodeMethod.block.rawValue, request.encoded, timeout: Limits.readTimeout,
+            context: context)
+        let response = try DNBlockResponse(parsing: reply.message)
+        return (
+            Int(clamping: response.length), Int(clamping: response.groupLength), response.isEnded
+        )
+    }
+
     /// A page of what a container replica holds, by local ID: at most `limit` blocks behind
     /// `localID`, and whether there are more.
     func listBlocks(

@@ -166,25 +166,31 @@ final class GroupReader: Sendable {
         }
     }
 
-    /// Asks once where the replicas are by now. True if the one at `place` is on another node than
-    /// `old`, which has not got it.
+    /// True if the replica at `place` is on another node by now than `old`, which has not got it.
     private func isElsewhere(_ place: Int, not old: DatanodeAddress) async -> Bool {
+        _ = await askWhereTheyAre()
+        return node(at: place) != old
+    }
+
+    /// Asks where the replicas are by now, once; returns the places that have another node since.
+    private func askWhereTheyAre() async -> Set<Int> {
         let mustAsk = places.withLock { places in
             defer { places.areFresh = true }
             return !places.areFresh
         }
-        if mustAsk, let fresh = await locate(group.blockID.containerID),
+        guard mustAsk, let fresh = await locate(group.blockID.containerID),
             fresh.count == group.nodes.count
-        {
-            places.withLock { places in
-                for place in fresh.indices where fresh[place] != places.nodes[place] {
-                    guard let node = fresh[place] else { continue }
-                    places.nodes[place] = node
-                    places.lost[place] = nil
-                }
+        else { return [] }
+        return places.withLock { places in
+            var moved: Set<Int> = []
+            for place in fresh.indices where fresh[place] != places.nodes[place] {
+                guard let node = fresh[place] else { continue }
+                places.nodes[place] = node
+                places.lost[place] = nil
+                moved.insert(place)
             }
+            return moved
         }
-        return node(at: place) != old
     }
 
     /// Reads the same range of d cells, whichever can be had, and decodes the others.
@@ -236,6 +242,12 @@ final class GroupReader: Sendable {
                 if !mayAskAvoided {
                     mayAskAvoided = true
                     tried.subtract(late)
+                    continue
+                }
+                // Or those that were rebuilt on other nodes since the key was looked up.
+                let moved = await askWhereTheyAre()
+                if !moved.isEmpty {
+                    tried.subtract(moved)
                     continue
                 }
                 throw unreadable(stripe, found: cells.count { $0 != nil })
