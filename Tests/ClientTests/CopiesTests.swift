@@ -50,7 +50,7 @@ private struct FakeOM: RPCHandler, OMCaller {
 
 /// What a client does with keys of whole copies, which the Ozone Manager may name and it cannot
 /// read or write yet.
-@Suite("keys of copies", .timeLimit(.minutes(1)))
+@Suite("keys of copies", .timeLimit(.minutes(10)))
 struct CopiesTests {
     private let path = KeyPath(
         bucket: BucketPath(volume: "s3v", bucket: "lake"), name: KeyName(unchecked: [0x6B]))

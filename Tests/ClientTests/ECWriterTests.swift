@@ -114,7 +114,7 @@ private struct Rig {
     }
 }
 
-@Suite("writing block groups", .timeLimit(.minutes(2)))
+@Suite("writing block groups", .timeLimit(.minutes(10)))
 struct ECWriterTests {
     @Test("the first cells bring the permission to make each replica, all of them the token")
     func permissions() async throws {

@@ -33,7 +33,7 @@ private final class FakeReplica: RPCHandler {
     }
 }
 
-@Suite("reading block groups", .timeLimit(.minutes(1)))
+@Suite("reading block groups", .timeLimit(.minutes(10)))
 struct GroupReaderTests {
     @Test("a replica that is not where it was thought to be is asked for once, and read there")
     func stalePlace() async throws {

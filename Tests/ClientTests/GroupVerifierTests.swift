@@ -41,7 +41,7 @@ private final class FakeBlock: RPCHandler {
     }
 }
 
-@Suite("verifying block groups", .timeLimit(.minutes(1)))
+@Suite("verifying block groups", .timeLimit(.minutes(10)))
 struct GroupVerifierTests {
     private let coding: ErasureCoding
 

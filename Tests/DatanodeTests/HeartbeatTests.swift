@@ -169,7 +169,7 @@ struct Rig {
     }
 }
 
-@Suite("heartbeats", .timeLimit(.minutes(2)))
+@Suite("heartbeats", .timeLimit(.minutes(10)))
 struct HeartbeatTests {
     private static let replication = "rs-3-2-64k"
 

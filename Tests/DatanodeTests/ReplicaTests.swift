@@ -11,7 +11,7 @@ import Wire
 
 @testable import Datanode
 
-@Suite("replicas of a datanode", .timeLimit(.minutes(2)))
+@Suite("replicas of a datanode", .timeLimit(.minutes(10)))
 struct ReplicaTests {
     private let block = BlockID(containerID: ContainerID(5), localID: 1)
 

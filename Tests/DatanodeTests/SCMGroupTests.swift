@@ -101,7 +101,7 @@ struct SCMGroupTests {
     }
 }
 
-@Suite("reports to several SCMs", .timeLimit(.minutes(2)))
+@Suite("reports to several SCMs", .timeLimit(.minutes(10)))
 struct SeveralSCMsTests {
     private func delete(_ number: UInt64) -> SCMDatanodeCommand {
         var command = SCMDatanodeCommand()

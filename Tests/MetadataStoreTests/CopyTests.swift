@@ -9,7 +9,7 @@ import Testing
 
 private let table = MetadataTable(1)
 
-@Suite("A copy of the tables", .timeLimit(.minutes(1)))
+@Suite("A copy of the tables", .timeLimit(.minutes(10)))
 struct CopyTests {
     private func put(_ key: UInt8, _ store: MetadataStore, index: UInt64) async throws {
         try await store.apply(1, through: index) { _, tables in

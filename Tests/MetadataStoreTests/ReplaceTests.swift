@@ -10,7 +10,7 @@ private let first = MetadataTable(1)
 private let second = MetadataTable(2)
 private let third = MetadataTable(3)
 
-@Suite("Tables that are taken over from a copy", .timeLimit(.minutes(2)))
+@Suite("Tables that are taken over from a copy", .timeLimit(.minutes(10)))
 struct ReplaceTests {
     private func open(
         _ path: String, _ tables: [MetadataTable] = [first, second, third],

@@ -90,7 +90,7 @@ private func waitUntilStuck(_ group: MetadataGroup<Filling>) async throws {
     }
 }
 
-@Suite("MetadataGroup: tables without room", .serialized, .timeLimit(.minutes(1)))
+@Suite("MetadataGroup: tables without room", .serialized, .timeLimit(.minutes(10)))
 struct FullTablesTests {
     @Test("what is refused for want of room was not made, and what is in the log waits")
     func refused() async throws {

@@ -11,7 +11,7 @@ import Testing
 
 @testable import RaftDriver
 
-@Suite("A member, the others played by the test", .serialized, .timeLimit(.minutes(2)))
+@Suite("A member, the others played by the test", .serialized, .timeLimit(.minutes(10)))
 struct MemberTests {
     private func with(
         voters: [PeerID] = [1], transport: KeepingTransport = KeepingTransport(),

@@ -40,7 +40,7 @@ private final class CountingService: RPCHandler {
     func take(_ post: RPCRequest) { note(post.message) { $0.posts += 1 } }
 }
 
-@Suite("The other members, by calls and posts", .serialized, .timeLimit(.minutes(1)))
+@Suite("The other members, by calls and posts", .serialized, .timeLimit(.minutes(10)))
 struct RaftPeersTests {
     private let group = GroupID(high: 1, low: 2)
 

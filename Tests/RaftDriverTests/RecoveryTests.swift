@@ -53,7 +53,7 @@ extension Host {
     fileprivate func wipe() throws { try FileManager.default.removeItem(atPath: directory) }
 }
 
-@Suite("A group whose majority is lost for good", .serialized, .timeLimit(.minutes(3)))
+@Suite("A group whose majority is lost for good", .serialized, .timeLimit(.minutes(10)))
 struct RecoveryTests {
     @Test("one member goes on with all that it has, and the group grows again")
     func goesOn() async throws {

@@ -31,7 +31,7 @@ private final class Progress: Sendable {
     let counts = Mutex<[UInt8: Int]>([:])
 }
 
-@Suite("Sessions in a group of three", .serialized, .timeLimit(.minutes(2)))
+@Suite("Sessions in a group of three", .serialized, .timeLimit(.minutes(10)))
 struct SessionGroupTests {
     private func withGroup(
         options: MetadataGroupOptions? = nil, _ body: (GroupOfThree) async throws -> Void

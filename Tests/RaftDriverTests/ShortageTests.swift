@@ -34,7 +34,7 @@ private struct Noting: StateMachine {
     func applied(_ command: UInt64, answer: UInt64, at index: UInt64) {}
 }
 
-@Suite("MetadataGroup: without descriptors", .serialized, .timeLimit(.minutes(2)))
+@Suite("MetadataGroup: without descriptors", .serialized, .timeLimit(.minutes(10)))
 struct ShortageTests {
     @Test("a member without descriptors answers overload, says so once, and goes on by itself")
     func recovers() async throws {

@@ -10,7 +10,7 @@ import Testing
 
 /// Descriptors and memory that are wanting for a while: nothing of the disk is broken, and nothing
 /// of the log may be.
-@Suite("SharedLog without descriptors or memory", .timeLimit(.minutes(2)))
+@Suite("SharedLog without descriptors or memory", .timeLimit(.minutes(10)))
 struct SharedLogShortageTests {
     private func entry(_ index: LogIndex) -> Entry {
         Entry(

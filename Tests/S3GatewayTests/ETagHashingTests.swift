@@ -40,7 +40,7 @@ struct ETagHashingTests {
 
     @Test(
         "a sender whose share has shrunk below what waits is hashed for until it may go on",
-        .timeLimit(.minutes(1)))
+        .timeLimit(.minutes(10)))
     func shrunkShare() async throws {
         let hashing = ETagHashing()
         let idle = (0..<7).map { _ in hashing.open() }

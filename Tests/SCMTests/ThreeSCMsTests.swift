@@ -37,7 +37,7 @@ private final class Allocated: Sendable {
     }
 }
 
-@Suite("three SCMs", .serialized, .timeLimit(.minutes(5)))
+@Suite("three SCMs", .serialized, .timeLimit(.minutes(10)))
 struct ThreeSCMsTests {
     private func withSCMs(
         datanodes count: Int = 5, options: StorageContainerManager.Options = .init(),

@@ -50,7 +50,7 @@ private struct OldServer {
     }
 }
 
-@Suite("Identities of calls on their way", .serialized, .timeLimit(.minutes(1)))
+@Suite("Identities of calls on their way", .serialized, .timeLimit(.minutes(10)))
 struct IdentityTests {
     private let id = CallID(
         client: Identity128(high: 1, low: 2), sequence: 3, answeredBelow: 2, isRepeat: true)

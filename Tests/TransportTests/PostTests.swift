@@ -26,7 +26,7 @@ private final class NotingHandler: RPCHandler {
     }
 }
 
-@Suite("Requests that nobody waits for", .serialized, .timeLimit(.minutes(1)))
+@Suite("Requests that nobody waits for", .serialized, .timeLimit(.minutes(10)))
 struct PostTests {
     /// On the channel's reactor, where posts are made.
     private func post(
