@@ -100,7 +100,7 @@ let package = Package(
         target("Raft"),
         target("Wire", ["Model", "Bytes", "Checksum", .protobuf], exclude: ["proto"]),
         target("OMCore", ["Model", "Wire", .protobuf]),
-        target("SCMCore", ["Model", "Wire", .deque]),
+        target("SCMCore", ["Model", "Wire", .deque, .heap]),
         target("ContainerFormat", ["Model", "Checksum"]),
 
         // L2: runtime

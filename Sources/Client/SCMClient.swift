@@ -20,6 +20,14 @@ public struct SCMClient: Sendable {
         return try SCMStatusResponse(parsing: reply.message)
     }
 
+    /// Asks what is missing, by replication.
+    public func safety() async throws(StoreError) -> SCMSafetyResponse {
+        let reply = try await channel.call(
+            SCMMethod.safety.rawValue, SCMSafetyRequest().encoded, timeout: Limits.timeout,
+            repetition: .harmless)
+        return try SCMSafetyResponse(parsing: reply.message)
+    }
+
     /// Has a container closed.
     public func closeContainer(_ id: ContainerID) async throws(StoreError) {
         var request = DNContainerRequest()

@@ -83,7 +83,9 @@ extension StorageContainerManager {
         logger.error(
             "corrupt replica \(request.replicaIndex) of \(block): \(request.reason)")
         memory.withState { state, _ in
-            state.markCorrupt(block.containerID, index: Int(request.replicaIndex))
+            state.markCorrupt(
+                block.containerID, index: Int(request.replicaIndex),
+                on: request.hasNode ? Identity128(request.node) : nil)
         }
     }
 
@@ -118,6 +120,13 @@ extension StorageContainerManager {
         return memory.withState { state, now in state.report(request, at: now) }
     }
 
+    /// What is missing, by replication.
+    func safety() async throws(StoreError) -> SCMSafetyResponse {
+        try lead()
+        try await group.readBarrier()
+        return memory.withState { state, now in state.safety(at: now) }
+    }
+
     private func exclusively<R: Sendable>(
         _ body: () async throws(StoreError) -> R
     ) async throws(StoreError) -> R {
@@ -140,7 +149,7 @@ extension StorageContainerManager {
 }
 
 /// Lets a generator of any type be passed as one of a certain type.
-private struct AnyGenerator: RandomNumberGenerator {
+struct AnyGenerator: RandomNumberGenerator {
     var base: any RandomNumberGenerator & Sendable
     mutating func next() -> UInt64 { base.next() }
 }

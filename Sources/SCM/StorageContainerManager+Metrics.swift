@@ -1,4 +1,5 @@
 import RaftDriver
+import SCMCore
 import Telemetry
 
 /// How the cluster is, as far as SCM knew when it last looked.
@@ -9,6 +10,42 @@ struct SCMMeasures: Sendable {
     let safeMode = Gauge()
     let pendingDeletions = Gauge()
     let full = Gauge()
+    let missingReplicas = Gauge()
+    let repairsWaiting = Gauge()
+    let repairsUnderWay = Gauge()
+    let repairsBegun = Gauge()
+    let repairsEnded = Gauge()
+    let repairsGivenUp = Gauge()
+
+    func note(_ counts: SCMState.RepairCounts) {
+        missingReplicas.set(counts.missing)
+        repairsWaiting.set(counts.waiting)
+        repairsUnderWay.set(counts.underWay)
+        repairsBegun.set(counts.begun)
+        repairsEnded.set(counts.ended)
+        repairsGivenUp.set(counts.givenUp)
+    }
+
+    /// Counters begin anew with each leadership; a member that follows has none.
+    func addRepairs(to page: inout MetricsPage) {
+        page.gauge(
+            "apus_scm_missing_replicas",
+            "Replicas of closed containers that nobody has who is there.",
+            Double(missingReplicas.value))
+        page.gauge(
+            "apus_scm_repairs_waiting", "Containers that wait for their turn to be repaired.",
+            Double(repairsWaiting.value))
+        page.gauge(
+            "apus_scm_repairs_under_way", "Replicas that are being rebuilt.",
+            Double(repairsUnderWay.value))
+        let help = "Repairs since this SCM began to lead."
+        page.counter(
+            "apus_scm_repairs_total", help, ["outcome": "begun"], Double(repairsBegun.value))
+        page.counter(
+            "apus_scm_repairs_total", help, ["outcome": "ended"], Double(repairsEnded.value))
+        page.counter(
+            "apus_scm_repairs_total", help, ["outcome": "given up"], Double(repairsGivenUp.value))
+    }
 }
 
 extension StorageContainerManager {
@@ -36,6 +73,7 @@ extension StorageContainerManager {
             page.gauge(
                 "apus_scm_safe_mode", "1 while SCM gives out no blocks.",
                 Double(measures.safeMode.value))
+            measures.addRepairs(to: &page)
         }
     }
 }

@@ -185,6 +185,7 @@ public actor StorageContainerManager: RPCHandler {
             }
             await logWitnesses()
             await closeContainers()
+            await repair()
             await logConfirmed()
         }
     }
@@ -227,6 +228,7 @@ public actor StorageContainerManager: RPCHandler {
             measures.containers.set(state.containers.count)
             measures.safeMode.set(state.isInSafeMode ? 1 : 0)
             measures.pendingDeletions.set(state.pendingDeletions)
+            measures.note(state.repairCounts)
             let nodes = state.nodes.compactMap { id, node in
                 node.lastHeartbeat == nil
                     ? nil : (id: id, address: node.address, state: state.state(of: id, at: now))
@@ -361,6 +363,9 @@ public actor StorageContainerManager: RPCHandler {
             return RPCReply(try await status(SCMStatusRequest()).encoded)
         case .closings:
             return RPCReply(try closings(SCMClosingsRequest(parsing: message)).encoded)
+        case .safety:
+            _ = try SCMSafetyRequest(parsing: message)
+            return RPCReply(try await safety().encoded)
         }
     }
 }

@@ -57,6 +57,7 @@ struct PendingDeletions: Sendable {
     }
 
     private var deletions: [UInt64: Deletion] = [:]
+    private var byContainer: [ContainerID: Set<UInt64>] = [:]
     private(set) var nodes: [DatanodeID: Node] = [:]
     /// Blocks of all deletions that are not parked on each node they wait for.
     private(set) var blocks = 0
@@ -97,7 +98,15 @@ struct PendingDeletions: Sendable {
             return
         }
         let waiting = Set((record?.waiting ?? []).map { Identity128($0) })
+        // Before any is confirmed: one that waits for nobody is gone.
+        for node in waiting where !known.waiting.contains(node) { wait(for: node, with: number) }
         for node in known.waiting where !waiting.contains(node) { confirm(number, by: node) }
+    }
+
+    /// A node that was given a replica after the deletion was logged is waited for as well.
+    private mutating func wait(for node: DatanodeID, with number: UInt64) {
+        change(number) { $0.waiting.append(node) }
+        note(number, of: deletions[number]?.blocks.count ?? 0, waitsFor: node)
     }
 
     /// Takes a deletion; numbers ascend.
@@ -112,11 +121,18 @@ struct PendingDeletions: Sendable {
     private mutating func add(_ number: UInt64, _ deletion: Deletion) {
         deletions[number] = deletion
         blocks += deletion.blocks.count
-        for node in deletion.waiting {
-            nodes[node, default: Node()].blocks += deletion.blocks.count
-            nodes[node]!.deletions += 1
-            nodes[node]!.untold.append(number)
+        if let container = deletion.container {
+            byContainer[container, default: []].insert(number)
         }
+        for node in deletion.waiting {
+            note(number, of: deletion.blocks.count, waitsFor: node)
+        }
+    }
+
+    private mutating func note(_ number: UInt64, of count: Int, waitsFor node: DatanodeID) {
+        nodes[node, default: Node()].blocks += count
+        nodes[node]!.deletions += 1
+        nodes[node]!.untold.append(number)
     }
 
     /// `node` has done what `number` says.
@@ -159,11 +175,32 @@ struct PendingDeletions: Sendable {
         }
         body(&deletion)
         deletions[number] = deletion.waiting.isEmpty ? nil : deletion
-        guard !deletion.waiting.isEmpty else { return }
+        guard !deletion.waiting.isEmpty else {
+            if let container = deletion.container { forget(number, of: container) }
+            return
+        }
         if deletion.isParked {
             parkedBlocks += deletion.blocks.count
         } else {
             blocks += deletion.blocks.count
+        }
+    }
+
+    private mutating func forget(_ number: UInt64, of container: ContainerID) {
+        byContainer[container]?.remove(number)
+        if byContainer[container]?.isEmpty == true { byContainer[container] = nil }
+    }
+
+    /// The deletions in `container` that wait for `node`.
+    func numbers(in container: ContainerID, waitingFor node: DatanodeID) -> [UInt64] {
+        (byContainer[container] ?? []).filter { deletions[$0]?.waiting.contains(node) == true }
+            .sorted()
+    }
+
+    /// Calls `body` with each container that a deletion is pending in, and who is waited for.
+    func eachContainer(_ body: (ContainerID, Set<DatanodeID>) -> Void) {
+        for (container, numbers) in byContainer {
+            body(container, Set(numbers.flatMap { deletions[$0]?.waiting ?? [] }))
         }
     }
 
@@ -219,9 +256,20 @@ struct PendingDeletions: Sendable {
     func count(of node: DatanodeID) -> Int { nodes[node]?.blocks ?? 0 }
 
     /// What `node` is to be told now.
-    mutating func commands(for node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
+    ///
+    /// - Parameter held: containers whose replica it is only being given: what is deleted in them is
+    ///   kept aside until the replica is whole, or is not to be (see `unpark`).
+    mutating func commands(
+        for node: DatanodeID, holding held: Set<ContainerID> = [], at now: UInt64
+    ) -> [SCMDatanodeCommand] {
         guard isTelling, var state = nodes.removeValue(forKey: node) else { return [] }
-        defer { nodes[node] = state }
+        var kept: [UInt64] = []
+        defer {
+            nodes[node] = state
+            for number in kept where !park(number, by: node) {
+                nodes[node]!.failed.append((number, now + Limits.retryNanoseconds))
+            }
+        }
         while let first = state.failed.first, first.retry <= now {
             state.failed.removeFirst()
             state.untold.append(first.number)
@@ -231,6 +279,10 @@ struct PendingDeletions: Sendable {
             guard let deletion = deletions[number], deletion.waiting.contains(node),
                 !deletion.parked.contains(node)
             else { continue }
+            if let container = deletion.container, held.contains(container) {
+                kept.append(number)
+                continue
+            }
             guard state.told.insert(number).inserted else { continue }
             state.toldBlocks += deletion.blocks.count
             var command = SCMDatanodeCommand()

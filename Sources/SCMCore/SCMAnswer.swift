@@ -43,6 +43,15 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
     case wasWitnessed(ContainerID)
     /// Others have been reserved since.
     case localIDsAreReserved(until: UInt64)
+    /// The place of a replica that was to be rebuilt is not whose it is said to be.
+    case placeIsAnothers(ContainerID, index: Int)
+    case isBeingRebuilt(ContainerID, index: Int)
+    /// The datanode that was to get a replica has one of the container's, or is getting one.
+    case hasReplica(ContainerID, DatanodeID)
+    /// No replica is being rebuilt by the order that was to be ended.
+    case noSuchRepair(ContainerID, index: Int)
+    /// One command begins no more repairs than can be numbered.
+    case tooManyRepairs
 
     public var description: String {
         switch self {
@@ -52,6 +61,15 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
         case .containerIs(let id, let state): "container \(id) is \(state)"
         case .wasWitnessed(let id): "a replica of container \(id) that is to be empty was reported"
         case .localIDsAreReserved(let until): "local IDs are reserved up to \(until)"
+        case .placeIsAnothers(let id, let index):
+            "replica \(index) of container \(id) has another place"
+        case .isBeingRebuilt(let id, let index):
+            "replica \(index) of container \(id) is being rebuilt"
+        case .hasReplica(let id, let node):
+            "datanode \(node) has or gets another replica of container \(id)"
+        case .noSuchRepair(let id, let index):
+            "replica \(index) of container \(id) is not being rebuilt by this order"
+        case .tooManyRepairs: "a command begins \(SCMRepairs.perCommand) repairs at most"
         }
     }
 }

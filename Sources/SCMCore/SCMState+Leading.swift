@@ -19,6 +19,7 @@ extension SCMState {
         ownLocalIDs = 0..<0
         deletions.beginTelling()
         closings.startOver(at: now)
+        beginRepairs()
     }
 
     /// This member does not lead.
@@ -27,10 +28,12 @@ extension SCMState {
         leadingTerm = nil
         ownLocalIDs = 0..<0
         deletions.endTelling()
+        endRepairs()
     }
 
     /// A command that was proposed by this member has been applied, and was answered.
     public mutating func noteProposed(_ command: SCMCommand, _ answer: SCMAnswer) {
+        lookAgain(after: command)
         // Without saying from where on it would reserve what others may have given out.
         guard command.isConditional, case .changed = answer,
             case .reserveNumbers(let change) = command.command

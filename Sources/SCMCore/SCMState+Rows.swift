@@ -79,6 +79,7 @@ extension SCMState {
         nodes[id] = node
         changed.formUnion(node.replicas.keys)
         for replica in node.replicas.values { noteReported(replica, by: id) }
+        for replica in node.recovering.values { noteReported(replica, by: id) }
     }
 
     private mutating func take(
@@ -94,7 +95,11 @@ extension SCMState {
         container.stores = record.stores
         container.witnessed = Set(record.witnessedIndexes.map { Int($0) })
         container.believeOldRecord()
+        container.repairs = record.repairs.map { .init($0) }
+        container.orders = record.orders
+        container.forgetReplaced(before)
         containers[id] = container
+        noteMembers(of: container, before)
         nextContainerID = max(nextContainerID, record.id + 1)
         noteOpen(container, before)
         if before == nil {

@@ -93,8 +93,8 @@ extension SCMState {
 
     /// Containers whose replica node `id` has lost, or may have.
     public func lostReplicas(of id: DatanodeID, at now: UInt64) -> Int {
-        containers.values.count { container in
-            guard container.state != .containerDeleted, container.state != .containerDeleting,
+        members.containers(of: id).count { number in
+            guard let container = containers[number], container.state != .containerDeleting,
                 let place = container.nodes.firstIndex(of: id)
             else { return false }
             return [.lost, .doubtful].contains(presence(of: place, in: container, at: now))
@@ -104,10 +104,14 @@ extension SCMState {
     // MARK: Witnessing
 
     mutating func noteReported(_ replica: SCMReplicaReport, by node: DatanodeID) {
-        guard replica.state != .none, let container = containers[ContainerID(replica.container)],
-            let place = container.nodes.firstIndex(of: node),
-            replica.replicaIndex == 0 || Int(replica.replicaIndex) == place + 1
+        guard replica.state != .none, let container = containers[ContainerID(replica.container)]
         else { return }
+        guard replica.state != .recovering, let place = container.nodes.firstIndex(of: node),
+            replica.replicaIndex == 0 || Int(replica.replicaIndex) == place + 1
+        else {
+            if replica.state != .lost { noteStray(container.id, on: node) }
+            return
+        }
         if replica.state != .lost { deletions.unpark(container.id, by: node) }
         guard !container.witnessed.contains(place + 1) else { return }
         unlogged[container.id, default: []].insert(place + 1)
@@ -157,7 +161,17 @@ extension SCMState {
         var done: [UInt64] = []
         for number in numbers {
             guard let container = deletions.container(of: number).flatMap({ containers[$0] }),
-                container.state != .containerDeleted,
+                container.state != .containerDeleted
+            else {
+                done.append(number)
+                continue
+            }
+            // Its replica is to come, with what others have not deleted yet.
+            if container.repairs.contains(where: { $0.node == id }) {
+                deletions.fail(number, by: id, at: now)
+                continue
+            }
+            guard
                 let place = container.nodes.firstIndex(of: id)
             else {
                 done.append(number)

@@ -30,6 +30,16 @@ public struct SCMState: Sendable {
         /// How long a container that takes no new blocks stays open on its datanodes, for writers
         /// that were given one before.
         public var closeDelayNanoseconds: UInt64 = 10_000_000_000
+        /// How long after its death a node's replicas are rebuilt elsewhere: most that die come back.
+        public var repairAfterNanoseconds: UInt64 = 300_000_000_000
+        /// Replicas that a node rebuilds at a time.
+        public var repairsPerTarget = 2
+        /// Replicas being rebuilt at a time that may read from one node.
+        public var repairsPerSource = 8
+        /// A repair that its node has not begun for so long is given up.
+        public var repairStartNanoseconds: UInt64 = 120_000_000_000
+        /// A repair that was begun and of which nothing new is reported for so long is given up.
+        public var repairStallNanoseconds: UInt64 = 1_800_000_000_000
         /// Local IDs reserved with one command beyond those that are wanted.
         var localIDsPerReservation = Limits.localIDsPerReservation
 
@@ -45,7 +55,9 @@ public struct SCMState: Sendable {
         public var lastHeartbeat: UInt64?
         public var volumes: [DNVolume] = []
         public var replicas: [ContainerID: SCMReplicaReport] = [:]
-        /// Those of them that are not closed, and can be.
+        /// Replicas that it is rebuilding. They count for nothing.
+        var recovering: [ContainerID: SCMReplicaReport] = [:]
+        /// Those of `replicas` that are not closed, and can be.
         var openReplicas: Set<ContainerID> = []
         /// Containers whose replica it reports as lost.
         var lost: Set<ContainerID> = []
@@ -63,6 +75,7 @@ public struct SCMState: Sendable {
             openReplicas.remove(id)
             lost.remove(id)
             retired.remove(id)
+            recovering[id] = nil
             switch replica.state {
             case .none:
                 replicas[id] = nil
@@ -74,12 +87,15 @@ public struct SCMState: Sendable {
                 replicas[id] = replica
                 openReplicas.insert(id)
             case .closed, .unhealthy, .UNRECOGNIZED: replicas[id] = replica
-            case .recovering: replicas[id] = nil
+            case .recovering:
+                replicas[id] = nil
+                recovering[id] = replica
             }
         }
 
         mutating func forgetReplicas() {
             replicas = [:]
+            recovering = [:]
             openReplicas = []
             lost = []
             retired = []
@@ -107,6 +123,11 @@ public struct SCMState: Sendable {
         /// By replica index: the stores of the nodes when it was made; 0 where not known, and
         /// empty for a container from before they were noted.
         var stores: [UInt64] = []
+        /// Replicas that are being rebuilt.
+        public internal(set) var repairs: [Repair] = []
+        /// By replica index: the orders that put the replicas where they are; 0, or empty, where they
+        /// were made.
+        var orders: [UInt64] = []
 
         public var isDegraded: Bool { nodes.contains { $0 == nil } }
     }
@@ -123,6 +144,16 @@ public struct SCMState: Sendable {
     var closings: ContainerClosings
     /// Containers that are being closed or removed.
     var inTransition: Set<ContainerID> = []
+    /// Which containers each node has to do with, by the tables.
+    var members = ContainerMembers()
+    /// What is missing and waits for being repaired, as the member knows that leads.
+    var repairs = RepairQueue()
+    /// Whether this member, which leads, has applied all that was logged before it did.
+    var hasCaughtUp = false
+    /// Replicas that are reported by nodes whose they are not, or may not be.
+    var strays: [DatanodeID: StrayReplicas] = [:]
+    /// Deletions that wait for nodes that have nothing of the container any more.
+    var departed: [DatanodeID: [UInt64]] = [:]
     /// Indexes that were reported and are not logged as witnessed.
     var unlogged: [ContainerID: Set<Int>] = [:]
     /// Containers that something was reported of since they were looked at.
@@ -224,7 +255,10 @@ public struct SCMState: Sendable {
         let registered = nodes[id]?.store ?? newcomers[id]?.store
         let wasHeard = (nodes[id]?.lastHeartbeat ?? newcomers[id]?.lastHeartbeat) != nil
         guard isKnown, registered == store, isFull || wasHeard else { return false }
-        if isFull, let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
+        if isFull {
+            if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
+            if leadingTerm != nil { repairs.look(at: members.containers(of: id)) }
+        }
         change(id) { node in
             node.lastHeartbeat = now
             node.volumes = volumes
@@ -234,6 +268,7 @@ public struct SCMState: Sendable {
         }
         for replica in replicas {
             changed.insert(ContainerID(replica.container))
+            if leadingTerm != nil { repairs.look(at: ContainerID(replica.container)) }
             noteReported(replica, by: id)
         }
         return true
@@ -279,7 +314,9 @@ public struct SCMState: Sendable {
             command.deleteContainer = container.rawValue
             commands.append(command)
         }
-        return commands + deletions.commands(for: id, at: now)
+        commands += repairCommands(for: id, at: now)
+        let rebuilt = members.repairs(on: id)
+        return commands + deletions.commands(for: id, holding: rebuilt, at: now)
     }
 
     /// What a watcher of closings has not heard.
@@ -318,10 +355,13 @@ public struct SCMState: Sendable {
         }
     }
 
-    public mutating func markCorrupt(_ id: ContainerID, index: Int) {
-        guard let container = containers[id], index >= 1, index <= container.nodes.count else {
-            return
-        }
+    /// A reader found the replica damaged that `node` has; nil: whoever has the place. Nothing is
+    /// noted of a node that has the place no more.
+    public mutating func markCorrupt(_ id: ContainerID, index: Int, on node: DatanodeID? = nil) {
+        guard let container = containers[id], index >= 1, index <= container.nodes.count,
+            node == nil || container.nodes[index - 1] == node
+        else { return }
         containers[id]?.corrupt.insert(index)
+        if leadingTerm != nil { repairs.look(at: id) }
     }
 }

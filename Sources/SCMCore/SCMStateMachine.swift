@@ -49,9 +49,10 @@ public struct SCMStateMachine: StateMachine {
 
     public var tables: [MetadataTable] { SCMTable.all }
 
-    /// Rows have had one form. 2: the log may hold commands that are refused where they do not fit,
-    /// which programs of before would carry out.
-    public var format: TablesFormat { TablesFormat(current: 2, oldest: 1) }
+    /// 2: the log may hold commands that are refused where they do not fit, which programs of before
+    /// would carry out. 3: containers may have replicas that are being rebuilt, which programs of
+    /// before would let miss deletions.
+    public var format: TablesFormat { TablesFormat(current: 3, oldest: 1) }
 
     public func encode(_ command: SCMCommand) -> [UInt8] { command.encoded }
 
@@ -117,7 +118,8 @@ public struct SCMStateMachine: StateMachine {
                 SCMTable.nodes, SCMTable.key(Identity128(change.address.id)),
                 change.address.encoded)
             return .changed([.node(change.address)])
-        case .startRepairs, .endRepairs: return .changed([])
+        case .startRepairs(let change): return start(change, at: index, in: transaction)
+        case .endRepairs(let change): return end(change, in: transaction)
         case nil: return .changed([])
         }
     }
@@ -183,7 +185,7 @@ public struct SCMStateMachine: StateMachine {
         return .changed([.container(record)])
     }
 
-    private func record(
+    func record(
         _ id: UInt64, in transaction: some MetadataReader
     ) -> SCMContainerRecord? {
         transaction.get(SCMTable.containers, SCMTable.key(id)).flatMap {
@@ -229,7 +231,8 @@ public struct SCMStateMachine: StateMachine {
 
     // MARK: Deletions
 
-    /// One deletion per container, waiting for each node that holds one of its replicas.
+    /// One deletion per container, waiting for each node that holds one of its replicas or is being
+    /// given one.
     private func delete(
         _ blocks: [WireBlock], at index: UInt64, in transaction: some MetadataTransaction
     ) -> [SCMRow] {
@@ -252,6 +255,7 @@ public struct SCMStateMachine: StateMachine {
                 record.waiting.contains(change.node)
             else { return nil }
             record.waiting.removeAll { $0 == change.node }
+            if record.waiting.isEmpty { waitForLate(&record, number: number, in: transaction) }
             if record.waiting.isEmpty {
                 transaction.delete(SCMTable.deletions, key)
                 return .deletion(number: number, nil)
@@ -313,7 +317,7 @@ enum SCMDeletions {
     ) -> SCMDeletionRecord {
         var record = SCMDeletionRecord()
         record.blocks = blocks
-        record.waiting = container.nodes.filter(\.hasID).map(\.id)
+        record.waiting = container.members
         return record
     }
 }

@@ -40,6 +40,7 @@ public enum SCMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case closeContainer = 0x0308
     case safeMode = 0x0309
     case closings = 0x030A
+    case safety = 0x030B
 }
 
 /// What methods are called in metrics and traces.

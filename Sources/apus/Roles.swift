@@ -82,6 +82,7 @@ enum Roles {
                 .invalidArgument, "scm.close-delay-ms is 0 to 600000, not \(closeDelay)")
         }
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
+        try readRepairs(settings, into: &options.state)
         options.cluster = ClusterID(settings.text("cluster.id"))
         var group = MetadataGroupOptions()
         group.member.snapshotBytesPerSecond = try snapshotRate("scm", settings)
@@ -112,6 +113,24 @@ enum Roles {
             await keeper.stop()
             lock.release()
         }
+    }
+
+    /// When lost replicas are rebuilt, and how many at a time.
+    private static func readRepairs(
+        _ settings: Settings, into options: inout SCMState.Options
+    ) throws {
+        options.repairAfterNanoseconds = try settings.nanoseconds("scm.repair-after-ms")
+        func bound(_ key: String, _ range: ClosedRange<Int>) throws -> Int {
+            let wanted = try settings.number(key)
+            guard range.contains(wanted) else {
+                throw StoreError(
+                    .invalidArgument,
+                    "\(key) is \(range.lowerBound) to \(range.upperBound), not \(wanted)")
+            }
+            return wanted
+        }
+        options.repairsPerTarget = try bound("scm.repairs-per-target", 1...64)
+        options.repairsPerSource = try bound("scm.repairs-per-source", 1...1024)
     }
 
     /// How many reactors the Ozone Manager runs on: the first has its log, the others the

@@ -98,6 +98,16 @@ struct Setting: Sendable {
             help: "how long a container that gets no new blocks stays open for writers that were "
                 + "given one"),
         Setting(
+            key: "scm.repair-after-ms", kind: .number, fallback: "300000",
+            help: "how long after a datanode's death its replicas are rebuilt elsewhere; what is lost "
+                + "or damaged on one that is there is rebuilt at once"),
+        Setting(
+            key: "scm.repairs-per-target", kind: .number, fallback: "2",
+            help: "replicas that a datanode rebuilds at a time, 1 to 64"),
+        Setting(
+            key: "scm.repairs-per-source", kind: .number, fallback: "8",
+            help: "replicas being rebuilt at a time that may read from one datanode, 1 to 1024"),
+        Setting(
             key: "scm.snapshot-bytes-per-second", kind: .number,
             fallback: String(RaftMemberLimits.snapshotRate),
             help: "how fast SCM's tables are copied, sent to a member that joins or was away for "

@@ -901,6 +901,91 @@ public nonisolated struct SCMSafeModeRequest: Sendable {
   public init() {}
 }
 
+/// Asks how safe what is stored is now.
+public nonisolated struct SCMSafetyRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct SCMSafetyResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var rows: [SCMSafetyResponse.Row] = []
+
+  /// Of all replications; 0: all is at full redundancy.
+  public var degradedBlocks: UInt64 = 0
+
+  public var isInSafeMode: Bool = false
+
+  /// Closed containers that were not looked at since this SCM began to lead: there may be more that
+  /// are degraded.
+  public var unknownContainers: UInt64 = 0
+
+  /// Since this SCM began to lead.
+  public var repairsEnded: UInt64 = 0
+
+  public var repairsGivenUp: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated struct Row: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var replication: WireReplication {
+      get {_replication ?? WireReplication()}
+      set {_replication = newValue}
+    }
+    /// Returns true if `replication` has been explicitly set.
+    public var hasReplication: Bool {self._replication != nil}
+    /// Clears the value of `replication`. Subsequent reads from it will return its default value.
+    public mutating func clearReplication() {self._replication = nil}
+
+    /// Those that are not deleted or being so.
+    public var containers: UInt64 = 0
+
+    /// Containers of which a replica is missing, or is known to be bad.
+    public var degradedContainers: UInt64 = 0
+
+    /// Of `degraded_containers`: that too few whole replicas are left of to rebuild one.
+    public var unreadableContainers: UInt64 = 0
+
+    /// Block groups in `degraded_containers`, as far as their replicas are heard of.
+    public var degradedBlocks: UInt64 = 0
+
+    public var missingReplicas: UInt64 = 0
+
+    /// Replicas that can be lost of the container that is worst off before data is; below 0: data
+    /// cannot be read now. `full_redundancy` where all are whole.
+    public var leastRedundancy: Int32 = 0
+
+    /// Replicas that can be lost of a container of which none is missing.
+    public var fullRedundancy: UInt32 = 0
+
+    /// Replicas that are being rebuilt.
+    public var repairs: UInt64 = 0
+
+    /// Containers that wait for being repaired: for their turn, for a target, or until it is time.
+    public var waiting: UInt64 = 0
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public init() {}
+
+    fileprivate var _replication: WireReplication? = nil
+  }
+
+  public init() {}
+}
+
 /// A change of SCM's state, as its log holds it.
 public nonisolated struct SCMCommand: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -2647,6 +2732,159 @@ nonisolated extension SCMSafeModeRequest: SwiftProtobuf.Message, SwiftProtobuf._
 
   public static func ==(lhs: SCMSafeModeRequest, rhs: SCMSafeModeRequest) -> Bool {
     if lhs.exit != rhs.exit {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMSafetyRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SafetyRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    // Load everything into unknown fields
+    while try decoder.nextFieldNumber() != nil {}
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMSafetyRequest, rhs: SCMSafetyRequest) -> Bool {
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SafetyResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}rows\0\u{3}degraded_blocks\0\u{3}is_in_safe_mode\0\u{3}unknown_containers\0\u{3}repairs_ended\0\u{3}repairs_given_up\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.rows) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.degradedBlocks) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.isInSafeMode) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.unknownContainers) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.repairsEnded) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.repairsGivenUp) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.rows.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.rows, fieldNumber: 1)
+    }
+    if self.degradedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.degradedBlocks, fieldNumber: 2)
+    }
+    if self.isInSafeMode != false {
+      try visitor.visitSingularBoolField(value: self.isInSafeMode, fieldNumber: 3)
+    }
+    if self.unknownContainers != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unknownContainers, fieldNumber: 4)
+    }
+    if self.repairsEnded != 0 {
+      try visitor.visitSingularUInt64Field(value: self.repairsEnded, fieldNumber: 5)
+    }
+    if self.repairsGivenUp != 0 {
+      try visitor.visitSingularUInt64Field(value: self.repairsGivenUp, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMSafetyResponse, rhs: SCMSafetyResponse) -> Bool {
+    if lhs.rows != rhs.rows {return false}
+    if lhs.degradedBlocks != rhs.degradedBlocks {return false}
+    if lhs.isInSafeMode != rhs.isInSafeMode {return false}
+    if lhs.unknownContainers != rhs.unknownContainers {return false}
+    if lhs.repairsEnded != rhs.repairsEnded {return false}
+    if lhs.repairsGivenUp != rhs.repairsGivenUp {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMSafetyResponse.protoMessageName + ".Row"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}containers\0\u{3}degraded_containers\0\u{3}unreadable_containers\0\u{3}degraded_blocks\0\u{3}missing_replicas\0\u{3}least_redundancy\0\u{3}full_redundancy\0\u{1}repairs\0\u{1}waiting\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.containers) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.degradedContainers) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.unreadableContainers) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.degradedBlocks) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.missingReplicas) }()
+      case 7: try { try decoder.decodeSingularSInt32Field(value: &self.leastRedundancy) }()
+      case 8: try { try decoder.decodeSingularUInt32Field(value: &self.fullRedundancy) }()
+      case 9: try { try decoder.decodeSingularUInt64Field(value: &self.repairs) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.waiting) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._replication {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.containers != 0 {
+      try visitor.visitSingularUInt64Field(value: self.containers, fieldNumber: 2)
+    }
+    if self.degradedContainers != 0 {
+      try visitor.visitSingularUInt64Field(value: self.degradedContainers, fieldNumber: 3)
+    }
+    if self.unreadableContainers != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unreadableContainers, fieldNumber: 4)
+    }
+    if self.degradedBlocks != 0 {
+      try visitor.visitSingularUInt64Field(value: self.degradedBlocks, fieldNumber: 5)
+    }
+    if self.missingReplicas != 0 {
+      try visitor.visitSingularUInt64Field(value: self.missingReplicas, fieldNumber: 6)
+    }
+    if self.leastRedundancy != 0 {
+      try visitor.visitSingularSInt32Field(value: self.leastRedundancy, fieldNumber: 7)
+    }
+    if self.fullRedundancy != 0 {
+      try visitor.visitSingularUInt32Field(value: self.fullRedundancy, fieldNumber: 8)
+    }
+    if self.repairs != 0 {
+      try visitor.visitSingularUInt64Field(value: self.repairs, fieldNumber: 9)
+    }
+    if self.waiting != 0 {
+      try visitor.visitSingularUInt64Field(value: self.waiting, fieldNumber: 10)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMSafetyResponse.Row, rhs: SCMSafetyResponse.Row) -> Bool {
+    if lhs._replication != rhs._replication {return false}
+    if lhs.containers != rhs.containers {return false}
+    if lhs.degradedContainers != rhs.degradedContainers {return false}
+    if lhs.unreadableContainers != rhs.unreadableContainers {return false}
+    if lhs.degradedBlocks != rhs.degradedBlocks {return false}
+    if lhs.missingReplicas != rhs.missingReplicas {return false}
+    if lhs.leastRedundancy != rhs.leastRedundancy {return false}
+    if lhs.fullRedundancy != rhs.fullRedundancy {return false}
+    if lhs.repairs != rhs.repairs {return false}
+    if lhs.waiting != rhs.waiting {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

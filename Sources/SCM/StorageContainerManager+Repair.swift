@@ -1,0 +1,72 @@
+import Logging
+import Model
+import RaftDriver
+import Reactor
+import SCMCore
+import Wire
+
+// Replicas that are missing: what is decided of them becomes commands of the log, a few at each
+// tick.
+
+extension StorageContainerManager {
+    /// Has the log say which repairs have ended and which begin, and what need not be deleted any
+    /// more. What cannot be logged now is decided anew at the next tick.
+    func repair() async {
+        guard await catchUp() else { return }
+        // Those that have ended make room for those that begin.
+        if let ends = memory.withState({ state, now in state.dueRepairEnds(at: now) }) {
+            guard await log(repairs: ends) else { return }
+        }
+        var generator = AnyGenerator(base: random)
+        let starts = memory.withState { state, now in
+            state.dueRepairStarts(at: now, using: &generator)
+        }
+        random = generator.base
+        if let starts { guard await log(repairs: starts) else { return } }
+        for (node, numbers) in memory.withState({ state, _ in state.takeDeparted() }) {
+            confirm(numbers, by: node)
+        }
+    }
+
+    /// Whether all that was logged before this member began to lead has been applied here: before
+    /// that, rows may say what is no more.
+    private func catchUp() async -> Bool {
+        guard let term = memory.withState({ state, _ in state.termToCatchUp }) else { return true }
+        do throws(StoreError) {
+            try await group.readBarrier()
+        } catch {
+            logger.warning("repairs wait until this SCM has caught up: \(error)")
+            return false
+        }
+        return memory.withState { state, _ in
+            state.caughtUp(in: term)
+            return state.termToCatchUp == nil
+        }
+    }
+
+    /// False, with a word in the log, if it could not be proposed.
+    private func log(repairs command: SCMCommand) async -> Bool {
+        do throws(StoreError) {
+            switch try await change(command) {
+            case .changed: tell(command)
+            case .refused(let refusal): logger.info("repairs are decided anew: \(refusal)")
+            }
+            return true
+        } catch {
+            logger.error("cannot log which replicas are rebuilt: \(error)")
+            return false
+        }
+    }
+
+    private func tell(_ command: SCMCommand) {
+        switch command.command {
+        case .startRepairs(let change):
+            logger.info("\(change.starts.count) replicas are to be rebuilt")
+        case .endRepairs(let change):
+            let givenUp = change.ends.count(where: \.isGivenUp)
+            logger.info(
+                "\(change.ends.count - givenUp) replicas have been rebuilt, \(givenUp) given up")
+        default: return
+        }
+    }
+}

@@ -1,0 +1,171 @@
+import HeapModule
+import Model
+import Wire
+
+/// What is missing and waits for being repaired, in the order in which it will be: least remaining
+/// redundancy first, and of those what waits for longest.
+///
+/// The leader's memory of what it found. All of it can be found again from the tables and the
+/// datanodes' reports, and is by who leads next: repairs under way are in the containers' rows.
+/// A container is looked at when something changed that may matter to it: a report, a row, a node of
+/// it that died, came back, or is dead for long enough.
+///
+/// Pure; not thread-safe.
+struct RepairQueue: Sendable {
+    /// A closed container that is not whole.
+    struct Degraded: Hashable, Sendable {
+        var redundancy: Int
+        var missing: Int
+        /// Of `missing`: that nobody rebuilds by now.
+        var waiting: Int
+        var isRepairable: Bool
+        /// When it was found first.
+        var since: UInt64
+    }
+
+    private struct Entry: Comparable, Sendable {
+        var redundancy: Int
+        var since: UInt64
+        var id: ContainerID
+
+        static func < (a: Self, b: Self) -> Bool {
+            (a.redundancy, a.since, a.id) < (b.redundancy, b.since, b.id)
+        }
+    }
+
+    private struct Later: Comparable, Sendable {
+        var due: UInt64
+        var id: ContainerID
+
+        static func < (a: Self, b: Self) -> Bool { (a.due, a.id) < (b.due, b.id) }
+    }
+
+    /// What was last reported of a repair that is under way.
+    struct Progress: Sendable {
+        var usedBytes: UInt64 = 0
+        var blocks: UInt64 = 0
+        /// When that was other than before, or when this member saw the repair first.
+        var at: UInt64
+    }
+
+    /// To be looked at.
+    private(set) var unseen: Set<ContainerID> = []
+    private(set) var degraded: [ContainerID: Degraded] = [:]
+    /// Those that can be repaired as soon as there are targets.
+    private var queued: [ContainerID: Entry] = [:]
+    /// All of `queued`, and what has been in it before.
+    private var order: Heap<Entry> = []
+    private var later: Heap<Later> = []
+    /// Containers whose last repairs failed: how often, and until when none is begun.
+    private var failures: [ContainerID: (count: Int, until: UInt64)] = [:]
+    /// Nodes that did not do what they were asked to: until when they are not asked.
+    private var avoided: [DatanodeID: UInt64] = [:]
+    var phases: [DatanodeID: SCMState.NodePhase] = [:]
+    var progress: [UInt64: Progress] = [:]
+    /// Since this member began to lead.
+    var begun = 0
+    var ended = 0
+    var givenUp = 0
+    /// How often a container was looked at.
+    var looks = 0
+
+    /// Containers that wait for their turn.
+    var count: Int { queued.count }
+
+    mutating func look(at id: ContainerID) { unseen.insert(id) }
+    mutating func look(at ids: some Sequence<ContainerID>) { unseen.formUnion(ids) }
+
+    /// Some of those that are to be looked at.
+    mutating func takeUnseen(atMost count: Int) -> Set<ContainerID> {
+        guard unseen.count > count else {
+            defer { unseen = [] }
+            return unseen
+        }
+        let some = Set(unseen.prefix(count))
+        unseen.subtract(some)
+        return some
+    }
+
+    /// What was found of a container; nil: it is whole, or is not to be.
+    ///
+    /// - Parameter isDue: whether it can be repaired now.
+    mutating func note(_ id: ContainerID, _ found: Degraded?, isDue: Bool, at now: UInt64) {
+        guard var found else {
+            degraded[id] = nil
+            queued[id] = nil
+            failures[id] = nil
+            return
+        }
+        found.since = degraded[id]?.since ?? found.since
+        degraded[id] = found
+        if let failure = failures[id], failure.until > now {
+            queued[id] = nil
+        } else if isDue {
+            let entry = Entry(redundancy: found.redundancy, since: found.since, id: id)
+            guard queued.updateValue(entry, forKey: id) != entry else { return }
+            order.insert(entry)
+            dropOld()
+        } else {
+            queued[id] = nil
+        }
+    }
+
+    /// What is in `order` and not in `queued` any more goes when it is most of all.
+    private mutating func dropOld() {
+        guard order.count > 2 * queued.count + 1024 else { return }
+        order = Heap(queued.values)
+    }
+
+    /// The next that waits; to be given to `putBack` afterwards.
+    mutating func next() -> ContainerID? {
+        while let entry = order.popMin() {
+            if queued[entry.id] == entry { return entry.id }
+        }
+        return nil
+    }
+
+    mutating func putBack(_ ids: [ContainerID]) {
+        for id in ids {
+            if let entry = queued[id] { order.insert(entry) }
+        }
+    }
+
+    // MARK: Failures
+
+    /// A repair was given up for what its node did or did not do.
+    mutating func noteFailure(of id: ContainerID, on node: DatanodeID, at now: UInt64) {
+        let count = (failures[id]?.count ?? 0) + 1
+        let delay = SCMState.Limits.repairRetryNanoseconds << min(count - 1, 4)
+        failures[id] = (count, now + delay)
+        later.insert(Later(due: now + delay, id: id))
+        avoided[node] = now + SCMState.Limits.avoidedNanoseconds
+    }
+
+    func isAvoided(_ node: DatanodeID, at now: UInt64) -> Bool {
+        avoided[node].map { $0 > now } ?? false
+    }
+
+    /// Has what failed looked at again once its time has come.
+    mutating func wakeUp(at now: UInt64) {
+        while let first = later.min, first.due <= now {
+            later.removeMin()
+            unseen.insert(first.id)
+        }
+        if !avoided.isEmpty { avoided = avoided.filter { $0.value > now } }
+    }
+}
+
+extension SCMState.Limits {
+    /// Repairs that are begun with one command.
+    public static let repairsPerCommand = 512
+    /// Containers that a look goes through for some whose repair can begin.
+    static let queueExamined = 2048
+    /// How long a container waits after its repair failed; twice as long with each failure, up
+    /// to 16 times.
+    static let repairRetryNanoseconds: UInt64 = 30_000_000_000
+    /// How long a node that failed to rebuild a replica is not asked to rebuild another one.
+    static let avoidedNanoseconds: UInt64 = 300_000_000_000
+    /// Replicas that a node is told to remove with one heartbeat, and those looked at for that.
+    static let removalsPerHeartbeat = 64
+    static let straysPerHeartbeat = 256
+}

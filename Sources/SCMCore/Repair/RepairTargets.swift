@@ -1,0 +1,92 @@
+import Model
+
+/// The nodes that may rebuild replicas, from which one is chosen for each.
+///
+/// Of the racks that have fewest of the container's replicas the one with the best node; of the
+/// nodes of a rack the one that rebuilds fewest, of these the one with most room. No node beyond its
+/// bound.
+///
+/// Made for one look at the queue: O(nodes · log nodes). A choice is O(racks + width).
+struct RepairTargets: Sendable {
+    struct Node: Hashable, Sendable {
+        var id: DatanodeID
+        var rack: String
+        /// Replicas that it is rebuilding.
+        var load: Int
+        /// Of its volume that has most.
+        var free: UInt64
+    }
+
+    /// By rack and load; those with most room first.
+    private var racks: [String: [[Node]]] = [:]
+    private let bound: Int
+    /// Replicas that can be given out.
+    private(set) var slots = 0
+
+    /// - Parameters:
+    ///   - bound: replicas that a node rebuilds at a time.
+    ///   - random: among equals chance decides.
+    init(_ nodes: [Node], bound: Int, using random: inout some RandomNumberGenerator) {
+        self.bound = bound
+        let drawn = nodes.filter { $0.load < bound }
+            .map { (node: $0, draw: random.next()) }
+            .sorted { ($1.node.free, $0.draw) < ($0.node.free, $1.draw) }
+        for (node, _) in drawn {
+            slots += bound - node.load
+            racks[node.rack, default: Array(repeating: [], count: bound)][node.load].append(node)
+        }
+    }
+
+    /// A node with `bytes` free that `isAllowed`, and takes its slot; nil: there is none.
+    ///
+    /// - Parameter used: replicas of the container by rack.
+    mutating func choose(
+        bytes: UInt64, used: [String: Int], isAllowed: (DatanodeID) -> Bool
+    ) -> Node? {
+        var best: (used: Int, node: Node, place: Int)?
+        for (rack, byLoad) in racks {
+            let count = used[rack] ?? 0
+            if let best, best.used < count { continue }
+            guard let (node, place) = Self.first(in: byLoad, bytes, isAllowed) else { continue }
+            if let best, !Self.isBetter((count, node), (best.used, best.node)) { continue }
+            best = (count, node, place)
+        }
+        guard let best else { return nil }
+        take(best.node, at: best.place, bytes: bytes)
+        return best.node
+    }
+
+    private static func isBetter(_ a: (Int, Node), _ b: (Int, Node)) -> Bool {
+        (a.0, a.1.load, b.1.free, a.1.id) < (b.0, b.1.load, a.1.free, b.1.id)
+    }
+
+    private static func first(
+        in byLoad: [[Node]], _ bytes: UInt64, _ isAllowed: (DatanodeID) -> Bool
+    ) -> (Node, place: Int)? {
+        for nodes in byLoad {
+            for (place, node) in nodes.enumerated() {
+                // All that follow have less.
+                guard node.free >= bytes else { break }
+                if isAllowed(node.id) { return (node, place) }
+            }
+        }
+        return nil
+    }
+
+    private mutating func take(_ node: Node, at place: Int, bytes: UInt64) {
+        var node = node
+        slots -= 1
+        racks[node.rack]![node.load].remove(at: place)
+        node.load += 1
+        node.free -= min(node.free, bytes)
+        guard node.load < bound else { return }
+        let nodes = racks[node.rack]![node.load]
+        // Binary search for the first that has less.
+        var (low, high) = (0, nodes.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if nodes[middle].free >= node.free { low = middle + 1 } else { high = middle }
+        }
+        racks[node.rack]![node.load].insert(node, at: low)
+    }
+}

@@ -1,0 +1,130 @@
+import DequeModule
+import Model
+import Wire
+
+/// Replicas on a node that may be no one's: they are looked at in turn until they are gone or
+/// belong to a container again.
+struct StrayReplicas: Sendable {
+    private var queue: Deque<ContainerID> = []
+    private var known: Set<ContainerID> = []
+
+    var count: Int { queue.count }
+
+    mutating func add(_ id: ContainerID) {
+        if known.insert(id).inserted { queue.append(id) }
+    }
+
+    /// The next, which is not among them any more.
+    mutating func next() -> ContainerID? {
+        guard let id = queue.popFirst() else { return nil }
+        known.remove(id)
+        return id
+    }
+}
+
+// What nodes are told of repairs. It costs what the node has to do: its own repairs, of which there
+// are few, and its own strays.
+
+extension SCMState {
+    /// A node reports a replica that is not, or no longer, the one of a place.
+    mutating func noteStray(_ id: ContainerID, on node: DatanodeID) {
+        guard nodes[node] != nil else { return }
+        strays[node, default: StrayReplicas()].add(id)
+    }
+
+    /// What `node` is to rebuild, and to remove.
+    mutating func repairCommands(for node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
+        guard hasCaughtUp else { return [] }
+        let orders = members.repairs(on: node).sorted().compactMap { id in
+            containers[id].flatMap { reconstruction(of: $0, on: node, at: now) }
+        }
+        return orders + removals(on: node, at: now)
+    }
+
+    private func reconstruction(
+        of container: Container, on node: DatanodeID, at now: UInt64
+    ) -> SCMDatanodeCommand? {
+        guard container.state == .containerClosed,
+            let repair = container.repairs.first(where: { $0.node == node }),
+            nodes[node]?.replicas[container.id] == nil
+        else { return nil }
+        let health = health(of: container, at: now)
+        let sources = health.whole.filter { $0 != repair.index - 1 }
+        guard sources.count + health.readable - health.whole.count >= health.needed else {
+            return nil
+        }
+        var order = SCMDatanodeCommand.Reconstruct()
+        order.container = container.id.rawValue
+        order.replication = container.replication.message
+        order.replicaIndex = UInt32(repair.index)
+        order.token = repair.token
+        order.sources = sources.compactMap { place in
+            guard let address = container.nodes[place].flatMap({ nodes[$0]?.address }) else {
+                return nil
+            }
+            var source = SCMDatanodeCommand.Reconstruct.Source()
+            source.replicaIndex = UInt32(place + 1)
+            source.node = address.message
+            return source
+        }
+        order.emptyIndexes = container.empty.sorted().map { UInt32($0) }
+        var command = SCMDatanodeCommand()
+        command.reconstruct = order
+        return command
+    }
+
+    private mutating func removals(on node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
+        guard var strays = strays.removeValue(forKey: node) else { return [] }
+        var commands: [SCMDatanodeCommand] = []
+        for _ in 0..<min(strays.count, Limits.straysPerHeartbeat) {
+            guard commands.count < Limits.removalsPerHeartbeat, let id = strays.next() else { break }
+            switch fate(of: id, on: node, at: now) {
+            case .belongs: continue
+            case .stays: break
+            case .goes(let index, let token):
+                var command = SCMDatanodeCommand()
+                command.removeReplica.container = id.rawValue
+                command.removeReplica.replicaIndex = index
+                command.removeReplica.token = token
+                commands.append(command)
+            }
+            // Until it is reported as gone.
+            strays.add(id)
+        }
+        if strays.count > 0 { self.strays[node] = strays }
+        return commands
+    }
+
+    private enum Fate {
+        /// It is a container's, or is not there any more.
+        case belongs
+        /// It may be needed yet.
+        case stays
+        case goes(index: UInt32, token: UInt64)
+    }
+
+    /// A replica that is being rebuilt goes when its order is not in force any more. One that is whole
+    /// and has no place goes when each place has one that was reported just now, or when the
+    /// container is deleted. Of unknown containers everything stays.
+    private func fate(of id: ContainerID, on node: DatanodeID, at now: UInt64) -> Fate {
+        guard let container = containers[id] else { return .belongs }
+        if let found = nodes[node]?.recovering[id] {
+            let isOrdered = container.repairs.contains {
+                $0.node == node && $0.token == found.token && $0.index == Int(found.replicaIndex)
+            }
+            return isOrdered ? .belongs : .goes(index: found.replicaIndex, token: found.token)
+        }
+        guard let found = nodes[node]?.replicas[id], !container.members.contains(node) else {
+            return .belongs
+        }
+        guard found.state == .closed || found.state == .unhealthy, found.replicaIndex != 0 else {
+            return .stays
+        }
+        switch container.state {
+        case .containerClosed where container.repairs.isEmpty && isWhole(container, at: now),
+            .containerDeleted:
+            return .goes(index: found.replicaIndex, token: 0)
+        default: return .stays
+        }
+    }
+}

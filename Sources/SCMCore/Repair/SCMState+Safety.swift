@@ -1,0 +1,95 @@
+import Model
+import Wire
+
+// How safe what is stored is: what `apus admin safety` and the metrics show.
+
+extension SCMState {
+    /// What is missing now, by replication. Costs what is missing and what is open, not what there
+    /// is.
+    ///
+    /// Of the member that leads; what it has not looked at yet is counted as unknown.
+    public mutating func safety(at now: UInt64) -> SCMSafetyResponse {
+        if leadingTerm != nil { lookAfterRepairs(at: now) }
+        var rows: [ReplicationConfig: SCMSafetyResponse.Row] = [:]
+        for (replication, count) in members.counts {
+            var row = SCMSafetyResponse.Row()
+            row.replication = replication.message
+            row.containers = UInt64(count)
+            let most = replication.width - replication.minimumReplicas
+            row.fullRedundancy = UInt32(most)
+            row.leastRedundancy = Int32(most)
+            rows[replication] = row
+        }
+        for (id, found) in repairs.degraded {
+            guard let container = containers[id] else { continue }
+            rows[container.replication]?.add(
+                missing: found.missing, redundancy: found.redundancy,
+                isRepairable: found.isRepairable, blocks: blocks(of: container))
+            if found.waiting > 0 { rows[container.replication]?.waiting += 1 }
+        }
+        for id in Set(openByReplication.values.joined()).union(inTransition) {
+            guard let container = containers[id], container.state != .containerDeleting else {
+                continue
+            }
+            let health = health(of: container, at: now)
+            guard !health.missing.isEmpty else { continue }
+            rows[container.replication]?.add(
+                missing: health.missing.count, redundancy: health.redundancy,
+                isRepairable: health.redundancy >= 0, blocks: blocks(of: container))
+        }
+        for id in members.repairing {
+            guard let container = containers[id] else { continue }
+            rows[container.replication]?.repairs += UInt64(container.repairs.count)
+        }
+        var response = SCMSafetyResponse()
+        response.rows = rows.sorted { $0.key.description < $1.key.description }.map(\.value)
+        response.degradedBlocks = response.rows.reduce(0) { $0 + $1.degradedBlocks }
+        response.isInSafeMode = isInSafeMode
+        response.unknownContainers = UInt64(repairs.unseen.count)
+        response.repairsEnded = UInt64(repairs.ended)
+        response.repairsGivenUp = UInt64(repairs.givenUp)
+        return response
+    }
+
+    /// Block groups of a container as its replicas tell; of a closed one that none is reported of,
+    /// one at least.
+    private func blocks(of container: Container) -> UInt64 {
+        let known = container.nodes.indices.compactMap {
+            replica(of: container, at: $0)?.blocks
+        }
+        return known.max() ?? (container.state == .containerClosed ? 1 : 0)
+    }
+
+    /// Numbers of repairs for metrics, since this member began to lead.
+    public struct RepairCounts: Hashable, Sendable {
+        public var begun = 0
+        public var ended = 0
+        public var givenUp = 0
+        /// Replicas of closed containers that are missing, also those being rebuilt.
+        public var missing = 0
+        /// Containers that wait for their turn.
+        public var waiting = 0
+        /// Replicas being rebuilt.
+        public var underWay = 0
+    }
+
+    /// Costs what is missing.
+    public var repairCounts: RepairCounts {
+        RepairCounts(
+            begun: repairs.begun, ended: repairs.ended, givenUp: repairs.givenUp,
+            missing: repairs.degraded.values.reduce(0) { $0 + $1.missing }, waiting: repairs.count,
+            underWay: members.repairing.reduce(0) { $0 + (containers[$1]?.repairs.count ?? 0) })
+    }
+}
+
+extension SCMSafetyResponse.Row {
+    fileprivate mutating func add(
+        missing: Int, redundancy: Int, isRepairable: Bool, blocks: UInt64
+    ) {
+        degradedContainers += 1
+        if !isRepairable { unreadableContainers += 1 }
+        missingReplicas += UInt64(missing)
+        degradedBlocks += blocks
+        leastRedundancy = min(leastRedundancy, Int32(redundancy))
+    }
+}
