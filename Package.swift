@@ -260,8 +260,8 @@ let package = Package(
         tests(
             "DatanodeTests",
             [
-                "Eventually", "Datanode", "ContainerStore", "ContainerFormat", "Transport", "Wire",
-                "Reactor",
+                "Eventually", "Datanode", "ContainerStore", "ContainerFormat", "ErasureCode",
+                "Checksum", "Transport", "Wire", "Reactor",
                 "Model", "Bytes", .log,
             ]),
         tests(

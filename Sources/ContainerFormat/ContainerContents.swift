@@ -27,6 +27,8 @@ public struct ContainerContents: Sendable {
     public private(set) var unpunched: [UInt64: Deletion] = [:]
     public private(set) var closing: Closing?
     public private(set) var isUnhealthy = false
+    /// The order by which the replica is being rebuilt; nil: it is not.
+    public private(set) var recovery: UInt64?
     /// Where the data file's cells end: the next one may begin here.
     public private(set) var tail = DataFile.start
     /// Bytes of the blocks that are not deleted.
@@ -47,18 +49,20 @@ public struct ContainerContents: Sendable {
             guard deleted.insert(localID).inserted else {
                 throw .invalid("block \(localID) is deleted twice")
             }
-            blocks[localID] = nil
+            // One that is being rebuilt notes deletions of blocks that have not come to it yet.
+            let wasThere = blocks.removeValue(forKey: localID) != nil || recovery == nil
             unpunched[localID] = Deletion(length: length, extents: extents)
             tail = extents.reduce(tail) { max($0, $1.upperBound) }
             usedBytes -= length
-            blockCount -= 1
+            if wasThere { blockCount -= 1 }
         case .reclaimed(let localID): unpunched[localID] = nil
         case .closed(let footerOffset, let count, let bytes, let generation):
             guard generation == 0 else {
                 throw .unsupported("generation \(generation) of a compacted container")
             }
-            guard closing == nil, blocks.isEmpty else {
-                throw .invalid("a journal closes a container that has blocks in it")
+            guard closing == nil, blocks.isEmpty, recovery == nil else {
+                throw .invalid(
+                    "a journal closes a container that has blocks in it or is being rebuilt")
             }
             closing = Closing(
                 footerOffset: footerOffset, blockCount: count, usedBytes: bytes,
@@ -68,9 +72,19 @@ public struct ContainerContents: Sendable {
             tail = footerOffset + ContainerFooter.size
         case .unhealthy: isUnhealthy = true
         case .mark: break
-        case .recovering, .recovered, .staged, .adopt, .drop, .replaceTail:
+        case .recovering(let token):
+            guard self.isEmpty else {
+                throw .invalid("a journal has 'recovering' behind other records")
+            }
+            recovery = token
+        case .recovered, .staged, .adopt, .drop, .replaceTail:
             throw .unsupported("the journal's record \(record.name)")
         }
+    }
+
+    /// Whether no record has been applied yet that says something of blocks or of the whole.
+    private var isEmpty: Bool {
+        blocks.isEmpty && deleted.isEmpty && closing == nil && !isUnhealthy && recovery == nil
     }
 
     private mutating func update(

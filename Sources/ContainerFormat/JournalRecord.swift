@@ -38,9 +38,10 @@ public enum JournalRecord: Hashable, Sendable {
     case unhealthy
     /// The journal was left in order: everything before it was acknowledged.
     case mark
-    /// The replica is being rebuilt under `token`, and counts for nothing until `recovered`.
+    /// The replica is being rebuilt under `token`, and counts for nothing until it is closed, which
+    /// writes a new journal. The first record, where it is there.
     case recovering(token: UInt64)
-    /// The rebuilding under `token` is complete.
+    /// Not written: the journal that says `closed` tells that the rebuilding is complete.
     case recovered(token: UInt64)
     /// Bytes lie durably in the data file, and belong to no block until they are adopted.
     case staged(Staged, checksums: [UInt32])

@@ -76,7 +76,9 @@ final class Closer: Sendable {
             return true
         } catch {
             return container.volume.failure != nil
-                || container.state.withLock { $0.damage != nil || $0.phase == .deleted }
+                || container.state.withLock {
+                    $0.damage != nil || $0.phase == .deleted || $0.recovery != nil
+                }
         }
     }
 }

@@ -11,14 +11,15 @@ import Telemetry
 
 extension Container {
     /// See `ContainerStore.append`. The place is reserved before the first suspension.
+    /// - Parameter recovery: the order that the cell was rebuilt by; nil: a client's.
     nonisolated(nonsending)
         func append(
-            _ cell: CellAppend, _ context: IOContext
+            _ cell: CellAppend, recovery: UInt64? = nil, _ context: IOContext
         ) async throws(StoreError) -> Int
     {
         try verify(cell)
         while true {
-            let reservation = try reserve(cell)
+            let reservation = try reserve(cell, recovery)
             switch reservation {
             case .done(let length): return length
             case .commit(let ticket):
@@ -66,20 +67,25 @@ extension Container {
         }
     }
 
-    private func reserve(_ cell: CellAppend) throws(StoreError) -> ContainerState.Reservation {
+    private func reserve(
+        _ cell: CellAppend, _ recovery: UInt64?
+    ) throws(StoreError) -> ContainerState.Reservation {
         var isFull = false
         let result = state.withLock { state -> Result<ContainerState.Reservation, StoreError> in
             do throws(StoreError) {
-                try check(.open, state)
+                if state.recovery != recovery { throw isRecovering(state) }
+                try check(recovery == nil ? .open : .recovering, state)
+                if recovery != nil, state.isJournalBroken { throw isRecovering(state) }
+                // What there is to be rebuilt fitted into others.
                 isFull =
                     state.tail > ContainerStore.Limits.dataFileBytes
-                    || state.fullness(volume.options) >= 2
+                    || recovery == nil && state.fullness(volume.options) >= 2
                 guard !isFull else { throw StoreError(.containerState, "\(name) is full") }
                 return .success(try state.reserve(cell))
             } catch { return .failure(error) }
         }
         // SCM was told long ago, and has not had it closed.
-        if isFull { volume.closer.add(self) }
+        if isFull, recovery == nil { volume.closer.add(self) }
         allocateAhead()
         return try result.get()
     }
@@ -172,7 +178,7 @@ extension Container {
     func allocateAhead() {
         let extent = volume.options.extentBytes
         let work: (File, Range<Int>)? = state.withLock { state in
-            guard state.phase == .open, !state.isAllocating, let file = state.dataFile,
+            guard state.phase == .open || state.phase == .recovering, !state.isAllocating, let file = state.dataFile,
                 state.tail + extent / 2 > state.allocatedTo,
                 state.tail >= state.allocationFailedAt.map { $0 + extent / 2 } ?? 0
             else { return nil }

@@ -5,15 +5,18 @@ import Reactor
 import Synchronization
 
 extension Container {
-    /// See `ContainerStore.closeContainer`.
-    func close() async throws(StoreError) {
-        guard try await beginClosing() else { return try await mendJournal() }
+    /// See `ContainerStore.closeContainer`, and `finishRecovery`.
+    /// - Parameter recovery: the order by which it was rebuilt and is whole now. One that is being
+    ///   rebuilt is closed by nobody else: it would count though blocks are missing.
+    func close(recovery: UInt64? = nil) async throws(StoreError) {
+        guard try await beginClosing(recovery) else { return try await mendJournal() }
         do throws(StoreError) {
             try await writeIndex(try await takeSnapshot())
         } catch {
             let waiters = state.withLock { state in
                 state.isCloseUnderWay = false
                 state.isJournalHeld = false
+                if state.recovery != nil { state.phase = .recovering }
                 return state.isJournalBroken ? state.failAll(error) : []
             }
             volume.committer.add(self)
@@ -28,17 +31,23 @@ extension Container {
     }
 
     /// Seals the container. False if it is closed already; waits for a close that is under way.
-    private func beginClosing() async throws(StoreError) -> Bool {
+    private func beginClosing(_ recovery: UInt64?) async throws(StoreError) -> Bool {
         while true {
             let begun = state.withLock { state -> Result<Bool, StoreError>? in
                 do throws(StoreError) {
                     try volume.check()
                     if state.isClosed { return .success(false) }
+                    if state.recovery != recovery { throw isRecovering(state) }
                     if state.isCloseUnderWay { return nil }
                     if let damage = state.damage {
                         throw StoreError(.containerState, "\(name) is unhealthy: \(damage)")
                     }
-                    if state.phase != .closing { try check(.open, state) }
+                    if recovery != nil {
+                        // What its last round wrote is not known, nor whether it is whole.
+                        if state.isJournalBroken { throw isRecovering(state) }
+                    } else if state.phase != .closing {
+                        try check(.open, state)
+                    }
                     state.phase = .closing
                     state.isCloseUnderWay = true
                     return .success(true)
@@ -92,7 +101,10 @@ extension Container {
         }
         state.withLock { state in
             state.phase = .closed(footerOffset: footerOffset)
+            state.recovery = nil
             state.blocks = [:]
+            // They are not in the index.
+            state.deleted = []
             state.journal = tail
             state.dataFile = nil
             state.isJournalHeld = false
@@ -127,7 +139,6 @@ extension Container {
                     return nil
                 }
                 state.isJournalHeld = true
-                state.deleted = []
                 return Snapshot(
                     entries: state.blocks.values.compactMap(\.entry)
                         .sorted { $0.localID < $1.localID },
@@ -150,8 +161,10 @@ extension Container {
 
     /// Writes a new journal of `records` in place of the old one, if there is one. See
     /// `JournalWriter.replace`.
-    func replaceJournal(_ records: [JournalRecord]) async throws(IOError) -> JournalTail {
-        let (tail, size) = try await journalWriter.replace(by: records)
+    func replaceJournal(
+        _ records: [JournalRecord], isToGrow: Bool = false
+    ) async throws(IOError) -> JournalTail {
+        let (tail, size) = try await journalWriter.replace(by: records, isToGrow: isToGrow)
         let before = state.withLock { state in
             defer { state.journalAheadTo = size }
             return state.journalAheadTo

@@ -20,7 +20,12 @@ extension Container {
                 guard try await claim(block) else { continue }
                 claimed.append(block.localID)
                 guard let entry = try await settledEntry(block, cache: cache) else {
-                    release([claimed.removeLast()])
+                    if state.withLock({ $0.recovery != nil }) {
+                        // It has not been rebuilt yet, and must not be.
+                        records.append(.deleted(localID: block.localID, length: 0, extents: []))
+                    } else {
+                        release([claimed.removeLast()])
+                    }
                     continue
                 }
                 records.append(
@@ -35,9 +40,9 @@ extension Container {
         state.withLock { state in
             for case .deleted(let localID, let length, _) in records {
                 state.unconfirmed.remove(localID)
-                state.blocks[localID] = nil
+                let wasThere = state.blocks.removeValue(forKey: localID) != nil
                 state.usedBytes -= length
-                state.blockCount -= 1
+                if wasThere || state.isClosed { state.blockCount -= 1 }
             }
         }
         volume.reclaimer.add(
@@ -202,6 +207,21 @@ extension Container {
         }
     }
 
+    /// Refuses everything from now on if the replica is what `ContainerStore.removeReplica` says;
+    /// false, and nothing is changed, if it is not. Waits for a close that is under way.
+    func seal(recovery token: UInt64) async -> Bool {
+        while true {
+            let isSealed = state.withLock { state -> Bool? in
+                if state.isCloseUnderWay { return nil }
+                guard isToGo(state, recovery: token) else { return false }
+                state.phase = .deleted
+                return true
+            }
+            if let isSealed { return isSealed }
+            await untilClosed()
+        }
+    }
+
     /// Removes both files if the container is closed and no block is left in it; else refuses, and
     /// nothing is changed.
     func removeEmpty(cache: ClosedCache) async throws(StoreError) {
@@ -227,7 +247,7 @@ extension Container {
     }
 
     /// The files of a container whose phase is `deleted`; again if it failed before.
-    private func removeSealed(cache: ClosedCache) async throws(StoreError) {
+    func removeSealed(cache: ClosedCache) async throws(StoreError) {
         await untilIdle()
         cache.forget(id)
         let charged = state.withLock { state in

@@ -8,8 +8,12 @@ extension Container {
     /// Makes the files of a new, empty container, durably, and opens it. The naming of the journal
     /// is the moment of creation; the data file gets its name after that, if need be at the next
     /// start. So a data file without a journal is never a trace of a creation.
+    /// - Parameter recovery: of one that is to be rebuilt: the order, and blocks that it is never to
+    ///   take. Its journal has these records when it gets its name, so that it is never seen as
+    ///   anything else.
     static func create(
-        _ header: ContainerHeader, on volume: Volume
+        _ header: ContainerHeader, on volume: Volume,
+        recovery: (token: UInt64, deleted: Set<UInt64>)? = nil
     ) async throws(StoreError) -> Container {
         let id = header.containerID
         let container = Container(
@@ -28,7 +32,13 @@ extension Container {
             }
             try await new.synchronize()
             try await new.close()
-            let tail = try await container.replaceJournal([])
+            var records: [JournalRecord] = []
+            if let recovery {
+                records.append(.recovering(token: recovery.token))
+                records += recovery.deleted.map { .deleted(localID: $0, length: 0, extents: []) }
+                records.append(.mark)
+            }
+            let tail = try await container.replaceJournal(records, isToGrow: true)
             try await reactor.rename(path + ".new", to: path, disk: volume.disk)
             try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
             let data = try await File.open(
@@ -37,7 +47,13 @@ extension Container {
             container.state.withLock { state in
                 state.dataFile = data
                 state.journal = tail
+                state.writtenTo = tail.end
                 state.allocatedTo = extent
+                if let recovery {
+                    state.phase = .recovering
+                    state.recovery = recovery.token
+                    state.deleted = recovery.deleted
+                }
             }
         }
         container.charge(extent)
@@ -196,15 +212,18 @@ extension Container {
             var reported: ContainerReport.State
             switch state.phase {
             case .open: reported = state.fullness(volume.options) < 1 ? .open : .closing
-            case .closing: reported = .closing
+            case .recovering, .closing: reported = .closing
             case .closed: reported = .closed
             case .deleted: return nil
             }
+            if state.damage != nil { reported = .unhealthy }
+            // Whatever is wrong with it: it is begun anew, and nobody misses it.
+            if state.recovery != nil { reported = .recovering }
             if volume.outage != nil { reported = .lost }
             return ContainerReport(
                 id: id, replication: header.replication, replicaIndex: header.replicaIndex,
-                state: state.damage == nil || reported == .lost ? reported : .unhealthy,
-                usedBytes: state.usedBytes, blockCount: state.blockCount)
+                state: reported, usedBytes: state.usedBytes, blockCount: state.blockCount,
+                recovery: state.recovery ?? 0)
         }
     }
 }
@@ -214,6 +233,10 @@ extension ContainerState {
     mutating func take(_ contents: ContainerContents) {
         if let closing = contents.closing {
             phase = .closed(footerOffset: closing.footerOffset)
+        }
+        if let token = contents.recovery {
+            phase = .recovering
+            recovery = token
         }
         blocks = contents.blocks.mapValues { Block(entry: $0) }
         deleted = contents.deleted

@@ -98,6 +98,7 @@ extension Container {
         let open = state.withLock { state -> Result<(ReadPlan?, File), StoreError>? in
             guard !state.isClosed else { return nil }
             do throws(StoreError) {
+                try checkCounts(state)
                 guard !state.deleted.contains(block.localID),
                     let entry = state.blocks[block.localID]?.entry
                 else { throw noSuchBlock(block) }

@@ -96,7 +96,8 @@ final class Container: Sendable {
         }
         for waiter in waiters { waiter.resume(returning: .failure(error)) }
         wakeIdle()
-        volume.closer.add(self)
+        // One that is being rebuilt is begun anew by whoever goes on with it.
+        if state.withLock({ $0.recovery == nil }) { volume.closer.add(self) }
     }
 
     // MARK: Records beside appends

@@ -13,6 +13,8 @@ typealias Waiter = UnsafeContinuation<Result<Int, StoreError>, Never>
 struct ContainerState: Sendable {
     enum Phase: Hashable {
         case open
+        /// Being rebuilt from others: takes cells of the order in `recovery` alone.
+        case recovering
         /// Takes no more appends: its index is being written, or will be.
         case closing
         case closed(footerOffset: Int)
@@ -69,6 +71,9 @@ struct ContainerState: Sendable {
     }
 
     var phase: Phase = .open
+    /// The order by which the replica is being rebuilt, until it is closed; nil: it is not, and
+    /// counts.
+    var recovery: UInt64?
     /// What is wrong with the replica, if anything. Nothing is appended to it any more.
     var damage: String?
     var blocks: [UInt64: Block] = [:]

@@ -19,13 +19,17 @@ extension ContainerStore {
         let container = try container(id, replicaIndex: replicaIndex)
         try container.volume.check()
         func isBehind(_ entry: BlockEntry) -> Bool { localID.map { entry.localID > $0 } ?? true }
-        let open = container.state.withLock { state -> [BlockRecord]? in
-            guard !state.isClosed else { return nil }
-            return state.blocks.values.compactMap(\.entry)
-                .filter { isBehind($0) && !state.deleted.contains($0.localID) }
-                .map { BlockRecord($0, in: id) }
+        let found = container.state.withLock { state -> Result<[BlockRecord]?, StoreError> in
+            guard !state.isClosed else { return .success(nil) }
+            do throws(StoreError) { try container.checkCounts(state) } catch {
+                return .failure(error)
+            }
+            return .success(
+                state.blocks.values.compactMap(\.entry)
+                    .filter { isBehind($0) && !state.deleted.contains($0.localID) }
+                    .map { BlockRecord($0, in: id) })
         }
-        if let open {
+        if let open = try found.get() {
             let page = open.sorted { $0.id < $1.id }.prefix(limit)
             return (Array(page), page.count < open.count)
         }

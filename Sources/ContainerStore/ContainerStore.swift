@@ -7,6 +7,8 @@ import Telemetry
 
 /// The container replicas of a datanode, on its volumes.
 ///
+/// A replica that is being rebuilt from others is in `ContainerStore+Recovery`.
+///
 /// An append is acknowledged when its bytes lie in the data file and its record in the journal,
 /// both on stable media (`Durability.sync`); what is acknowledged survives a crash at any moment.
 /// Bytes are verified when they arrive and each time they are read.
@@ -128,13 +130,17 @@ public final class ContainerStore: Sendable {
     {
         let container = try container(block.containerID, replicaIndex: replicaIndex)
         try container.volume.check()
-        let open = container.state.withLock { state -> (BlockEntry?, Bool) in
-            if state.isClosed { return (nil, true) }
-            let isGone = state.deleted.contains(block.localID)
-            return (isGone ? nil : state.blocks[block.localID]?.entry, false)
+        let open = container.state.withLock { state -> Result<BlockEntry?, StoreError> in
+            if state.isClosed { return .success(nil) }
+            do throws(StoreError) {
+                try container.checkCounts(state)
+                guard !state.deleted.contains(block.localID),
+                    let entry = state.blocks[block.localID]?.entry
+                else { throw container.noSuchBlock(block) }
+                return .success(entry)
+            } catch { return .failure(error) }
         }
-        if let entry = open.0 { return BlockRecord(entry, in: container.id) }
-        guard open.1 else { throw container.noSuchBlock(block) }
+        if let entry = try open.get() { return BlockRecord(entry, in: container.id) }
         return BlockRecord(
             try await container.closedEntry(block, cache: cache), in: container.id)
     }
@@ -239,7 +245,7 @@ public final class ContainerStore: Sendable {
 
     /// Waits until nobody else makes or removes container `id`; then keeps others from it until
     /// `release`, if `isWanted` says so.
-    private func claim(
+    func claim(
         _ id: ContainerID, if isWanted: (State) -> Result<Bool, StoreError>
     ) async throws(StoreError) -> Bool {
         while true {
@@ -254,17 +260,17 @@ public final class ContainerStore: Sendable {
         }
     }
 
-    private func release(_ id: ContainerID) {
+    func release(_ id: ContainerID) {
         for waiter in state.withLock({ $0.changing.removeValue(forKey: id) }) ?? [] {
             waiter.resume()
         }
     }
 
-    /// The volume with the fewest open containers among those with room.
-    private func chooseVolume() async throws(StoreError) -> Volume {
+    /// The volume with the fewest containers that are written to, among those with room.
+    func chooseVolume() async throws(StoreError) -> Volume {
         var open: [String: Int] = [:]
         for container in state.withLock({ Array($0.containers.values) }) {
-            let isOpen = container.state.withLock { $0.phase == .open }
+            let isOpen = container.state.withLock { $0.phase == .open || $0.phase == .recovering }
             if isOpen { open[container.volume.path, default: 0] += 1 }
         }
         var best: (volume: Volume, open: Int, available: Int)?

@@ -136,8 +136,10 @@ final class JournalWriter: Sendable {
     /// its tail, and how many bytes it takes with the zeros ahead.
     ///
     /// Each record vouches for those before it: the file gets its name when it is durable.
+    /// - Parameter isToGrow: it is to take appends, and gets a whole segment of zeros ahead. A closed
+    ///   container's journal grows by deletions only, and gets one block.
     func replace(
-        by records: [JournalRecord]
+        by records: [JournalRecord], isToGrow: Bool
     ) async throws(IOError) -> (tail: JournalTail, size: Int) {
         let temporary = path + ".new"
         let reactor = volume.reactor
@@ -149,10 +151,8 @@ final class JournalWriter: Sendable {
             bytes.removeLast(bytes.count - write.offset)
             bytes += write.bytes
         }
-        // A closed container's journal grows by deletions only, so it gets no long segment.
         let size =
-            bytes.count
-            + (records.isEmpty ? volume.options.journalSegmentBytes : DataFile.alignment)
+            bytes.count + (isToGrow ? volume.options.journalSegmentBytes : DataFile.alignment)
         let file = try await File.open(
             temporary, [.read, .write, .create, .truncate, .direct], on: reactor, disk: volume.disk)
         try await file.write(Payload(copying: bytes, pool: reactor.pool), at: 0)

@@ -73,6 +73,8 @@ public struct ContainerReport: Hashable, Sendable {
         case unhealthy
         /// It cannot be had: its volume was taken out, or it could not be opened.
         case lost
+        /// It is being rebuilt from others, and counts for nothing.
+        case recovering
     }
 
     public var id: ContainerID
@@ -84,6 +86,8 @@ public struct ContainerReport: Hashable, Sendable {
     /// Bytes of the blocks, without padding.
     public var usedBytes: Int
     public var blockCount: Int
+    /// Of one that is being rebuilt: the order; else 0.
+    public var recovery: UInt64 = 0
 
     /// A replica whose files are there but could not be opened.
     static func unusable(_ id: ContainerID) -> Self {

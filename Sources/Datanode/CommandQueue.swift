@@ -10,7 +10,7 @@ import Wire
 ///
 /// Closing and removing containers, and deleting blocks, have workers of their own, so that a
 /// container that takes long to close keeps no deletion waiting. A command that is waiting or being
-/// carried out is not taken again, however often SCM sends it.
+/// carried out is not taken again, however often SCM sends it. Replicas are rebuilt by a `RepairQueue`.
 ///
 /// Commands have the term of the leader that gave them. Once another one gives commands, those that
 /// still wait are dropped: it has them given again as far as they are still to be.
@@ -43,6 +43,8 @@ final class CommandQueue: Sendable {
     private enum ContainerWork: Hashable {
         case close(ContainerID)
         case remove(ContainerID)
+        /// One replica of it; the token as in the message.
+        case removeReplica(ContainerID, index: Int, token: UInt64)
     }
 
     private struct State {
@@ -62,11 +64,13 @@ final class CommandQueue: Sendable {
 
     private let state = Mutex(State())
     private let store: ContainerStore
+    private let repairs: RepairQueue
     private let reactor: Reactor
     private let logger: Logger
 
-    init(store: ContainerStore, reactor: Reactor, logger: Logger) {
+    init(store: ContainerStore, repairs: RepairQueue, reactor: Reactor, logger: Logger) {
         self.store = store
+        self.repairs = repairs
         self.reactor = reactor
         self.logger = logger
     }
@@ -74,7 +78,8 @@ final class CommandQueue: Sendable {
     /// Whether SCM should hear at once: a container has changed, or there is nothing to do until
     /// SCM knows what was done.
     var isAwaited: Bool {
-        state.withLock { state in
+        repairs.hasChange
+            || state.withLock { state in
             state.outcome.hasChange
                 || (state.deletions.isEmpty && state.deleting == 0
                     && !(state.outcome.done.isEmpty && state.outcome.absent.isEmpty))
@@ -84,7 +89,8 @@ final class CommandQueue: Sendable {
     /// Whether there may soon be more to tell than now: commands are carried out or wait, or
     /// something is to be told already.
     var isBusy: Bool {
-        state.withLock { state in
+        repairs.isBusy || repairs.hasChange
+            || state.withLock { state in
             !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
                 || state.working > 0 || state.outcome.hasChange || !state.outcome.all.isEmpty
         }
@@ -93,9 +99,11 @@ final class CommandQueue: Sendable {
     /// What has been done since this was asked last. To be asked before the replicas are, so that
     /// they are at least as new as what is taken here.
     func takeOutcome() -> Outcome {
-        state.withLock { state in
+        let hasRebuilt = repairs.takeChange()
+        return state.withLock { state in
             defer { state.outcome = Outcome() }
             for number in state.outcome.all { state.known.remove(number) }
+            if hasRebuilt { state.outcome.hasChange = true }
             return state.outcome
         }
     }
@@ -113,8 +121,9 @@ final class CommandQueue: Sendable {
 
     /// Takes a command of the leader of `term`, as `SCMGroup` has found it to be.
     func add(_ command: SCMDatanodeCommand, of term: UInt64) {
-        state.withLock { state in
-            if term != state.term { forgetWaiting(&state) }
+        let isOtherTerm = state.withLock { state in
+            let isOther = term != state.term
+            if isOther { forgetWaiting(&state) }
             state.term = term
             switch command.command {
             case .closeContainer(let id): add(.close(ContainerID(id)), &state)
@@ -123,10 +132,25 @@ final class CommandQueue: Sendable {
                 if state.known.insert(command.number).inserted {
                     state.deletions.append(command)
                 }
-            case .reconstruct, .removeReplica: break
-            case .registerAgain, nil: break
+            case .removeReplica(let order):
+                add(
+                    .removeReplica(
+                        ContainerID(order.container), index: Int(order.replicaIndex),
+                        token: order.token), &state)
+            case .reconstruct, .registerAgain, nil: break
             }
             start(&state)
+            return isOther
+        }
+        if isOtherTerm { repairs.forgetWaiting() }
+        if case .reconstruct(let order) = command.command { add(order) }
+    }
+
+    private func add(_ order: SCMDatanodeCommand.Reconstruct) {
+        do throws(StoreError) {
+            repairs.add(try ReconstructionOrder(order))
+        } catch {
+            logger.warning("an order of SCM's to rebuild a replica cannot be carried out: \(error)")
         }
     }
 
@@ -178,10 +202,14 @@ final class CommandQueue: Sendable {
     }
 
     private func carryOut(_ work: ContainerWork) async {
+        var hasChange = true
         do throws(StoreError) {
             switch work {
             case .close(let id): try await store.retireContainer(id)
             case .remove(let id): try await store.deleteEmptyContainer(id)
+            case .removeReplica(let id, let index, let token):
+                if token != 0 { await repairs.end(id, token: token) }
+                hasChange = try await store.removeReplica(id, replicaIndex: index, token: token)
             }
         } catch {
             // SCM asks again as long as the replica is reported as it is.
@@ -196,7 +224,7 @@ final class CommandQueue: Sendable {
         end { state in
             state.working -= 1
             state.knownWorks.remove(work)
-            state.outcome.hasChange = true
+            if hasChange { state.outcome.hasChange = true }
         }
     }
 
@@ -213,6 +241,7 @@ final class CommandQueue: Sendable {
 
     /// Carries out nothing more; returns when nothing is being carried out.
     func stop() async {
+        await repairs.stop()
         await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
             let isIdle = state.withLock { state in
                 state.isStopped = true

@@ -26,6 +26,10 @@ public final class Datanode: RPCHandler {
         public var store = ContainerStore.Options()
         /// Where this node's identity is kept; a new one is drawn where there is none.
         public var metadataDirectory: String
+        /// Replicas rebuilt at a time, at least one.
+        public var reconstructionsAtOnce = 2
+        /// How long a replica that could not be rebuilt is left alone before it is tried again.
+        public var reconstructionRetryDelay = Duration.seconds(10)
 
         public init(
             host: String, port: Int, rack: String = "/default-rack", volumes: [String],
@@ -46,6 +50,8 @@ public final class Datanode: RPCHandler {
     private let storeNumber: UInt64
     private let options: Options
     private let scms: SCMClients
+    /// To other datanodes.
+    private let channels: ChannelPool
     private let reactor: Reactor
     private let server = Mutex<RPCServer?>(nil)
     private let heartbeats = Mutex<Task<Void, Never>?>(nil)
@@ -53,22 +59,26 @@ public final class Datanode: RPCHandler {
 
     private init(
         id: DatanodeID, store: ContainerStore, storeNumber: UInt64, options: Options,
-        scms: SCMClients, reactor: Reactor, logger: Logger
+        scms: SCMClients, channels: ChannelPool, reactor: Reactor, logger: Logger
     ) {
         self.id = id
         self.store = store
         self.storeNumber = storeNumber
         self.options = options
         self.scms = scms
+        self.channels = channels
         self.reactor = reactor
         self.logger = logger
     }
 
     /// Opens the node's volumes and recovers what is on them. Nothing is served before `start()`.
     ///
-    /// - Parameter scms: those that it reports to, all of them, so that any may lead at once.
+    /// - Parameters:
+    ///   - scms: those that it reports to, all of them, so that any may lead at once.
+    ///   - channels: to other datanodes, which replicas are rebuilt from.
     public static func open(
-        _ options: Options, scms: SCMClients, reactors: [Reactor],
+        _ options: Options, scms: SCMClients,
+        channels: ChannelPool = ChannelPool(name: "datanode"), reactors: [Reactor],
         random: some RandomNumberGenerator & Sendable, logger: Logger
     ) async throws(StoreError) -> Datanode {
         let id = try await NodeIdentity.load(
@@ -89,7 +99,7 @@ public final class Datanode: RPCHandler {
         store.begin(epoch: .random(in: 1...(.max), using: &random))
         return Datanode(
             id: id, store: store, storeNumber: identity.number, options: options, scms: scms,
-            reactor: reactors[0], logger: logger)
+            channels: channels, reactor: reactors[0], logger: logger)
     }
 
     /// Serves on the configured port and begins to report to the SCMs. Returns the port.
@@ -105,9 +115,14 @@ public final class Datanode: RPCHandler {
         self.server.withLock { $0 = server }
         let address = DatanodeAddress(
             id: id, host: options.host, port: server.port, rack: options.rack)
+        var repairs = RepairQueue.Options()
+        repairs.atOnce = options.reconstructionsAtOnce
+        repairs.retryDelay = options.reconstructionRetryDelay
         let reporters = SCMReporters(
-            address: address, store: store, storeNumber: storeNumber, scms: scms, reactor: reactor,
-            logger: logger)
+            address: address, store: store, storeNumber: storeNumber, scms: scms,
+            repairs: RepairQueue(
+                store: store, channels: channels, reactor: reactor, options: repairs,
+                logger: logger), reactor: reactor, logger: logger)
         heartbeats.withLock {
             $0 = Task(executorPreference: reactor) { await reporters.run() }
         }

@@ -32,13 +32,14 @@ final class ReportedNode: Sendable {
 
     init(
         address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scms: [String],
-        reactor: Reactor, logger: Logger
+        repairs: RepairQueue, reactor: Reactor, logger: Logger
     ) {
         self.address = address
         self.store = store
         self.storeNumber = storeNumber
         self.logger = logger
-        commands = CommandQueue(store: store, reactor: reactor, logger: logger)
+        commands = CommandQueue(
+            store: store, repairs: repairs, reactor: reactor, logger: logger)
         group = Mutex(SCMGroup(scms, at: reactor.now()))
         adoption = Adoption(store: store, reactor: reactor)
         self.reactor = reactor

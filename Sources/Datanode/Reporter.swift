@@ -168,7 +168,9 @@ extension ContainerReport {
         case .closed: message.state = .closed
         case .unhealthy: message.state = .unhealthy
         case .lost: message.state = .lost
+        case .recovering: message.state = .recovering
         }
+        message.token = recovery
         message.usedBytes = UInt64(usedBytes)
         message.blocks = UInt64(blockCount)
         return message

@@ -27,11 +27,11 @@ actor SCMReporters {
 
     init(
         address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scms: SCMClients,
-        reactor: Reactor, logger: Logger
+        repairs: RepairQueue, reactor: Reactor, logger: Logger
     ) {
         node = ReportedNode(
             address: address, store: store, storeNumber: storeNumber, scms: scms.addresses,
-            reactor: reactor, logger: logger)
+            repairs: repairs, reactor: reactor, logger: logger)
         clients = scms
         self.reactor = reactor
         self.logger = logger

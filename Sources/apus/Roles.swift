@@ -264,6 +264,12 @@ enum Roles {
                 "datanode.reclaim-delay-ms is 0 to 3600000 (an hour), not \(reclaimDelay)")
         }
         options.store.reclaimDelay = .milliseconds(reclaimDelay)
+        options.reconstructionsAtOnce = try settings.number("datanode.reconstructions")
+        guard (1...64).contains(options.reconstructionsAtOnce) else {
+            throw StoreError(
+                .invalidArgument,
+                "datanode.reconstructions is 1 to 64, not \(options.reconstructionsAtOnce)")
+        }
         let record = try VolumeRecord.load(from: directory)
         options.store.refusedVolumes = record.refused(of: options.volumes, logger)
         let scms = try SCMClients(settings.addresses(of: "scm")) { address throws(StoreError) in
@@ -272,7 +278,7 @@ enum Roles {
                 runtime.channels.channel(host: place.host, port: place.port, on: reactor))
         }
         let datanode = try await Datanode.open(
-            options, scms: scms, reactors: runtime.reactors.reactors,
+            options, scms: scms, channels: runtime.channels, reactors: runtime.reactors.reactors,
             random: SystemRandomNumberGenerator(), logger: logger)
         try record.keep(options.volumes, in: directory)
         if let scrub = try scrubOptions(settings) {

@@ -142,6 +142,9 @@ struct Setting: Sendable {
             help: "how long the space of deleted blocks is gathered, to be given back in fewer and "
                 + "larger pieces; less where little is free"),
         Setting(
+            key: "datanode.reconstructions", kind: .number, fallback: "2",
+            help: "lost replicas that are rebuilt here at a time"),
+        Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),
         Setting(

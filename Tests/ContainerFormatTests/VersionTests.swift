@@ -47,8 +47,7 @@ import Testing
     @Test(
         "a record that nothing acts on yet is refused by name, and not taken for damage",
         arguments: [
-            (JournalRecord.recovering(token: 1), "recovering"),
-            (.recovered(token: 1), "recovered"),
+            (JournalRecord.recovered(token: 1), "recovered"),
             (.staged(.init(token: 1, length: 1, fileOffset: 4096), checksums: [1]), "staged"),
             (
                 .adopt(token: 1, offset: 0, .init(localID: 1, groupLength: 1, isEnded: false)),

@@ -1,0 +1,199 @@
+import ContainerFormat
+import Model
+import Reactor
+import Synchronization
+
+// Replicas that are rebuilt from others, by an order of SCM's that a token names. Such a replica is
+// begun (its journal says so from its first moment), takes the cells of its order, and is
+// finished: closed. Until then it counts for nothing and survives a restart as what it is.
+
+/// What a replica that is being rebuilt knows of a block.
+public enum RebuiltBlock: Hashable, Sendable {
+    case absent
+    /// It was deleted since, here or before it came.
+    case deleted
+    /// So much of it is durable.
+    case there(BlockRecord)
+}
+
+extension ContainerStore {
+    /// What became of a wish to begin.
+    private enum Beginning {
+        case goesOn
+        /// One by an earlier order, or one that is broken, is removed first.
+        case anew(instead: Container)
+        case new
+    }
+
+    /// Makes a replica that is to be rebuilt by the order `token`, durably, whether or not the
+    /// container was retired; it needs no permission. One that is being rebuilt by the same order
+    /// stays as it is, to be gone on with, unless it is damaged or its journal could not be
+    /// written: then, and where it is by an earlier order, it is removed and begun anew.
+    ///
+    /// Throws `containerState`, and changes nothing, where a replica is that is not being rebuilt, or
+    /// one by a later order, or one that cannot be had; `invalidArgument`, `noSpace`, `io`.
+    /// - Parameter token: not 0. A later order has a greater one.
+    public func beginRecovery(
+        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int, token: UInt64
+    ) async throws(StoreError) {
+        guard token != 0, (1...replication.width).contains(replicaIndex) else {
+            throw StoreError(
+                .invalidArgument,
+                "a replica is rebuilt by an order that is not 0, as one of the indexes 1 to "
+                    + "\(replication.width) of \(replication); not by \(token) as \(replicaIndex)")
+        }
+        let header = ContainerHeader(
+            containerID: id, replication: replication, replicaIndex: replicaIndex)
+        let isToBeMade = try await claim(id) { state in
+            beginning(header, token, state).map { found in
+                if case .goesOn = found { false } else { true }
+            }
+        }
+        guard isToBeMade else { return }
+        defer { release(id) }
+        // Nobody else makes or removes it now; what may have changed is that it was deleted from.
+        let found = try state.withLock { beginning(header, token, $0) }.get()
+        var deleted: Set<UInt64> = []
+        if case .anew(let old) = found {
+            try await old.removeFiles(cache: cache)
+            state.withLock { if $0.containers[id] === old { $0.containers[id] = nil } }
+            // SCM has heard that they were deleted here, and does not say it again.
+            deleted = old.state.withLock { $0.recovery == nil ? [] : $0.deleted }
+        }
+        let container = try await Container.create(
+            header, on: try await chooseVolume(), recovery: (token, deleted))
+        state.withLock { $0.containers[id] = container }
+    }
+
+    private func beginning(
+        _ header: ContainerHeader, _ token: UInt64, _ state: State
+    ) -> Result<Beginning, StoreError> {
+        if state.isShut {
+            return .failure(StoreError(.notReady, "the container store is shut"))
+        }
+        let id = header.containerID
+        for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
+            return .failure(
+                StoreError(
+                    .containerState,
+                    "container \(id) is on \(volume.path) but could not be opened; delete it first"))
+        }
+        guard let container = state.containers[id] else { return .success(.new) }
+        if let outage = container.volume.outage {
+            return .failure(
+                StoreError(.containerState, "\(container.name) cannot be had: \(outage)"))
+        }
+        return container.state.withLock { state in
+            // Sealed by a removal whose files are still there: it is nobody's.
+            if state.phase == .deleted { return .success(.anew(instead: container)) }
+            guard let known = state.recovery else {
+                return .failure(
+                    StoreError(
+                        .containerState,
+                        "\(container.name) is there as index \(container.header.replicaIndex), "
+                            + "\(state.phase): only a replica that is not there is rebuilt"))
+            }
+            guard known <= token else {
+                return .failure(
+                    StoreError(
+                        .containerState,
+                        "\(container.name) is being rebuilt by order \(known), which is later than "
+                            + "\(token)"))
+            }
+            let isSound =
+                known == token && container.header == header && state.damage == nil
+                && !state.isJournalBroken
+            return .success(isSound ? .goesOn : .anew(instead: container))
+        }
+    }
+
+    /// Appends a cell that was rebuilt by the order `token`; otherwise as `append`. A block that was
+    /// deleted meanwhile is `noSuchBlock`.
+    @discardableResult
+    public nonisolated(nonsending)
+        func appendRebuilt(
+            _ cell: CellAppend, token: UInt64, _ context: IOContext = .repair
+        ) async throws(StoreError) -> Int
+    {
+        let container = try container(cell.block.containerID, replicaIndex: cell.replicaIndex)
+        guard container.header.replication == cell.replication else {
+            throw StoreError(
+                .containerState,
+                "\(container.name) is of \(container.header.replication), not of "
+                    + "\(cell.replication)")
+        }
+        return try await container.append(cell, recovery: token, context)
+    }
+
+    /// What the replica that is being rebuilt by the order `token` knows of `block`, as far as it is
+    /// durable.
+    public func rebuilt(_ block: BlockID, token: UInt64) throws(StoreError) -> RebuiltBlock {
+        let container = try container(block.containerID)
+        let found = container.state.withLock { state -> Result<RebuiltBlock, StoreError> in
+            guard state.recovery == token else { return .failure(container.isRecovering(state)) }
+            if state.deleted.contains(block.localID) { return .success(.deleted) }
+            return .success(
+                state.blocks[block.localID]?.entry.map { .there(BlockRecord($0, in: container.id)) }
+                    ?? .absent)
+        }
+        return try found.get()
+    }
+
+    /// The local IDs of the blocks that the replica that is being rebuilt by the order `token` has,
+    /// in order.
+    public func rebuiltBlocks(
+        in id: ContainerID, token: UInt64
+    ) throws(StoreError) -> [UInt64] {
+        let container = try container(id)
+        let found = container.state.withLock { state -> Result<[UInt64], StoreError> in
+            guard state.recovery == token else { return .failure(container.isRecovering(state)) }
+            return .success(
+                state.blocks.filter { $0.value.entry != nil && !state.deleted.contains($0.key) }
+                    .map(\.key))
+        }
+        return try found.get().sorted()
+    }
+
+    /// Closes the replica that was rebuilt by the order `token` and is whole now. The new journal that
+    /// says `closed` is the moment from which it counts: before it, a crash leaves it recovering. That
+    /// it is closed already is no error.
+    public func finishRecovery(_ id: ContainerID, token: UInt64) async throws(StoreError) {
+        try await container(id).close(recovery: token)
+    }
+
+    /// Removes a replica with everything in it, if it is the one that is meant; any other is left
+    /// alone, as is one whose volume is out. None is made any more in this epoch but by `beginRecovery`.
+    ///
+    /// - Parameter token: of one that is being rebuilt, the order; 0: one that is not, and is closed
+    ///   or damaged.
+    /// - Returns: whether it was removed.
+    @discardableResult
+    public func removeReplica(
+        _ id: ContainerID, replicaIndex: Int, token: UInt64
+    ) async throws(StoreError) -> Bool {
+        let isClaimed = try await claim(id) { state in
+            if state.isShut {
+                return .failure(StoreError(.notReady, "the container store is shut"))
+            }
+            guard let container = state.containers[id] else { return .success(false) }
+            return .success(
+                container.header.replicaIndex == replicaIndex && container.volume.outage == nil)
+        }
+        guard isClaimed else { return false }
+        defer { release(id) }
+        guard let container = state.withLock({ $0.containers[id] }),
+            await container.seal(recovery: token)
+        else { return false }
+        try await container.removeSealed(cache: cache)
+        state.withLock { state in
+            state.permissions.retire(id)
+            if state.containers[id] === container { state.containers[id] = nil }
+        }
+        return true
+    }
+
+    /// The replica of `id`, as `report()` tells of it; nil if there is none.
+    public func report(of id: ContainerID) -> ContainerReport? {
+        state.withLock { $0.containers[id] }?.report()
+    }
+}

@@ -1,0 +1,411 @@
+import Bytes
+import Checksum
+import ContainerStore
+import DequeModule
+import ErasureCode
+import Model
+import Reactor
+import Synchronization
+import Transport
+
+/// Makes one replica of a closed container from others, by an order of SCM's.
+///
+/// The blocks of all sources are gone through in order of local ID, a page of each at a time, and
+/// `BlockSurvey` decides what is to be rebuilt. What is goes in chunks through a pipeline: each reads
+/// d sources, decodes, and appends; chunks behind it read and decode meanwhile, as long as all together
+/// take no more than `bytesInFlight`. Chunks of a block are appended in their order.
+///
+/// What is durable of the replica when this ends early is gone on from by the next one of the same
+/// order. It is closed, and counts, only once all is there.
+///
+/// `run` is called once, on `reactor`.
+final class Reconstruction: Sendable {
+    enum Limits {
+        /// Of a cell that is read, decoded and appended at a time.
+        static let chunk = 1 << 20
+        /// What a chunk counts for at least, so that there are not too many small ones in flight.
+        static let leastCost = 256 << 10
+        /// Chunks of fewer bytes are decoded where they are: it takes less time than to go elsewhere.
+        static let decodedInPlace = 64 << 10
+    }
+
+    /// What was done.
+    struct Summary: Sendable {
+        /// False: the replica was there, closed.
+        var wasRebuilt: Bool
+        var blocks = 0
+        var bytes = 0
+        /// Blocks that were durable from an earlier run.
+        var resumed = 0
+        /// Blocks of some sources that no key refers to.
+        var dropped = 0
+        var bytesRead = 0
+    }
+
+    let order: ReconstructionOrder
+    private let store: ContainerStore
+    private let sources: SourceReplicas
+    private let codec: Codec
+    private let survey: BlockSurvey
+    private let reactor: Reactor
+    private let bytesInFlight: Int
+
+    init(
+        _ order: ReconstructionOrder, store: ContainerStore, channels: ChannelPool,
+        on reactor: Reactor, bytesInFlight: Int
+    ) {
+        self.order = order
+        self.store = store
+        sources = SourceReplicas(order, channels: channels, on: reactor)
+        codec = Codec(order.coding)
+        survey = BlockSurvey(
+            coding: order.coding, index: order.index, emptyIndexes: order.emptyIndexes)
+        self.reactor = reactor
+        self.bytesInFlight = bytesInFlight
+    }
+
+    /// Begins or goes on, and returns when the replica is closed. Throws why it could not be rebuilt
+    /// now, `cancelled` where the task was; nothing of it is in flight any more then.
+    func run() async throws(StoreError) -> Summary {
+        if let report = store.report(of: order.container), report.state == .closed,
+            report.replicaIndex == order.index, report.replication == order.replication
+        {
+            return Summary(wasRebuilt: false)
+        }
+        try await store.beginRecovery(
+            order.container, replication: order.replication, replicaIndex: order.index,
+            token: order.token)
+        var progress = Progress(
+            own: try store.rebuiltBlocks(in: order.container, token: order.token)[...])
+        do throws(StoreError) {
+            try await rebuildBlocks(&progress)
+            try await settle(&progress, downTo: 0)
+        } catch {
+            await giveUp(&progress)
+            throw error
+        }
+        try checkCancellation()
+        // What earlier runs made of blocks that are deleted by now.
+        progress.unwanted += progress.own
+        try await store.deleteBlocks(progress.unwanted.map(blockID))
+        try await store.finishRecovery(order.container, token: order.token)
+        progress.result.bytesRead = sources.bytesRead
+        return progress.result
+    }
+
+    private func blockID(_ localID: UInt64) -> BlockID {
+        BlockID(containerID: order.container, localID: localID)
+    }
+
+    private func checkCancellation() throws(StoreError) {
+        guard !Task.isCancelled else {
+            throw StoreError(.cancelled, "the rebuilding of \(order.name) was ended")
+        }
+    }
+
+    // MARK: What there is to be done
+
+    /// What a run knows at each moment; of its one task.
+    private struct Progress {
+        /// Local IDs of blocks that earlier runs left, in order, as far as they have not been met.
+        var own: ArraySlice<UInt64>
+        /// Those of them that are not to be.
+        var unwanted: [UInt64] = []
+        /// On their way, the first first.
+        var chunks: Deque<Flight> = []
+        var cost = 0
+        var result = Summary(wasRebuilt: true)
+    }
+
+    private struct Flight {
+        var chunk: Chunk
+        var task: Task<Result<Void, StoreError>, Never>
+        var turn: Turn
+    }
+
+    /// Goes through the blocks of all sources.
+    private func rebuildBlocks(_ progress: inout Progress) async throws(StoreError) {
+        var merge = BlockMerge(sources.usable)
+        while true {
+            try await fill(&merge)
+            guard survey.knowsBlocks(merge.indexes) else {
+                throw StoreError(
+                    .unavailable,
+                    "\(order.name): neither index 1 nor a parity index tells what blocks there are; "
+                        + sources.troubles)
+            }
+            guard let (localID, words) = merge.next() else { return }
+            try checkCancellation()
+            while let first = progress.own.first, first < localID {
+                progress.unwanted.append(progress.own.removeFirst())
+            }
+            let isOwn = progress.own.first == localID
+            if isOwn { progress.own.removeFirst() }
+            switch survey.decide(words) {
+            case .drop:
+                progress.result.dropped += 1
+                if isOwn { progress.unwanted.append(localID) }
+            case .nothing: break
+            case .rebuild(let goal): try await rebuild(blockID(localID), goal, &progress)
+            }
+        }
+    }
+
+    /// Gets the pages that are missing, all at a time. A source that does not answer is listened to no
+    /// more.
+    private func fill(_ merge: inout BlockMerge) async throws(StoreError) {
+        let missing = merge.missing
+        guard !missing.isEmpty else { return }
+        typealias Page = (page: [BlockMerge.Entry], hasMore: Bool)
+        let answers = await withTaskGroup(
+            of: (Int, Result<Page, StoreError>).self,
+            returning: [(Int, Result<Page, StoreError>)].self
+        ) { group in
+            for (index, after) in missing {
+                group.addTask(executorPreference: reactor) { [sources] in
+                    do throws(StoreError) {
+                        return (index, .success(try await sources.blocks(of: index, after: after)))
+                    } catch { return (index, .failure(error)) }
+                }
+            }
+            var answers: [(Int, Result<Page, StoreError>)] = []
+            for await answer in group { answers.append(answer) }
+            return answers
+        }
+        try checkCancellation()
+        for (index, answer) in answers {
+            do throws(StoreError) {
+                let (page, hasMore) = try answer.get()
+                try merge.take(page, hasMore: hasMore, of: index)
+            } catch {
+                sources.giveUp(index, error)
+                merge.drop(index)
+            }
+        }
+    }
+
+    // MARK: One block
+
+    /// Sends what is missing of a block replica into the pipeline.
+    private func rebuild(
+        _ block: BlockID, _ goal: BlockSurvey.Goal, _ progress: inout Progress
+    ) async throws(StoreError) {
+        var start = 0
+        switch try store.rebuilt(block, token: order.token) {
+        case .deleted: return
+        case .absent: break
+        case .there(let record):
+            let isWhole =
+                record.length >= goal.length && record.groupLength >= goal.groupLength
+                && record.isEnded == goal.isEnded
+            guard !isWhole, record.length <= goal.length, !record.isEnded else {
+                progress.result.resumed += 1
+                return
+            }
+            start = record.length
+            guard start == goal.length || start % ReplicationConfig.checksumUnit == 0 else {
+                throw StoreError(
+                    .corrupt,
+                    "\(order.name): block \(block) has \(start) bytes by now, where "
+                        + "\(goal.length) are to be: the sources said otherwise before")
+            }
+        }
+        progress.result.blocks += 1
+        let work = BlockWork(block, goal, order.coding)
+        repeat {
+            let chunk = work.chunk(from: start, of: order)
+            let last = progress.chunks.last?.turn
+            try await settle(&progress, downTo: max(bytesInFlight - chunk.cost, 0))
+            progress.cost += chunk.cost
+            progress.result.bytes += chunk.count
+            progress.chunks.append(launch(chunk, of: work, after: last))
+            start += chunk.count
+        } while start < goal.length && !work.isGone
+    }
+
+    /// Waits for the first chunks until those that are left take `limit` bytes at most.
+    private func settle(_ progress: inout Progress, downTo limit: Int) async throws(StoreError) {
+        while progress.cost > limit, let first = progress.chunks.first {
+            let result = await withTaskCancellationHandler {
+                await first.task.value
+            } onCancel: {
+                first.task.cancel()
+            }
+            progress.chunks.removeFirst()
+            progress.cost -= first.chunk.cost
+            try result.get()
+        }
+    }
+
+    /// Ends what is in flight.
+    private func giveUp(_ progress: inout Progress) async {
+        for flight in progress.chunks { flight.task.cancel() }
+        for flight in progress.chunks { _ = await flight.task.value }
+        progress.chunks = []
+    }
+
+    /// Reads, decodes and appends a chunk, in a task of its own.
+    ///
+    /// Its place in the store is taken once the chunk before it has taken its own: a task is begun to
+    /// append it, and then the next may do the same. Tasks of a reactor begin in the order they were
+    /// made in.
+    private func launch(_ chunk: Chunk, of work: BlockWork, after last: Turn?) -> Flight {
+        let turn = Turn()
+        let task = Task(executorPreference: reactor) { () -> Result<Void, StoreError> in
+            defer { turn.pass() }
+            do throws(StoreError) {
+                let payload = try await self.bytes(of: chunk, of: work)
+                await last?.wait()
+                let append = Task(executorPreference: self.reactor) {
+                    await self.append(payload, chunk, of: work)
+                }
+                turn.pass()
+                return await append.value
+            } catch {
+                return await self.outcome(of: error, work)
+            }
+        }
+        return Flight(chunk: chunk, task: task, turn: turn)
+    }
+
+    private func append(
+        _ payload: Payload, _ chunk: Chunk, of work: BlockWork
+    ) async -> Result<Void, StoreError> {
+        guard !work.isGone, !work.hasFailed else { return .success(()) }
+        let cell = CellAppend(
+            block: work.block, replicaIndex: order.index, replication: order.replication,
+            offset: chunk.offset, payload: payload,
+            checksums: payload.withBytes { CRC32C.ofUnits($0) },
+            groupLength: chunk.groupLength, endOfBlock: chunk.isLast && work.goal.isEnded)
+        do throws(StoreError) {
+            try await store.appendRebuilt(cell, token: order.token)
+            return .success(())
+        } catch { return await outcome(of: error, work) }
+    }
+
+    /// A block that is deleted while it is rebuilt is no failure: what there is of it goes as well.
+    private func outcome(
+        of error: StoreError, _ work: BlockWork
+    ) async -> Result<Void, StoreError> {
+        guard error.code == .noSuchBlock else {
+            work.fail()
+            return .failure(error)
+        }
+        guard work.go() else { return .success(()) }
+        do throws(StoreError) {
+            try await store.deleteBlocks([work.block])
+            return .success(())
+        } catch { return .failure(error) }
+    }
+
+    // MARK: The bytes
+
+    /// The bytes of `chunk`: read where they are, or decoded from d others.
+    ///
+    /// Throws `noSuchBlock` where the block has been deleted since its source listed it.
+    private func bytes(of chunk: Chunk, of work: BlockWork) async throws(StoreError) -> Payload {
+        guard chunk.count > 0 else { return Payload(reactor.pool.allocate(1), 0..<0) }
+        var cells: [Int: Payload] = [:]
+        while true {
+            try checkCancellation()
+            let usable = sources.usable.intersection(work.sources)
+            if usable.contains(order.index) {
+                await read(chunk, of: work, from: [order.index], into: &cells)
+                if let copy = cells[order.index] { return copy }
+                if work.isGone { throw StoreError(.noSuchBlock, "\(work.block) was deleted") }
+                continue
+            }
+            let chosen = chunk.choose(
+                from: usable, have: Set(cells.keys), coding: order.coding,
+                turn: Int(truncatingIfNeeded: order.container.rawValue))
+            guard let chosen else { throw shortage(work) }
+            if chosen.isEmpty { return try await decode(chunk, cells) }
+            await read(chunk, of: work, from: chosen, into: &cells)
+            if work.isGone { throw StoreError(.noSuchBlock, "\(work.block) was deleted") }
+        }
+    }
+
+    /// Reads the parts of `chunk` that lie with the sources `indexes`. One that fails is not asked
+    /// again: for this block where its bytes are at fault, for any where it is the source.
+    private func read(
+        _ chunk: Chunk, of work: BlockWork, from indexes: [Int], into cells: inout [Int: Payload]
+    ) async {
+        let answers = await withTaskGroup(
+            of: (Int, Result<Payload, StoreError>).self,
+            returning: [(Int, Result<Payload, StoreError>)].self
+        ) { group in
+            for index in indexes {
+                let range = chunk.range(of: index)
+                group.addTask(executorPreference: reactor) { [sources] in
+                    do throws(StoreError) {
+                        return (
+                            index, .success(try await sources.read(work.block, of: index, range))
+                        )
+                    } catch { return (index, .failure(error)) }
+                }
+            }
+            var answers: [(Int, Result<Payload, StoreError>)] = []
+            for await answer in group { answers.append(answer) }
+            return answers
+        }
+        for (index, answer) in answers {
+            switch answer {
+            case .success(let payload): cells[index] = payload
+            case .failure(let error):
+                switch error.code {
+                case .cancelled: break
+                case .noSuchBlock: work.noteGone()
+                case .corrupt, .io, .badRequest: work.exclude(index, error)
+                default: sources.giveUp(index, error)
+                }
+            }
+        }
+    }
+
+    private func shortage(_ work: BlockWork) -> StoreError {
+        StoreError(
+            .unavailable,
+            "\(order.name): block \(work.block) needs \(order.coding.data) of its replicas, and "
+                + "there are too few: \(work.troubles); \(sources.troubles)")
+    }
+
+    /// The bytes of `chunk` from those of d others.
+    private func decode(
+        _ chunk: Chunk, _ cells: [Int: Payload]
+    ) async throws(StoreError) -> Payload {
+        if chunk.cost < Limits.decodedInPlace { return try Self.decode(chunk, cells, by: codec) }
+        // The reactor serves clients meanwhile.
+        let codec = codec
+        return try await Task.detached { () -> Result<Payload, StoreError> in
+            do throws(StoreError) {
+                return .success(try Self.decode(chunk, cells, by: codec))
+            } catch { return .failure(error) }
+        }.value.get()
+    }
+
+    private static func decode(
+        _ chunk: Chunk, _ cells: [Int: Payload], by codec: Codec
+    ) throws(StoreError) -> Payload {
+        let buffer = BufferPool.process.allocate(chunk.count)
+        var known: [UnsafeRawBufferPointer?] = (1...codec.coding.width).map { index in
+            if let payload = cells[index] {
+                return UnsafeRawBufferPointer(
+                    payload.buffer.bytes(in: payload.offset..<payload.offset + payload.count))
+            }
+            let isEmpty = index != chunk.index && chunk.range(of: index).isEmpty
+            return isEmpty ? UnsafeRawBufferPointer(start: nil, count: 0) : nil
+        }
+        known[chunk.index - 1] = nil
+        do throws(ErasureCodeError) {
+            try codec.decode(
+                known,
+                into: [
+                    .init(index: chunk.index - 1, bytes: buffer.bytes(in: 0..<chunk.count))
+                ])
+        } catch {
+            throw StoreError(.unavailable, "\(error)")
+        }
+        withExtendedLifetime(cells) {}
+        return Payload(buffer, 0..<chunk.count)
+    }
+}
