@@ -9,7 +9,7 @@ struct AdminCommand: AsyncParsableCommand {
         commandName: "admin", abstract: "How the cluster is, what SCM knows, and can be told.",
         subcommands: [
             Status.self, GroupCommands<OMGroup>.self, GroupCommands<SCMGroup>.self, Datanode.self,
-            Container.self, Pipeline.self, Replicas.self, SafeMode.self,
+            Container.self, Pipeline.self, Replicas.self, Safety.self, SafeMode.self,
             TraceCommand.self,
         ])
 
