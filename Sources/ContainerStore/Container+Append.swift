@@ -178,7 +178,8 @@ extension Container {
     func allocateAhead() {
         let extent = volume.options.extentBytes
         let work: (File, Range<Int>)? = state.withLock { state in
-            guard state.phase == .open || state.phase == .recovering, !state.isAllocating, let file = state.dataFile,
+            guard state.phase == .open || state.phase == .recovering, !state.isAllocating,
+                let file = state.dataFile,
                 state.tail + extent / 2 > state.allocatedTo,
                 state.tail >= state.allocationFailedAt.map { $0 + extent / 2 } ?? 0
             else { return nil }

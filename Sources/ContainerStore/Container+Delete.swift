@@ -249,6 +249,7 @@ extension Container {
     /// The files of a container whose phase is `deleted`; again if it failed before.
     func removeSealed(cache: ClosedCache) async throws(StoreError) {
         await untilIdle()
+        volume.reclaimer.forget(self)
         cache.forget(id)
         let charged = state.withLock { state in
             state.dataFile = nil

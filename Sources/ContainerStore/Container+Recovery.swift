@@ -19,7 +19,8 @@ extension Container {
                 .containerState, "\(name) is \(state.phase) and is not being rebuilt")
         }
         let trouble =
-            state.isJournalBroken ? "; its journal could not be written: it is to be begun anew" : ""
+            state.isJournalBroken
+            ? "; its journal could not be written: it is to be begun anew" : ""
         return StoreError(
             .containerState,
             "\(name) is being rebuilt by order \(token)\(trouble): it serves nobody, takes no "

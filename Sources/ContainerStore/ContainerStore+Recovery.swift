@@ -76,7 +76,8 @@ extension ContainerStore {
             return .failure(
                 StoreError(
                     .containerState,
-                    "container \(id) is on \(volume.path) but could not be opened; delete it first"))
+                    "container \(id) is on \(volume.path) but could not be opened; delete it first")
+            )
         }
         guard let container = state.containers[id] else { return .success(.new) }
         if let outage = container.volume.outage {

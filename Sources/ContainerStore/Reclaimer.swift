@@ -137,6 +137,25 @@ final class Reclaimer: Sendable {
         look(at: container.volume)
     }
 
+    /// Gives up what waits of `container`, whose files are removed: another one may take its number,
+    /// and is not to be mixed up with it.
+    func forget(_ container: Container) {
+        let (count, waiters) = state.withLock {
+            state -> (Int, [CheckedContinuation<Void, Never>]) in
+            guard let pending = state.pending[container.id], pending.container === container
+            else { return (0, []) }
+            state.pending[container.id] = nil
+            state.extents -= pending.extents.count
+            state.bytes -= pending.bytes
+            state.blocks -= pending.localIDs.count
+            guard state.extents <= Limits.most else { return (pending.localIDs.count, []) }
+            defer { state.waiting = [] }
+            return (pending.localIDs.count, state.waiting)
+        }
+        container.state.withLock { $0.unreclaimed -= count }
+        for waiter in waiters { waiter.resume() }
+    }
+
     /// Stops gathering if more waits than may, which what is free on the volume decides.
     func look(at volume: Volume) {
         let (bytesToWait, isFull) = room(on: volume)

@@ -80,10 +80,10 @@ final class CommandQueue: Sendable {
     var isAwaited: Bool {
         repairs.hasChange
             || state.withLock { state in
-            state.outcome.hasChange
-                || (state.deletions.isEmpty && state.deleting == 0
-                    && !(state.outcome.done.isEmpty && state.outcome.absent.isEmpty))
-        }
+                state.outcome.hasChange
+                    || (state.deletions.isEmpty && state.deleting == 0
+                        && !(state.outcome.done.isEmpty && state.outcome.absent.isEmpty))
+            }
     }
 
     /// Whether there may soon be more to tell than now: commands are carried out or wait, or
@@ -91,9 +91,9 @@ final class CommandQueue: Sendable {
     var isBusy: Bool {
         repairs.isBusy || repairs.hasChange
             || state.withLock { state in
-            !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
-                || state.working > 0 || state.outcome.hasChange || !state.outcome.all.isEmpty
-        }
+                !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
+                    || state.working > 0 || state.outcome.hasChange || !state.outcome.all.isEmpty
+            }
     }
 
     /// What has been done since this was asked last. To be asked before the replicas are, so that

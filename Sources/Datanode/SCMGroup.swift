@@ -10,8 +10,10 @@ import Wire
 /// heard of a later leader yet takes the orders of an earlier one in any case, also without a
 /// restart between: so each order is harmless when it comes late. A container is closed that takes
 /// blocks elsewhere; blocks are deleted that the log, which all leaders share, says are to be; a
-/// replica is removed if it is closed and holds nothing. An order for which that does not hold
-/// needs its term kept on disk. Terms of members that do not lead are not counted: one that is cut
+/// replica is removed if it is closed and holds nothing. A replica that is rebuilt by an order that
+/// came late counts for nothing, and its token says so to who has it removed; one that is removed late
+/// had its place taken by another while all were whole, so that it is rebuilt and nothing is lost. An
+/// order for which that does not hold needs its term kept on disk. Terms of members that do not lead are not counted: one that is cut
 /// off may be ahead of them all.
 ///
 /// **Outcomes.** What was carried out is told to the one that leads, and counts as told if its

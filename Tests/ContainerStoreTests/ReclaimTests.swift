@@ -180,4 +180,27 @@ import Testing
             }.value
         }
     }
+
+    @Test("what a removed replica had to give back is not mixed up with one that takes its number")
+    func removed() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            let id = ContainerID(1)
+            for _ in 0..<2 {
+                try await store.createContainer(id, replication: replication, replicaIndex: 1)
+                try await store.append(cell(blockID(1), at: 0, pattern(9000, seed: 1)))
+                try await store.deleteBlocks([blockID(1)])
+                #expect(store.unreclaimedBlocks == 1)
+                try await store.deleteContainer(id)
+                #expect(store.unreclaimedBlocks == 0)
+            }
+            try await store.createContainer(id, replication: replication, replicaIndex: 1)
+            try await store.append(cell(blockID(2), at: 0, pattern(9000, seed: 1)))
+            try await store.deleteBlocks([blockID(2)])
+            // Waits for its own holes alone.
+            try await store.closeContainer(id)
+            #expect(store.unreclaimedBlocks == 0)
+            try await store.close()
+        }
+    }
 }

@@ -12,6 +12,19 @@ struct BlockMerge: Sendable {
         var isEnded: Bool
     }
 
+    /// A page to be had: of which source, and the local ID it begins behind.
+    struct Request: Hashable, Sendable {
+        var index: Int
+        var after: UInt64
+    }
+
+    /// A part of a source's blocks, in order.
+    struct Page: Sendable {
+        var entries: [Entry]
+        /// There are more behind the last one.
+        var hasMore: Bool
+    }
+
     private struct Stream {
         var page: ArraySlice<Entry> = []
         /// The local ID that the last page ended with.
@@ -29,31 +42,32 @@ struct BlockMerge: Sendable {
     /// The sources that still are listened to.
     var indexes: Set<Int> { Set(streams.keys) }
 
-    /// Sources of which a page is to be had before `next`, and the local ID it begins behind.
-    var missing: [(index: Int, after: UInt64)] {
+    /// Pages that are to be had before `next`.
+    var missing: [Request] {
         streams.filter { $0.value.page.isEmpty && $0.value.hasMore }
-            .map { ($0.key, $0.value.after) }.sorted { $0.index < $1.index }
+            .map { Request(index: $0.key, after: $0.value.after) }
+            .sorted { $0.index < $1.index }
     }
 
     /// Takes a page of the source `index`. Throws `corrupt` if it is not in order, or empty with more
     /// behind it.
-    mutating func take(_ page: [Entry], hasMore: Bool, of index: Int) throws(StoreError) {
+    mutating func take(_ page: Page, of index: Int) throws(StoreError) {
         guard var stream = streams[index] else { return }
         var last = stream.after
-        for entry in page {
-            guard entry.localID > last || (last == 0 && entry == page.first) else {
+        for entry in page.entries {
+            guard entry.localID > last || (last == 0 && entry == page.entries.first) else {
                 throw StoreError(
                     .corrupt,
                     "replica \(index) lists block \(entry.localID) behind block \(last)")
             }
             last = entry.localID
         }
-        guard !hasMore || !page.isEmpty else {
+        guard !page.hasMore || !page.entries.isEmpty else {
             throw StoreError(.corrupt, "replica \(index) lists nothing, and more behind it")
         }
-        stream.page = page[...]
+        stream.page = page.entries[...]
         stream.after = last
-        stream.hasMore = hasMore
+        stream.hasMore = page.hasMore
         streams[index] = stream
     }
 

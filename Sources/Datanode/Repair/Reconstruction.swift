@@ -156,32 +156,37 @@ final class Reconstruction: Sendable {
     private func fill(_ merge: inout BlockMerge) async throws(StoreError) {
         let missing = merge.missing
         guard !missing.isEmpty else { return }
-        typealias Page = (page: [BlockMerge.Entry], hasMore: Bool)
         let answers = await withTaskGroup(
-            of: (Int, Result<Page, StoreError>).self,
-            returning: [(Int, Result<Page, StoreError>)].self
+            of: Answer<BlockMerge.Page>.self, returning: [Answer<BlockMerge.Page>].self
         ) { group in
-            for (index, after) in missing {
+            for request in missing {
                 group.addTask(executorPreference: reactor) { [sources] in
+                    let index = request.index
                     do throws(StoreError) {
-                        return (index, .success(try await sources.blocks(of: index, after: after)))
-                    } catch { return (index, .failure(error)) }
+                        let page = try await sources.blocks(of: index, after: request.after)
+                        return Answer(index: index, result: .success(page))
+                    } catch { return Answer(index: index, result: .failure(error)) }
                 }
             }
-            var answers: [(Int, Result<Page, StoreError>)] = []
+            var answers: [Answer<BlockMerge.Page>] = []
             for await answer in group { answers.append(answer) }
             return answers
         }
         try checkCancellation()
-        for (index, answer) in answers {
+        for answer in answers {
             do throws(StoreError) {
-                let (page, hasMore) = try answer.get()
-                try merge.take(page, hasMore: hasMore, of: index)
+                try merge.take(try answer.result.get(), of: answer.index)
             } catch {
-                sources.giveUp(index, error)
-                merge.drop(index)
+                sources.giveUp(answer.index, error)
+                merge.drop(answer.index)
             }
         }
+    }
+
+    /// What a source answered.
+    private struct Answer<Value: Sendable>: Sendable {
+        var index: Int
+        var result: Result<Value, StoreError>
     }
 
     // MARK: One block
@@ -331,32 +336,30 @@ final class Reconstruction: Sendable {
         _ chunk: Chunk, of work: BlockWork, from indexes: [Int], into cells: inout [Int: Payload]
     ) async {
         let answers = await withTaskGroup(
-            of: (Int, Result<Payload, StoreError>).self,
-            returning: [(Int, Result<Payload, StoreError>)].self
+            of: Answer<Payload>.self, returning: [Answer<Payload>].self
         ) { group in
             for index in indexes {
                 let range = chunk.range(of: index)
                 group.addTask(executorPreference: reactor) { [sources] in
                     do throws(StoreError) {
-                        return (
-                            index, .success(try await sources.read(work.block, of: index, range))
-                        )
-                    } catch { return (index, .failure(error)) }
+                        let payload = try await sources.read(work.block, of: index, range)
+                        return Answer(index: index, result: .success(payload))
+                    } catch { return Answer(index: index, result: .failure(error)) }
                 }
             }
-            var answers: [(Int, Result<Payload, StoreError>)] = []
+            var answers: [Answer<Payload>] = []
             for await answer in group { answers.append(answer) }
             return answers
         }
-        for (index, answer) in answers {
-            switch answer {
-            case .success(let payload): cells[index] = payload
+        for answer in answers {
+            switch answer.result {
+            case .success(let payload): cells[answer.index] = payload
             case .failure(let error):
                 switch error.code {
                 case .cancelled: break
                 case .noSuchBlock: work.noteGone()
-                case .corrupt, .io, .badRequest: work.exclude(index, error)
-                default: sources.giveUp(index, error)
+                case .corrupt, .io, .badRequest: work.exclude(answer.index, error)
+                default: sources.giveUp(answer.index, error)
                 }
             }
         }
@@ -373,7 +376,9 @@ final class Reconstruction: Sendable {
     private func decode(
         _ chunk: Chunk, _ cells: [Int: Payload]
     ) async throws(StoreError) -> Payload {
-        if chunk.cost < Limits.decodedInPlace { return try Self.decode(chunk, cells, by: codec) }
+        if chunk.count * order.coding.data < Limits.decodedInPlace {
+            return try Self.decode(chunk, cells, by: codec)
+        }
         // The reactor serves clients meanwhile.
         let codec = codec
         return try await Task.detached { () -> Result<Payload, StoreError> in

@@ -171,8 +171,8 @@ final class RepairQueue: Sendable {
                 (reactor.now().nanoseconds - begin.nanoseconds) / 1_000_000, 1)
             let text =
                 "\(order.name) is whole: \(summary.bytes) bytes of \(summary.blocks) blocks from "
-                    + "\(summary.bytesRead) in \(milliseconds) ms; \(summary.resumed) were there, "
-                    + "\(summary.dropped) are no key's"
+                + "\(summary.bytesRead) in \(milliseconds) ms; \(summary.resumed) were there, "
+                + "\(summary.dropped) are no key's"
             logger.info("\(text)")
         } catch { failure = error }
         if let failure, failure.code != .cancelled {

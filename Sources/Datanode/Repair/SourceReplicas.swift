@@ -63,20 +63,19 @@ final class SourceReplicas: Sendable {
     /// A page of the blocks of the source `index` behind the local ID `after`.
     func blocks(
         of index: Int, after: UInt64
-    ) async throws(StoreError) -> (page: [BlockMerge.Entry], hasMore: Bool) {
+    ) async throws(StoreError) -> BlockMerge.Page {
         var request = DNListBlocksRequest()
         request.container = container.rawValue
         request.replicaIndex = UInt32(index)
         request.after = after
         let reply = try await call(index, .listBlocks, request.encoded)
         let response = try DNListBlocksResponse(parsing: reply.message)
-        return (
-            response.blocks.map {
+        return BlockMerge.Page(
+            entries: response.blocks.map {
                 BlockMerge.Entry(
                     localID: $0.local, length: Int(clamping: $0.length),
                     groupLength: Int(clamping: $0.groupLength), isEnded: $0.isEnded)
-            }, response.hasMore_p
-        )
+            }, hasMore: response.hasMore_p)
     }
 
     /// Reads `range` of a block replica, which begins at a multiple of 4 KiB, and verifies it against
