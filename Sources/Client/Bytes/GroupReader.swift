@@ -24,8 +24,8 @@ final class GroupReader: Sendable {
         var nodes: [DatanodeAddress?]
         /// Places (from 0) that gave no bytes, with the reason.
         var lost: [Int: StoreError] = [:]
-        /// They were asked for again: once is enough for the life of a reader.
-        var areFresh = false
+        /// They are being asked for again, or were: once is enough for the life of a reader.
+        var asking: Task<Void, Never>?
 
         init(_ nodes: [DatanodeAddress?]) {
             self.nodes = nodes
@@ -168,28 +168,34 @@ final class GroupReader: Sendable {
 
     /// True if the replica at `place` is on another node by now than `old`, which has not got it.
     private func isElsewhere(_ place: Int, not old: DatanodeAddress) async -> Bool {
-        _ = await askWhereTheyAre()
+        await askWhereTheyAre()
         return node(at: place) != old
     }
 
-    /// Asks where the replicas are by now, once; returns the places that have another node since.
-    private func askWhereTheyAre() async -> Set<Int> {
-        let mustAsk = places.withLock { places in
-            defer { places.areFresh = true }
-            return !places.areFresh
+    /// Asks where the replicas are by now, once; whoever comes later waits for the same answer.
+    private func askWhereTheyAre() async {
+        let asking = places.withLock { places in
+            let asking =
+                places.asking
+                ?? Task(executorPreference: reactor) {
+                    if let fresh = await self.locate(self.group.blockID.containerID) {
+                        self.take(fresh)
+                    }
+                }
+            places.asking = asking
+            return asking
         }
-        guard mustAsk, let fresh = await locate(group.blockID.containerID),
-            fresh.count == group.nodes.count
-        else { return [] }
-        return places.withLock { places in
-            var moved: Set<Int> = []
+        await asking.value
+    }
+
+    private func take(_ fresh: [DatanodeAddress?]) {
+        guard fresh.count == group.nodes.count else { return }
+        places.withLock { places in
             for place in fresh.indices where fresh[place] != places.nodes[place] {
                 guard let node = fresh[place] else { continue }
                 places.nodes[place] = node
                 places.lost[place] = nil
-                moved.insert(place)
             }
-            return moved
         }
     }
 
@@ -228,32 +234,34 @@ final class GroupReader: Sendable {
         where geometry.cellRange(stripe: stripe, cell: cell, union).range.isEmpty {
             cells[cell] = Payload(empty, 0..<0)
         }
-        var tried: Set<Int> = []
+        var tried: [Int: DatanodeAddress] = [:]
         var late: Set<Int> = []
         var mayAskAvoided = false
+        var hasAsked = false
         while cells.count(where: { $0 != nil }) < coding.data {
             let needed = coding.data - cells.count { $0 != nil }
             let candidates = (0..<coding.width).filter { place in
-                cells[place] == nil && !tried.contains(place) && node(at: place) != nil
+                cells[place] == nil && tried[place] == nil && node(at: place) != nil
                     && (mayAskAvoided || isPromising(place))
             }.sorted { (wanted.contains($0) ? 0 : 1, $0) < (wanted.contains($1) ? 0 : 1, $1) }
             guard !candidates.isEmpty else {
                 // The last resort: those that failed or were late before.
                 if !mayAskAvoided {
                     mayAskAvoided = true
-                    tried.subtract(late)
+                    for place in late { tried[place] = nil }
                     continue
                 }
                 // Or those that were rebuilt on other nodes since the key was looked up.
-                let moved = await askWhereTheyAre()
-                if !moved.isEmpty {
-                    tried.subtract(moved)
+                if !hasAsked {
+                    hasAsked = true
+                    await askWhereTheyAre()
+                    tried = tried.filter { node(at: $0.key) == $0.value }
                     continue
                 }
                 throw unreadable(stripe, found: cells.count { $0 != nil })
             }
             let chosen = candidates.prefix(needed)
-            tried.formUnion(chosen)
+            for place in chosen { tried[place] = node(at: place) }
             let outcomes = await fetch(stripe, union, Array(chosen), isPatient: mayAskAvoided)
             for (place, outcome) in outcomes {
                 switch outcome {
