@@ -259,6 +259,7 @@ public struct SCMState: Sendable {
             if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
             if leadingTerm != nil { repairs.look(at: members.containers(of: id)) }
         }
+        if leadingTerm != nil { noteNews(replicas, of: id) }
         change(id) { node in
             node.lastHeartbeat = now
             node.volumes = volumes
@@ -268,7 +269,6 @@ public struct SCMState: Sendable {
         }
         for replica in replicas {
             changed.insert(ContainerID(replica.container))
-            if leadingTerm != nil { repairs.look(at: ContainerID(replica.container)) }
             noteReported(replica, by: id)
         }
         return true

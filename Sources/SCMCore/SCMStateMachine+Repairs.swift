@@ -23,7 +23,8 @@ enum SCMRepairs {
 
 extension SCMStateMachine {
     func start(
-        _ change: SCMCommand.StartRepairs, at index: UInt64, in transaction: some MetadataTransaction
+        _ change: SCMCommand.StartRepairs, at index: UInt64,
+        in transaction: some MetadataTransaction
     ) -> SCMAnswer {
         changeEach(change.starts, \.container, in: transaction) { record, start, offset in
             guard offset < SCMRepairs.perCommand else { return .tooManyRepairs }

@@ -99,7 +99,8 @@ struct Setting: Sendable {
                 + "given one"),
         Setting(
             key: "scm.repair-after-ms", kind: .number, fallback: "300000",
-            help: "how long after a datanode's death its replicas are rebuilt elsewhere; what is lost "
+            help:
+                "how long after a datanode's death its replicas are rebuilt elsewhere; what is lost "
                 + "or damaged on one that is there is rebuilt at once"),
         Setting(
             key: "scm.repairs-per-target", kind: .number, fallback: "2",

@@ -17,6 +17,8 @@ private struct Walk {
     var blocks: [BlockID] = []
     var given = 0
     var refused = 0
+    /// Replicas that were seen where a repair had put them.
+    var repaired = 0
 
     init(seed: UInt64) throws {
         var options = SCMState.Options()
@@ -32,7 +34,7 @@ private struct Walk {
         let member = random(0..<3)
         group.clock.advance(by: UInt64(random(0..<200)) * 1_000_000)
         beat(member, but: random(0..<2 * Self.nodes))
-        switch random(0..<16) {
+        switch random(0..<18) {
         case 0: lead(member)
         case 1, 2, 3, 4: try allocate(by: member)
         case 5, 6, 7, 8: count(group.apply(member, atMost: random(1..<6)))
@@ -41,6 +43,7 @@ private struct Walk {
         case 12: try delete(by: member)
         case 13: try confirm(by: member)
         case 14: try name(by: member)
+        case 15, 16: try repair(by: member)
         default:
             if random(0..<4) == 0 {
                 try group.restart(member)
@@ -142,6 +145,37 @@ private struct Walk {
         try group.propose(SCMCommand(.deletedOn(change)), by: member)
     }
 
+    /// Repairs begin and end; now and then of what is not so.
+    private mutating func repair(by member: Int) throws {
+        let containers = group.state(of: member).containers.values.sorted { $0.id < $1.id }
+        var starts = SCMCommand.StartRepairs()
+        var ends = SCMCommand.EndRepairs()
+        for container in containers where random(0..<3) == 0 {
+            let place = random(0..<container.nodes.count)
+            var start = SCMCommand.StartRepairs.Start()
+            start.container = container.id.rawValue
+            start.replicaIndex = UInt32(place + 1)
+            if let from = container.nodes[place], random(0..<8) > 0 { start.from = from.message }
+            let target = random(0..<Self.nodes)
+            start.to = Members.address(target).message
+            start.store = 100 + UInt64(target)
+            starts.starts.append(start)
+            for repair in container.repairs where random(0..<2) == 0 {
+                var end = SCMCommand.EndRepairs.End()
+                end.container = container.id.rawValue
+                end.replicaIndex = UInt32(repair.index)
+                end.token = repair.token + UInt64(random(0..<8) / 7)
+                end.isGivenUp = random(0..<3) == 0
+                ends.ends.append(end)
+            }
+        }
+        repaired += containers.reduce(0) { $0 + $1.orders.count { $0 > 0 } }
+        if !starts.starts.isEmpty {
+            try group.propose(SCMCommand(.startRepairs(starts)), by: member)
+        }
+        if !ends.ends.isEmpty { try group.propose(SCMCommand(.endRepairs(ends)), by: member) }
+    }
+
     private mutating func name(by member: Int) throws {
         if random(0..<2) == 0 {
             var change = SCMCommand.Cluster()
@@ -185,6 +219,7 @@ struct FollowingTests {
     func walks() throws {
         var given = 0
         var refused = 0
+        var repaired = 0
         for seed in 1...60 as ClosedRange<UInt64> {
             var walk = try Walk(seed: seed)
             for step in 0..<400 {
@@ -193,10 +228,12 @@ struct FollowingTests {
             }
             given += walk.given
             refused += walk.refused
+            repaired += walk.repaired
         }
         // The walks go where they are meant to.
         #expect(given > 5000, "\(given) groups")
         #expect(refused > 100, "\(refused) refusals")
+        #expect(repaired > 300, "\(repaired) replicas seen that were rebuilt")
     }
 
     @Test(

@@ -25,9 +25,11 @@ struct Followed: Hashable {
     var deletions: [UInt64: Set<DatanodeID>]
     var deletedBlocks: Int
     var waiting: [DatanodeID: Int]
+    var members: ContainerMembers
 
     init(_ state: SCMState) {
         cluster = state.cluster
+        members = state.members
         nodes = state.nodes.mapValues(\.address)
         containers = state.containers.mapValues { container in
             var container = container

@@ -157,6 +157,33 @@ final class FakeDatanodes: Sendable {
         var outcomes: [Int: Set<UInt64>] = [:]
         /// Whether outcomes are told.
         var tells = true
+        /// What datanodes report of containers, all of it each time.
+        var replicas: [Int: [UInt64: SCMReplicaReport]] = [:]
+        /// Tokens of the orders to rebuild a replica that were heard.
+        var rebuilding: Set<UInt64> = []
+        /// Whether what is to be rebuilt is, at once.
+        var rebuilds = true
+
+        /// A datanode does what it is told of replicas.
+        mutating func carryOut(_ command: SCMDatanodeCommand, on number: Int) {
+            var replica = SCMReplicaReport()
+            switch command.command {
+            case .reconstruct(let order):
+                rebuilding.insert(order.token)
+                replica.container = order.container
+                replica.replicaIndex = order.replicaIndex
+                replica.state = rebuilds ? .closed : .recovering
+                replica.token = rebuilds ? 0 : order.token
+                replica.blocks = 1
+                replicas[number, default: [:]][order.container] = replica
+            case .removeReplica(let removal):
+                replica.container = removal.container
+                replica.state = .none
+                replicas[number]?[removal.container] = replica
+            case .closeContainer(let id): replicas[number]?[id]?.state = .closed
+            default: return
+            }
+        }
     }
 
     let state = Mutex(State())
@@ -204,7 +231,12 @@ final class FakeDatanodes: Sendable {
         request.volumes = [Self.volume]
         request.store = 100 + UInt64(number)
         request.epoch = 1
+        request.replicas = replicas(of: number)
         return request
+    }
+
+    private func replicas(of number: Int) -> [SCMReplicaReport] {
+        state.withLock { ($0.replicas[number] ?? [:]).values.map { $0 } }
     }
 
     private func report(_ number: Int, to node: ThreeSCMs.Node) async {
@@ -229,6 +261,7 @@ final class FakeDatanodes: Sendable {
         request.volumes = [Self.volume]
         request.store = 100 + UInt64(number)
         request.epoch = 1
+        request.replicas = replicas(of: number)
         let outcome = state.withLock { $0.tells ? $0.outcomes[number] ?? [] : [] }
         request.doneCommands = outcome.sorted()
         let response = try SCMHeartbeatResponse(
@@ -239,6 +272,7 @@ final class FakeDatanodes: Sendable {
         guard response.leading == .leads else { return true }
         state.withLock { state in
             state.outcomes[number, default: []].subtract(outcome)
+            for command in response.commands { state.carryOut(command, on: number) }
             for command in response.commands where !command.deleteBlocks.blocks.isEmpty {
                 state.orders.append((number, response.term, command.number))
                 state.outcomes[number, default: []].insert(command.number)

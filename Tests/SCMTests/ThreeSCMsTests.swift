@@ -152,6 +152,7 @@ struct ThreeSCMsTests {
                 (.closings, SCMClosingsRequest().encoded),
                 (.status, SCMStatusRequest().encoded),
                 (.reportCorrupt, SCMReportCorruptRequest().encoded),
+                (.safety, SCMSafetyRequest().encoded),
             ]
             for (method, message) in asked {
                 // Leadership may change between the questions.
@@ -282,6 +283,68 @@ struct ThreeSCMsTests {
                 scms.nodes.allSatisfy { node in
                     node.scm?.memory.withState { state, _ in state.deletions.all.isEmpty } == true
                 }
+            }
+        }
+    }
+
+    @Test("a lost replica is rebuilt elsewhere, begun by one leader and ended by the next")
+    func repair() async throws {
+        var options = StorageContainerManager.Options()
+        options.state.closeDelayNanoseconds = 0
+        try await withSCMs(datanodes: 6, options: options) { scms, datanodes in
+            let group = try await scms.allocate(count: 1)[0]
+            let id = group.blockID.containerID
+            let numbers = group.nodes.map { node in
+                (0..<6).first { FakeDatanodes.address($0).id == node?.id } ?? -1
+            }
+            func report(_ place: Int, _ state: SCMReplicaState) {
+                var replica = SCMReplicaReport()
+                replica.container = id.rawValue
+                replica.replicaIndex = UInt32(place + 1)
+                replica.state = state
+                replica.blocks = 1
+                datanodes.state.withLock {
+                    $0.replicas[numbers[place], default: [:]][id.rawValue] = replica
+                }
+            }
+            for place in 0..<5 { report(place, .closed) }
+            func container(_ node: ThreeSCMs.Node) -> SCMState.Container? {
+                node.scm?.memory.withState { state, _ in state.containers[id] }
+            }
+            func safety() async throws -> SCMSafetyResponse {
+                try await scms.onLeader(.safety, SCMSafetyRequest().encoded) {
+                    try SCMSafetyResponse(parsing: $0)
+                }
+            }
+            try await eventually("the container is closed") {
+                scms.nodes.allSatisfy { container($0)?.state == .containerClosed }
+            }
+            #expect(try await safety().degradedBlocks == 0)
+            datanodes.state.withLock { $0.rebuilds = false }
+            report(2, .lost)
+            try await eventually("its target is at it") {
+                datanodes.state.withLock { $0.rebuilding.count } == 1
+            }
+            let begun = try await safety()
+            #expect(begun.degradedBlocks == 1 && begun.rows[0].repairs == 1)
+            for round in 0..<3 { try await changeLeader(of: scms, round) }
+            datanodes.state.withLock { $0.rebuilds = true }
+            try await eventually("the replica has its place") {
+                scms.nodes.allSatisfy { node in
+                    guard let container = container(node) else { return false }
+                    return container.repairs.isEmpty && container.nodes[2] != group.nodes[2]?.id
+                }
+            }
+            #expect(datanodes.state.withLock { $0.rebuilding.count } == 1, "by one order alone")
+            try await eventually("all is whole") { try await safety().degradedBlocks == 0 }
+            try await scms.converge()
+            let known = try scms.nodes.map { try Known($0) }
+            #expect(known[0] == known[1] && known[1] == known[2])
+            // Who had the place is back, and has to give up what it has.
+            report(2, .closed)
+            try await eventually("the surplus replica is gone") {
+                datanodes.state.withLock { $0.replicas[numbers[2]]?[id.rawValue]?.state }
+                    == SCMReplicaState.none
             }
         }
     }

@@ -158,8 +158,9 @@ struct RepairQueue: Sendable {
 extension SCMState.Limits {
     /// Repairs that are begun with one command.
     public static let repairsPerCommand = 512
-    /// Containers that a look goes through for some whose repair can begin.
-    static let queueExamined = 2048
+    /// After so many containers in a row whose repair cannot begin now, for nodes are at their bounds,
+    /// those that wait behind them wait on.
+    static let examinedInVain = 128
     /// How long a container waits after its repair failed; twice as long with each failure, up
     /// to 16 times.
     static let repairRetryNanoseconds: UInt64 = 30_000_000_000

@@ -77,7 +77,9 @@ extension SCMState {
         guard var strays = strays.removeValue(forKey: node) else { return [] }
         var commands: [SCMDatanodeCommand] = []
         for _ in 0..<min(strays.count, Limits.straysPerHeartbeat) {
-            guard commands.count < Limits.removalsPerHeartbeat, let id = strays.next() else { break }
+            guard commands.count < Limits.removalsPerHeartbeat, let id = strays.next() else {
+                break
+            }
             switch fate(of: id, on: node, at: now) {
             case .belongs: continue
             case .stays: break
@@ -110,7 +112,7 @@ extension SCMState {
         guard let container = containers[id] else { return .belongs }
         if let found = nodes[node]?.recovering[id] {
             let isOrdered = container.repairs.contains {
-                $0.node == node && $0.token == found.token && $0.index == Int(found.replicaIndex)
+                $0.node == node && $0.token == found.token
             }
             return isOrdered ? .belongs : .goes(index: found.replicaIndex, token: found.token)
         }

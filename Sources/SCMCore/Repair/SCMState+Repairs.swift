@@ -62,7 +62,8 @@ extension SCMState {
     private mutating func count(_ before: [Container.Repair], _ container: Container) {
         repairs.begun += container.repairs.count { !before.contains($0) }
         for repair in before where !container.repairs.contains(repair) {
-            let order = repair.index <= container.orders.count ? container.orders[repair.index - 1] : 0
+            let order =
+                repair.index <= container.orders.count ? container.orders[repair.index - 1] : 0
             if order == repair.token { repairs.ended += 1 } else { repairs.givenUp += 1 }
         }
     }
@@ -99,6 +100,16 @@ extension SCMState {
         }
         repairs.wakeUp(at: now)
         for id in repairs.takeUnseen(atMost: Limits.lookedAtOnce) { look(at: id, at: now) }
+    }
+
+    /// A node reports replicas: their containers are looked at. How far one has come that is being
+    /// rebuilt is no news.
+    mutating func noteNews(_ replicas: [SCMReplicaReport], of node: DatanodeID) {
+        for replica in replicas {
+            let id = ContainerID(replica.container)
+            let isNews = replica.state != .recovering || nodes[node]?.replicas[id] != nil
+            if isNews { repairs.look(at: id) }
+        }
     }
 
     private mutating func look(at id: ContainerID, at now: UInt64) {
@@ -197,12 +208,15 @@ extension SCMState {
         guard hasCaughtUp, !isInSafeMode, repairs.count > 0 else { return nil }
         var plan = RepairPlan(targets: repairTargets(at: now, using: &random))
         var examined: [ContainerID] = []
+        var inVain = 0
         while plan.targets.slots > 0, plan.starts.count < Limits.repairsPerCommand,
-            examined.count < Limits.queueExamined, let id = repairs.next()
+            inVain < Limits.examinedInVain, let id = repairs.next()
         {
             examined.append(id)
             repairs.looks += 1
+            let before = plan.starts.count
             if let container = containers[id] { extend(&plan, by: container, at: now) }
+            inVain = plan.starts.count > before ? 0 : inVain + 1
         }
         repairs.putBack(examined)
         guard !plan.starts.isEmpty else { return nil }
@@ -274,7 +288,7 @@ extension SCMState {
                 ?? own(missing.place, of: container).flatMap { own in
                     plan.targets.choose(bytes: bytes, used: [:]) { $0 == own }
                 }
-            guard let target else { return }
+            guard let target else { continue }
             given.insert(target.id)
             used[target.rack, default: 0] += 1
             for source in sources { plan.reads[source, default: 0] += 1 }
