@@ -5,14 +5,18 @@ import Reactor
 import Synchronization
 
 /// What a store keeps of its closed containers: index pages, and open data files. Both bounded.
+///
+/// By their serial numbers: a replica may be removed and another of the same container made while
+/// somebody still reads the first, and what is found then is never taken for the second's.
 final class ClosedCache: Sendable {
     enum Key: Hashable {
-        case table(ContainerID)
-        case page(ContainerID, Int)
+        /// Of the container with this serial number.
+        case table(UInt64)
+        case page(UInt64, Int)
 
-        var container: ContainerID {
+        var serial: UInt64 {
             switch self {
-            case .table(let id), .page(let id, _): id
+            case .table(let serial), .page(let serial, _): serial
             }
         }
     }
@@ -23,7 +27,7 @@ final class ClosedCache: Sendable {
     }
 
     private let index: Mutex<BoundedCache<Key, Value>>
-    private let files: Mutex<BoundedCache<ContainerID, File>>
+    private let files: Mutex<BoundedCache<UInt64, File>>
 
     init(indexBytes: Int, files: Int) {
         index = Mutex(BoundedCache(limit: indexBytes))
@@ -36,13 +40,14 @@ final class ClosedCache: Sendable {
     nonisolated(nonsending)
         func dataFile(of container: Container) async throws(StoreError) -> File
     {
-        if let file = files.withLock({ $0.value(container.id) }) { return file }
+        if let file = files.withLock({ $0.value(container.serial) }) { return file }
         do throws(IOError) {
             let path = container.volume.dataPath(container.id)
             let file = try await File.open(
                 path, [.read, .write, .direct], on: container.volume.reactor,
                 disk: container.volume.disk)
-            files.withLock { $0.insert(file, for: container.id, cost: 1) }
+            files.withLock { $0.insert(file, for: container.serial, cost: 1) }
+            forgetIfRemoved(container)
             return file
         } catch {
             guard error.kind == .disk || error.kind == .absent else {
@@ -54,13 +59,21 @@ final class ClosedCache: Sendable {
 
     func value(_ key: Key) -> Value? { index.withLock { $0.value(key) } }
 
-    func insert(_ value: Value, for key: Key, bytes: Int) {
+    /// - Parameter key: of `container`.
+    func insert(_ value: Value, for key: Key, bytes: Int, of container: Container) {
         index.withLock { $0.insert(value, for: key, cost: bytes) }
+        forgetIfRemoved(container)
     }
 
-    func forget(_ id: ContainerID) {
-        index.withLock { $0.removeAll { $0.container == id } }
-        files.withLock { $0.remove(id) }
+    func forget(_ container: Container) {
+        index.withLock { $0.removeAll { $0.serial == container.serial } }
+        files.withLock { $0.remove(container.serial) }
+    }
+
+    /// Who removes it forgets it once; what came after that would stay, and keep the space of its
+    /// file.
+    private func forgetIfRemoved(_ container: Container) {
+        if container.state.withLock({ $0.phase == .deleted }) { forget(container) }
     }
 }
 
@@ -92,7 +105,7 @@ extension Container {
     nonisolated(nonsending)
         func indexTable(_ cache: ClosedCache) async throws(StoreError) -> [ContainerIndex.PageInfo]
     {
-        if case .table(let pages) = cache.value(.table(id)) { return pages }
+        if case .table(let pages) = cache.value(.table(serial)) { return pages }
         guard case .closed(let footerOffset) = state.withLock({ $0.phase }) else {
             throw StoreError(.noSuchContainer, "\(name) is being deleted")
         }
@@ -117,7 +130,8 @@ extension Container {
                 try ContainerIndex.parseTable(bytes, footer: footer)
             }
         }
-        cache.insert(.table(pages), for: .table(id), bytes: footer.tableLength + 64)
+        cache.insert(
+            .table(pages), for: .table(serial), bytes: footer.tableLength + 64, of: self)
         return pages
     }
 
@@ -127,7 +141,7 @@ extension Container {
             _ number: Int, of pages: [ContainerIndex.PageInfo], _ cache: ClosedCache
         ) async throws(StoreError) -> [BlockEntry]
     {
-        let key = ClosedCache.Key.page(id, number)
+        let key = ClosedCache.Key.page(serial, number)
         if case .page(let entries) = cache.value(key) { return entries }
         let info = pages[number]
         let file = try await cache.dataFile(of: self)
@@ -138,7 +152,7 @@ extension Container {
             }
         }
         // In memory an entry takes about twice what it takes on disk.
-        cache.insert(.page(entries), for: key, bytes: 2 * info.length)
+        cache.insert(.page(entries), for: key, bytes: 2 * info.length, of: self)
         return entries
     }
 

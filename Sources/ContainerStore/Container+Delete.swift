@@ -250,7 +250,7 @@ extension Container {
     func removeSealed(cache: ClosedCache) async throws(StoreError) {
         await untilIdle()
         volume.reclaimer.forget(self)
-        cache.forget(id)
+        cache.forget(self)
         let charged = state.withLock { state in
             state.dataFile = nil
             return state.charged

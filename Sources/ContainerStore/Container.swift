@@ -11,7 +11,11 @@ import Synchronization
 ///
 /// Functions may be called from any executor. No lock is held while I/O runs.
 final class Container: Sendable {
+    private static let lastSerial = Atomic<UInt64>(0)
+
     let id: ContainerID
+    /// Tells it from others of the same number that are made after it was removed.
+    let serial: UInt64
     let header: ContainerHeader
     let volume: Volume
     let state: Mutex<ContainerState>
@@ -19,6 +23,7 @@ final class Container: Sendable {
 
     init(header: ContainerHeader, volume: Volume, state: consuming ContainerState) {
         id = header.containerID
+        serial = Self.lastSerial.wrappingAdd(1, ordering: .relaxed).newValue
         self.header = header
         self.volume = volume
         self.state = Mutex(state)

@@ -145,7 +145,7 @@ class Run:
         self.cluster.restart(old, "scm")
 
     def byte_rotten(self, client):
-        name, _ = max(self.content.items(), key=lambda item: len(item[1]))
+        name, body = max(self.content.items(), key=lambda item: len(item[1]))
         found = self.cluster.apus(
             "admin", "replicas", "verify", f"/s3v/kept/{name}", "--json", check=False)
         group = json.loads(found.stdout)[0]
@@ -153,11 +153,11 @@ class Run:
         nodes = {self.address(f"dn{number}"): f"dn{number}" for number in range(1, 8)}
         path = next(pathlib.Path(self.cluster.dir, nodes[place["node"]]).glob(
             f"**/container-{container}.data"))
+        # Index 1 has the first bytes of the key, wherever the container has put them.
+        offset = path.read_bytes().index(body[:4096]) + 1000
         with open(path, "r+b") as file:
-            file.seek(4096 + 1000)
-            byte = file.read(1)
-            file.seek(4096 + 1000)
-            file.write(bytes([byte[0] ^ 4]))
+            file.seek(offset)
+            file.write(bytes([body[1000] ^ 4]))
         # A reader meets it, or whoever looks; it may be rebuilt before anybody has asked.
         ended = (self.safety() or {}).get("repairsEnded", 0)
         began = time.monotonic()

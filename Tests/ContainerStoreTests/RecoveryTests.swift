@@ -1,5 +1,6 @@
 import Bytes
 import ContainerFormat
+import Foundation
 import Model
 import Reactor
 import Synchronization
@@ -260,6 +261,30 @@ private func rebuilt(
             try await store.createContainer(other, replication: replication, replicaIndex: 4)
             #expect(try await !store.removeReplica(other, replicaIndex: 4, token: 0))
             #expect(await state(store) == .open)
+            try await store.close()
+        }
+    }
+
+    @Test("who still reads a replica that is removed is no trouble for the one after it")
+    func lateReader() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor)
+            try await begin(store, token: 9)
+            try await store.appendRebuilt(rebuilt(1, to: 9000), token: 9)
+            try await store.finishRecovery(id, token: 9)
+            let old = try store.container(id)
+            let path = old.volume.dataPath(id)
+            try FileManager.default.linkItem(atPath: path, toPath: path + ".kept")
+            #expect(try await store.removeReplica(id, replicaIndex: 4, token: 0))
+            // A reader of it opened the file just before that, and is heard of now.
+            try FileManager.default.moveItem(atPath: path + ".kept", toPath: path)
+            _ = try await store.cache.dataFile(of: old)
+            try FileManager.default.removeItem(atPath: path)
+            try await begin(store, token: 10)
+            try await store.appendRebuilt(rebuilt(1, to: 70_000), token: 10)
+            try await store.finishRecovery(id, token: 10)
+            #expect(try await store.bytes(of: blockID(1)) == stream(1, 70_000))
+            #expect(await state(store) == .closed)
             try await store.close()
         }
     }
