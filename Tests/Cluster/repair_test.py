@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 
-from rig import Cluster
+from rig import APUS, Cluster
 
 KEYS = int(os.environ.get("APUS_TEST_KEYS", "40"))
 REPAIR_AFTER = 2000
@@ -25,19 +25,23 @@ class Run:
         self.cluster = cluster
         self.content = {}
 
+    def apus(self, *arguments, check=True):
+        """A command: it says what it has within a minute, or something hangs."""
+        return self.cluster.run(APUS, *arguments, check=check, timeout=60)
+
     # What there is
 
     def safety(self):
-        found = self.cluster.apus("admin", "safety", "--json", check=False)
+        found = self.apus("admin", "safety", "--json", check=False)
         return json.loads(found.stdout) if found.stdout.startswith("{") else None
 
     def containers(self):
-        return json.loads(self.cluster.apus("admin", "container", "list", "--json").stdout)
+        return json.loads(self.apus("admin", "container", "list", "--json").stdout)
 
     def address(self, name):
         identity = next(pathlib.Path(self.cluster.dir).glob(f"{name}/**/datanode.id")).read_text()
         return next(node["address"] for node in
-                    json.loads(self.cluster.apus("admin", "datanode", "list", "--json").stdout)
+                    json.loads(self.apus("admin", "datanode", "list", "--json").stdout)
                     if node["id"] == identity.strip())
 
     def until(self, what, holds, seconds=90):
@@ -72,7 +76,7 @@ class Run:
     def close_all(self):
         for row in self.containers():
             if row["state"] == "OPEN":
-                self.cluster.apus("admin", "container", "close", str(row["id"]))
+                self.apus("admin", "container", "close", str(row["id"]))
         self.until("all that was written is in closed containers", lambda: all(
             row["state"] in ("CLOSED", "DELETED") for row in self.containers()
             if row["usedBytes"] > 0), 60)
@@ -84,19 +88,38 @@ class Run:
 
     def verify_all(self):
         for name in self.content:
-            found = self.cluster.apus(
+            found = self.apus(
                 "admin", "replicas", "verify", f"/s3v/kept/{name}", check=False)
             assert found.returncode == 0, found.stdout + found.stderr
 
     # What happens
 
+    def replicas(self, name):
+        """The containers of which the datanode `name` has files."""
+        found = pathlib.Path(self.cluster.dir, name).glob("**/container-*.data")
+        return {int(path.stem.split("-")[1]) for path in found}
+
+    def fullest(self):
+        """The datanodes, those first that have most replicas: of some containers a node may have
+        none, for no byte fell to its index."""
+        return sorted((f"dn{number}" for number in range(1, 8)),
+                      key=lambda name: -len(self.replicas(name)))
+
+    def until_noticed(self, act):
+        """Returns when SCM has found what is missing after `act`, or rebuilt it already."""
+        before = self.safety()["repairsEnded"]
+        act()
+
+        def is_noticed():
+            found = self.safety()
+            return found and (found["degradedBlocks"] > 0 or found["repairsEnded"] > before)
+        self.until("it is noticed", is_noticed, 40)
+
     def node_lost(self, client):
-        victim = self.address("dn2")
-        held = [row["id"] for row in self.containers() if victim in row["replicas"]
-                and row["usedBytes"] > 0]
+        self.victim, first, second, *_ = self.fullest()
+        victim, held = self.address(self.victim), self.replicas(self.victim)
         assert held, self.containers()
-        self.cluster.kill("dn2")
-        self.until("it is noticed", lambda: (self.safety() or {}).get("degradedBlocks", 0) > 0, 40)
+        self.until_noticed(lambda: self.cluster.kill(self.victim))
         leader = self.cluster.leader("scm")
         took = self.until("the lost node's replicas are rebuilt", self.is_whole)
         rows = {row["id"]: row for row in self.containers()}
@@ -107,36 +130,37 @@ class Run:
               f"({leader} leads)")
         self.verify_all()
         # What was rebuilt bears the loss of p others.
-        self.cluster.kill("dn3")
-        self.cluster.kill("dn4")
+        for name in (first, second):
+            self.cluster.kill(name)
         self.read_all(client)
-        self.cluster.restart("dn3", "datanode")
-        self.cluster.restart("dn4", "datanode")
+        for name in (first, second):
+            self.cluster.restart(name, "datanode")
         print("  every replica verified; all keys read with two others dead")
 
     def node_back(self, client):
         """What it has is not the container's any more, and goes."""
         self.until("all is whole", self.is_whole)
-        self.cluster.restart("dn2", "datanode")
-        folder = pathlib.Path(self.cluster.dir, "dn2")
+        self.cluster.restart(self.victim, "datanode")
 
         def is_clean():
-            members = {row["id"] for row in self.containers()
-                       if self.address("dn2") in row["replicas"]}
-            there = {int(path.stem.split("-")[1]) for path in folder.glob("**/container-*.data")}
-            return there <= members
+            address = self.address(self.victim)
+            return self.replicas(self.victim) <= {
+                row["id"] for row in self.containers() if address in row["replicas"]}
         took = self.until("what the node has beside is removed", is_clean, 60)
         print(f"  it came back: its replicas, which others have by now, were removed {took:.1f} s later")
 
     def disk_emptied(self, client):
-        self.cluster.kill("dn5")
-        volume = pathlib.Path(self.cluster.dir, "dn5", "volume1")
-        for entry in volume.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        self.cluster.apus(
-            "disk", "replaced", "--config", f"{self.cluster.dir}/etc/dn5.json", str(volume))
-        self.cluster.restart("dn5", "datanode")
-        self.until("it is noticed", lambda: (self.safety() or {}).get("degradedBlocks", 0) > 0, 40)
+        name = self.fullest()[0]
+
+        def empty():
+            self.cluster.kill(name)
+            volume = pathlib.Path(self.cluster.dir, name, "volume1")
+            for entry in volume.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self.apus("disk", "replaced", "--config", f"{self.cluster.dir}/etc/{name}.json",
+                      str(volume))
+            self.cluster.restart(name, "datanode")
+        self.until_noticed(empty)
         old = self.cluster.leader("scm")
         self.cluster.kill(old)
         took = self.until("what the disk had is rebuilt", self.is_whole)
@@ -146,7 +170,7 @@ class Run:
 
     def byte_rotten(self, client):
         name, body = max(self.content.items(), key=lambda item: len(item[1]))
-        found = self.cluster.apus(
+        found = self.apus(
             "admin", "replicas", "verify", f"/s3v/kept/{name}", "--json", check=False)
         group = json.loads(found.stdout)[0]
         container, place = int(group["block"].lstrip("#").split("/")[0]), group["replicas"][0]
@@ -163,7 +187,7 @@ class Run:
         began = time.monotonic()
 
         def is_rebuilt():
-            self.cluster.apus("admin", "replicas", "verify", f"/s3v/kept/{name}", check=False)
+            self.apus("admin", "replicas", "verify", f"/s3v/kept/{name}", check=False)
             return (self.safety() or {}).get("repairsEnded", 0) > ended and self.is_whole()
         self.until("the rotten replica is replaced", is_rebuilt)
         took = time.monotonic() - began
@@ -172,7 +196,7 @@ class Run:
               f"{took:.1f} s")
 
     def run(self):
-        client = self.cluster.client(retries={"max_attempts": 8})
+        client = self.cluster.client(retries={"max_attempts": 3}, read_timeout=30)
         client.create_bucket(Bucket="kept")
         self.write(client, KEYS, 1000)
         for number in range(0, KEYS, 5):
