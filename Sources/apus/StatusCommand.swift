@@ -202,7 +202,8 @@ struct StatusPage: Encodable {
                 Finding(
                     severity: .danger,
                     what: "replicas are missing or damaged of \(list(degraded)); all can be read",
-                    advice: "wait: those of closed containers are rebuilt elsewhere by themselves, a "
+                    advice:
+                        "wait: those of closed containers are rebuilt elsewhere by themselves, a "
                         + "dead datanode's after scm.repair-after-ms (apus admin safety tells "
                         + "how far that is). Or bring back the datanodes and disks that have "
                         + "them"))
