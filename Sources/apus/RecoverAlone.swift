@@ -120,7 +120,7 @@ struct RecoverAlone {
                 let member = view.members.first { $0.peer == view.peer }
                 let shown = member?.name.isEmpty == false ? member?.name : nil
                 return "\(shown ?? "member \(view.peer)") (\(member?.address ?? "?"))"
-            }.joined(separator: ", ")
+            }.sorted().joined(separator: ", ")
         }
         let anew =
             "move the directory of \(name) away, start it, and have it added anew: apus admin "
