@@ -76,13 +76,14 @@ enum Roles {
         options.state.staleAfterNanoseconds = try settings.nanoseconds("scm.stale-after-ms")
         options.state.deadAfterNanoseconds = try settings.nanoseconds("scm.dead-after-ms")
         options.state.containerSize = try settings.number("scm.container-bytes")
-        let closeDelay = try settings.number("scm.close-delay-ms")
-        guard (0...600_000).contains(closeDelay) else {
-            throw StoreError(
-                .invalidArgument, "scm.close-delay-ms is 0 to 600000, not \(closeDelay)")
-        }
+        let closeDelay = try settings.number("scm.close-delay-ms", in: 0...600_000)
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
-        try readRepairs(settings, into: &options.state)
+        // When lost replicas are rebuilt, and how many at a time.
+        options.state.repairAfterNanoseconds = try settings.nanoseconds("scm.repair-after-ms")
+        options.state.repairsPerTarget = try settings.number(
+            "scm.repairs-per-target", in: 1...64)
+        options.state.repairsPerSource = try settings.number(
+            "scm.repairs-per-source", in: 1...1024)
         options.cluster = ClusterID(settings.text("cluster.id"))
         var group = MetadataGroupOptions()
         group.member.snapshotBytesPerSecond = try snapshotRate("scm", settings)
@@ -115,42 +116,16 @@ enum Roles {
         }
     }
 
-    /// When lost replicas are rebuilt, and how many at a time.
-    private static func readRepairs(
-        _ settings: Settings, into options: inout SCMState.Options
-    ) throws {
-        options.repairAfterNanoseconds = try settings.nanoseconds("scm.repair-after-ms")
-        func bound(_ key: String, _ range: ClosedRange<Int>) throws -> Int {
-            let wanted = try settings.number(key)
-            guard range.contains(wanted) else {
-                throw StoreError(
-                    .invalidArgument,
-                    "\(key) is \(range.lowerBound) to \(range.upperBound), not \(wanted)")
-            }
-            return wanted
-        }
-        options.repairsPerTarget = try bound("scm.repairs-per-target", 1...64)
-        options.repairsPerSource = try bound("scm.repairs-per-source", 1...1024)
-    }
-
     /// How many reactors the Ozone Manager runs on: the first has its log, the others the
     /// connections; one alone has both.
     static func reactorsOfOM(_ settings: Settings) throws -> Int {
-        let wanted = try settings.number("om.reactors")
-        guard (0...256).contains(wanted) else {
-            throw StoreError(.invalidArgument, "om.reactors is 0 to 256, not \(wanted)")
-        }
+        let wanted = try settings.number("om.reactors", in: 0...256)
         return wanted > 0 ? wanted : max(1, ProcessInfo.processInfo.activeProcessorCount / 4)
     }
 
     /// How long discarded blocks stay. A reader says within a second or two that it is under way.
     private static func deletionDelay(_ settings: Settings) throws -> Duration {
-        let delay = try settings.number("om.deletion-delay-ms")
-        guard (3000...86_400_000).contains(delay) else {
-            throw StoreError(
-                .invalidArgument, "om.deletion-delay-ms is 3000 to 86400000, not \(delay)")
-        }
-        return .milliseconds(delay)
+        .milliseconds(try settings.number("om.deletion-delay-ms", in: 3000...86_400_000))
     }
 
     /// How fast a role's tables are copied for other members.
@@ -212,10 +187,7 @@ enum Roles {
     /// How many reactors a datanode runs on. With no more than it has volumes each connection is
     /// served where a disk's work is done: with one volume no request ever changes threads.
     static func reactorsOfDatanode(_ settings: Settings) throws -> Int {
-        let wanted = try settings.number("datanode.reactors")
-        guard (0...256).contains(wanted) else {
-            throw StoreError(.invalidArgument, "datanode.reactors is 0 to 256, not \(wanted)")
-        }
+        let wanted = try settings.number("datanode.reactors", in: 0...256)
         let cores = ProcessInfo.processInfo.activeProcessorCount
         let volumes = settings.list("datanode.volumes").count
         return wanted > 0 ? wanted : max(1, min(cores, volumes))
@@ -257,19 +229,9 @@ enum Roles {
                 .invalidArgument, "datanode.volume-limit-bytes is a number of bytes, not \(limit)")
         }
         options.store.volumeLimitBytes = limit == 0 ? nil : limit
-        let reclaimDelay = try settings.number("datanode.reclaim-delay-ms")
-        guard (0...3_600_000).contains(reclaimDelay) else {
-            throw StoreError(
-                .invalidArgument,
-                "datanode.reclaim-delay-ms is 0 to 3600000 (an hour), not \(reclaimDelay)")
-        }
-        options.store.reclaimDelay = .milliseconds(reclaimDelay)
-        options.reconstructionsAtOnce = try settings.number("datanode.reconstructions")
-        guard (1...64).contains(options.reconstructionsAtOnce) else {
-            throw StoreError(
-                .invalidArgument,
-                "datanode.reconstructions is 1 to 64, not \(options.reconstructionsAtOnce)")
-        }
+        options.store.reclaimDelay = .milliseconds(
+            try settings.number("datanode.reclaim-delay-ms", in: 0...3_600_000))
+        options.reconstructionsAtOnce = try settings.number("datanode.reconstructions", in: 1...64)
         let record = try VolumeRecord.load(from: directory)
         options.store.refusedVolumes = record.refused(of: options.volumes, logger)
         let scms = try SCMClients(settings.addresses(of: "scm")) { address throws(StoreError) in
@@ -307,11 +269,7 @@ enum Roles {
             throw StoreError(
                 .invalidArgument, "datanode.scrub.enabled is true or false, not '\(isEnabled)'")
         }
-        let hours = try settings.number("datanode.scrub.period-hours")
-        guard (1...87_600).contains(hours) else {
-            throw StoreError(
-                .invalidArgument, "datanode.scrub.period-hours is 1 to 87600, not \(hours)")
-        }
+        let hours = try settings.number("datanode.scrub.period-hours", in: 1...87_600)
         let rate = try settings.number("datanode.scrub.bytes-per-second")
         guard isEnabled == "true" else { return nil }
         return Scrubber.Options(

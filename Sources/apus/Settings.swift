@@ -380,13 +380,20 @@ struct Settings: Sendable {
         return number
     }
 
+    /// Throws, with the range, if it is no whole number in `range`.
+    func number(_ key: String, in range: ClosedRange<Int>) throws -> Int {
+        let number = try number(key)
+        guard range.contains(number) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(key) is \(range.lowerBound) to \(range.upperBound), not \(number)")
+        }
+        return number
+    }
+
     /// A number of milliseconds, at most a day, in nanoseconds. Throws if it is anything else.
     func nanoseconds(_ key: String) throws -> UInt64 {
-        let milliseconds = try number(key)
-        guard milliseconds <= 86_400_000 else {
-            throw StoreError(
-                .invalidArgument, "\(key) is 0 to 86400000, a day, not \(milliseconds)")
-        }
+        let milliseconds = try number(key, in: 0...86_400_000)
         return UInt64(milliseconds) * 1_000_000
     }
 
