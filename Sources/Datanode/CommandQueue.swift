@@ -10,7 +10,7 @@ import Wire
 ///
 /// Closing and removing containers, and deleting blocks, have workers of their own, so that a
 /// container that takes long to close keeps no deletion waiting. A command that is waiting or being
-/// carried out is not taken again, however often SCM sends it. Replicas are rebuilt by a `RepairQueue`.
+/// carried out is not taken again, however often SCM sends it. Replicas are rebuilt by a `ReconstructionQueue`.
 ///
 /// Commands have the term of the leader that gave them. Once another one gives commands, those that
 /// still wait are dropped: it has them given again as far as they are still to be.
@@ -64,11 +64,11 @@ final class CommandQueue: Sendable {
 
     private let state = Mutex(State())
     private let store: ContainerStore
-    private let repairs: RepairQueue
+    private let repairs: ReconstructionQueue
     private let reactor: Reactor
     private let logger: Logger
 
-    init(store: ContainerStore, repairs: RepairQueue, reactor: Reactor, logger: Logger) {
+    init(store: ContainerStore, repairs: ReconstructionQueue, reactor: Reactor, logger: Logger) {
         self.store = store
         self.repairs = repairs
         self.reactor = reactor

@@ -115,12 +115,12 @@ public final class Datanode: RPCHandler {
         self.server.withLock { $0 = server }
         let address = DatanodeAddress(
             id: id, host: options.host, port: server.port, rack: options.rack)
-        var repairs = RepairQueue.Options()
+        var repairs = ReconstructionQueue.Options()
         repairs.atOnce = options.reconstructionsAtOnce
         repairs.retryDelay = options.reconstructionRetryDelay
         let reporters = SCMReporters(
             address: address, store: store, storeNumber: storeNumber, scms: scms,
-            repairs: RepairQueue(
+            repairs: ReconstructionQueue(
                 store: store, channels: channels, reactor: reactor, options: repairs,
                 logger: logger), reactor: reactor, logger: logger)
         heartbeats.withLock {

@@ -32,7 +32,7 @@ final class ReportedNode: Sendable {
 
     init(
         address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scms: [String],
-        repairs: RepairQueue, reactor: Reactor, logger: Logger
+        repairs: ReconstructionQueue, reactor: Reactor, logger: Logger
     ) {
         self.address = address
         self.store = store

@@ -27,7 +27,7 @@ actor SCMReporters {
 
     init(
         address: DatanodeAddress, store: ContainerStore, storeNumber: UInt64, scms: SCMClients,
-        repairs: RepairQueue, reactor: Reactor, logger: Logger
+        repairs: ReconstructionQueue, reactor: Reactor, logger: Logger
     ) {
         node = ReportedNode(
             address: address, store: store, storeNumber: storeNumber, scms: scms.addresses,

@@ -89,22 +89,14 @@ struct DatanodeClient: Sendable {
         _ replica: Replica, _ range: Range<Int>, from node: DatanodeAddress,
         on reactor: Reactor, patience: Duration
     ) async throws(StoreError) -> Payload {
-        let block = replica.block
-        var request = DNReadBlockRequest()
-        request.block = block.message
-        request.replicaIndex = UInt32(replica.index)
-        request.token = .octets(replica.token)
-        request.offset = UInt64(range.lowerBound)
-        request.length = UInt64(range.count)
-        // The answer is rounded out to checksum units, and room for it to the blocks of disks.
-        let unit = ReplicationConfig.checksumUnit
-        let lower = range.lowerBound / unit * unit
-        let expecting = (range.upperBound + unit - 1) / unit * unit - lower
+        let request = DNReadBlockRequest(
+            replica.block, index: replica.index, range, token: replica.token)
         let start = reactor.now()
         let reply: RPCReply
         do throws(StoreError) {
             reply = try await channels.channel(to: node, on: reactor).call(
-                DatanodeMethod.readBlock.rawValue, request.encoded, expecting: expecting,
+                DatanodeMethod.readBlock.rawValue, request.encoded,
+                expecting: DNReadBlockRequest.answerBytes(range),
                 timeout: min(patience, Limits.readTimeout), context: context)
         } catch {
             health.readFailed(
@@ -113,25 +105,8 @@ struct DatanodeClient: Sendable {
             throw error
         }
         health.answered(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
-        let response = try DNReadBlockResponse(parsing: reply.message)
-        guard let payload = reply.payload else {
-            throw StoreError(.badRequest, "\(node) answered a read without bytes")
-        }
-        do throws(UnitMismatch) {
-            try payload.withBytes { (bytes) throws(UnitMismatch) in
-                try CRC32C.verifyUnits(bytes, against: response.checksums)
-            }
-        } catch {
-            throw StoreError(.corrupt, "\(block) from \(node): \(error)")
-        }
-        let skip = range.lowerBound - Int(clamping: response.offset)
-        guard skip >= 0, skip + range.count <= payload.count else {
-            throw StoreError(
-                .badRequest,
-                "\(node) answered a read of \(range) of \(block) with "
-                    + "\(payload.count) bytes from \(response.offset)")
-        }
-        return payload.slice(skip..<skip + range.count)
+        return try DNReadBlockResponse(parsing: reply.message).bytes(
+            of: range, in: reply.payload, replica.block, from: node)
     }
 
     /// What a node knows of a block replica, as far as it is durable.

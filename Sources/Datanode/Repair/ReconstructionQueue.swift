@@ -14,7 +14,7 @@ import Transport
 /// was ordered before, a smaller one is not taken.
 ///
 /// Thread-safe.
-final class RepairQueue: Sendable {
+final class ReconstructionQueue: Sendable {
     /// Settings of a datanode's repairs.
     struct Options: Sendable {
         /// Replicas rebuilt at a time.

@@ -1,5 +1,4 @@
 import Bytes
-import Checksum
 import Model
 import Reactor
 import Synchronization
@@ -78,39 +77,19 @@ final class SourceReplicas: Sendable {
             }, hasMore: response.hasMore_p)
     }
 
-    /// Reads `range` of a block replica, which begins at a multiple of 4 KiB, and verifies it against
-    /// the checksums that it was written with.
+    /// Reads `range` of a block replica, and verifies it against the checksums that it was written
+    /// with.
     func read(
         _ block: BlockID, of index: Int, _ range: Range<Int>
     ) async throws(StoreError) -> Payload {
-        var request = DNReadBlockRequest()
-        request.block = block.message
-        request.replicaIndex = UInt32(index)
-        request.offset = UInt64(range.lowerBound)
-        request.length = UInt64(range.count)
-        let unit = ReplicationConfig.checksumUnit
-        precondition(range.lowerBound % unit == 0, "a chunk begins at a checksum unit")
+        let request = DNReadBlockRequest(block, index: index, range)
         let reply = try await call(
             index, .readBlock, request.encoded,
-            expecting: (range.count + unit - 1) / unit * unit)
-        let response = try DNReadBlockResponse(parsing: reply.message)
-        guard let payload = reply.payload, Int(clamping: response.offset) == range.lowerBound,
-            payload.count >= range.count
-        else {
-            throw StoreError(
-                .badRequest,
-                "replica \(index) answered a read of \(range) of \(block) with "
-                    + "\(reply.payload?.count ?? 0) bytes from \(response.offset)")
-        }
-        do throws(UnitMismatch) {
-            try payload.withBytes { (bytes) throws(UnitMismatch) in
-                try CRC32C.verifyUnits(bytes, against: response.checksums)
-            }
-        } catch {
-            throw StoreError(.corrupt, "\(block) of replica \(index): \(error)")
-        }
+            expecting: DNReadBlockRequest.answerBytes(range))
+        let bytes = try DNReadBlockResponse(parsing: reply.message).bytes(
+            of: range, in: reply.payload, block, from: "replica \(index)")
         state.withLock { $0.bytesRead += range.count }
-        return payload.slice(0..<range.count)
+        return bytes
     }
 
     private func call(
