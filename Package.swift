@@ -185,6 +185,9 @@ let package = Package(
         .executableTarget(
             name: "raft-bench", dependencies: ["Raft"], path: "Bench/Raft",
             swiftSettings: settings),
+        .executableTarget(
+            name: "scm-bench", dependencies: ["SCMCore", "Wire", "Model"], path: "Bench/SCM",
+            swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5
         target("TestSupport", ["Bytes", "Model", "Client"]),

@@ -21,7 +21,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from measure import ROOT, environment, failed_row, load_average  # noqa: E402
 
-ALL_ROWS = set(range(1, 29))
+ALL_ROWS = set(range(1, 32))
 
 
 def parse():
@@ -158,10 +158,13 @@ def experiments(wanted, quick):
     from memoryrow import MemoryRow
     from metricsrow import MetricsRow
     from omrow import OMRows
+    from repairrow import RepairRows
     from s3rows import RangeRow, S3Rows
+    from scmrow import SCMRow
     from scrubrow import ScrubRow
     for kind in [AppendRows, ReadRows, RPCRows, S3Rows, RangeRow, ScrubRow, MetricsRow,
-                 OMRows, MemoryRow, DeletionRow, GroupRows, GrowthRow]:
+                 OMRows, MemoryRow, DeletionRow, GroupRows, GrowthRow,
+                 SCMRow, RepairRows]:
         if wanted & kind.numbers:
             yield kind(wanted, quick)
 

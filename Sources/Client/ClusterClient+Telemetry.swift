@@ -24,6 +24,20 @@ extension ClusterClient {
         return try DNDisksResponse(parsing: reply.message)
     }
 
+    /// Has a volume of a datanode leave, or stay.
+    ///
+    /// Throws `invalidArgument` where there is no such volume, or it is the last one that works.
+    public func setLeaving(
+        _ isLeaving: Bool, volume path: String, of node: DatanodeAddress
+    ) async throws(StoreError) {
+        var request = DNVolumeRequest()
+        request.path = path
+        request.isLeaving = isLeaving
+        let channel = datanodes.channels.channel(to: node, on: reactors.next())
+        _ = try await channel.call(
+            DatanodeMethod.volume.rawValue, request.encoded, timeout: .seconds(10))
+    }
+
     /// The spans that `role` has of a request; with identity 0 of the `slowest` requests.
     public func trace(
         _ traceID: UInt64, slowest: Int = 0, of role: Role

@@ -28,6 +28,29 @@ public struct SCMClient: Sendable {
         return try SCMSafetyResponse(parsing: reply.message)
     }
 
+    /// Has datanodes leave service, or serve again; says how all datanodes are then.
+    ///
+    /// Throws `invalidArgument` where one is not known, or too few would be left.
+    public func operate(
+        _ request: SCMOperateRequest
+    ) async throws(StoreError) -> [SCMNodeInfo] {
+        let reply = try await channel.call(
+            SCMMethod.operate.rawValue, request.encoded, timeout: Limits.timeout,
+            repetition: .harmless)
+        return try SCMStatusResponse(parsing: reply.message).nodes
+    }
+
+    /// Has replicas moved from fuller datanodes to emptier ones, or not any more; says how that
+    /// stands.
+    public func balance(
+        _ request: SCMBalanceRequest
+    ) async throws(StoreError) -> SCMBalanceResponse {
+        let reply = try await channel.call(
+            SCMMethod.balance.rawValue, request.encoded, timeout: Limits.timeout,
+            repetition: .harmless)
+        return try SCMBalanceResponse(parsing: reply.message)
+    }
+
     /// Has a container closed.
     public func closeContainer(_ id: ContainerID) async throws(StoreError) {
         var request = DNContainerRequest()

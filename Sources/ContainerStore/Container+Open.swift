@@ -223,7 +223,7 @@ extension Container {
             return ContainerReport(
                 id: id, replication: header.replication, replicaIndex: header.replicaIndex,
                 state: reported, usedBytes: state.usedBytes, blockCount: state.blockCount,
-                recovery: state.recovery ?? 0)
+                recovery: state.recovery ?? 0, isLeaving: volume.isLeaving)
         }
     }
 }

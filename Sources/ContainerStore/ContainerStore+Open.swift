@@ -75,11 +75,13 @@ extension ContainerStore {
         where container.volume.failure == nil {
             container.finishDeletions()
         }
+        // It may have been told to leave just before it ended.
+        for volume in volumeList where volume.isLeaving { closeAll(of: volume) }
         startWatching()
     }
 
-    /// Closes the open containers of a volume that has become full.
-    private func closeAll(of volume: Volume) {
+    /// Closes the open containers of a volume that has become full, or leaves.
+    func closeAll(of volume: Volume) {
         for container in state.withLock({ Array($0.containers.values) })
         where container.volume === volume {
             let isOpen = container.state.withLock { $0.phase == .open || $0.phase == .closing }

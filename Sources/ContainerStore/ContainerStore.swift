@@ -274,7 +274,7 @@ public final class ContainerStore: Sendable {
             if isOpen { open[container.volume.path, default: 0] += 1 }
         }
         var best: (volume: Volume, open: Int, available: Int)?
-        for volume in volumeList where volume.outage == nil {
+        for volume in volumeList where volume.outage == nil && !volume.isLeaving {
             let available = await volume.space().available
             guard available >= volume.leastRoom else { continue }
             volume.withState { $0.isFull = false }
@@ -351,6 +351,10 @@ public final class ContainerStore: Sendable {
     /// The volumes, in the order they were given in.
     public func volumes() async -> [VolumeReport] {
         var reports: [VolumeReport] = []
+        var counts: [String: Int] = [:]
+        for container in state.withLock({ Array($0.containers.values) }) {
+            counts[container.volume.path, default: 0] += 1
+        }
         for volume in volumeList {
             let wasOut = volume.outage != nil
             let space = await volume.space()
@@ -362,9 +366,9 @@ public final class ContainerStore: Sendable {
             reports.append(
                 VolumeReport(
                     path: volume.path, capacity: space.capacity, used: space.used,
-                    available: space.available, isFailed: failure != nil, isFull: isFull,
-                    reason: failure,
-                    problems: problems))
+                    available: volume.isLeaving ? 0 : space.available, isFailed: failure != nil,
+                    isFull: isFull, reason: failure, problems: problems,
+                    isLeaving: volume.isLeaving, containers: counts[volume.path] ?? 0))
         }
         seenVolumes.withLock { [reports] in $0 = reports }
         return reports

@@ -88,6 +88,8 @@ public struct ContainerReport: Hashable, Sendable {
     public var blockCount: Int
     /// Of one that is being rebuilt: the order; else 0.
     public var recovery: UInt64 = 0
+    /// Its volume is to be taken out of use.
+    public var isLeaving = false
 
     /// A replica whose files are there but could not be opened.
     static func unusable(_ id: ContainerID) -> Self {
@@ -111,6 +113,10 @@ public struct VolumeReport: Hashable, Sendable {
     public var reason: String?
     /// Container replicas that could not be opened, and why.
     public var problems: [String]
+    /// Nothing new is put on it, and what it has is to be elsewhere.
+    public var isLeaving = false
+    /// Container replicas on it.
+    public var containers = 0
 }
 
 /// Counters since the store was opened.

@@ -47,6 +47,7 @@ extension Volume {
         withState { $0.version = version }
         try await takeLock()
         try await loadProfile()
+        try await loadLeaving()
     }
 
     /// Makes sure that no other store works on the volume.

@@ -38,6 +38,8 @@ final class Volume: Sendable {
         var problems: [String] = []
         /// Replicas whose files are there but could not be opened. Nothing is made in their place.
         var unusable: Set<ContainerID> = []
+        /// Nothing new is put on it, and what it has is to be elsewhere.
+        var isLeaving = false
         var version: VolumeVersion?
         /// Open and locked as long as the volume is in use.
         var lock: File?

@@ -200,6 +200,12 @@ public final class Datanode: RPCHandler {
             return RPCReply()
         case .status: return await status()
         case .disks: return await disks()
+        case .volume:
+            let message = try DNVolumeRequest(parsing: request.message)
+            try await store.setLeaving(message.isLeaving, volume: message.path)
+            logger.notice(
+                "volume \(message.path) \(message.isLeaving ? "leaves" : "stays")")
+            return RPCReply()
         }
     }
 
@@ -358,6 +364,8 @@ extension VolumeReport {
         message.available = UInt64(available)
         message.isFailed = isFailed
         message.reason = reason ?? ""
+        message.isLeaving = isLeaving
+        message.containers = UInt64(containers)
         return message
     }
 }

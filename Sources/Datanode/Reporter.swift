@@ -171,6 +171,7 @@ extension ContainerReport {
         case .recovering: message.state = .recovering
         }
         message.token = recovery
+        message.isLeaving = isLeaving
         message.usedBytes = UInt64(usedBytes)
         message.blocks = UInt64(blockCount)
         return message

@@ -25,6 +25,14 @@ extension StorageContainerManager {
                     + "this is cluster \(cluster); point it at its own SCM or give it empty volumes"
             )
         }
+        if let conflict = memory.withState({ state, now in
+            state.identityConflict(of: address, at: now)
+        }) {
+            if doubles.count >= SCMState.Limits.newcomers { doubles = [] }
+            if doubles.insert(address).inserted { logger.error("\(conflict.message)") }
+            throw conflict
+        }
+        doubles.remove(address)
         let isLogged = memory.withState { state, _ in
             state.nodes[address.id]?.address == address
         }

@@ -23,6 +23,9 @@ extension StorageContainerManager {
         }
         random = generator.base
         if let starts { guard await log(repairs: starts) else { return } }
+        if let moves = memory.withState({ state, now in state.dueMoves(at: now) }) {
+            guard await log(repairs: moves) else { return }
+        }
         for (node, numbers) in memory.withState({ state, _ in state.takeDeparted() }) {
             confirm(numbers, by: node)
         }
@@ -66,6 +69,7 @@ extension StorageContainerManager {
             let givenUp = change.ends.count(where: \.isGivenUp)
             logger.info(
                 "\(change.ends.count - givenUp) replicas have been rebuilt, \(givenUp) given up")
+        case .balance: logger.notice("no datanode is fuller than others any more")
         default: return
         }
     }

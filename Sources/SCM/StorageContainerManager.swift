@@ -22,6 +22,11 @@ public actor StorageContainerManager: RPCHandler {
         public var tick = Duration.milliseconds(500)
         /// The cluster that this is to be, or is; nil: one is drawn where there is none.
         public var cluster: ClusterID?
+        /// The time of day, for what ends at a time that an operator named.
+        public var wallClock: @Sendable () -> Timestamp = {
+            let unix = MonotonicTime.unixOffset() &+ MonotonicTime.now().nanoseconds
+            return Timestamp(milliseconds: Int64(unix / 1_000_000))
+        }
         public init() {}
     }
 
@@ -49,6 +54,8 @@ public actor StorageContainerManager: RPCHandler {
     /// datanodes are.
     private var wasFull = false
     private var told: [DatanodeID: SCMState.NodeState] = [:]
+    /// Datanodes that were refused for having another one's identity, each told once.
+    var doubles: Set<DatanodeAddress> = []
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
         reactor.asUnownedSerialExecutor()
@@ -186,6 +193,7 @@ public actor StorageContainerManager: RPCHandler {
             await logWitnesses()
             await closeContainers()
             await repair()
+            await endOperations()
             await logConfirmed()
         }
     }
@@ -363,6 +371,10 @@ public actor StorageContainerManager: RPCHandler {
             return RPCReply(try await status(SCMStatusRequest()).encoded)
         case .closings:
             return RPCReply(try closings(SCMClosingsRequest(parsing: message)).encoded)
+        case .operate:
+            return RPCReply(try await operate(SCMOperateRequest(parsing: message)).encoded)
+        case .balance:
+            return RPCReply(try await balance(SCMBalanceRequest(parsing: message)).encoded)
         case .safety:
             _ = try SCMSafetyRequest(parsing: message)
             return RPCReply(try await safety().encoded)

@@ -30,6 +30,9 @@ public enum SCMRow: Hashable, Sendable {
     /// Nil: no datanode is waited for any more, and there is none.
     case deletion(number: UInt64, SCMDeletionRecord?)
     case node(WireAddress)
+    /// Nil: the datanode is in service, and there is none.
+    case operation(DatanodeID, SCMNodeOperation?)
+    case balance(SCMBalance)
 }
 
 /// Why a command changed nothing. Its proposer decides anew, from what is there.
@@ -50,6 +53,9 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
     case hasReplica(ContainerID, DatanodeID)
     /// No replica is being rebuilt by the order that was to be ended.
     case noSuchRepair(ContainerID, index: Int)
+    case noSuchNode(DatanodeID)
+    /// A datanode is not in the operational state that it is said to be in.
+    case nodeIs(DatanodeID, SCMOperationalState)
     /// One command begins no more repairs than can be numbered.
     case tooManyRepairs
 
@@ -69,6 +75,8 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
             "datanode \(node) has or gets another replica of container \(id)"
         case .noSuchRepair(let id, let index):
             "replica \(index) of container \(id) is not being rebuilt by this order"
+        case .noSuchNode(let id): "there is no datanode \(id)"
+        case .nodeIs(let id, let state): "datanode \(id) is \(state.text)"
         case .tooManyRepairs: "a command begins \(SCMRepairs.perCommand) repairs at most"
         }
     }

@@ -25,15 +25,19 @@ extension SCMState {
         case refused(StoreError)
     }
 
-    /// Nodes that can be written to: heard of lately, with room, and not in `excluding`.
+    /// Nodes that can be written to: in service, heard of lately, with room, and not in `excluding`.
     public func healthyNodes(at now: UInt64, excluding: Set<DatanodeID>) -> [DatanodeID] {
         nodes.values.filter { node in
-            !excluding.contains(node.address.id) && state(of: node.address.id, at: now) == .healthy
+            !excluding.contains(node.address.id) && isServing(node.address.id, at: now)
                 && hasRoom(node)
         }.map(\.address.id).sorted()
     }
 
-    private func hasRoom(_ node: Node) -> Bool {
+    func isServing(_ id: DatanodeID, at now: UInt64) -> Bool {
+        operations[id] == nil && state(of: id, at: now) == .healthy
+    }
+
+    func hasRoom(_ node: Node) -> Bool {
         node.volumes.contains {
             !$0.isFailed && $0.available >= UInt64(options.minimumFreeBytes)
         }
@@ -41,17 +45,19 @@ extension SCMState {
 
     /// Nodes that are there and whose disks are full.
     public func fullNodes(at now: UInt64) -> [DatanodeID] {
-        nodes.values.filter { state(of: $0.address.id, at: now) == .healthy && !hasRoom($0) }
+        nodes.values.filter { isServing($0.address.id, at: now) && !hasRoom($0) }
             .map(\.address.id).sorted()
     }
 
     /// Whether the cluster could ever place `replication`, counting nodes that are down.
     public func placementError(_ replication: ReplicationConfig) -> StoreError? {
-        guard nodes.count < replication.width else { return nil }
+        let leaving = operations.values.count { $0.leaves }
+        guard nodes.count - leaving < replication.width else { return nil }
+        let others = leaving > 0 ? ", and \(leaving) that leave it" : ""
         return StoreError(
             .cannotPlace,
             "\(replication) needs \(replication.width) datanodes, one for each replica; "
-                + "the cluster has \(nodes.count)")
+                + "the cluster has \(nodes.count - leaving)\(others)")
     }
 
     /// Gives out `count` block groups, or says what must be logged first. `count` 0 asks only
@@ -79,7 +85,7 @@ extension SCMState {
         let healthy = healthyNodes(at: now, excluding: excluding.nodes)
         let usable = usableContainers(
             replication, healthy: Set(healthy), excluding: excluding.containers, at: now)
-        if usable.count < options.openContainers {
+        if usable.count < wantedContainers(replication, healthy: healthy, at: now) {
             switch newContainer(replication, healthy: healthy, now: now, using: &random) {
             case .success(let command): return .needs(command)
             case .failure(let error): if usable.isEmpty { return .refused(error) }
@@ -93,6 +99,21 @@ extension SCMState {
             return .needs(SCMCommand(.reserveNumbers(change)))
         }
         return .groups(nextGroups(count, usable, at: now))
+    }
+
+    /// How many containers are worth being open: more the more is written, so that all disks have
+    /// something to do; no more than one replica for each.
+    func wantedContainers(
+        _ replication: ReplicationConfig, healthy: [DatanodeID], at now: UInt64
+    ) -> Int {
+        let rate = ingest.rate(of: replication, at: now)
+        let each = max(options.bytesPerOpenReplica, 1) * UInt64(replication.width)
+        let byRate = Int((rate + each - 1) / each)
+        guard byRate > options.openContainers else { return options.openContainers }
+        let volumes = healthy.reduce(0) { sum, id in
+            sum + (nodes[id]?.volumes.count { !$0.isFailed && !$0.isLeaving } ?? 0)
+        }
+        return max(options.openContainers, min(byRate, volumes / replication.width))
     }
 
     /// Open containers that a writer which avoids the other nodes can use: whole ones if there
@@ -164,7 +185,8 @@ extension SCMState {
         }
         let candidates = healthy.map { id in
             Placement.Candidate(
-                id: id, rack: nodes[id]?.address.rack ?? "", load: openReplicas(on: id))
+                id: id, rack: nodes[id]?.address.rack ?? "",
+                load: members.openContainers(on: id), free: freePart(of: id))
         }
         let chosen = Placement.choose(
             min(replication.width, healthy.count), from: candidates, using: &random)
@@ -201,28 +223,45 @@ extension SCMState {
                 + "disk; \(healthy) have that, \(full) are full. Delete something or add disks")
     }
 
-    private func openReplicas(on id: DatanodeID) -> Int {
-        openByReplication.values.reduce(0) { sum, list in
-            sum + list.count { containers[$0]?.nodes.contains(id) == true }
-        }
+    /// Which part of the node's disks is free once all is written that is on its way: open replicas
+    /// up to where they are closed, and those that are rebuilt there.
+    func freePart(of id: DatanodeID) -> Double {
+        let volumes = nodes[id]?.volumes.filter { !$0.isFailed && !$0.isLeaving } ?? []
+        let capacity = volumes.reduce(0) { $0 + $1.capacity }
+        guard capacity > 0 else { return 0 }
+        let available = volumes.reduce(0) { $0 + min($1.available, $1.capacity) }
+        let full = UInt64(options.containerSize / 100 * options.closeAtPercent)
+        let coming = UInt64(members.openContainers(on: id)) * full + arriving(at: id)
+        return Double(available - min(available, coming)) / Double(capacity)
     }
 }
 
 /// Chooses datanodes for the replicas of a container.
 ///
 /// No node twice. Racks are filled evenly (Ozone's rack scatter): as long as a rack has fewer
-/// chosen nodes than another, it goes first. Among equals the less loaded node, then chance.
+/// chosen nodes than another, it goes first. Among equals the one with fewer open replicas for its
+/// free space: one that has half as much free gets half as many. Then chance.
 public enum Placement {
     public struct Candidate: Sendable {
         public var id: DatanodeID
         public var rack: String
         /// Open container replicas that the node has already.
         public var load: Int
+        /// The part of its disks that is free and not promised, 0 to 1.
+        public var free: Double
 
-        public init(id: DatanodeID, rack: String, load: Int) {
+        public init(id: DatanodeID, rack: String, load: Int, free: Double = 1) {
             self.id = id
             self.rack = rack
             self.load = load
+            self.free = free
+        }
+
+        /// Open replicas for the free space. In steps: nodes that are nearly alike are left to
+        /// chance, so that containers come to lie on many different sets of nodes.
+        var pressure: Double {
+            let tenths = (min(max(free, 0), 1) * 10).rounded(.down)
+            return Double(load + 1) / (tenths + 0.25)
         }
     }
 
@@ -239,7 +278,7 @@ public enum Placement {
             let index = left.indices.min { a, b in
                 let rackA = perRack[left[a].rack] ?? 0
                 let rackB = perRack[left[b].rack] ?? 0
-                return (rackA, left[a].load) < (rackB, left[b].load)
+                return (rackA, left[a].pressure) < (rackB, left[b].pressure)
             }!
             let node = left.remove(at: index)
             perRack[node.rack, default: 0] += 1

@@ -73,14 +73,18 @@ extension SCMState {
             }
             return (.containerDeleting, [])
         case .containerDeleting:
-            if replicaCount(container) == 0 {
-                return isWhollyHeard(container, at: now) ? (.containerDeleted, []) : nil
+            guard isHeld(container, at: now) else {
+                let isKnown = container.nodes.indices.allSatisfy { place in
+                    isHeard(place, of: container, at: now)
+                        || isGivenUp(place, of: container, at: now)
+                }
+                return isKnown ? (.containerDeleted, []) : nil
             }
             // A block came after all.
             return holdsNothing(container) ? nil : (.containerClosing, [])
         case .containerDeleted:
             // Its first cell came after all.
-            return replicaCount(container) > 0 ? (.containerClosing, []) : nil
+            return isHeld(container, at: now) ? (.containerClosing, []) : nil
         case .UNRECOGNIZED: return nil
         }
     }
@@ -112,13 +116,35 @@ extension SCMState {
         container.nodes.indices.count { replica(of: container, at: $0) != nil }
     }
 
+    /// Whether all who may have a replica are there.
     private func isWhollyHeard(_ container: Container, at now: UInt64) -> Bool {
-        container.nodes.allSatisfy { $0.map { state(of: $0, at: now) == .healthy } ?? true }
+        container.nodes.indices.allSatisfy { isHeard($0, of: container, at: now) }
+    }
+
+    private func isHeard(_ place: Int, of container: Container, at now: UInt64) -> Bool {
+        guard let id = container.nodes[place], !container.empty.contains(place + 1) else {
+            return true
+        }
+        return state(of: id, at: now) == .healthy
+    }
+
+    /// Whether somebody has a replica who is waited for: one whose node has been dead for so long
+    /// that it would be rebuilt is not. Should that node come back, it is removed then.
+    private func isHeld(_ container: Container, at now: UInt64) -> Bool {
+        container.nodes.indices.contains { place in
+            replica(of: container, at: place) != nil && !isGivenUp(place, of: container, at: now)
+        }
+    }
+
+    private func isGivenUp(_ place: Int, of container: Container, at now: UInt64) -> Bool {
+        container.nodes[place].map { phase(of: $0, at: now) == .overdue } ?? false
     }
 
     private func mustClose(_ container: Container, at now: UInt64) -> Bool {
         let limit = options.containerSize / 100 * options.closeAtPercent
         for place in container.nodes.indices {
+            // What leaves gets nothing more.
+            if operation(of: container.nodes[place]) != nil { return true }
             switch presence(of: place, in: container, at: now) {
             // A node that is merely late, or not heard of yet, may come; until then nothing is
             // placed in it.

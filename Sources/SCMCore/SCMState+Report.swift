@@ -50,6 +50,8 @@ extension SCMState {
         info.containers = UInt64(node.replicas.count)
         info.pendingDeletions = UInt64(deletions.count(of: node.address.id))
         info.unreclaimedBlocks = node.unreclaimedBlocks
+        info.unknownReplicas = UInt64(node.unknown.count)
+        if let progress = progress(of: node.address.id, at: now) { info.operation = progress }
         return info
     }
 

@@ -24,12 +24,24 @@ extension SCMState {
         try SCMRows.value(SCMTable.containerFloorKey, in: tables) { row throws(StoreError) in
             nextContainerID = max(nextContainerID, try SCMRows.number(row))
         }
+        try SCMRows.value(SCMTable.balanceKey, in: tables) { row throws(StoreError) in
+            take(.balance(try SCMBalance(parsing: row)), at: now)
+        }
         try SCMRows.each(of: SCMTable.nodes, in: tables) { _, row throws(StoreError) in
             let address = try WireAddress(parsing: row)
             guard try DatanodeAddress(address) != nil else {
                 throw StoreError(.corrupt, "a datanode without an identity")
             }
             take(.node(address), at: now)
+        }
+        try SCMRows.each(of: SCMTable.operations, in: tables) { key, row throws(StoreError) in
+            let operation = try SCMNodeOperation(parsing: row)
+            _ = try operation.checkedState()
+            let id = Identity128(operation.node)
+            guard key == SCMTable.key(id) else {
+                throw StoreError(.corrupt, "what is wanted of datanode \(id)")
+            }
+            take(.operation(id, operation), at: now)
         }
         try SCMRows.each(of: SCMTable.containers, in: tables) { key, row throws(StoreError) in
             let record = try SCMContainerRecord(parsing: row)
@@ -65,6 +77,15 @@ extension SCMState {
         case .node(let message):
             guard let address = try? DatanodeAddress(message) else { return }
             take(address)
+        case .operation(let id, let record):
+            let before = operations[id]
+            operations[id] = record.map { Operation($0) }
+            guard before != operations[id] else { return }
+            if before == nil || record == nil { repairs.drains[id] = nil }
+            if leadingTerm != nil { repairs.look(at: members.containers(of: id)) }
+        case .balance(let record):
+            balance = record
+            repairs.nextMove = 0
         }
     }
 
@@ -99,12 +120,13 @@ extension SCMState {
         container.orders = record.orders
         container.forgetReplaced(before)
         containers[id] = container
-        noteMembers(of: container, before)
+        noteMembers(of: container, before, at: now)
         nextContainerID = max(nextContainerID, record.id + 1)
         noteOpen(container, before)
         if before == nil {
             // A datanode may have told of its replica before this member knew of the container.
             for case let node? in container.nodes {
+                nodes[node]?.unknown.remove(id)
                 if let replica = nodes[node]?.replicas[id] { noteReported(replica, by: node) }
             }
         }
@@ -155,6 +177,7 @@ extension SCMState {
         next.listeningSince = listeningSince
         next.turn = turn
         next.newcomers = newcomers
+        next.beats = beats
         for (id, node) in nodes where node.lastHeartbeat != nil { next.newcomers[id] = node }
         for address in fresh.nodes.values.map(\.address) {
             // As if the datanode had been logged just now.

@@ -104,8 +104,15 @@ extension SCMState {
     // MARK: Witnessing
 
     mutating func noteReported(_ replica: SCMReplicaReport, by node: DatanodeID) {
-        guard replica.state != .none, let container = containers[ContainerID(replica.container)]
-        else { return }
+        let id = ContainerID(replica.container)
+        guard replica.state != .none, let container = containers[id] else {
+            if replica.state == .none || replica.state == .lost {
+                nodes[node]?.unknown.remove(id)
+            } else {
+                nodes[node]?.unknown.insert(id)
+            }
+            return
+        }
         guard replica.state != .recovering, let place = container.nodes.firstIndex(of: node),
             replica.replicaIndex == 0 || Int(replica.replicaIndex) == place + 1
         else {

@@ -19,8 +19,12 @@ public struct SCMState: Sendable {
         public var containerSize = 5 << 30
         /// Share of it at which closing begins, in percent.
         public var closeAtPercent = 90
-        /// Open containers for each replication in use.
+        /// Open containers for each replication in use, at least. There are more while so much is
+        /// written that a replica of one would take more than `bytesPerOpenReplica`, up to one for
+        /// each replica's disk.
         public var openContainers = 3
+        /// Bytes a second that a replica of an open container takes before another one is opened.
+        public var bytesPerOpenReplica: UInt64 = 8 << 20
         /// Datanodes that must have registered before safe mode ends.
         public var minimumDatanodes = 1
         /// Place groups on d + 1 … d + p − 1 nodes when no more are healthy.
@@ -40,6 +44,11 @@ public struct SCMState: Sendable {
         public var repairStartNanoseconds: UInt64 = 120_000_000_000
         /// A repair that was begun and of which nothing new is reported for so long is given up.
         public var repairStallNanoseconds: UInt64 = 1_800_000_000_000
+        /// Replicas beyond those that reading needs that a container keeps in service while others of
+        /// it are in maintenance.
+        public var maintenanceRedundancy = 1
+        /// Failures of a disk in a year, which the time to a loss is computed from.
+        public var diskFailuresPerYear = 0.02
         /// Local IDs reserved with one command beyond those that are wanted.
         var localIDsPerReservation = Limits.localIDsPerReservation
 
@@ -53,6 +62,8 @@ public struct SCMState: Sendable {
         var claimed: DatanodeAddress?
         /// nil: not heard of since this member began to listen.
         public var lastHeartbeat: UInt64?
+        /// Which one that was, as this member counts those of all nodes.
+        var beat: UInt64 = 0
         public var volumes: [DNVolume] = []
         public var replicas: [ContainerID: SCMReplicaReport] = [:]
         /// Replicas that it is rebuilding. They count for nothing.
@@ -61,6 +72,8 @@ public struct SCMState: Sendable {
         var openReplicas: Set<ContainerID> = []
         /// Containers whose replica it reports as lost.
         var lost: Set<ContainerID> = []
+        /// Containers of which it has a replica, and which are in no table.
+        var unknown: Set<ContainerID> = []
         /// Containers of which it has no replica, and makes none as long as its epoch lasts.
         var retired: Set<ContainerID> = []
         /// Stands for what its volumes hold; 0: it does not say, as those of before.
@@ -99,6 +112,7 @@ public struct SCMState: Sendable {
             openReplicas = []
             lost = []
             retired = []
+            unknown = []
         }
     }
 
@@ -144,6 +158,12 @@ public struct SCMState: Sendable {
     var closings: ContainerClosings
     /// Containers that are being closed or removed.
     var inTransition: Set<ContainerID> = []
+    /// How much is written to open containers.
+    var ingest = IngestMeter()
+    /// Datanodes that are not in service.
+    public internal(set) var operations: [DatanodeID: Operation] = [:]
+    /// Whether replicas are moved from fuller nodes to emptier ones.
+    public internal(set) var balance = SCMBalance()
     /// Which containers each node has to do with, by the tables.
     var members = ContainerMembers()
     /// What is missing and waits for being repaired, as the member knows that leads.
@@ -154,6 +174,8 @@ public struct SCMState: Sendable {
     var strays: [DatanodeID: StrayReplicas] = [:]
     /// Deletions that wait for nodes that have nothing of the container any more.
     var departed: [DatanodeID: [UInt64]] = [:]
+    /// Heartbeats and registrations that this member has heard.
+    var beats: UInt64 = 0
     /// Indexes that were reported and are not logged as witnessed.
     var unlogged: [ContainerID: Set<Int>] = [:]
     /// Containers that something was reported of since they were looked at.
@@ -255,13 +277,19 @@ public struct SCMState: Sendable {
         let registered = nodes[id]?.store ?? newcomers[id]?.store
         let wasHeard = (nodes[id]?.lastHeartbeat ?? newcomers[id]?.lastHeartbeat) != nil
         guard isKnown, registered == store, isFull || wasHeard else { return false }
+        beats += 1
+        let beats = beats
         if isFull {
             if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
             if leadingTerm != nil { repairs.look(at: members.containers(of: id)) }
         }
         if leadingTerm != nil { noteNews(replicas, of: id) }
+        for replica in replicas where replica.state == .open {
+            noteGrowth(of: replica, on: id, at: now)
+        }
         change(id) { node in
             node.lastHeartbeat = now
+            node.beat = beats
             node.volumes = volumes
             node.epoch = epoch
             if isFull { node.forgetReplicas() }
@@ -272,6 +300,17 @@ public struct SCMState: Sendable {
             noteReported(replica, by: id)
         }
         return true
+    }
+
+    private mutating func noteGrowth(
+        of replica: SCMReplicaReport, on id: DatanodeID, at now: UInt64
+    ) {
+        let number = ContainerID(replica.container)
+        guard let container = containers[number] else { return }
+        // Of one that was not known all may be old.
+        let before = nodes[id]?.replicas[number]?.usedBytes ?? replica.usedBytes
+        guard replica.usedBytes > before else { return }
+        ingest.note(replica.usedBytes - before, of: container.replication, at: now)
     }
 
     /// What a heartbeat tells of deletions: commands that node `id` could not carry out, and the

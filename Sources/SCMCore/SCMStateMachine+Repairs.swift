@@ -34,6 +34,7 @@ extension SCMStateMachine {
             repair.node = start.to
             repair.store = start.store
             repair.token = SCMRepairs.token(commandIndex: index, offset: offset)
+            repair.reason = start.reason
             record.repairs.append(repair)
             return nil
         }

@@ -3,7 +3,7 @@ import Wire
 
 /// The tables of the Storage Container Manager. Their numbers are part of the format on disk.
 public enum SCMTable {
-    /// One row each: cluster ID, next local ID.
+    /// One row each: cluster ID, next local ID, whether replicas are moved to emptier nodes.
     public static let values = MetadataTable(64)
     /// Container number → SCMContainerRecord.
     public static let containers = MetadataTable(65)
@@ -11,11 +11,14 @@ public enum SCMTable {
     public static let deletions = MetadataTable(66)
     /// Datanode ID → WireAddress.
     public static let nodes = MetadataTable(67)
+    /// Datanode ID → SCMNodeOperation, of those that are not in service.
+    public static let operations = MetadataTable(68)
 
-    public static let all = [values, containers, deletions, nodes]
+    public static let all = [values, containers, deletions, nodes, operations]
 
     static let clusterKey = Array("cluster".utf8)
     static let localIDKey = Array("local".utf8)
+    static let balanceKey = Array("balance".utf8)
     /// The first container number that may be given out, where a recovery left some out.
     static let containerFloorKey = Array("container".utf8)
 
@@ -51,8 +54,9 @@ public struct SCMStateMachine: StateMachine {
 
     /// 2: the log may hold commands that are refused where they do not fit, which programs of before
     /// would carry out. 3: containers may have replicas that are being rebuilt, which programs of
-    /// before would let miss deletions.
-    public var format: TablesFormat { TablesFormat(current: 3, oldest: 1) }
+    /// before would let miss deletions. 4: datanodes may be out of service, which programs of before
+    /// would give new blocks to.
+    public var format: TablesFormat { TablesFormat(current: 4, oldest: 1) }
 
     public func encode(_ command: SCMCommand) -> [UInt8] { command.encoded }
 
@@ -90,6 +94,9 @@ public struct SCMStateMachine: StateMachine {
         if case .createContainer(let change) = command.command {
             _ = try change.record.checkedReplication()
         }
+        if case .operate(let change) = command.command {
+            for each in change.changes { _ = try each.operation.checkedState() }
+        }
         return command
     }
 
@@ -120,6 +127,10 @@ public struct SCMStateMachine: StateMachine {
             return .changed([.node(change.address)])
         case .startRepairs(let change): return start(change, at: index, in: transaction)
         case .endRepairs(let change): return end(change, in: transaction)
+        case .operate(let change): return operate(change, in: transaction)
+        case .balance(let change):
+            transaction.put(SCMTable.values, SCMTable.balanceKey, change.encoded)
+            return .changed([.balance(change)])
         case nil: return .changed([])
         }
     }

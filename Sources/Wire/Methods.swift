@@ -25,6 +25,7 @@ public enum DatanodeMethod: UInt16, Hashable, Sendable, CaseIterable {
     case closeContainer = 0x0205
     case status = 0x0206
     case disks = 0x0207
+    case volume = 0x0208
 }
 
 /// What can be asked of the Storage Container Manager; messages in scm.proto. Numbers are part of
@@ -41,6 +42,8 @@ public enum SCMMethod: UInt16, Hashable, Sendable, CaseIterable {
     case safeMode = 0x0309
     case closings = 0x030A
     case safety = 0x030B
+    case operate = 0x030C
+    case balance = 0x030D
 }
 
 /// What methods are called in metrics and traces.

@@ -2,6 +2,7 @@ import ArgumentParser
 import Client
 import Foundation
 import Model
+import SCMCore
 import Wire
 
 struct AdminCommand: AsyncParsableCommand {
@@ -9,13 +10,18 @@ struct AdminCommand: AsyncParsableCommand {
         commandName: "admin", abstract: "How the cluster is, what SCM knows, and can be told.",
         subcommands: [
             Status.self, GroupCommands<OMGroup>.self, GroupCommands<SCMGroup>.self, Datanode.self,
-            Container.self, Pipeline.self, Replicas.self, Safety.self, SafeMode.self,
+            Container.self, Pipeline.self, Replicas.self, Balance.self, Safety.self,
+            SafeMode.self,
             TraceCommand.self,
         ])
 
     struct Datanode: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Datanodes and their disks.", subcommands: [List.self, Disks.self])
+            abstract: "Datanodes and their disks.",
+            subcommands: [
+                List.self, Disks.self, Decommission.self, Maintenance.self, Recommission.self,
+                DrainDisk.self, KeepDisk.self, Progress.self,
+            ])
 
         struct List: AsyncParsableCommand {
             static let configuration = CommandConfiguration(
@@ -24,8 +30,10 @@ struct AdminCommand: AsyncParsableCommand {
 
             struct Row: Encodable {
                 var id, address, rack, state: String
+                /// Nil: in service.
+                var operation: String?
                 var silentMilliseconds, containers, capacity, available, used: UInt64
-                var pendingDeletions, unreclaimedBlocks: UInt64
+                var pendingDeletions, unreclaimedBlocks, unknownReplicas: UInt64
                 var volumes: Int
                 var failedVolumes: [String]
 
@@ -34,6 +42,7 @@ struct AdminCommand: AsyncParsableCommand {
                     address = "\(node.address.host):\(node.address.port)"
                     rack = node.address.rack
                     state = "\(node.state)".uppercased()
+                    operation = node.hasOperation ? node.operation.operation.state.text : nil
                     silentMilliseconds = node.millisecondsSinceHeartbeat
                     containers = node.containers
                     capacity = node.volumes.reduce(0) { $0 + $1.capacity }
@@ -41,6 +50,7 @@ struct AdminCommand: AsyncParsableCommand {
                     used = node.volumes.reduce(0) { $0 + $1.used }
                     pendingDeletions = node.pendingDeletions
                     unreclaimedBlocks = node.unreclaimedBlocks
+                    unknownReplicas = node.unknownReplicas
                     volumes = node.volumes.count
                     failedVolumes = node.volumes.filter(\.isFailed).map {
                         "\($0.path): \($0.reason)"
@@ -67,7 +77,9 @@ struct AdminCommand: AsyncParsableCommand {
                     ],
                     rows.map {
                         [
-                            $0.id, $0.address, $0.state, $0.disks, heard($0.silentMilliseconds),
+                            $0.id, $0.address,
+                            $0.state + ($0.operation.map { ", \($0)" } ?? ""), $0.disks,
+                            heard($0.silentMilliseconds),
                             String($0.containers), formatBytes(Int($0.available)), $0.rack,
                         ]
                     })

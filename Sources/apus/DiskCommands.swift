@@ -10,7 +10,7 @@ import Synchronization
 struct DiskCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "disk", abstract: "Measure disks and look after them.",
-        subcommands: [Tune.self, Check.self, Replaced.self])
+        subcommands: [Tune.self, Check.self, Replaced.self, Moved.self])
 
     struct Tune: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

@@ -62,6 +62,18 @@ struct Done: Encodable {
     }
 }
 
+/// A value that JSON has as null where there is none, instead of leaving its name out.
+struct OrNull<Value: Encodable>: Encodable {
+    var value: Value?
+
+    init(_ value: Value?) { self.value = value }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        if let value { try container.encode(value) } else { try container.encodeNil() }
+    }
+}
+
 /// Prints a JSON array element by element, each on a line of its own, so that its length takes no
 /// memory. One that ends early is no JSON: a program notices.
 struct JSONArrayPrinter {

@@ -76,6 +76,13 @@ enum Roles {
         options.state.staleAfterNanoseconds = try settings.nanoseconds("scm.stale-after-ms")
         options.state.deadAfterNanoseconds = try settings.nanoseconds("scm.dead-after-ms")
         options.state.containerSize = try settings.number("scm.container-bytes")
+        options.state.diskFailuresPerYear =
+            Double(try settings.number("scm.disk-failures-percent", in: 1...100)) / 100
+        options.state.openContainers = try settings.number("scm.open-containers", in: 1...1000)
+        options.state.bytesPerOpenReplica = UInt64(
+            try settings.number("scm.open-replica-bytes-per-second", in: 1...(1 << 40)))
+        options.state.maintenanceRedundancy = try settings.number(
+            "scm.maintenance-redundancy", in: 0...16)
         let closeDelay = try settings.number("scm.close-delay-ms", in: 0...600_000)
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
         // When lost replicas are rebuilt, and how many at a time.

@@ -94,6 +94,22 @@ struct Setting: Sendable {
             key: "scm.container-bytes", kind: .number, fallback: "5368709120",
             help: "a container is closed when a replica nears this size"),
         Setting(
+            key: "scm.disk-failures-percent", kind: .number, fallback: "2",
+            help: "how many of a hundred disks fail in a year: what admin safety computes with"),
+        Setting(
+            key: "scm.open-containers", kind: .number, fallback: "3",
+            help: "containers that are open for each replication in use, at least, 1 to 1000"),
+        Setting(
+            key: "scm.open-replica-bytes-per-second", kind: .number, fallback: "8388608",
+            help:
+                "what is written to a replica of an open container before another one is opened, up "
+                + "to one for each replica's disk"),
+        Setting(
+            key: "scm.maintenance-redundancy", kind: .number, fallback: "1",
+            help:
+                "replicas beyond those that reading needs that a container keeps in service while "
+                + "datanodes of it are in maintenance, 0 to 16"),
+        Setting(
             key: "scm.close-delay-ms", kind: .number, fallback: "10000",
             help: "how long a container that gets no new blocks stays open for writers that were "
                 + "given one"),

@@ -139,7 +139,14 @@ struct StatusPage: Encodable {
             state, name in (count: status.nodes.count { $0.state == state }, what: name)
         }
         let place = summary.lastIndex { $0.hasPrefix("SCM ") } ?? summary.count
-        summary.insert("datanodes: \(text(counts))", at: place)
+        let away = status.nodes.filter { $0.state != .healthy && $0.mayBeAway }.count
+        let expected = away > 0 ? " (\(away) decommissioned or in maintenance)" : ""
+        summary.insert("datanodes: \(text(counts))\(expected)", at: place)
+        let leaving = status.nodes.filter(\.hasOperation).map { OperationRow($0) }
+            .filter(\.isUnderWay)
+        if !leaving.isEmpty {
+            summary.append("leaving service: \(leaving.map(\.address).joined(separator: ", "))")
+        }
         let volumes = status.nodes.filter { $0.state == .healthy }.flatMap(\.volumes)
         let capacity = volumes.reduce(0) { $0 + $1.capacity }
         let available = volumes.reduce(0) { $0 + $1.available }
@@ -152,6 +159,8 @@ struct StatusPage: Encodable {
         let name = "\(node.address.host):\(node.address.port)"
         let silent = "\(node.millisecondsSinceHeartbeat / 1000) s"
         switch node.state {
+        // It may be away.
+        case .dead where node.mayBeAway, .stale where node.mayBeAway: break
         case .dead:
             findings.append(
                 Finding(
@@ -164,6 +173,17 @@ struct StatusPage: Encodable {
                     advice: "see whether it is overloaded, or the network to it"))
         case .healthy, .UNRECOGNIZED: break
         }
+        if node.unknownReplicas > 0 {
+            findings.append(
+                Finding(
+                    severity: .danger,
+                    what:
+                        "datanode \(name) has \(node.unknownReplicas) replicas of containers that "
+                        + "SCM does not know",
+                    advice: "they are left alone. Find out why: SCM's tables may be older than "
+                        + "these (were they put back from a copy?), or the datanode's disks come "
+                        + "from another cluster's"))
+        }
         for volume in node.volumes where volume.isFailed {
             findings.append(
                 Finding(
@@ -171,7 +191,8 @@ struct StatusPage: Encodable {
                     what: "datanode \(name): \(volume.path) is out: \(volume.reason)",
                     advice: "replace the disk, or start the datanode again once its cause is gone"))
         }
-        for volume in node.volumes where !volume.isFailed && volume.capacity > 0 {
+        for volume in node.volumes
+        where !volume.isFailed && !volume.isLeaving && volume.capacity > 0 {
             let part = Double(volume.available) / Double(volume.capacity)
             guard part < leastFreePart else { continue }
             findings.append(
@@ -220,7 +241,7 @@ struct StatusPage: Encodable {
     private static func look(
         atPlaces status: SCMStatusResponse, _ findings: inout [Finding]
     ) {
-        let healthy = status.nodes.count { $0.state == .healthy }
+        let healthy = status.nodes.count { $0.state == .healthy && !$0.hasOperation }
         // What was written is what will be.
         let written = Set(
             status.containers.filter { $0.state != .containerDeleted }
@@ -228,7 +249,7 @@ struct StatusPage: Encodable {
         if healthy == 0 {
             findings.append(
                 Finding(
-                    severity: .outage, what: "no datanode is healthy",
+                    severity: .outage, what: "no datanode is healthy and in service",
                     advice: "start the datanodes; their logs say why they ended"))
         }
         for replication in written.sorted(by: { $0.width > $1.width })
@@ -236,7 +257,8 @@ struct StatusPage: Encodable {
             findings.append(
                 Finding(
                     severity: healthy > replication.minimumReplicas ? .danger : .outage,
-                    what: "\(healthy) datanodes are healthy, and \(replication) wants "
+                    what:
+                        "\(healthy) datanodes are healthy and in service, and \(replication) wants "
                         + "\(replication.width)",
                     advice: "new blocks have fewer replicas, or cannot be placed; start or add "
                         + "datanodes"))
@@ -267,5 +289,12 @@ struct StatusPage: Encodable {
             Swift.print("\n\(number + 1). \(kind): \(shown(finding.what))")
             Swift.print("   do: \(shown(finding.advice))")
         }
+    }
+}
+
+extension SCMNodeInfo {
+    /// Whether it is decommissioned or in maintenance: that it is silent is no news.
+    fileprivate var mayBeAway: Bool {
+        hasOperation && [.decommissioned, .inMaintenance].contains(operation.operation.state)
     }
 }

@@ -75,7 +75,7 @@ struct StatusPageTests {
         let expected: [(StatusPage.Finding.Severity, String)] = [
             (.outage, "OM: connection refused"), (.outage, "safe mode"),
             (.outage, "to read container 2"),
-            (.outage, "3 datanodes are healthy, and rs-3-2-1024k"),
+            (.outage, "3 datanodes are healthy and in service, and rs-3-2-1024k"),
             (.danger, "node2:9864 is dead: silent for 32 s"), (.danger, "node3:9864 is stale"),
             (.danger, "node4:9864: /disks/1 is out: fdatasync"),
             (.danger, "node5:9864: /disks/1 is nearly full"), (.danger, "damaged of container 1;"),
@@ -94,7 +94,7 @@ struct StatusPageTests {
             om: .success(1), scm: .failure(StoreError(.connection, "connection refused")))
         #expect(gone.findings.map(\.severity) == [.outage])
         let none = StatusPage(om: .success(1), scm: .success(status([], [])))
-        #expect(none.findings.map(\.what) == ["no datanode is healthy"])
+        #expect(none.findings.map(\.what) == ["no datanode is healthy and in service"])
         let four = StatusPage(
             om: .success(1), scm: .success(status((1...4).map { node($0) }, [try container(1)])))
         #expect(four.findings.map(\.severity) == [.danger])

@@ -299,7 +299,7 @@ class Run(CommandLineSteps):
         page = self.cluster.apus("admin", "status", check=False)
         assert page.returncode == 1, page
         assert page.stdout.count("danger: datanode 127.0.0.1:") == 2, page.stdout
-        assert "OUTAGE: 3 datanodes are healthy, and rs-3-2" in page.stdout, page.stdout
+        assert "OUTAGE: 3 datanodes are healthy and in service, and rs-3-2" in page.stdout, page.stdout
         self.cluster.run("rclone", "check", "--download", self.files + "/d1", "apus:rclone/d1")
 
     def test_07_writing_goes_on_with_one_back(self):

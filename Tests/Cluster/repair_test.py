@@ -112,7 +112,8 @@ class Run:
 
         def is_noticed():
             found = self.safety()
-            return found and (found["degradedBlocks"] > 0 or found["repairsEnded"] > before)
+            return found and ((found["degradedBlocks"] or 0) > 0
+                              or found["repairsEnded"] > before)
         self.until("it is noticed", is_noticed, 40)
 
     def node_lost(self, client):

@@ -171,6 +171,6 @@ struct ConditionTests {
             try machine.decode(machine.encode(later))
         }
         #expect(error?.code == .versionMismatch && error?.message.contains("version 2") == true)
-        #expect(machine.format == TablesFormat(current: 3, oldest: 1))
+        #expect(machine.format == TablesFormat(current: 4, oldest: 1))
     }
 }

@@ -17,6 +17,8 @@ private struct Walk {
     var blocks: [BlockID] = []
     var given = 0
     var refused = 0
+    /// Datanodes that were seen out of service.
+    var out = 0
     /// Replicas that were seen where a repair had put them.
     var repaired = 0
 
@@ -34,7 +36,7 @@ private struct Walk {
         let member = random(0..<3)
         group.clock.advance(by: UInt64(random(0..<200)) * 1_000_000)
         beat(member, but: random(0..<2 * Self.nodes))
-        switch random(0..<18) {
+        switch random(0..<19) {
         case 0: lead(member)
         case 1, 2, 3, 4: try allocate(by: member)
         case 5, 6, 7, 8: count(group.apply(member, atMost: random(1..<6)))
@@ -44,6 +46,7 @@ private struct Walk {
         case 13: try confirm(by: member)
         case 14: try name(by: member)
         case 15, 16: try repair(by: member)
+        case 17: try operate(by: member)
         default:
             if random(0..<4) == 0 {
                 try group.restart(member)
@@ -159,6 +162,7 @@ private struct Walk {
             let target = random(0..<Self.nodes)
             start.to = Members.address(target).message
             start.store = 100 + UInt64(target)
+            start.reason = [.rebuild, .drain, .balance][random(0..<3)]
             starts.starts.append(start)
             for repair in container.repairs where random(0..<2) == 0 {
                 var end = SCMCommand.EndRepairs.End()
@@ -174,6 +178,25 @@ private struct Walk {
             try group.propose(SCMCommand(.startRepairs(starts)), by: member)
         }
         if !ends.ends.isEmpty { try group.propose(SCMCommand(.endRepairs(ends)), by: member) }
+    }
+
+    /// Datanodes leave service and come back; now and then they are not as they are said to be.
+    private mutating func operate(by member: Int) throws {
+        let known = group.state(of: member).operations
+        out += known.count
+        let states: [SCMOperationalState] = [
+            .inService, .inService, .inService, .decommissioning, .enteringMaintenance,
+        ]
+        var change = SCMCommand.Operate()
+        for _ in 0..<random(1..<4) {
+            let id = Members.address(random(0..<Self.nodes)).id
+            var each = SCMCommand.Operate.Change()
+            each.operation.node = id.message
+            each.operation.state = states[random(0..<states.count)]
+            each.from = random(0..<8) == 0 ? .decommissioned : known[id]?.state ?? .inService
+            change.changes.append(each)
+        }
+        try group.propose(SCMCommand(.operate(change)), by: member)
     }
 
     private mutating func name(by member: Int) throws {
@@ -220,6 +243,7 @@ struct FollowingTests {
         var given = 0
         var refused = 0
         var repaired = 0
+        var out = 0
         for seed in 1...60 as ClosedRange<UInt64> {
             var walk = try Walk(seed: seed)
             for step in 0..<400 {
@@ -229,11 +253,13 @@ struct FollowingTests {
             given += walk.given
             refused += walk.refused
             repaired += walk.repaired
+            out += walk.out
         }
         // The walks go where they are meant to.
         #expect(given > 5000, "\(given) groups")
         #expect(refused > 100, "\(refused) refusals")
         #expect(repaired > 300, "\(repaired) replicas seen that were rebuilt")
+        #expect(out > 300, "\(out) datanodes seen out of service")
     }
 
     @Test(

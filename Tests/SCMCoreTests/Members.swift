@@ -26,10 +26,12 @@ struct Followed: Hashable {
     var deletedBlocks: Int
     var waiting: [DatanodeID: Int]
     var members: ContainerMembers
+    var operations: [DatanodeID: SCMState.Operation]
 
     init(_ state: SCMState) {
         cluster = state.cluster
         members = state.members
+        operations = state.operations
         nodes = state.nodes.mapValues(\.address)
         containers = state.containers.mapValues { container in
             var container = container

@@ -361,6 +361,12 @@ struct ThreeSCMsTests {
             var moved = datanodes.registration(0)
             moved.address.port += 500
             let new = datanodes.registration(7)
+            // As long as it was heard of at its first place it is taken for another one's copy.
+            let early = await #expect(throws: StoreError.self) {
+                try await follower.ask(.register, moved.encoded)
+            }
+            #expect(early?.code == .conflict)
+            try await Task.sleep(for: .milliseconds(5300))
             for request in [moved, new] { _ = try await follower.ask(.register, request.encoded) }
             await leader.scm?.group.engine.member.transferLeadership(to: follower.id)
             try await eventually("the follower leads") { follower.isLeading }

@@ -10,6 +10,7 @@ struct ContainerMembers: Hashable, Sendable {
     private var containers: [DatanodeID: Set<ContainerID>] = [:]
     private var targets: [DatanodeID: Set<ContainerID>] = [:]
     private var reads: [DatanodeID: Int] = [:]
+    private var open: [DatanodeID: Int] = [:]
     /// Containers of which a replica is being rebuilt.
     private(set) var repairing: Set<ContainerID> = []
     /// Containers that are not deleted.
@@ -22,6 +23,9 @@ struct ContainerMembers: Hashable, Sendable {
     /// Containers of which `node` rebuilds a replica; of each one alone.
     func repairs(on node: DatanodeID) -> Set<ContainerID> { targets[node] ?? [] }
 
+    /// Open containers that have a place on `node`.
+    func openContainers(on node: DatanodeID) -> Int { open[node] ?? 0 }
+
     /// Replicas being rebuilt that may be read from `node`.
     func reads(from node: DatanodeID) -> Int { reads[node] ?? 0 }
 
@@ -32,6 +36,7 @@ struct ContainerMembers: Hashable, Sendable {
                 before.nodes != after.nodes || before.repairs != after.repairs
                     || before.empty != after.empty || before.replication != after.replication
                     || (before.state == .containerDeleted) != (after.state == .containerDeleted)
+                    || (before.state == .containerOpen) != (after.state == .containerOpen)
             else { return }
             remove(before)
         }
@@ -42,6 +47,9 @@ struct ContainerMembers: Hashable, Sendable {
         if container.state != .containerDeleted {
             counts[container.replication, default: 0] += 1
             for node in container.members { containers[node, default: []].insert(container.id) }
+        }
+        if container.state == .containerOpen {
+            for case let node? in container.nodes { open[node, default: 0] += 1 }
         }
         guard !container.repairs.isEmpty else { return }
         repairing.insert(container.id)
@@ -58,6 +66,12 @@ struct ContainerMembers: Hashable, Sendable {
             for node in container.members {
                 containers[node]?.remove(container.id)
                 if containers[node]?.isEmpty == true { containers[node] = nil }
+            }
+        }
+        if container.state == .containerOpen {
+            for case let node? in container.nodes {
+                open[node]! -= 1
+                if open[node] == 0 { open[node] = nil }
             }
         }
         repairing.remove(container.id)
@@ -83,15 +97,17 @@ extension SCMState.Container {
         public var store: UInt64
         /// Names the order; a later one has a greater.
         public var token: UInt64
+        public var reason = SCMRepairReason.rebuild
     }
 
     /// Nodes that have a place or rebuild a replica, each once.
     var members: Set<DatanodeID> { Set(nodes.compactMap { $0 } + repairs.map(\.node)) }
 
     /// Nodes that a repair may read from, by the tables: those of the replicas that are not being
-    /// rebuilt and not empty.
+    /// rebuilt and not empty; of one that is copied away from its node, that.
     func sources(of repair: Repair) -> [DatanodeID] {
-        nodes.indices.compactMap { place in
+        if repair.reason != .rebuild { return [nodes[repair.index - 1]].compactMap { $0 } }
+        return nodes.indices.compactMap { place in
             let isSource =
                 !empty.contains(place + 1) && !repairs.contains { $0.index == place + 1 }
                 && place + 1 != repair.index

@@ -12,11 +12,13 @@ import Wire
 ///
 /// Pure; not thread-safe.
 struct RepairQueue: Sendable {
-    /// A closed container that is not whole.
+    /// A closed container that is not whole, or of which something is to be elsewhere.
     struct Degraded: Hashable, Sendable {
         var redundancy: Int
         var missing: Int
-        /// Of `missing`: that nobody rebuilds by now.
+        /// Whether nodes of it may be away: what stays is enough.
+        var isSpared = true
+        /// Of `missing`, and of what is to be elsewhere: that nobody makes by now.
         var waiting: Int
         var isRepairable: Bool
         /// When it was found first.
@@ -48,6 +50,14 @@ struct RepairQueue: Sendable {
         var at: UInt64
     }
 
+    /// How much has been copied away from a node that leaves service.
+    struct Drain: Sendable {
+        /// When the first copy began, as far as this member saw.
+        var began: UInt64
+        /// Bytes of the replicas whose copies have ended.
+        var moved: UInt64 = 0
+    }
+
     /// To be looked at.
     private(set) var unseen: Set<ContainerID> = []
     private(set) var degraded: [ContainerID: Degraded] = [:]
@@ -60,8 +70,20 @@ struct RepairQueue: Sendable {
     private var failures: [ContainerID: (count: Int, until: UInt64)] = [:]
     /// Nodes that did not do what they were asked to: until when they are not asked.
     private var avoided: [DatanodeID: UInt64] = [:]
+    /// Racks with nodes that can be given replicas: how many of these each has.
+    var racks: [Int] = []
+    /// Containers whose replicas are in too few racks, and have nowhere to go: until when nobody
+    /// looks for a place.
+    private var resting: [ContainerID: UInt64] = [:]
     var phases: [DatanodeID: SCMState.NodePhase] = [:]
     var progress: [UInt64: Progress] = [:]
+    var drains: [DatanodeID: Drain] = [:]
+    var meter = RebuildMeter()
+    /// Orders for replicas that were there before: they say nothing of how fast one is made.
+    var adopted: Set<UInt64> = []
+    /// When the next replica may begin to be moved to an emptier node; and bytes of those that were.
+    var nextMove: UInt64 = 0
+    var moved: UInt64 = 0
     /// Since this member began to lead.
     var begun = 0
     var ended = 0
@@ -141,6 +163,18 @@ struct RepairQueue: Sendable {
         avoided[node] = now + SCMState.Limits.avoidedNanoseconds
     }
 
+    /// What is in too few racks stays so for a while.
+    mutating func rest(_ id: ContainerID, until time: UInt64) {
+        resting[id] = time
+        queued[id] = nil
+        degraded[id] = nil
+        later.insert(Later(due: time, id: id))
+    }
+
+    func isResting(_ id: ContainerID, at now: UInt64) -> Bool {
+        resting[id].map { $0 > now } ?? false
+    }
+
     func isAvoided(_ node: DatanodeID, at now: UInt64) -> Bool {
         avoided[node].map { $0 > now } ?? false
     }
@@ -151,6 +185,7 @@ struct RepairQueue: Sendable {
             later.removeMin()
             unseen.insert(first.id)
         }
+        if !resting.isEmpty { resting = resting.filter { $0.value > now } }
         if !avoided.isEmpty { avoided = avoided.filter { $0.value > now } }
     }
 }
@@ -164,6 +199,8 @@ extension SCMState.Limits {
     /// How long a container waits after its repair failed; twice as long with each failure, up
     /// to 16 times.
     static let repairRetryNanoseconds: UInt64 = 30_000_000_000
+    /// How long a container stays in too few racks before it is looked for another place again.
+    static let restNanoseconds: UInt64 = 60_000_000_000
     /// How long a node that failed to rebuild a replica is not asked to rebuild another one.
     static let avoidedNanoseconds: UInt64 = 300_000_000_000
     /// Replicas that a node is told to remove with one heartbeat, and those looked at for that.

@@ -5,20 +5,27 @@ import Wire
 /// Replicas on a node that may be no one's: they are looked at in turn until they are gone or
 /// belong to a container again.
 struct StrayReplicas: Sendable {
-    private var queue: Deque<ContainerID> = []
+    struct Stray: Sendable {
+        var id: ContainerID
+        /// The heartbeat, of all of them, that was the last when it was found.
+        var beat: UInt64
+    }
+
+    private var queue: Deque<Stray> = []
     private var known: Set<ContainerID> = []
 
     var count: Int { queue.count }
 
-    mutating func add(_ id: ContainerID) {
-        if known.insert(id).inserted { queue.append(id) }
+    /// One that is there already stays as it is.
+    mutating func add(_ stray: Stray) {
+        if known.insert(stray.id).inserted { queue.append(stray) }
     }
 
     /// The next, which is not among them any more.
-    mutating func next() -> ContainerID? {
-        guard let id = queue.popFirst() else { return nil }
-        known.remove(id)
-        return id
+    mutating func next() -> Stray? {
+        guard let stray = queue.popFirst() else { return nil }
+        known.remove(stray.id)
+        return stray
     }
 }
 
@@ -29,7 +36,7 @@ extension SCMState {
     /// A node reports a replica that is not, or no longer, the one of a place.
     mutating func noteStray(_ id: ContainerID, on node: DatanodeID) {
         guard nodes[node] != nil else { return }
-        strays[node, default: StrayReplicas()].add(id)
+        strays[node, default: StrayReplicas()].add(.init(id: id, beat: beats))
     }
 
     /// What `node` is to rebuild, and to remove.
@@ -49,7 +56,8 @@ extension SCMState {
             nodes[node]?.replicas[container.id] == nil
         else { return nil }
         let health = health(of: container, at: now)
-        let sources = health.whole.filter { $0 != repair.index - 1 }
+        // Also the one that has the place, where that is copied.
+        let sources = health.whole.filter { container.nodes[$0] != node }
         guard sources.count + health.readable - health.whole.count >= health.needed else {
             return nil
         }
@@ -77,10 +85,11 @@ extension SCMState {
         guard var strays = strays.removeValue(forKey: node) else { return [] }
         var commands: [SCMDatanodeCommand] = []
         for _ in 0..<min(strays.count, Limits.straysPerHeartbeat) {
-            guard commands.count < Limits.removalsPerHeartbeat, let id = strays.next() else {
+            guard commands.count < Limits.removalsPerHeartbeat, let stray = strays.next() else {
                 break
             }
-            switch fate(of: id, on: node, at: now) {
+            let id = stray.id
+            switch fate(of: stray, on: node, at: now) {
             case .belongs: continue
             case .stays: break
             case .goes(let index, let token):
@@ -91,7 +100,7 @@ extension SCMState {
                 commands.append(command)
             }
             // Until it is reported as gone.
-            strays.add(id)
+            strays.add(stray)
         }
         if strays.count > 0 { self.strays[node] = strays }
         return commands
@@ -106,9 +115,15 @@ extension SCMState {
     }
 
     /// A replica that is being rebuilt goes when its order is not in force any more. One that is whole
-    /// and has no place goes when each place has one that was reported just now, or when the
-    /// container is deleted. Of unknown containers everything stays.
-    private func fate(of id: ContainerID, on node: DatanodeID, at now: UInt64) -> Fate {
+    /// and has no place goes when each place has one whose node has been heard of since the stray was
+    /// found, or when the container is deleted. Of unknown containers everything stays.
+    ///
+    /// Since: a disk may be in another machine before the first one is missed. Who counts as there
+    /// for some seconds yet does not show that there are two.
+    private func fate(
+        of stray: StrayReplicas.Stray, on node: DatanodeID, at now: UInt64
+    ) -> Fate {
+        let id = stray.id
         guard let container = containers[id] else { return .belongs }
         if let found = nodes[node]?.recovering[id] {
             let isOrdered = container.repairs.contains {
@@ -123,7 +138,8 @@ extension SCMState {
             return .stays
         }
         switch container.state {
-        case .containerClosed where container.repairs.isEmpty && isWhole(container, at: now),
+        case .containerClosed
+        where container.repairs.isEmpty && isWhole(container, after: stray.beat, at: now),
             .containerDeleted:
             return .goes(index: found.replicaIndex, token: 0)
         default: return .stays

@@ -37,11 +37,11 @@ extension SCMState {
     public var termToCatchUp: UInt64? { hasCaughtUp ? nil : leadingTerm }
 
     /// A container's row changed: who has to do with it.
-    mutating func noteMembers(of container: Container, _ before: Container?) {
+    mutating func noteMembers(of container: Container, _ before: Container?, at now: UInt64) {
         members.change(from: before, to: container)
         if leadingTerm != nil { repairs.look(at: container.id) }
         guard let before else { return }
-        if leadingTerm != nil { count(before.repairs, container) }
+        if leadingTerm != nil { count(before, container, at: now) }
         for repair in before.repairs where !container.repairs.contains(repair) {
             // What is deleted in it can be told now, or need not be.
             deletions.unpark(container.id, by: repair.node)
@@ -59,12 +59,25 @@ extension SCMState {
         }
     }
 
-    private mutating func count(_ before: [Container.Repair], _ container: Container) {
-        repairs.begun += container.repairs.count { !before.contains($0) }
-        for repair in before where !container.repairs.contains(repair) {
+    private mutating func count(
+        _ before: Container, _ container: Container, at now: UInt64
+    ) {
+        for repair in container.repairs where !before.repairs.contains(repair) {
+            repairs.begun += 1
+            if !hasNothing(of: container, repair.node) { repairs.adopted.insert(repair.token) }
+            noteCopy(repair, of: before, isDone: false, at: now)
+        }
+        for repair in before.repairs where !container.repairs.contains(repair) {
             let order =
                 repair.index <= container.orders.count ? container.orders[repair.index - 1] : 0
-            if order == repair.token { repairs.ended += 1 } else { repairs.givenUp += 1 }
+            let wasThere = repairs.adopted.remove(repair.token) != nil
+            guard order == repair.token else {
+                repairs.givenUp += 1
+                continue
+            }
+            repairs.ended += 1
+            if !wasThere { repairs.meter.noteMade(replicaBytes(before)) }
+            noteCopy(repair, of: before, isDone: true, at: now)
         }
     }
 
@@ -97,7 +110,12 @@ extension SCMState {
             guard let before = repairs.phases.updateValue(phase, forKey: id), before != phase
             else { continue }
             repairs.look(at: members.containers(of: id))
+            // Nobody waited for what it has of containers that have been removed meanwhile.
+            if before == .overdue, phase == .there, let node = nodes[id] {
+                changed.formUnion(node.replicas.keys)
+            }
         }
+        noteRacks(at: now)
         repairs.wakeUp(at: now)
         for id in repairs.takeUnseen(atMost: Limits.lookedAtOnce) { look(at: id, at: now) }
     }
@@ -119,15 +137,21 @@ extension SCMState {
             return
         }
         let health = health(of: container, at: now)
-        guard !health.missing.isEmpty else {
+        let isSpared = isSpared(health, container)
+        let misplaced = repairs.isResting(id, at: now) ? [] : misplaced(health, container)
+        guard !health.missing.isEmpty || !health.leaving.isEmpty || !isSpared || !misplaced.isEmpty
+        else {
             repairs.note(id, nil, isDue: false, at: now)
             return
         }
         let waiting = health.missing.filter { container.repair(of: $0.place) == nil }
+        let staying = (health.leaving + misplaced).filter { container.repair(of: $0) == nil }
         let found = RepairQueue.Degraded(
-            redundancy: health.redundancy, missing: health.missing.count, waiting: waiting.count,
-            isRepairable: health.isRepairable, since: now)
-        let isDue = health.isRepairable && waiting.contains { $0.due <= now }
+            redundancy: health.redundancy, missing: health.missing.count, isSpared: isSpared,
+            waiting: waiting.count + staying.count, isRepairable: health.isRepairable, since: now)
+        let isDue =
+            health.isRepairable && (!staying.isEmpty || waiting.contains { $0.due <= now })
+            || hasAdoptable(health, of: container, at: now)
         repairs.note(id, found, isDue: isDue, at: now)
     }
 
@@ -182,10 +206,7 @@ extension SCMState {
             let isIt = found.state == .closed && Int(found.replicaIndex) == repair.index
             return isIt ? .done : .failed
         }
-        // Who had the place is back, with what is missing.
-        if container.nodes[place] != repair.node, isWhole(place, of: container, at: now) {
-            return .needless
-        }
+        if isNeedless(repair, container, at: now) { return .needless }
         guard let found = nodes[repair.node]?.recovering[container.id], found.token == repair.token
         else {
             return now > progress.at + options.repairStartNanoseconds ? .failed : .goesOn
@@ -196,6 +217,28 @@ extension SCMState {
         return now > progress.at + options.repairStallNanoseconds ? .failed : .goesOn
     }
 
+    /// Whether who has the place is to keep it, and has what is being made.
+    private func isNeedless(
+        _ repair: Container.Repair, _ container: Container, at now: UInt64
+    ) -> Bool {
+        let place = repair.index - 1
+        guard container.nodes[place] != repair.node, isWhole(place, of: container, at: now) else {
+            return false
+        }
+        switch repair.reason {
+        // Whatever it was begun for, what leaves is copied.
+        case .rebuild:
+            return operation(of: container.nodes[place])?.leaves != true
+                && replica(of: container, at: place)?.isLeaving != true
+        case .drain:
+            return operation(of: container.nodes[place]) == nil
+                && replica(of: container, at: place)?.isLeaving != true
+        case .spread: return false
+        case .balance: return !balance.isRunning && operation(of: container.nodes[place]) == nil
+        case .UNRECOGNIZED: return false
+        }
+    }
+
     // MARK: Beginning
 
     /// The repairs that begin now: of what is least redundant, as many as nodes have room for; nil:
@@ -204,6 +247,7 @@ extension SCMState {
         at now: UInt64, using random: inout some RandomNumberGenerator
     ) -> SCMCommand? {
         guard leadingTerm != nil else { return nil }
+        repairs.meter.note(isBusy: !members.repairing.isEmpty, at: now)
         lookAfterRepairs(at: now)
         guard hasCaughtUp, !isInSafeMode, repairs.count > 0 else { return nil }
         var plan = RepairPlan(targets: repairTargets(at: now, using: &random))
@@ -219,17 +263,11 @@ extension SCMState {
             inVain = plan.starts.count > before ? 0 : inVain + 1
         }
         repairs.putBack(examined)
+        for id in plan.resting { repairs.rest(id, until: now + Limits.restNanoseconds) }
         guard !plan.starts.isEmpty else { return nil }
         var change = SCMCommand.StartRepairs()
         change.starts = plan.starts
         return SCMCommand(.startRepairs(change))
-    }
-
-    /// What is begun with one command, and what that takes of nodes beyond what the rows say.
-    private struct RepairPlan {
-        var targets: RepairTargets
-        var reads: [DatanodeID: Int] = [:]
-        var starts: [SCMCommand.StartRepairs.Start] = []
     }
 
     private func repairTargets(
@@ -240,11 +278,7 @@ extension SCMState {
             guard !repairs.isAvoided(id, at: now), let node = nodes[id] else { return nil }
             let under = members.repairs(on: id)
             let most = node.volumes.filter { !$0.isFailed }.map(\.available).max() ?? 0
-            let taken = under.reduce(UInt64(options.minimumFreeBytes)) { sum, container in
-                let written = node.recovering[container]?.usedBytes ?? 0
-                let whole = containers[container].map { replicaBytes($0) } ?? 0
-                return sum + whole - min(whole, written)
-            }
+            let taken = UInt64(options.minimumFreeBytes) + arriving(at: id)
             return RepairTargets.Node(
                 id: id, rack: node.address.rack, load: under.count, free: most - min(most, taken))
         }
@@ -252,7 +286,7 @@ extension SCMState {
     }
 
     /// How much a replica of the container is at most, by those that are reported.
-    private func replicaBytes(_ container: Container) -> UInt64 {
+    func replicaBytes(_ container: Container) -> UInt64 {
         container.nodes.indices.reduce(0) { most, place in
             max(most, replica(of: container, at: place)?.usedBytes ?? 0)
         }
@@ -260,58 +294,104 @@ extension SCMState {
 
     private func extend(_ plan: inout RepairPlan, by container: Container, at now: UInt64) {
         let health = health(of: container, at: now)
-        guard health.isRepairable else { return }
-        var used: [String: Int] = [:]
-        let lost = Set(health.missing.map(\.place))
-        for (place, id) in container.nodes.enumerated() where !lost.contains(place) {
-            if let rack = id.flatMap({ nodes[$0]?.address.rack }) { used[rack, default: 0] += 1 }
+        // The others are looked at when these are in their places.
+        guard !adopt(for: container, health, &plan, at: now), health.isRepairable else { return }
+        let misplaced = misplaced(health, container)
+        let going = Set(health.missing.map(\.place)).union(health.leaving).union(misplaced)
+        plan.begin(container, bytes: replicaBytes(container))
+        for (place, id) in container.nodes.enumerated() where !going.contains(place) {
+            plan.note(rack: id.flatMap { nodes[$0]?.address.rack })
         }
-        for repair in container.repairs {
-            if let rack = nodes[repair.node]?.address.rack { used[rack, default: 0] += 1 }
-        }
-        let bytes = replicaBytes(container)
-        let sources = health.whole.compactMap { container.nodes[$0] }
+        for repair in container.repairs { plan.note(rack: nodes[repair.node]?.address.rack) }
+        rebuild(what: health, of: container, &plan, at: now)
+        for place in health.leaving { move(place, of: container, for: .drain, &plan) }
+        for place in misplaced { move(place, of: container, for: .spread, &plan) }
+    }
+
+    /// Has nodes take the places whose replicas they have. Whether there are any.
+    private func adopt(
+        for container: Container, _ health: ContainerHealth, _ plan: inout RepairPlan,
+        at now: UInt64
+    ) -> Bool {
         var given: Set<DatanodeID> = []
         for missing in health.missing
-        where missing.due <= now && container.repair(of: missing.place) == nil {
-            let areFree = sources.allSatisfy {
-                members.reads(from: $0) + (plan.reads[$0] ?? 0) < options.repairsPerSource
-            }
-            guard areFree, plan.starts.count < Limits.repairsPerCommand else { return }
-            let taken = container.members.union(given)
-            let target =
-                plan.targets.choose(bytes: bytes, used: used) { id in
-                    !taken.contains(id) && nodes[id]?.replicas[container.id] == nil
-                        && nodes[id]?.recovering[container.id] == nil
-                }
-                // In a cluster as wide as the container there is no other.
-                ?? own(missing.place, of: container).flatMap { own in
-                    plan.targets.choose(bytes: bytes, used: [:]) { $0 == own }
-                }
-            guard let target else { continue }
-            given.insert(target.id)
-            used[target.rack, default: 0] += 1
-            for source in sources { plan.reads[source, default: 0] += 1 }
-            plan.starts.append(start(missing.place, of: container, on: target.id))
+        where isDue(missing, health, at: now) && container.repair(of: missing.place) == nil {
+            guard let id = adoptable(missing.place, of: container, at: now),
+                given.insert(id).inserted
+            else { continue }
+            plan.starts.append(start(missing.place, of: container, on: id, for: .rebuild))
         }
+        return !given.isEmpty
+    }
+
+    private func rebuild(
+        what health: ContainerHealth, of container: Container, _ plan: inout RepairPlan,
+        at now: UInt64
+    ) {
+        let sources = health.whole.compactMap { container.nodes[$0] }
+        for missing in health.missing
+        where missing.due <= now && container.repair(of: missing.place) == nil {
+            guard sources.allSatisfy({ isFree($0, plan) }), !plan.isFull else { return }
+            let target =
+                plan.choose { hasNothing(of: container, $0) }
+                // In a cluster as wide as the container there is no other.
+                ?? own(missing.place, of: container).flatMap { plan.choose(own: $0) }
+            guard let target else { continue }
+            for source in sources { plan.reads[source, default: 0] += 1 }
+            plan.starts.append(start(missing.place, of: container, on: target, for: .rebuild))
+        }
+    }
+
+    /// Has a replica copied to another node. What moves for its rack alone is to be better off.
+    private func move(
+        _ place: Int, of container: Container, for reason: SCMRepairReason,
+        _ plan: inout RepairPlan
+    ) {
+        guard container.repair(of: place) == nil, !plan.isFull,
+            let source = container.nodes[place], isFree(source, plan)
+        else { return }
+        let most = mostPerRack(container.replication)
+        let racks = plan.racks
+        let target = plan.choose { id in
+            let rack = nodes[id]?.address.rack ?? ""
+            let isBetter =
+                reason != .spread
+                || racks[rack, default: 0] < most && freePart(of: id) > Limits.leastFreeToSpread
+            return isBetter && hasNothing(of: container, id)
+        }
+        guard let target else {
+            if reason == .spread { plan.resting.append(container.id) }
+            return
+        }
+        plan.reads[source, default: 0] += 1
+        plan.starts.append(start(place, of: container, on: target, for: reason))
+    }
+
+    /// Whether one more repair may read from the node.
+    private func isFree(_ source: DatanodeID, _ plan: RepairPlan) -> Bool {
+        members.reads(from: source) + (plan.reads[source] ?? 0) < options.repairsPerSource
+    }
+
+    func hasNothing(of container: Container, _ id: DatanodeID) -> Bool {
+        nodes[id]?.replicas[container.id] == nil && nodes[id]?.recovering[container.id] == nil
     }
 
     /// Who has the place, if it reports nothing of the container: it has lost its replica, or never
     /// made it. One that has a bad replica does not get another beside it.
     private func own(_ place: Int, of container: Container) -> DatanodeID? {
-        guard let id = container.nodes[place], nodes[id]?.replicas[container.id] == nil,
-            nodes[id]?.recovering[container.id] == nil,
+        guard let id = container.nodes[place], hasNothing(of: container, id),
             !container.repairs.contains(where: { $0.node == id })
         else { return nil }
         return id
     }
 
-    private func start(
-        _ place: Int, of container: Container, on target: DatanodeID
+    func start(
+        _ place: Int, of container: Container, on target: DatanodeID, for reason: SCMRepairReason
     ) -> SCMCommand.StartRepairs.Start {
         var start = SCMCommand.StartRepairs.Start()
         start.container = container.id.rawValue
         start.replicaIndex = UInt32(place + 1)
+        start.reason = reason
         if let from = container.nodes[place] { start.from = from.message }
         if let node = nodes[target] {
             start.to = node.address.message
@@ -330,6 +410,6 @@ extension SCMState.Container.Repair {
     init(_ message: SCMContainerRecord.Repair) {
         self.init(
             index: Int(message.replicaIndex), node: Identity128(message.node.id),
-            store: message.store, token: message.token)
+            store: message.store, token: message.token, reason: message.reason)
     }
 }

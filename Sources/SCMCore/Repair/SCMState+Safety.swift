@@ -11,6 +11,8 @@ extension SCMState {
     public mutating func safety(at now: UInt64) -> SCMSafetyResponse {
         if leadingTerm != nil { lookAfterRepairs(at: now) }
         var rows: [ReplicationConfig: SCMSafetyResponse.Row] = [:]
+        // Containers by how many replicas they lack.
+        var lacking: [ReplicationConfig: [Int: Int]] = [:]
         for (replication, count) in members.counts {
             var row = SCMSafetyResponse.Row()
             row.replication = replication.message
@@ -21,7 +23,9 @@ extension SCMState {
             rows[replication] = row
         }
         for (id, found) in repairs.degraded {
-            guard let container = containers[id] else { continue }
+            // Of others something is to be elsewhere: they are whole.
+            guard let container = containers[id], found.missing > 0 else { continue }
+            lacking[container.replication, default: [:]][found.missing, default: 0] += 1
             rows[container.replication]?.add(
                 missing: found.missing, redundancy: found.redundancy,
                 isRepairable: found.isRepairable, blocks: blocks(of: container))
@@ -33,6 +37,7 @@ extension SCMState {
             }
             let health = health(of: container, at: now)
             guard !health.missing.isEmpty else { continue }
+            lacking[container.replication, default: [:]][health.missing.count, default: 0] += 1
             rows[container.replication]?.add(
                 missing: health.missing.count, redundancy: health.redundancy,
                 isRepairable: health.redundancy >= 0, blocks: blocks(of: container))
@@ -42,13 +47,55 @@ extension SCMState {
             rows[container.replication]?.repairs += UInt64(container.repairs.count)
         }
         var response = SCMSafetyResponse()
+        let repairSeconds = noteRates(in: &response)
+        for replication in rows.keys {
+            rows[replication]!.yearsToLoss = yearsToLoss(
+                replication, lacking: lacking[replication] ?? [:], repairSeconds: repairSeconds)
+        }
         response.rows = rows.sorted { $0.key.description < $1.key.description }.map(\.value)
         response.degradedBlocks = response.rows.reduce(0) { $0 + $1.degradedBlocks }
         response.isInSafeMode = isInSafeMode
         response.unknownContainers = UInt64(repairs.unseen.count)
+        response.unheardReplicas = UInt64(
+            nodes.keys.reduce(0) { sum, id in
+                state(of: id, at: now) == .unheard ? sum + members.containers(of: id).count : sum
+            })
         response.repairsEnded = UInt64(repairs.ended)
         response.repairsGivenUp = UInt64(repairs.givenUp)
         return response
+    }
+
+    /// Bytes a second that are assumed to be made where none were measured: of one container alone.
+    private static let assumedRate = 50.0 * 1024 * 1024
+
+    /// How fast what is lost is rebuilt. Returns the seconds that a disk takes.
+    private func noteRates(in response: inout SCMSafetyResponse) -> Double {
+        let measured = repairs.meter.rate
+        let rate = measured ?? Self.assumedRate
+        let volumes = nodes.values.flatMap(\.volumes).filter { !$0.isFailed }
+        let used = volumes.reduce(0.0) { $0 + Double($1.used) } / Double(max(volumes.count, 1))
+        let wait = options.deadAfterNanoseconds + options.repairAfterNanoseconds
+        let seconds = Double(wait) / 1e9 + used / rate
+        response.rebuildBytesPerSecond = rate
+        response.isRebuildRateMeasured = measured != nil
+        response.diskRepairSeconds = seconds
+        response.diskFailuresPerYear = options.diskFailuresPerYear
+        return seconds
+    }
+
+    /// Until one of the containers is likely to be lost.
+    private func yearsToLoss(
+        _ replication: ReplicationConfig, lacking: [Int: Int], repairSeconds: Double
+    ) -> Double {
+        let chain = Durability(
+            width: replication.width, minimum: replication.minimumReplicas,
+            failureRate: options.diskFailuresPerYear,
+            repairTime: repairSeconds / (365.25 * 86_400))
+        let whole = (members.counts[replication] ?? 0) - lacking.values.reduce(0, +)
+        let losses = lacking.reduce(Double(max(whole, 0)) * chain.lossRate(missing: 0)) {
+            $0 + Double($1.value) * chain.lossRate(missing: $1.key)
+        }
+        return 1 / losses
     }
 
     /// Block groups of a container as its replicas tell; of a closed one that none is reported of,

@@ -275,6 +275,28 @@ public nonisolated struct DNVolume: Sendable {
 
   public var reason: String = String()
 
+  /// Nothing new is put on it, and what it has is to be elsewhere.
+  public var isLeaving: Bool = false
+
+  /// Container replicas on it.
+  public var containers: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Has a volume leave, or stay.
+public nonisolated struct DNVolumeRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// As the settings have it.
+  public var path: String = String()
+
+  public var isLeaving: Bool = false
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -968,7 +990,7 @@ nonisolated extension DNEmpty: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
 
 nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Volume"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0\u{4}\u{e}is_leaving\0\u{1}containers\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -982,6 +1004,8 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.available) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.isFailed) }()
       case 6: try { try decoder.decodeSingularStringField(value: &self.reason) }()
+      case 20: try { try decoder.decodeSingularBoolField(value: &self.isLeaving) }()
+      case 21: try { try decoder.decodeSingularUInt64Field(value: &self.containers) }()
       default: break
       }
     }
@@ -1006,6 +1030,12 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     if !self.reason.isEmpty {
       try visitor.visitSingularStringField(value: self.reason, fieldNumber: 6)
     }
+    if self.isLeaving != false {
+      try visitor.visitSingularBoolField(value: self.isLeaving, fieldNumber: 20)
+    }
+    if self.containers != 0 {
+      try visitor.visitSingularUInt64Field(value: self.containers, fieldNumber: 21)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1016,6 +1046,43 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     if lhs.available != rhs.available {return false}
     if lhs.isFailed != rhs.isFailed {return false}
     if lhs.reason != rhs.reason {return false}
+    if lhs.isLeaving != rhs.isLeaving {return false}
+    if lhs.containers != rhs.containers {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".VolumeRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{3}is_leaving\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.path) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.isLeaving) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.path.isEmpty {
+      try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
+    }
+    if self.isLeaving != false {
+      try visitor.visitSingularBoolField(value: self.isLeaving, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNVolumeRequest, rhs: DNVolumeRequest) -> Bool {
+    if lhs.path != rhs.path {return false}
+    if lhs.isLeaving != rhs.isLeaving {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

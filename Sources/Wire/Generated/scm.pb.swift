@@ -213,6 +213,112 @@ public nonisolated enum SCMContainerState: SwiftProtobuf.Enum, Swift.CaseIterabl
 
 }
 
+/// What is wanted of a datanode, beside whether it is alive.
+public nonisolated enum SCMOperationalState: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+  case inService // = 0
+
+  /// What it has is copied to others; it gets nothing new.
+  case decommissioning // = 1
+
+  /// Nothing that it has is needed any more.
+  case decommissioned // = 2
+
+  /// It gets nothing new; what would have too few replicas without it is copied to others.
+  case enteringMaintenance // = 3
+
+  /// It may be away: what it has is not rebuilt elsewhere.
+  case inMaintenance // = 4
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .inService
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .inService
+    case 1: self = .decommissioning
+    case 2: self = .decommissioned
+    case 3: self = .enteringMaintenance
+    case 4: self = .inMaintenance
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .inService: return 0
+    case .decommissioning: return 1
+    case .decommissioned: return 2
+    case .enteringMaintenance: return 3
+    case .inMaintenance: return 4
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [SCMOperationalState] = [
+    .inService,
+    .decommissioning,
+    .decommissioned,
+    .enteringMaintenance,
+    .inMaintenance,
+  ]
+
+}
+
+/// Why a replica is made on another datanode.
+public nonisolated enum SCMRepairReason: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// It is lost, or damaged.
+  case rebuild // = 0
+
+  /// Its datanode leaves service: it is copied from there.
+  case drain // = 1
+
+  /// Its datanode is fuller than others: it is copied from there.
+  case balance // = 2
+
+  /// Others of the container are in the same rack, and there are racks with fewer.
+  case spread // = 3
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .rebuild
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .rebuild
+    case 1: self = .drain
+    case 2: self = .balance
+    case 3: self = .spread
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .rebuild: return 0
+    case .drain: return 1
+    case .balance: return 2
+    case .spread: return 3
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [SCMRepairReason] = [
+    .rebuild,
+    .drain,
+    .balance,
+    .spread,
+  ]
+
+}
+
 public nonisolated struct SCMReplicaReport: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -240,6 +346,9 @@ public nonisolated struct SCMReplicaReport: Sendable {
 
   /// Of one that is being rebuilt: the order, as in DatanodeCommand.Reconstruct.
   public var token: UInt64 = 0
+
+  /// Its disk is to be taken out: it is to be elsewhere.
+  public var isLeaving: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -731,39 +840,282 @@ public nonisolated struct SCMReportCorruptRequest: Sendable {
   fileprivate var _node: WireIdentity? = nil
 }
 
-public nonisolated struct SCMNodeInfo: Sendable {
+/// A row of SCM's tables, of a datanode that is not in service.
+public nonisolated struct SCMNodeOperation: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  public var address: WireAddress {
-    get {_address ?? WireAddress()}
-    set {_address = newValue}
+  public var node: WireIdentity {
+    get {_node ?? WireIdentity()}
+    set {_node = newValue}
   }
-  /// Returns true if `address` has been explicitly set.
-  public var hasAddress: Bool {self._address != nil}
-  /// Clears the value of `address`. Subsequent reads from it will return its default value.
-  public mutating func clearAddress() {self._address = nil}
+  /// Returns true if `node` has been explicitly set.
+  public var hasNode: Bool {self._node != nil}
+  /// Clears the value of `node`. Subsequent reads from it will return its default value.
+  public mutating func clearNode() {self._node = nil}
 
-  public var state: SCMNodeState = .healthy
+  public var state: SCMOperationalState = .inService
 
-  public var millisecondsSinceHeartbeat: UInt64 = 0
+  /// Of maintenance: when the datanode is in service again by itself, in milliseconds since 1970; 0: when
+  /// it is said.
+  public var endsAtMilliseconds: UInt64 = 0
 
-  public var volumes: [DNVolume] = []
-
-  public var containers: UInt64 = 0
-
-  /// Deletions of blocks that wait for the node, in blocks.
-  public var pendingDeletions: UInt64 = 0
-
-  /// Deleted blocks whose space the node has not given back yet.
-  public var unreclaimedBlocks: UInt64 = 0
+  /// When it was asked for.
+  public var sinceMilliseconds: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _address: WireAddress? = nil
+  fileprivate var _node: WireIdentity? = nil
+}
+
+/// Asks for a change of what is wanted of datanodes: of all of them, or of none where one cannot be.
+public nonisolated struct SCMOperateRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var nodes: [WireIdentity] = []
+
+  /// IN_SERVICE, DECOMMISSIONING or ENTERING_MAINTENANCE.
+  public var state: SCMOperationalState = .inService
+
+  public var endsAtMilliseconds: UInt64 = 0
+
+  /// Also where too few datanodes would be left for what is stored.
+  public var isForced: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// A row of SCM's tables: whether replicas are moved from full datanodes to emptier ones.
+public nonisolated struct SCMBalance: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var isRunning: Bool = false
+
+  /// A datanode is as full as others if it is within so many percent points of the cluster.
+  public var thresholdPercent: UInt32 = 0
+
+  /// Bytes of replicas that are begun to be moved in a second, at most.
+  public var bytesPerSecond: UInt64 = 0
+
+  /// When it was begun, in milliseconds since 1970.
+  public var sinceMilliseconds: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+public nonisolated struct SCMBalanceRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var action: SCMBalanceRequest.Action = .status
+
+  /// To start with.
+  public var thresholdPercent: UInt32 = 0
+
+  public var bytesPerSecond: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated enum Action: SwiftProtobuf.Enum, Swift.CaseIterable {
+    public typealias RawValue = Int
+    case status // = 0
+    case start // = 1
+    case stop // = 2
+    case UNRECOGNIZED(Int)
+
+    public init() {
+      self = .status
+    }
+
+    public init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .status
+      case 1: self = .start
+      case 2: self = .stop
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    public var rawValue: Int {
+      switch self {
+      case .status: return 0
+      case .start: return 1
+      case .stop: return 2
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    public static let allCases: [SCMBalanceRequest.Action] = [
+      .status,
+      .start,
+      .stop,
+    ]
+
+  }
+
+  public init() {}
+}
+
+public nonisolated struct SCMBalanceResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var balance: SCMBalance {
+    get {_balance ?? SCMBalance()}
+    set {_balance = newValue}
+  }
+  /// Returns true if `balance` has been explicitly set.
+  public var hasBalance: Bool {self._balance != nil}
+  /// Clears the value of `balance`. Subsequent reads from it will return its default value.
+  public mutating func clearBalance() {self._balance = nil}
+
+  /// Of the datanodes in service that are heard of, in hundredths of a percent of their capacity.
+  public var averageFullness: UInt32 = 0
+
+  public var mostFullness: UInt32 = 0
+
+  public var leastFullness: UInt32 = 0
+
+  /// Datanodes that are fuller or emptier than the threshold has it.
+  public var datanodesOutside: UInt32 = 0
+
+  public var datanodes: UInt32 = 0
+
+  /// Replicas that are being moved.
+  public var movesUnderWay: UInt64 = 0
+
+  /// What is to be moved yet from those that are fuller.
+  public var bytesLeft: UInt64 = 0
+
+  /// Since the SCM that leads began to.
+  public var bytesMoved: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _balance: SCMBalance? = nil
+}
+
+/// How far a datanode is that leaves service.
+public nonisolated struct SCMOperationProgress: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var operation: SCMNodeOperation {
+    get {_operation ?? SCMNodeOperation()}
+    set {_operation = newValue}
+  }
+  /// Returns true if `operation` has been explicitly set.
+  public var hasOperation: Bool {self._operation != nil}
+  /// Clears the value of `operation`. Subsequent reads from it will return its default value.
+  public mutating func clearOperation() {self._operation = nil}
+
+  /// Containers of which it has something that is needed elsewhere first.
+  public var containersLeft: UInt64 = 0
+
+  public var bytesLeft: UInt64 = 0
+
+  /// Since the SCM that leads began to count.
+  public var bytesMoved: UInt64 = 0
+
+  public var millisecondsCounted: UInt64 = 0
+
+  /// Replicas that are being copied now.
+  public var underWay: UInt64 = 0
+
+  /// Containers that are open or being closed yet.
+  public var `open`: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _operation: SCMNodeOperation? = nil
+}
+
+public nonisolated struct SCMNodeInfo: @unchecked Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var address: WireAddress {
+    get {_storage._address ?? WireAddress()}
+    set {_uniqueStorage()._address = newValue}
+  }
+  /// Returns true if `address` has been explicitly set.
+  public var hasAddress: Bool {_storage._address != nil}
+  /// Clears the value of `address`. Subsequent reads from it will return its default value.
+  public mutating func clearAddress() {_uniqueStorage()._address = nil}
+
+  public var state: SCMNodeState {
+    get {_storage._state}
+    set {_uniqueStorage()._state = newValue}
+  }
+
+  public var millisecondsSinceHeartbeat: UInt64 {
+    get {_storage._millisecondsSinceHeartbeat}
+    set {_uniqueStorage()._millisecondsSinceHeartbeat = newValue}
+  }
+
+  public var volumes: [DNVolume] {
+    get {_storage._volumes}
+    set {_uniqueStorage()._volumes = newValue}
+  }
+
+  public var containers: UInt64 {
+    get {_storage._containers}
+    set {_uniqueStorage()._containers = newValue}
+  }
+
+  /// Deletions of blocks that wait for the node, in blocks.
+  public var pendingDeletions: UInt64 {
+    get {_storage._pendingDeletions}
+    set {_uniqueStorage()._pendingDeletions = newValue}
+  }
+
+  /// Deleted blocks whose space the node has not given back yet.
+  public var unreclaimedBlocks: UInt64 {
+    get {_storage._unreclaimedBlocks}
+    set {_uniqueStorage()._unreclaimedBlocks = newValue}
+  }
+
+  /// Absent: it is in service.
+  public var operation: SCMOperationProgress {
+    get {_storage._operation ?? SCMOperationProgress()}
+    set {_uniqueStorage()._operation = newValue}
+  }
+  /// Returns true if `operation` has been explicitly set.
+  public var hasOperation: Bool {_storage._operation != nil}
+  /// Clears the value of `operation`. Subsequent reads from it will return its default value.
+  public mutating func clearOperation() {_uniqueStorage()._operation = nil}
+
+  /// Replicas of containers that SCM has never heard of. They are left alone.
+  public var unknownReplicas: UInt64 {
+    get {_storage._unknownReplicas}
+    set {_uniqueStorage()._unknownReplicas = newValue}
+  }
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 public nonisolated struct SCMContainerInfo: Sendable {
@@ -933,6 +1285,21 @@ public nonisolated struct SCMSafetyResponse: Sendable {
 
   public var repairsGivenUp: UInt64 = 0
 
+  /// Replicas whose datanodes were not heard of yet, and may yet be: nobody knows whether they are there.
+  public var unheardReplicas: UInt64 = 0
+
+  /// Bytes of replicas that are made in a second while any is; where none was made so far, what is assumed.
+  public var rebuildBytesPerSecond: Double = 0
+
+  public var isRebuildRateMeasured: Bool = false
+
+  /// From the loss of a disk of middling fullness until all of it has been rebuilt, the time that is
+  /// waited for it included.
+  public var diskRepairSeconds: Double = 0
+
+  /// Failures of a disk in a year that years_to_loss assumes.
+  public var diskFailuresPerYear: Double = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated struct Row: Sendable {
@@ -975,6 +1342,9 @@ public nonisolated struct SCMSafetyResponse: Sendable {
 
     /// Containers that wait for being repaired: for their turn, for a target, or until it is time.
     public var waiting: UInt64 = 0
+
+    /// Until one of the containers is likely to be lost, from how they are now; 0: one is.
+    public var yearsToLoss: Double = 0
 
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1074,6 +1444,23 @@ public nonisolated struct SCMCommand: Sendable {
     set {command = .endRepairs(newValue)}
   }
 
+  public var operate: SCMCommand.Operate {
+    get {
+      if case .operate(let v)? = command {return v}
+      return SCMCommand.Operate()
+    }
+    set {command = .operate(newValue)}
+  }
+
+  /// What is to be from now on.
+  public var balance: SCMBalance {
+    get {
+      if case .balance(let v)? = command {return v}
+      return SCMBalance()
+    }
+    set {command = .balance(newValue)}
+  }
+
   /// 0: from before commands said what they were decided from: carried out whatever is there. 1: they
   /// do, and are refused where that no longer holds.
   public var version: UInt32 = 0
@@ -1091,6 +1478,9 @@ public nonisolated struct SCMCommand: Sendable {
     case witnessed(SCMCommand.Witnessed)
     case startRepairs(SCMCommand.StartRepairs)
     case endRepairs(SCMCommand.EndRepairs)
+    case operate(SCMCommand.Operate)
+    /// What is to be from now on.
+    case balance(SCMBalance)
 
   }
 
@@ -1312,6 +1702,8 @@ public nonisolated struct SCMCommand: Sendable {
 
       public var store: UInt64 = 0
 
+      public var reason: SCMRepairReason = .rebuild
+
       public var unknownFields = SwiftProtobuf.UnknownStorage()
 
       public init() {}
@@ -1350,6 +1742,43 @@ public nonisolated struct SCMCommand: Sendable {
       public var unknownFields = SwiftProtobuf.UnknownStorage()
 
       public init() {}
+    }
+
+    public init() {}
+  }
+
+  /// Changes what is wanted of datanodes: of all that are named, or of none.
+  public nonisolated struct Operate: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var changes: [SCMCommand.Operate.Change] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated struct Change: Sendable {
+      // SwiftProtobuf.Message conformance is added in an extension below. See the
+      // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+      // methods supported on all messages.
+
+      public var operation: SCMNodeOperation {
+        get {_operation ?? SCMNodeOperation()}
+        set {_operation = newValue}
+      }
+      /// Returns true if `operation` has been explicitly set.
+      public var hasOperation: Bool {self._operation != nil}
+      /// Clears the value of `operation`. Subsequent reads from it will return its default value.
+      public mutating func clearOperation() {self._operation = nil}
+
+      /// The state that it was decided from: refused where the datanode is in another.
+      public var from: SCMOperationalState = .inService
+
+      public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+      public init() {}
+
+      fileprivate var _operation: SCMNodeOperation? = nil
     }
 
     public init() {}
@@ -1420,6 +1849,8 @@ public nonisolated struct SCMContainerRecord: Sendable {
     /// order has a greater one.
     public var token: UInt64 = 0
 
+    public var reason: SCMRepairReason = .rebuild
+
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
     public init() {}
@@ -1470,9 +1901,17 @@ nonisolated extension SCMContainerState: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0CONTAINER_OPEN\0\u{1}CONTAINER_CLOSING\0\u{1}CONTAINER_CLOSED\0\u{1}CONTAINER_DELETED\0\u{1}CONTAINER_DELETING\0")
 }
 
+nonisolated extension SCMOperationalState: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0IN_SERVICE\0\u{1}DECOMMISSIONING\0\u{1}DECOMMISSIONED\0\u{1}ENTERING_MAINTENANCE\0\u{1}IN_MAINTENANCE\0")
+}
+
+nonisolated extension SCMRepairReason: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0REBUILD\0\u{1}DRAIN\0\u{1}BALANCE\0\u{1}SPREAD\0")
+}
+
 nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReplicaReport"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}state\0\u{3}used_bytes\0\u{1}blocks\0\u{1}replication\0\u{1}token\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}state\0\u{3}used_bytes\0\u{1}blocks\0\u{1}replication\0\u{1}token\0\u{4}\u{d}is_leaving\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1487,6 +1926,7 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.blocks) }()
       case 6: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 7: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      case 20: try { try decoder.decodeSingularBoolField(value: &self.isLeaving) }()
       default: break
       }
     }
@@ -1518,6 +1958,9 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
     if self.token != 0 {
       try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 7)
     }
+    if self.isLeaving != false {
+      try visitor.visitSingularBoolField(value: self.isLeaving, fieldNumber: 20)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1529,6 +1972,7 @@ nonisolated extension SCMReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.blocks != rhs.blocks {return false}
     if lhs._replication != rhs._replication {return false}
     if lhs.token != rhs.token {return false}
+    if lhs.isLeaving != rhs.isLeaving {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2406,9 +2850,9 @@ nonisolated extension SCMReportCorruptRequest: SwiftProtobuf.Message, SwiftProto
   }
 }
 
-nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  public static let protoMessageName: String = _protobuf_package + ".NodeInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0\u{3}pending_deletions\0\u{3}unreclaimed_blocks\0")
+nonisolated extension SCMNodeOperation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".NodeOperation"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}node\0\u{1}state\0\u{3}ends_at_milliseconds\0\u{3}since_milliseconds\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2416,13 +2860,10 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
       // allocates stack space for every case branch when no optimizations are
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._address) }()
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._node) }()
       case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
-      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.millisecondsSinceHeartbeat) }()
-      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
-      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.containers) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.pendingDeletions) }()
-      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.unreclaimedBlocks) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.endsAtMilliseconds) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.sinceMilliseconds) }()
       default: break
       }
     }
@@ -2433,38 +2874,424 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
     // allocates stack space for every if/case branch local when no optimizations
     // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
     // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._address {
+    try { if let v = self._node {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
-    if self.state != .healthy {
+    if self.state != .inService {
       try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
     }
-    if self.millisecondsSinceHeartbeat != 0 {
-      try visitor.visitSingularUInt64Field(value: self.millisecondsSinceHeartbeat, fieldNumber: 3)
+    if self.endsAtMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.endsAtMilliseconds, fieldNumber: 3)
     }
-    if !self.volumes.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 4)
+    if self.sinceMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sinceMilliseconds, fieldNumber: 4)
     }
-    if self.containers != 0 {
-      try visitor.visitSingularUInt64Field(value: self.containers, fieldNumber: 5)
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMNodeOperation, rhs: SCMNodeOperation) -> Bool {
+    if lhs._node != rhs._node {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.endsAtMilliseconds != rhs.endsAtMilliseconds {return false}
+    if lhs.sinceMilliseconds != rhs.sinceMilliseconds {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMOperateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".OperateRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}nodes\0\u{1}state\0\u{3}ends_at_milliseconds\0\u{3}is_forced\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.nodes) }()
+      case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.endsAtMilliseconds) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.isForced) }()
+      default: break
+      }
     }
-    if self.pendingDeletions != 0 {
-      try visitor.visitSingularUInt64Field(value: self.pendingDeletions, fieldNumber: 6)
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.nodes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.nodes, fieldNumber: 1)
     }
-    if self.unreclaimedBlocks != 0 {
-      try visitor.visitSingularUInt64Field(value: self.unreclaimedBlocks, fieldNumber: 7)
+    if self.state != .inService {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
+    }
+    if self.endsAtMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.endsAtMilliseconds, fieldNumber: 3)
+    }
+    if self.isForced != false {
+      try visitor.visitSingularBoolField(value: self.isForced, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMOperateRequest, rhs: SCMOperateRequest) -> Bool {
+    if lhs.nodes != rhs.nodes {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.endsAtMilliseconds != rhs.endsAtMilliseconds {return false}
+    if lhs.isForced != rhs.isForced {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMBalance: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Balance"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}is_running\0\u{3}threshold_percent\0\u{3}bytes_per_second\0\u{3}since_milliseconds\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.isRunning) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.thresholdPercent) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.bytesPerSecond) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.sinceMilliseconds) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.isRunning != false {
+      try visitor.visitSingularBoolField(value: self.isRunning, fieldNumber: 1)
+    }
+    if self.thresholdPercent != 0 {
+      try visitor.visitSingularUInt32Field(value: self.thresholdPercent, fieldNumber: 2)
+    }
+    if self.bytesPerSecond != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesPerSecond, fieldNumber: 3)
+    }
+    if self.sinceMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sinceMilliseconds, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMBalance, rhs: SCMBalance) -> Bool {
+    if lhs.isRunning != rhs.isRunning {return false}
+    if lhs.thresholdPercent != rhs.thresholdPercent {return false}
+    if lhs.bytesPerSecond != rhs.bytesPerSecond {return false}
+    if lhs.sinceMilliseconds != rhs.sinceMilliseconds {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMBalanceRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".BalanceRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}action\0\u{3}threshold_percent\0\u{3}bytes_per_second\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularEnumField(value: &self.action) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.thresholdPercent) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.bytesPerSecond) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.action != .status {
+      try visitor.visitSingularEnumField(value: self.action, fieldNumber: 1)
+    }
+    if self.thresholdPercent != 0 {
+      try visitor.visitSingularUInt32Field(value: self.thresholdPercent, fieldNumber: 2)
+    }
+    if self.bytesPerSecond != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesPerSecond, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMBalanceRequest, rhs: SCMBalanceRequest) -> Bool {
+    if lhs.action != rhs.action {return false}
+    if lhs.thresholdPercent != rhs.thresholdPercent {return false}
+    if lhs.bytesPerSecond != rhs.bytesPerSecond {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMBalanceRequest.Action: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0STATUS\0\u{1}START\0\u{1}STOP\0")
+}
+
+nonisolated extension SCMBalanceResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".BalanceResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}balance\0\u{3}average_fullness\0\u{3}most_fullness\0\u{3}least_fullness\0\u{3}datanodes_outside\0\u{1}datanodes\0\u{3}moves_under_way\0\u{3}bytes_left\0\u{3}bytes_moved\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._balance) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.averageFullness) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.mostFullness) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.leastFullness) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.datanodesOutside) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self.datanodes) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.movesUnderWay) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.bytesLeft) }()
+      case 9: try { try decoder.decodeSingularUInt64Field(value: &self.bytesMoved) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._balance {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.averageFullness != 0 {
+      try visitor.visitSingularUInt32Field(value: self.averageFullness, fieldNumber: 2)
+    }
+    if self.mostFullness != 0 {
+      try visitor.visitSingularUInt32Field(value: self.mostFullness, fieldNumber: 3)
+    }
+    if self.leastFullness != 0 {
+      try visitor.visitSingularUInt32Field(value: self.leastFullness, fieldNumber: 4)
+    }
+    if self.datanodesOutside != 0 {
+      try visitor.visitSingularUInt32Field(value: self.datanodesOutside, fieldNumber: 5)
+    }
+    if self.datanodes != 0 {
+      try visitor.visitSingularUInt32Field(value: self.datanodes, fieldNumber: 6)
+    }
+    if self.movesUnderWay != 0 {
+      try visitor.visitSingularUInt64Field(value: self.movesUnderWay, fieldNumber: 7)
+    }
+    if self.bytesLeft != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesLeft, fieldNumber: 8)
+    }
+    if self.bytesMoved != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesMoved, fieldNumber: 9)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMBalanceResponse, rhs: SCMBalanceResponse) -> Bool {
+    if lhs._balance != rhs._balance {return false}
+    if lhs.averageFullness != rhs.averageFullness {return false}
+    if lhs.mostFullness != rhs.mostFullness {return false}
+    if lhs.leastFullness != rhs.leastFullness {return false}
+    if lhs.datanodesOutside != rhs.datanodesOutside {return false}
+    if lhs.datanodes != rhs.datanodes {return false}
+    if lhs.movesUnderWay != rhs.movesUnderWay {return false}
+    if lhs.bytesLeft != rhs.bytesLeft {return false}
+    if lhs.bytesMoved != rhs.bytesMoved {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMOperationProgress: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".OperationProgress"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}operation\0\u{3}containers_left\0\u{3}bytes_left\0\u{3}bytes_moved\0\u{3}milliseconds_counted\0\u{3}under_way\0\u{1}open\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._operation) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.containersLeft) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.bytesLeft) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.bytesMoved) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.millisecondsCounted) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.underWay) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.`open`) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._operation {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.containersLeft != 0 {
+      try visitor.visitSingularUInt64Field(value: self.containersLeft, fieldNumber: 2)
+    }
+    if self.bytesLeft != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesLeft, fieldNumber: 3)
+    }
+    if self.bytesMoved != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytesMoved, fieldNumber: 4)
+    }
+    if self.millisecondsCounted != 0 {
+      try visitor.visitSingularUInt64Field(value: self.millisecondsCounted, fieldNumber: 5)
+    }
+    if self.underWay != 0 {
+      try visitor.visitSingularUInt64Field(value: self.underWay, fieldNumber: 6)
+    }
+    if self.`open` != 0 {
+      try visitor.visitSingularUInt64Field(value: self.`open`, fieldNumber: 7)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMOperationProgress, rhs: SCMOperationProgress) -> Bool {
+    if lhs._operation != rhs._operation {return false}
+    if lhs.containersLeft != rhs.containersLeft {return false}
+    if lhs.bytesLeft != rhs.bytesLeft {return false}
+    if lhs.bytesMoved != rhs.bytesMoved {return false}
+    if lhs.millisecondsCounted != rhs.millisecondsCounted {return false}
+    if lhs.underWay != rhs.underWay {return false}
+    if lhs.`open` != rhs.`open` {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".NodeInfo"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0\u{3}pending_deletions\0\u{3}unreclaimed_blocks\0\u{1}operation\0\u{3}unknown_replicas\0")
+
+  fileprivate class _StorageClass {
+    var _address: WireAddress? = nil
+    var _state: SCMNodeState = .healthy
+    var _millisecondsSinceHeartbeat: UInt64 = 0
+    var _volumes: [DNVolume] = []
+    var _containers: UInt64 = 0
+    var _pendingDeletions: UInt64 = 0
+    var _unreclaimedBlocks: UInt64 = 0
+    var _operation: SCMOperationProgress? = nil
+    var _unknownReplicas: UInt64 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _address = source._address
+      _state = source._state
+      _millisecondsSinceHeartbeat = source._millisecondsSinceHeartbeat
+      _volumes = source._volumes
+      _containers = source._containers
+      _pendingDeletions = source._pendingDeletions
+      _unreclaimedBlocks = source._unreclaimedBlocks
+      _operation = source._operation
+      _unknownReplicas = source._unknownReplicas
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._address) }()
+        case 2: try { try decoder.decodeSingularEnumField(value: &_storage._state) }()
+        case 3: try { try decoder.decodeSingularUInt64Field(value: &_storage._millisecondsSinceHeartbeat) }()
+        case 4: try { try decoder.decodeRepeatedMessageField(value: &_storage._volumes) }()
+        case 5: try { try decoder.decodeSingularUInt64Field(value: &_storage._containers) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._pendingDeletions) }()
+        case 7: try { try decoder.decodeSingularUInt64Field(value: &_storage._unreclaimedBlocks) }()
+        case 8: try { try decoder.decodeSingularMessageField(value: &_storage._operation) }()
+        case 9: try { try decoder.decodeSingularUInt64Field(value: &_storage._unknownReplicas) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._address {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      if _storage._state != .healthy {
+        try visitor.visitSingularEnumField(value: _storage._state, fieldNumber: 2)
+      }
+      if _storage._millisecondsSinceHeartbeat != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._millisecondsSinceHeartbeat, fieldNumber: 3)
+      }
+      if !_storage._volumes.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._volumes, fieldNumber: 4)
+      }
+      if _storage._containers != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._containers, fieldNumber: 5)
+      }
+      if _storage._pendingDeletions != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._pendingDeletions, fieldNumber: 6)
+      }
+      if _storage._unreclaimedBlocks != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._unreclaimedBlocks, fieldNumber: 7)
+      }
+      try { if let v = _storage._operation {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+      } }()
+      if _storage._unknownReplicas != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._unknownReplicas, fieldNumber: 9)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMNodeInfo, rhs: SCMNodeInfo) -> Bool {
-    if lhs._address != rhs._address {return false}
-    if lhs.state != rhs.state {return false}
-    if lhs.millisecondsSinceHeartbeat != rhs.millisecondsSinceHeartbeat {return false}
-    if lhs.volumes != rhs.volumes {return false}
-    if lhs.containers != rhs.containers {return false}
-    if lhs.pendingDeletions != rhs.pendingDeletions {return false}
-    if lhs.unreclaimedBlocks != rhs.unreclaimedBlocks {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._address != rhs_storage._address {return false}
+        if _storage._state != rhs_storage._state {return false}
+        if _storage._millisecondsSinceHeartbeat != rhs_storage._millisecondsSinceHeartbeat {return false}
+        if _storage._volumes != rhs_storage._volumes {return false}
+        if _storage._containers != rhs_storage._containers {return false}
+        if _storage._pendingDeletions != rhs_storage._pendingDeletions {return false}
+        if _storage._unreclaimedBlocks != rhs_storage._unreclaimedBlocks {return false}
+        if _storage._operation != rhs_storage._operation {return false}
+        if _storage._unknownReplicas != rhs_storage._unknownReplicas {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2758,7 +3585,7 @@ nonisolated extension SCMSafetyRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".SafetyResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}rows\0\u{3}degraded_blocks\0\u{3}is_in_safe_mode\0\u{3}unknown_containers\0\u{3}repairs_ended\0\u{3}repairs_given_up\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}rows\0\u{3}degraded_blocks\0\u{3}is_in_safe_mode\0\u{3}unknown_containers\0\u{3}repairs_ended\0\u{3}repairs_given_up\0\u{3}unheard_replicas\0\u{3}rebuild_bytes_per_second\0\u{3}is_rebuild_rate_measured\0\u{3}disk_repair_seconds\0\u{3}disk_failures_per_year\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2772,6 +3599,11 @@ nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._M
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.unknownContainers) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.repairsEnded) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.repairsGivenUp) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.unheardReplicas) }()
+      case 8: try { try decoder.decodeSingularDoubleField(value: &self.rebuildBytesPerSecond) }()
+      case 9: try { try decoder.decodeSingularBoolField(value: &self.isRebuildRateMeasured) }()
+      case 10: try { try decoder.decodeSingularDoubleField(value: &self.diskRepairSeconds) }()
+      case 11: try { try decoder.decodeSingularDoubleField(value: &self.diskFailuresPerYear) }()
       default: break
       }
     }
@@ -2796,6 +3628,21 @@ nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.repairsGivenUp != 0 {
       try visitor.visitSingularUInt64Field(value: self.repairsGivenUp, fieldNumber: 6)
     }
+    if self.unheardReplicas != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unheardReplicas, fieldNumber: 7)
+    }
+    if self.rebuildBytesPerSecond.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.rebuildBytesPerSecond, fieldNumber: 8)
+    }
+    if self.isRebuildRateMeasured != false {
+      try visitor.visitSingularBoolField(value: self.isRebuildRateMeasured, fieldNumber: 9)
+    }
+    if self.diskRepairSeconds.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.diskRepairSeconds, fieldNumber: 10)
+    }
+    if self.diskFailuresPerYear.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.diskFailuresPerYear, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2806,6 +3653,11 @@ nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.unknownContainers != rhs.unknownContainers {return false}
     if lhs.repairsEnded != rhs.repairsEnded {return false}
     if lhs.repairsGivenUp != rhs.repairsGivenUp {return false}
+    if lhs.unheardReplicas != rhs.unheardReplicas {return false}
+    if lhs.rebuildBytesPerSecond != rhs.rebuildBytesPerSecond {return false}
+    if lhs.isRebuildRateMeasured != rhs.isRebuildRateMeasured {return false}
+    if lhs.diskRepairSeconds != rhs.diskRepairSeconds {return false}
+    if lhs.diskFailuresPerYear != rhs.diskFailuresPerYear {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2813,7 +3665,7 @@ nonisolated extension SCMSafetyResponse: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMSafetyResponse.protoMessageName + ".Row"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}containers\0\u{3}degraded_containers\0\u{3}unreadable_containers\0\u{3}degraded_blocks\0\u{3}missing_replicas\0\u{3}least_redundancy\0\u{3}full_redundancy\0\u{1}repairs\0\u{1}waiting\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}containers\0\u{3}degraded_containers\0\u{3}unreadable_containers\0\u{3}degraded_blocks\0\u{3}missing_replicas\0\u{3}least_redundancy\0\u{3}full_redundancy\0\u{1}repairs\0\u{1}waiting\0\u{3}years_to_loss\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2831,6 +3683,7 @@ nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobu
       case 8: try { try decoder.decodeSingularUInt32Field(value: &self.fullRedundancy) }()
       case 9: try { try decoder.decodeSingularUInt64Field(value: &self.repairs) }()
       case 10: try { try decoder.decodeSingularUInt64Field(value: &self.waiting) }()
+      case 11: try { try decoder.decodeSingularDoubleField(value: &self.yearsToLoss) }()
       default: break
       }
     }
@@ -2871,6 +3724,9 @@ nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobu
     if self.waiting != 0 {
       try visitor.visitSingularUInt64Field(value: self.waiting, fieldNumber: 10)
     }
+    if self.yearsToLoss.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.yearsToLoss, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2885,6 +3741,7 @@ nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobu
     if lhs.fullRedundancy != rhs.fullRedundancy {return false}
     if lhs.repairs != rhs.repairs {return false}
     if lhs.waiting != rhs.waiting {return false}
+    if lhs.yearsToLoss != rhs.yearsToLoss {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2892,7 +3749,7 @@ nonisolated extension SCMSafetyResponse.Row: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Command"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0\u{3}start_repairs\0\u{3}end_repairs\0\u{2}\u{a}version\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cluster\0\u{3}create_container\0\u{3}container_state\0\u{3}reserve_numbers\0\u{3}delete_blocks\0\u{3}deleted_on\0\u{1}node\0\u{1}witnessed\0\u{3}start_repairs\0\u{3}end_repairs\0\u{1}operate\0\u{1}balance\0\u{2}\u{8}version\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3030,6 +3887,32 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
           self.command = .endRepairs(v)
         }
       }()
+      case 11: try {
+        var v: SCMCommand.Operate?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .operate(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .operate(v)
+        }
+      }()
+      case 12: try {
+        var v: SCMBalance?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .balance(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .balance(v)
+        }
+      }()
       case 20: try { try decoder.decodeSingularUInt32Field(value: &self.version) }()
       default: break
       }
@@ -3081,6 +3964,14 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     case .endRepairs?: try {
       guard case .endRepairs(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    }()
+    case .operate?: try {
+      guard case .operate(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
+    }()
+    case .balance?: try {
+      guard case .balance(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
     }()
     case nil: break
     }
@@ -3466,7 +4357,7 @@ nonisolated extension SCMCommand.StartRepairs: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension SCMCommand.StartRepairs.Start: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.StartRepairs.protoMessageName + ".Start"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}from\0\u{1}to\0\u{1}store\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}from\0\u{1}to\0\u{1}store\0\u{1}reason\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3479,6 +4370,7 @@ nonisolated extension SCMCommand.StartRepairs.Start: SwiftProtobuf.Message, Swif
       case 3: try { try decoder.decodeSingularMessageField(value: &self._from) }()
       case 4: try { try decoder.decodeSingularMessageField(value: &self._to) }()
       case 5: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
+      case 6: try { try decoder.decodeSingularEnumField(value: &self.reason) }()
       default: break
       }
     }
@@ -3504,6 +4396,9 @@ nonisolated extension SCMCommand.StartRepairs.Start: SwiftProtobuf.Message, Swif
     if self.store != 0 {
       try visitor.visitSingularFixed64Field(value: self.store, fieldNumber: 5)
     }
+    if self.reason != .rebuild {
+      try visitor.visitSingularEnumField(value: self.reason, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3513,6 +4408,7 @@ nonisolated extension SCMCommand.StartRepairs.Start: SwiftProtobuf.Message, Swif
     if lhs._from != rhs._from {return false}
     if lhs._to != rhs._to {return false}
     if lhs.store != rhs.store {return false}
+    if lhs.reason != rhs.reason {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3588,6 +4484,75 @@ nonisolated extension SCMCommand.EndRepairs.End: SwiftProtobuf.Message, SwiftPro
     if lhs.replicaIndex != rhs.replicaIndex {return false}
     if lhs.token != rhs.token {return false}
     if lhs.isGivenUp != rhs.isGivenUp {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.Operate: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.protoMessageName + ".Operate"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}changes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.changes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.changes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.changes, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.Operate, rhs: SCMCommand.Operate) -> Bool {
+    if lhs.changes != rhs.changes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMCommand.Operate.Change: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.Operate.protoMessageName + ".Change"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}operation\0\u{1}from\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._operation) }()
+      case 2: try { try decoder.decodeSingularEnumField(value: &self.from) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._operation {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.from != .inService {
+      try visitor.visitSingularEnumField(value: self.from, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.Operate.Change, rhs: SCMCommand.Operate.Change) -> Bool {
+    if lhs._operation != rhs._operation {return false}
+    if lhs.from != rhs.from {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3674,7 +4639,7 @@ nonisolated extension SCMContainerRecord: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMContainerRecord.Repair: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMContainerRecord.protoMessageName + ".Repair"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0\u{1}store\0\u{1}token\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0\u{1}store\0\u{1}token\0\u{1}reason\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3686,6 +4651,7 @@ nonisolated extension SCMContainerRecord.Repair: SwiftProtobuf.Message, SwiftPro
       case 2: try { try decoder.decodeSingularMessageField(value: &self._node) }()
       case 3: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
       case 4: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
+      case 5: try { try decoder.decodeSingularEnumField(value: &self.reason) }()
       default: break
       }
     }
@@ -3708,6 +4674,9 @@ nonisolated extension SCMContainerRecord.Repair: SwiftProtobuf.Message, SwiftPro
     if self.token != 0 {
       try visitor.visitSingularFixed64Field(value: self.token, fieldNumber: 4)
     }
+    if self.reason != .rebuild {
+      try visitor.visitSingularEnumField(value: self.reason, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3716,6 +4685,7 @@ nonisolated extension SCMContainerRecord.Repair: SwiftProtobuf.Message, SwiftPro
     if lhs._node != rhs._node {return false}
     if lhs.store != rhs.store {return false}
     if lhs.token != rhs.token {return false}
+    if lhs.reason != rhs.reason {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

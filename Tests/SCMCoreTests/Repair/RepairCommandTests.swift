@@ -147,7 +147,7 @@ struct RepairCommandTests {
 
     @Test("tables of formats 1 to 3 are read, and written as 3")
     func format() {
-        #expect(SCMStateMachine().format == TablesFormat(current: 3, oldest: 1))
+        #expect(SCMStateMachine().format == TablesFormat(current: 4, oldest: 1))
     }
 }
 

@@ -39,6 +39,8 @@ struct RepairRig {
     var now: UInt64 = oneSecond
     let racks: Int
     var volumes = 1
+    /// Bytes of a replica that is rebuilt.
+    var moveSize: UInt64 = 1 << 30
     /// How long a datanode takes to rebuild a replica.
     var seconds = 3
     /// Commands that were proposed, in order.
@@ -219,6 +221,7 @@ struct RepairRig {
             run(ends)
         }
         if let starts = state.dueRepairStarts(at: now, using: &random) { run(starts) }
+        if let due = state.dueOperations(at: now, wall: wall) { run(due) }
         for (node, numbers) in state.takeDeparted() { confirm(numbers, by: node) }
     }
 
@@ -237,8 +240,8 @@ struct RepairRig {
                 continue
             }
             nodes[number].work[id] = nil
-            put(Self.report(id, Int(work.order.replicaIndex)), on: number)
-            nodes[number].free -= 1 << 30
+            put(Self.report(id, Int(work.order.replicaIndex), bytes: moveSize), on: number)
+            nodes[number].free -= moveSize
         }
     }
 
@@ -259,6 +262,7 @@ struct RepairRig {
                 return
             }
             guard nodes[number].replicas[id]?.replicaIndex == removal.replicaIndex else { return }
+            nodes[number].free += nodes[number].replicas[id]?.usedBytes ?? 0
             nodes[number].replicas[id] = nil
             nodes[number].news[id] = Self.report(id, 0, .none)
             nodes[number].removed.append(id)

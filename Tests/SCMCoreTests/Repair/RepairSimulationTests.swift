@@ -149,4 +149,27 @@ struct RepairSimulationTests {
         #expect(replicas == 9 * cluster.containers)
         #expect(cluster.rig.nodes.allSatisfy { !$0.isUp || $0.work.isEmpty })
     }
+
+    @Test("a node of 1,000 leaves: all is copied, evenly, within bounds, and counts meanwhile")
+    func oneLeaves() throws {
+        var cluster = try Cluster(nodes: 1000, containers: 100_000)
+        let held = cluster.rig.nodes[17].replicas.count
+        #expect(held > 700)
+        let looks = cluster.rig.state.repairs.looks
+        try cluster.rig.operate(17, to: .decommissioning)
+        var seconds = 0
+        while cluster.rig.operation(17) == .decommissioning, seconds < 2000 {
+            cluster.tick()
+            seconds += 1
+            #expect(cluster.rig.state.safety(at: cluster.rig.now).degradedBlocks == 0)
+        }
+        for _ in 0..<4 { cluster.tick() }
+        #expect(cluster.rig.nodes[17].replicas.isEmpty && cluster.givenUp == 0)
+        #expect(cluster.rig.received.values.reduce(0, +) == held)
+        #expect(cluster.most.target <= 2 && cluster.most.source <= 8)
+        #expect(cluster.spread.most <= 5, "\(cluster.spread)")
+        // However much waits for its one source, a tick looks at little of it.
+        let cost = Double(cluster.rig.state.repairs.looks - looks) / Double(seconds)
+        #expect(cost < 150, "\(cost) looks a second")
+    }
 }

@@ -1,0 +1,88 @@
+import Bytes
+import Model
+import Reactor
+import Testing
+
+@testable import ContainerStore
+
+@Suite("a volume that leaves")
+struct LeavingTests {
+    /// The volume that container 1 was put on, and the other one.
+    private func volumes(in directory: String) throws -> (first: String, second: String) {
+        let paths = ["\(directory)/v1", "\(directory)/v2"]
+        let isFirst = try names(in: paths[0] + "/containers").contains("container-1.data")
+        return isFirst ? (paths[0], paths[1]) : (paths[1], paths[0])
+    }
+
+    @Test("it gets nothing new, its containers are closed and told of, over a restart too")
+    func leaves() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            for id in 1...2 as ClosedRange<UInt64> {
+                try await store.createContainer(
+                    ContainerID(id), replication: replication, replicaIndex: 1)
+                try await store.append(cell(blockID(1, in: id), at: 0, [1, 2, 3]))
+            }
+            let (first, second) = try volumes(in: directory)
+            try await store.setLeaving(true, volume: first)
+            for _ in 0..<50 where await store.report().first?.state != .closed {
+                try await reactor.sleep(for: .milliseconds(20))
+            }
+            var reports = await store.report()
+            #expect(reports.map(\.isLeaving) == [true, false])
+            #expect(reports.map(\.state) == [.closed, .open])
+            for id in 3...5 as ClosedRange<UInt64> {
+                try await store.createContainer(
+                    ContainerID(id), replication: replication, replicaIndex: 1)
+            }
+            #expect(try names(in: first + "/containers").count == 2)
+            let told = await store.volumes()
+            #expect(told.first { $0.path == first }?.isLeaving == true)
+            #expect(told.first { $0.path == first }?.available == 0)
+            #expect(told.first { $0.path == second }?.isLeaving == false)
+            #expect(told.map(\.containers).sorted() == [1, 4])
+            // What it has is read as ever.
+            #expect(try await store.bytes(of: blockID(1, in: 1)) == [1, 2, 3])
+            let last = await refusal { try await store.setLeaving(true, volume: second) }
+            #expect(last?.code == .invalidArgument && last?.message.contains("last") == true)
+            let stranger = await refusal { try await store.setLeaving(true, volume: "/x") }
+            #expect(stranger?.message.contains(first) == true)
+            try await store.close()
+
+            let again = try await openStore(directory, on: reactor, volumes: 2)
+            reports = await again.report()
+            #expect(reports.first?.isLeaving == true)
+            #expect(reports.dropFirst().allSatisfy { !$0.isLeaving })
+            try await again.setLeaving(false, volume: first)
+            try await again.setLeaving(false, volume: first)
+            #expect(await again.report().allSatisfy { !$0.isLeaving })
+            try await again.createContainer(
+                ContainerID(9), replication: replication, replicaIndex: 1)
+            #expect(try names(in: first + "/containers").count == 4)
+            #expect(await again.volumes().map(\.containers).sorted() == [2, 4])
+            try await again.close()
+            #expect(!(try names(in: first).contains("leaving")))
+        }
+    }
+
+    @Test("one whose last container was open when it ended has that closed when it begins")
+    func restart() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            try await store.createContainer(
+                ContainerID(1), replication: replication, replicaIndex: 1)
+            try await store.append(cell(blockID(1), at: 0, [4, 5]))
+            try await store.close()
+            // The power failed between the file and the closing.
+            try replaceContents(of: try volumes(in: directory).first + "/leaving", with: [])
+            let again = try await openStore(directory, on: reactor, volumes: 2)
+            for _ in 0..<50 where await again.report().first?.state != .closed {
+                try await reactor.sleep(for: .milliseconds(20))
+            }
+            let report = await again.report().first
+            #expect(report?.state == .closed && report?.isLeaving == true)
+            #expect(try await again.bytes(of: blockID(1)) == [4, 5])
+            try await again.close()
+        }
+    }
+}
