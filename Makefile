@@ -52,7 +52,7 @@ run: build
 
 # All programs and the tests, and no more: --build-tests also builds what the packages below have,
 # such as protobuf's compiler in C++.
-PRODUCTS := apus simulate http-load datapath-bench kernel-bench raft-bench
+PRODUCTS := apus simulate http-load datapath-bench kernel-bench raft-bench scm-bench
 
 # Eight tests at a time: all at once starve each other of the two threads that a small machine has,
 # and what waits for a peer with a deadline then meets it. Where a test hangs, the last lines name it.
@@ -71,6 +71,8 @@ test: deps-test deps-deb
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/failover_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/disk_test.py --nouns om --seconds 10 --out .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/recovery_test.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/repair_test.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/leaving_test.py
 	Sources/apus/Package/build-deb.sh .build/release .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/partition_test.py --out .build
@@ -91,6 +93,7 @@ bench: build deps-bench
 	swift build $(SWIFT_FLAGS) --product http-load
 	swift build $(SWIFT_FLAGS) --product datapath-bench
 	swift build $(SWIFT_FLAGS) --product kernel-bench
+	swift build $(SWIFT_FLAGS) --product scm-bench
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Bench/bench.py $(ARGS)
 
 .PHONY: bench-kernels
