@@ -19,6 +19,7 @@ help:
 	@echo "make build   the program: .build/release/apus"
 	@echo "make deb     a Debian package: .build/apus_VERSION_ARCH.deb"
 	@echo "make lint    check the format of the sources"
+	@echo "make chaos   kills, cuts, lost and rotten disks by chance under a load that checks every answer; ARGS=\"--minutes N --seed N\""
 	@echo "make bench   measure everything beside its yardstick; ARGS=\"--rows 9,10 --json FILE\""
 	@echo "make simulate  Raft clusters from seeds until one fails; ARGS=\"[--driver] --from SEED --minutes N\""
 	@echo "make mutants   that the simulator finds defects put into Raft's core; ARGS=--driver: into driver and log"
@@ -76,6 +77,15 @@ test: deps-test deps-deb
 	Sources/apus/Package/build-deb.sh .build/release .build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/partition_test.py --out .build
+	$(VENV)/bin/python Tests/Cluster/expected_test.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" timeout --kill-after 60 360 \
+		$(VENV)/bin/python Tests/Cluster/chaos.py --minutes 2 --out .build
+
+# Stops after ARGS="--minutes N", 2 otherwise, and prints the command that repeats it; logs of what
+# failed are kept in .build.
+.PHONY: chaos
+chaos: build deps-test
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/chaos.py --out .build $(ARGS)
 
 # A package counts as there if another one brought its program: nginx-light beside nginx-core.
 # RUNLEVEL=1 keeps Debian from starting nginx as a service.

@@ -80,8 +80,8 @@ extension SCMState {
                 }
                 return isKnown ? (.containerDeleted, []) : nil
             }
-            // A block came after all.
-            return holdsNothing(container) ? nil : (.containerClosing, [])
+            // A block came after all. That some replicas are gone already, whichever, tells nothing.
+            return mayHoldABlock(container) ? (.containerClosing, []) : nil
         case .containerDeleted:
             // Its first cell came after all.
             return isHeld(container, at: now) ? (.containerClosing, []) : nil
@@ -93,12 +93,17 @@ extension SCMState {
     /// acknowledged has a record with index 1 and each parity index: one of these must be there, or
     /// a lost replica might hide a block.
     private func holdsNothing(_ container: Container) -> Bool {
-        let places = container.nodes.indices.filter { replica(of: container, at: $0) != nil }
-        return places.contains { container.isInEachBlock($0) }
-            && places.allSatisfy { place in
-                let replica = replica(of: container, at: place)
-                return replica?.state == .closed && replica?.blocks == 0
-            }
+        container.nodes.indices.contains { place in
+            container.isInEachBlock(place) && replica(of: container, at: place) != nil
+        } && !mayHoldABlock(container)
+    }
+
+    /// Whether a replica that is there has a block, or may have one: it is not closed.
+    private func mayHoldABlock(_ container: Container) -> Bool {
+        container.nodes.indices.contains { place in
+            guard let replica = replica(of: container, at: place) else { return false }
+            return replica.state != .closed || replica.blocks > 0
+        }
     }
 
     /// Indexes of which no replica was made, and none is made any more.

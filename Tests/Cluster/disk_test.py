@@ -25,12 +25,11 @@ import time
 
 import histories
 import namespaces
+from disks import Disk
 
 INSIDE = "APUS_DISKS_INSIDE"
 NEEDED = ["unshare", "mount", "umount", "mkfs.ext4", "fsfreeze", "sync"]
 MEMBERS = 3
-# Room for the log's segments and the tables, and little enough to be filled at once.
-IMAGE = 768 << 20
 # Within so many seconds the load has used up what the log had of disk before it was full.
 LONGEST_FILL = 90
 # The loads are ended when the last fault is over; if they are not, they end by themselves.
@@ -50,67 +49,6 @@ def enter():
             f"mount -o loop {folder}/image {folder}/m;"
             f"fsfreeze -f {folder}/m; fsfreeze -u {folder}/m; umount {folder}/m; rm {folder}/image",
             "file systems that are mounted and frozen")
-
-
-class Disk:
-    """A file system for the directory of one member."""
-
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
-        self.image = self.path.parent / f"{self.path.name}.image"
-        self.filler = self.path / "filler"
-        self.guard = None
-        self.path.mkdir()
-        with open(self.image, "wb") as image:
-            image.truncate(IMAGE)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(self.image)], check=True)
-        subprocess.run(["mount", "-o", "loop", str(self.image), str(self.path)], check=True)
-
-    def fill(self):
-        """Takes all room there is, to the last block, for as long as `free` is not called."""
-        with open(self.filler, "wb") as filler:
-            for piece in [64 << 20, 1 << 20, 4096]:
-                end = filler.seek(0, os.SEEK_END)
-                while True:
-                    try:
-                        os.posix_fallocate(filler.fileno(), end, piece)
-                    except OSError:
-                        break
-                    end += piece
-        self.top_up()
-
-    def top_up(self):
-        """Takes what was freed since: segments of the log that went back."""
-        with open(self.filler, "ab") as filler:
-            while True:
-                try:
-                    end = filler.seek(0, os.SEEK_END)
-                    os.posix_fallocate(filler.fileno(), end, 4096)
-                except OSError:
-                    return
-
-    def free(self):
-        self.filler.unlink(missing_ok=True)
-
-    def freeze(self, seconds):
-        """Hangs for so long. It goes on even if this process dies, else nothing that waits for the
-        disk could ever be ended."""
-        self.guard = subprocess.Popen(
-            ["sh", "-c", 'fsfreeze -f "$0" && sleep "$1"; fsfreeze -u "$0"', str(self.path),
-             str(seconds)], start_new_session=True)
-
-    def thaw(self):
-        if self.guard:
-            self.guard.wait()
-            self.guard = None
-
-    def unmount(self):
-        self.thaw()
-        for _ in range(50):
-            if subprocess.run(["umount", str(self.path)], capture_output=True,
-                              check=False).returncode == 0:
-                return
-            time.sleep(0.1)
 
 
 class Run:

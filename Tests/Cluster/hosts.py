@@ -26,8 +26,16 @@ NEEDED = ["ip", "unshare", "nsenter", "setpriv", "chroot", "dpkg", "mount"]
 
 
 def enter():
-    """Starts this program again in namespaces of its own, or says why that cannot be."""
-    namespaces.enter(
+    """Starts this program again in namespaces of its own, or skips it."""
+    reason = enter_if_possible()
+    if reason:
+        namespaces.skip(reason)
+
+
+def enter_if_possible():
+    """Starts this program again in namespaces of its own, or returns why that cannot be. None: it is
+    there."""
+    return namespaces.enter_if_possible(
         INSIDE, NEEDED,
         ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
          "--propagation", "private"],
@@ -370,6 +378,27 @@ class Host:
             return run(*self.enter, "tc", "qdisc", "del", "dev", "eth0", "root", check=False).returncode == 0
         return run(*self.enter, "tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "delay",
                    f"{milliseconds}ms", check=False).returncode == 0
+
+
+# Ways to cut a host off: both ways, or one.
+CUTS = ["no cable", "sends into the void", "hears nothing"]
+
+
+def cut(host, others, kind):
+    """Cuts a host off from all (`no cable`), or in one direction from `others`; returns what heals
+    it."""
+    healing = contextlib.ExitStack()
+    if kind == "no cable":
+        host.cut()
+        healing.callback(host.heal)
+    for other in others:
+        if kind == "sends into the void":
+            host.cut_towards(other)
+            healing.callback(host.heal_towards, other)
+        elif kind == "hears nothing":
+            other.cut_towards(host)
+            healing.callback(other.heal_towards, host)
+    return healing
 
 
 class Hosts:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,20 +14,37 @@ def enter(mark, needed, wrapper, trial, what):
 
     `mark` is the variable by which the program knows that it is there, `needed` are programs, and
     `trial` is a script that is tried in such namespaces first: it makes `what`."""
+    reason = enter_if_possible(mark, needed, wrapper, trial, what)
+    if reason:
+        skip(reason)
+
+
+def enter_if_possible(mark, needed, wrapper, trial, what):
+    """As `enter`; where it cannot be, returns why. None: the program is there."""
     if os.environ.get(mark):
-        return
+        return None
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     if os.geteuid() != 0:
-        skip(f"it needs root, for {what}")
+        return f"it needs root, for {what}"
     missing = [name for name in needed if not shutil.which(name)]
     if missing:
-        skip("it needs " + " ".join(missing))
+        return "it needs " + " ".join(missing)
     tried = subprocess.run(
         [*wrapper, "sh", "-ec", trial], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
-        skip(f"{what} cannot be had: {tried.stderr.strip()}")
+        return f"{what} cannot be had: {tried.stderr.strip()}"
     os.environ[mark] = "1"
-    sys.exit(subprocess.run([*wrapper, sys.executable, *sys.argv], check=False).returncode)
+    inside = subprocess.Popen([*wrapper, sys.executable, *sys.argv])
+
+    def hand_on(number, _):
+        """The program within cleans up, and ends; its wrapper takes no signals."""
+        children = pathlib.Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
+        for child in children.read_text().split() if children.exists() else []:
+            os.kill(int(child), number)
+
+    for number in [signal.SIGTERM, signal.SIGINT]:
+        signal.signal(number, hand_on)
+    sys.exit(inside.wait())
 
 
 def skip(reason):
