@@ -37,7 +37,8 @@ extension SCMState {
             case .here:
                 let state = replica(of: container, at: place)?.state
                 if state == .unhealthy || container.corrupt.contains(place + 1) {
-                    health.missing.append(.init(place: place, due: 0))
+                    let due = dueIfNotHealed(place, of: container)
+                    health.missing.append(.init(place: place, due: due))
                     continue
                 }
                 health.present += 1

@@ -62,6 +62,7 @@ struct RepairQueue: Sendable {
     private var avoided: [DatanodeID: UInt64] = [:]
     var phases: [DatanodeID: SCMState.NodePhase] = [:]
     var progress: [UInt64: Progress] = [:]
+    var heals = HealLedger()
     /// Since this member began to lead.
     var begun = 0
     var ended = 0
