@@ -3,6 +3,7 @@ import Checksum
 import ContainerFormat
 import Model
 import Reactor
+import Synchronization
 
 /// Bytes of a block replica that do not match the checksums that they were written with.
 public struct DamagedRange: Hashable, Sendable {

@@ -36,7 +36,7 @@ struct KeptFile: Hashable, Sendable {
     var size: Int
 
     init?(name: String, size: Int) {
-        let words = name.split(separator: ".")[0].split(separator: "-")
+        let words = name.prefix { $0 != "." }.split(separator: "-")
         guard let first = words.first, let kind = Kind(rawValue: String(first)),
             words.count == (kind == .bytes ? 6 : 4), let number = UInt64(words[1]),
             let at = Int64(words[words.count - 1])

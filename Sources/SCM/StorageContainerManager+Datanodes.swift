@@ -108,9 +108,10 @@ extension StorageContainerManager {
         if let failure = end.failure {
             logger.warning("\(name) could not be healed, it is to be rebuilt: \(failure)")
         } else if end.wasWhole {
-            logger.warning(
+            let text =
                 "\(name) is whole, though a reader found it damaged: the reader's way to it, or its "
-                    + "memory, may be at fault")
+                + "memory, may be at fault"
+            logger.warning("\(text)")
         } else {
             logger.info("\(name) is whole again: \(end.bytes) bytes were written anew")
         }

@@ -140,9 +140,10 @@ final class HealQueue: Sendable {
             ).run()
             ending.bytes = summary.healedBytes
             let milliseconds = (reactor.now().nanoseconds - begin.nanoseconds) / 1_000_000
-            logger.info(
+            let text =
                 "\(order.name) is whole: \(summary.verifiedBytes) bytes verified, "
-                    + "\(summary.healedBytes) of them written anew, in \(milliseconds) ms")
+                + "\(summary.healedBytes) of them written anew, in \(milliseconds) ms"
+            logger.info("\(text)")
         } catch {
             ending.failure = error.message
             if error.code != .cancelled {
