@@ -104,7 +104,8 @@ struct Setting: Sendable {
                 + "on one that is there is rebuilt at once, what is damaged is healed in place"),
         Setting(
             key: "scm.heal-patience-ms", kind: .number, fallback: "60000",
-            help: "a damaged replica that its datanode does not heal in place for so long is rebuilt"
+            help:
+                "a damaged replica that its datanode does not heal in place for so long is rebuilt"
                 + " elsewhere"),
         Setting(
             key: "scm.repairs-per-target", kind: .number, fallback: "2",

@@ -169,7 +169,8 @@ private func kept(_ directory: String) -> [String] {
         }
     }
 
-    @Test("bits flipped anywhere in the cells, header and journal are found, not served, and healed")
+    @Test(
+        "bits flipped anywhere in the cells, header and journal are found, not served, and healed")
     func anywhere() async throws {
         try await withStore { directory, reactor, first, sample in
             try await first.deleteBlocks([blockID(2)])
@@ -180,15 +181,19 @@ private func kept(_ directory: String) -> [String] {
             let cells = place(sample, Sample.count, sample.bytes[Sample.count]!.count)
             let end = journal.count - journal.reversed().prefix { $0 == 0 }.count
             var random = SplitMix64(state: 4711)
-            for round in 0..<150 {
+            let rounds = environment("APUS_TEST_ROUNDS").flatMap { Int($0) } ?? 150
+            var flips = 0
+            for round in 0..<rounds {
                 let store = try await openStore(directory, on: reactor)
                 for _ in 0..<Int.random(in: 1...12, using: &random) {
                     let bit = Int.random(in: 0..<cells * 8, using: &random)
                     try flipBit(bit, of: dataPath(directory))
+                    flips += 1
                 }
                 if round % 5 == 0 {
                     let bit = Int.random(in: 0..<end * 8, using: &random)
                     try flipBit(bit, of: journalPath(directory))
+                    flips += 1
                 }
                 let clock = Timestamp(milliseconds: 1_000_000_000_000)
                 store.startScrubbing(.init(bytesPerSecond: nil)) { clock }
@@ -207,6 +212,7 @@ private func kept(_ directory: String) -> [String] {
                     await refusal { try await again.block(blockID(2)) }?.code == .noSuchBlock)
                 try await again.close()
             }
+            print("\(flips) bits flipped in \(rounds) rounds")
             // Byte for byte, but for what lies in no block.
             let healed = try contents(of: dataPath(directory))
             for localID in sample.bytes.keys where localID != 2 {
@@ -278,7 +284,9 @@ private func kept(_ directory: String) -> [String] {
         }
     }
 
-    @Test("a block that is deleted while it is made good stays a hole; one that cannot be does not matter")
+    @Test(
+        "a block that is deleted while it is made good stays a hole; one that cannot be does not matter"
+    )
     func deletion() async throws {
         try await withStore { directory, _, store, sample in
             try flipBit(place(sample, 6, 100_000) * 8, of: dataPath(directory))
@@ -384,7 +392,9 @@ private func kept(_ directory: String) -> [String] {
         #expect(gone(0) == [0, 3, 4])
         #expect(gone(5 << 20) == [0, 1, 3, 4])
         #expect(gone(0, isFull: true) == Array(files.indices))
-        for name in ["bytes-1-2", "container-1.data", "", ".", "bytes-a-1-1-0-7", "replica-1-2-3-4"] {
+        for name in [
+            "bytes-1-2", "container-1.data", "", ".", "bytes-a-1-1-0-7", "replica-1-2-3-4",
+        ] {
             #expect(KeptFile(name: name, size: 1) == nil, "\(name)")
         }
         let many = (0..<5000).map { file($0, 4096, at: now - Int64($0)) }
@@ -548,7 +558,9 @@ extension Bool {
         return Outcome(isHealed: isHealed.withLock { $0 }, operations: count)
     }
 
-    @Test("a power cut before any operation leaves a replica that is damaged, or whole, and is healed")
+    @Test(
+        "a power cut before any operation leaves a replica that is damaged, or whole, and is healed"
+    )
     func everyPoint() async throws {
         let sample = Sample()
         try await withDirectory { base in
@@ -588,7 +600,8 @@ extension Bool {
         }
     }
 
-    @Test("a power cut while a damaged replica is moved aside leaves it damaged, lost, or recovering")
+    @Test(
+        "a power cut while a damaged replica is moved aside leaves it damaged, lost, or recovering")
     func moving() async throws {
         let sample = Sample()
         try await withDirectory { base in

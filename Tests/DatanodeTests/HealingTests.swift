@@ -50,7 +50,8 @@ extension RepairRig {
 
     /// Has `indexes` healed from all others, and waits for what SCM is told. Returns why each could not
     /// be, by index.
-    func heal(_ indexes: some Collection<Int>, damaged: Set<Int> = []) async throws -> [Int: String] {
+    func heal(_ indexes: some Collection<Int>, damaged: Set<Int> = []) async throws -> [Int: String]
+    {
         for index in indexes {
             nodes[index - 1].scm.state.withLock { $0.heals = [] }
             let sources = (1...codec.coding.width).filter { $0 != index }
@@ -135,7 +136,8 @@ struct HealingTests {
         try await rig.end()
     }
 
-    @Test("with more bad than there are parities nothing is written, SCM hears why, and later it is")
+    @Test(
+        "with more bad than there are parities nothing is written, SCM hears why, and later it is")
     func tooMany() async throws {
         let rig = try await RepairRig(blocks(4))
         let block = rig.blocks[0]
@@ -195,7 +197,8 @@ struct HealingTests {
         try await rig.end()
     }
 
-    @Test("a replica whose index is damaged cannot be healed, and gives way to one made by its node")
+    @Test(
+        "a replica whose index is damaged cannot be healed, and gives way to one made by its node")
     func rebuiltInPlace() async throws {
         let rig = try await RepairRig(blocks(4))
         let size = try Data(contentsOf: URL(fileURLWithPath: rig.dataPath(3))).count

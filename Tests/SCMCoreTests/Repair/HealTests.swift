@@ -91,8 +91,10 @@ struct HealTests {
         #expect(rig.healOrders(3).map(\.replicaIndex) == [4])
         #expect(rig.repairs(id).isEmpty)
         // What others say of it counts for nothing, nor of other indexes.
-        #expect(rig.state.heard(RepairRig.id(2), heals: [result(id, 4, .healed)], at: rig.now) == [])
-        #expect(rig.state.heard(RepairRig.id(3), heals: [result(id, 3, .healed)], at: rig.now) == [])
+        #expect(
+            rig.state.heard(RepairRig.id(2), heals: [result(id, 4, .healed)], at: rig.now) == [])
+        #expect(
+            rig.state.heard(RepairRig.id(3), heals: [result(id, 3, .healed)], at: rig.now) == [])
         #expect(rig.container(id).corrupt == [4])
         let ends = rig.state.heard(
             RepairRig.id(3), heals: [result(id, 4, .healed)], at: rig.now)
@@ -155,7 +157,8 @@ struct HealTests {
     }
 
     @Test(
-        "where no other node is free the one that could not heal it rebuilds it, and others suffice")
+        "where no other node is free the one that could not heal it rebuilds it, and others suffice"
+    )
     func inItsPlace() throws {
         var (rig, id) = try rig()
         _ = rig.state.heard(RepairRig.id(1), heals: [result(id, 2, .failed)], at: rig.now)
@@ -229,7 +232,8 @@ struct HealTests {
         #expect(rig.healOrders(1).count == 1)
         rig.state.follow()
         #expect(rig.healOrders(1).isEmpty)
-        #expect(rig.state.heard(RepairRig.id(1), heals: [result(id, 2, .healed)], at: rig.now) == [])
+        #expect(
+            rig.state.heard(RepairRig.id(1), heals: [result(id, 2, .healed)], at: rig.now) == [])
     }
 
     @Test("a container that is deleted, or a replica that is replaced, is forgotten")
