@@ -106,12 +106,25 @@ extension Container {
         func indexTable(_ cache: ClosedCache) async throws(StoreError) -> [ContainerIndex.PageInfo]
     {
         if case .table(let pages) = cache.value(.table(serial)) { return pages }
+        let file = try await cache.dataFile(of: self)
+        let footer = try await storedFooter(file)
+        let pages = try await storedTable(footer, file)
+        cache.insert(
+            .table(pages), for: .table(serial), bytes: footer.tableLength + 64, of: self)
+        return pages
+    }
+
+    /// The footer as it is on disk. Damage is marked.
+    nonisolated(nonsending)
+        func storedFooter(
+            _ file: File, for context: IOContext = .client
+        ) async throws(StoreError) -> ContainerFooter
+    {
         guard case .closed(let footerOffset) = state.withLock({ $0.phase }) else {
             throw StoreError(.noSuchContainer, "\(name) is being deleted")
         }
-        let file = try await cache.dataFile(of: self)
         let footerBytes = try await indexBytes(
-            file, footerOffset..<footerOffset + ContainerFooter.size)
+            file, footerOffset..<footerOffset + ContainerFooter.size, context)
         let footer = try parsed("footer") { () throws(FormatError) in
             try footerBytes.withParsed { (bytes) throws(FormatError) in
                 try ContainerFooter(parsing: bytes)
@@ -123,16 +136,22 @@ extension Container {
             markDamaged(text)
             throw StoreError(.corrupt, text)
         }
+        return footer
+    }
+
+    /// The table of index pages as it is on disk. Damage is marked.
+    nonisolated(nonsending)
+        func storedTable(
+            _ footer: ContainerFooter, _ file: File, for context: IOContext = .client
+        ) async throws(StoreError) -> [ContainerIndex.PageInfo]
+    {
         let tableBytes = try await indexBytes(
-            file, footer.tableOffset..<footer.tableOffset + footer.tableLength)
-        let pages = try parsed("index table") { () throws(FormatError) in
+            file, footer.tableOffset..<footer.tableOffset + footer.tableLength, context)
+        return try parsed("index table") { () throws(FormatError) in
             try tableBytes.withParsed { (bytes) throws(FormatError) in
                 try ContainerIndex.parseTable(bytes, footer: footer)
             }
         }
-        cache.insert(
-            .table(pages), for: .table(serial), bytes: footer.tableLength + 64, of: self)
-        return pages
     }
 
     /// One page of the index of this container, which is closed.
@@ -143,24 +162,35 @@ extension Container {
     {
         let key = ClosedCache.Key.page(serial, number)
         if case .page(let entries) = cache.value(key) { return entries }
+        let entries = try await storedPage(number, of: pages, try await cache.dataFile(of: self))
+        // In memory an entry takes about twice what it takes on disk.
+        cache.insert(.page(entries), for: key, bytes: 2 * pages[number].length, of: self)
+        return entries
+    }
+
+    /// One page of the index as it is on disk. Damage is marked.
+    nonisolated(nonsending)
+        func storedPage(
+            _ number: Int, of pages: [ContainerIndex.PageInfo], _ file: File,
+            for context: IOContext = .client
+        ) async throws(StoreError) -> [BlockEntry]
+    {
         let info = pages[number]
-        let file = try await cache.dataFile(of: self)
-        let bytes = try await indexBytes(file, info.fileOffset..<info.fileOffset + info.length)
-        let entries = try parsed("index page \(number)") { () throws(FormatError) in
+        let bytes = try await indexBytes(
+            file, info.fileOffset..<info.fileOffset + info.length, context)
+        return try parsed("index page \(number)") { () throws(FormatError) in
             try bytes.withParsed { (bytes) throws(FormatError) in
                 try ContainerIndex.parsePage(bytes, info)
             }
         }
-        // In memory an entry takes about twice what it takes on disk.
-        cache.insert(.page(entries), for: key, bytes: 2 * info.length, of: self)
-        return entries
     }
 
     nonisolated(nonsending)
-        private func indexBytes(_ file: File, _ range: Range<Int>) async throws(StoreError)
-        -> [UInt8]
+        private func indexBytes(
+            _ file: File, _ range: Range<Int>, _ context: IOContext
+        ) async throws(StoreError) -> [UInt8]
     {
-        do throws(IOError) { return try await volume.read(file, range) } catch {
+        do throws(IOError) { return try await volume.read(file, range, for: context) } catch {
             guard error.kind == .disk else { throw volume.refusal(for: error) }
             markDamaged("its index cannot be read: \(error.description)")
             throw StoreError(.io, "\(name): \(error.description)")

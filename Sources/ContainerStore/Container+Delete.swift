@@ -111,7 +111,10 @@ extension Container {
                 let found = state.blocks[block.localID]
                 return (found?.entry, state.isClosed, found?.queue.isEmpty ?? true)
             }
-            if isClosed { break }
+            if isClosed {
+                await untilMended(block.localID)
+                break
+            }
             if isQuiet { return found }
             // Appends are on their way. They are ended, not broken off; each round decides some.
             try await commit([.mark])
@@ -248,16 +251,31 @@ extension Container {
 
     /// The files of a container whose phase is `deleted`; again if it failed before.
     func removeSealed(cache: ClosedCache) async throws(StoreError) {
+        let charged = await letGoOfFiles(cache: cache)
+        try await volume.removeContainer(id)
+        charge(-charged)
+    }
+
+    /// Refuses everything from now on, and moves both files to where nobody takes them for a
+    /// container's. To be tried again where it fails.
+    func moveAside(cache: ClosedCache) async throws(StoreError) {
+        await seal()
+        let charged = await letGoOfFiles(cache: cache)
+        try await volume.moveAside(id, index: header.replicaIndex)
+        charge(-charged)
+    }
+
+    /// Closes the files of a container whose phase is `deleted` once nothing is in flight. Returns the
+    /// bytes that they take.
+    private func letGoOfFiles(cache: ClosedCache) async -> Int {
         await untilIdle()
         volume.reclaimer.forget(self)
         cache.forget(self)
-        let charged = state.withLock { state in
+        journalWriter.letGo()
+        return state.withLock { state in
             state.dataFile = nil
             return state.charged
         }
-        journalWriter.letGo()
-        try await volume.removeContainer(id)
-        charge(-charged)
     }
 }
 

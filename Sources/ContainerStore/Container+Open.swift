@@ -244,7 +244,10 @@ extension ContainerState {
         tail = contents.tail
         usedBytes = contents.usedBytes
         blockCount = contents.blockCount
-        if contents.isUnhealthy { damage = "damage was found before the last start" }
+        if contents.isUnhealthy {
+            damage = "damage was found before the last start"
+            suspicion.add(nil)
+        }
     }
 }
 

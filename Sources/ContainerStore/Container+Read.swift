@@ -159,14 +159,14 @@ extension Container {
                 for: context)
         } catch {
             guard error.kind == .disk else { throw volume.refusal(for: error) }
-            markDamaged("a read failed: \(error.description)")
+            markDamaged("a read failed: \(error.description)", block: block.localID)
             throw StoreError(.io, "\(name), block \(block): \(error.description)")
         }
         guard count >= segment.length else {
             let text =
                 "\(name), block \(block): the data file ends at "
                 + "\(segment.fileOffset + count), within the block"
-            markDamaged(text)
+            markDamaged(text, block: block.localID)
             throw StoreError(.corrupt, text)
         }
     }
@@ -188,15 +188,19 @@ extension Container {
             let text =
                 "\(name), block \(block), offset \(offset): the bytes read do not match "
                 + "their checksum"
-            markDamaged(text)
+            markDamaged(text, block: block.localID)
             throw StoreError(.corrupt, text)
         }
     }
 
-    /// Reports the replica as unhealthy from now on, and after the next start too.
-    func markDamaged(_ reason: String) {
+    /// Reports the replica as unhealthy from now on, and after the next start too, until it was healed.
+    /// - Parameters:
+    ///   - block: whose cells are damaged; nil: something else, or it is not known.
+    ///   - isTakenUp: who found it heals the replica, and sees to it.
+    func markDamaged(_ reason: String, block: UInt64? = nil, isTakenUp: Bool = false) {
         guard volume.failure == nil else { return }
         let isNew = state.withLock { state in
+            if !isTakenUp { state.suspicion.add(block) }
             defer { if state.damage == nil { state.damage = reason } }
             return state.damage == nil && state.phase != .deleted
         }

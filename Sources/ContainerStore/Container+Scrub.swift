@@ -21,21 +21,34 @@ extension Container {
             if let open {
                 return try await scrubOpen(open, by: scrubber, buffer, cache)
             }
-            let pages = try await indexTable(cache)
-            var isWhole = true
-            for number in pages.indices {
-                for entry in try await indexPage(number, of: pages, cache) {
-                    guard await scrubber.mayGoOn() else { return false }
-                    let file = try await cache.dataFile(of: self)
-                    isWhole = try await scrub(entry, of: file, by: scrubber, buffer) && isWhole
-                }
-            }
-            return isWhole
+            return try await scrubClosed(by: scrubber, buffer, cache)
         } catch {
             // An index that does not parse has been marked already; a full queue is no damage.
             if error.code == .corrupt { scrubber.didFind(error.message) }
             return false
         }
+    }
+
+    /// The index is read from the disk, whatever is in memory of it.
+    private func scrubClosed(
+        by scrubber: Scrubber, _ buffer: AlignedBuffer, _ cache: ClosedCache
+    ) async throws(StoreError) -> Bool {
+        let file = try await cache.dataFile(of: self)
+        var isWhole = true
+        if let damage = try await damageBesideCells(file) {
+            scrubber.didFind(damage)
+            isWhole = false
+        }
+        let footer = try await storedFooter(file, for: .scrub)
+        let pages = try await storedTable(footer, file, for: .scrub)
+        for number in pages.indices {
+            for entry in try await storedPage(number, of: pages, file, for: .scrub) {
+                guard await scrubber.mayGoOn() else { return false }
+                let file = try await cache.dataFile(of: self)
+                isWhole = try await scrub(entry, of: file, by: scrubber, buffer) && isWhole
+            }
+        }
+        return isWhole
     }
 
     private func scrubOpen(
@@ -84,7 +97,7 @@ extension Container {
                     let text =
                         "\(name), block \(BlockID(containerID: id, localID: entry.localID)), "
                         + "offset \(cell.offset + done): \(problem)"
-                    markDamaged(text)
+                    markDamaged(text, block: entry.localID)
                     scrubber.didFind(text)
                     return false
                 }

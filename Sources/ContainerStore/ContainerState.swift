@@ -76,6 +76,14 @@ struct ContainerState: Sendable {
     var recovery: UInt64?
     /// What is wrong with the replica, if anything. Nothing is appended to it any more.
     var damage: String?
+    /// Where damage was found that nobody who heals has taken up.
+    var suspicion = Suspicion()
+    /// Whether somebody heals the replica.
+    var isHealing = false
+    /// The block of which bytes are being written in place.
+    var mending: UInt64?
+    /// Woken when they are there.
+    var mendWaiters: [UnsafeContinuation<Void, Never>] = []
     var blocks: [UInt64: Block] = [:]
     /// Blocks deleted, or being deleted: an open container never takes them again. Of a closed
     /// one, those deleted since it closed.
@@ -129,6 +137,9 @@ struct ContainerState: Sendable {
         /// on disk of it is not known, so that nothing may follow it; closing the container writes a
         /// new journal, and is tried until it succeeds.
         case unwritten
+        /// It was found damaged on disk, while all that it says is known here: healing the replica
+        /// writes it anew.
+        case rotten
     }
     var journalTrouble: JournalTrouble?
     var isJournalBroken: Bool { journalTrouble != nil }
@@ -147,7 +158,7 @@ struct ContainerState: Sendable {
     /// Whether no append or record is on its way.
     var isIdle: Bool {
         writing == 0 && queued == 0 && deleting == 0 && reclaiming == 0 && !isCommitting
-            && extras.isEmpty
+            && extras.isEmpty && mending == nil
     }
 
     var hasReady: Bool {

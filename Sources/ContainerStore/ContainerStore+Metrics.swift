@@ -75,6 +75,21 @@ extension ContainerStore {
             page.counter(
                 "apus_store_read_bytes_total", "Bytes of blocks read.", labels,
                 Double(statistics.bytesRead))
+            let (heals, kept) = volume.withState { ($0.heals, $0.kept.reduce(0) { $0 + $1.size }) }
+            let help = "Damaged replicas that were to be healed in place."
+            page.counter(
+                "apus_store_heals_total", help, labels.adding(["outcome": "healed"]),
+                Double(heals.healed))
+            page.counter(
+                "apus_store_heals_total", help, labels.adding(["outcome": "failed"]),
+                Double(heals.failed))
+            page.counter(
+                "apus_store_healed_bytes_total",
+                "Bytes that did not match their checksums and were written anew.", labels,
+                Double(heals.bytes))
+            page.gauge(
+                "apus_store_kept_damage_bytes",
+                "What was damaged and is kept for a while to be looked at.", labels, Double(kept))
         }
     }
 

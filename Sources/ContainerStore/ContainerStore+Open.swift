@@ -160,6 +160,7 @@ extension Volume {
         let ids: [ContainerID]
         do throws(IOError) {
             ids = try await tidy()
+            try await loadKept()
         } catch {
             try failOpening(error)
             return []

@@ -22,6 +22,9 @@ extension ContainerStore {
         case goesOn
         /// One by an earlier order, or one that is broken, is removed first.
         case anew(instead: Container)
+        /// A damaged one is moved aside first, or files of which none could be opened.
+        case replacing(Container)
+        case replacingFiles(Volume)
         case new
     }
 
@@ -32,9 +35,13 @@ extension ContainerStore {
     ///
     /// Throws `containerState`, and changes nothing, where a replica is that is not being rebuilt, or
     /// one by a later order, or one that cannot be had; `invalidArgument`, `noSpace`, `io`.
-    /// - Parameter token: not 0. A later order has a greater one.
+    /// - Parameters:
+    ///   - token: not 0. A later order has a greater one.
+    ///   - replacing: a damaged replica of the same index, or one whose files could not be opened, is
+    ///     no hindrance: it is moved aside, and kept for a while.
     public func beginRecovery(
-        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int, token: UInt64
+        _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int, token: UInt64,
+        replacing: Bool = false
     ) async throws(StoreError) {
         guard token != 0, (1...replication.width).contains(replicaIndex) else {
             throw StoreError(
@@ -45,34 +52,67 @@ extension ContainerStore {
         let header = ContainerHeader(
             containerID: id, replication: replication, replicaIndex: replicaIndex)
         let isToBeMade = try await claim(id) { state in
-            beginning(header, token, state).map { found in
+            beginning(header, token, replacing, state).map { found in
                 if case .goesOn = found { false } else { true }
             }
         }
         guard isToBeMade else { return }
         defer { release(id) }
-        // Nobody else makes or removes it now; what may have changed is that it was deleted from.
-        let found = try state.withLock { beginning(header, token, $0) }.get()
-        var deleted: Set<UInt64> = []
-        if case .anew(let old) = found {
-            try await old.removeFiles(cache: cache)
-            state.withLock { if $0.containers[id] === old { $0.containers[id] = nil } }
-            // SCM has heard that they were deleted here, and does not say it again.
-            deleted = old.state.withLock { $0.recovery == nil ? [] : $0.deleted }
-        }
+        let deleted = try await makeWay(for: header, token, replacing)
         let container = try await Container.create(
             header, on: try await chooseVolume(), recovery: (token, deleted))
         state.withLock { $0.containers[id] = container }
     }
 
+    /// Removes, or moves aside, what is where the replica is to be. Returns blocks that it is never to
+    /// take: SCM has heard that they were deleted here, and does not say it again.
+    private func makeWay(
+        for header: ContainerHeader, _ token: UInt64, _ replacing: Bool
+    ) async throws(StoreError) -> Set<UInt64> {
+        let id = header.containerID
+        var deleted: Set<UInt64> = []
+        while true {
+            // Nobody else makes or removes it now; what may have changed is that it was deleted from.
+            switch try state.withLock({ beginning(header, token, replacing, $0) }).get() {
+            case .goesOn, .new: return deleted
+            case .anew(let old):
+                try await old.removeFiles(cache: cache)
+                forget(old)
+                if let known = old.state.withLock({ $0.recovery == nil ? nil : $0.deleted }) {
+                    deleted.formUnion(known)
+                }
+            case .replacing(let old):
+                try await old.moveAside(cache: cache)
+                forget(old)
+                deleted.formUnion(old.state.withLock { $0.deleted })
+            case .replacingFiles(let volume):
+                guard try await !volume.isOfLaterVersion(id) else {
+                    throw StoreError(
+                        .versionMismatch,
+                        "container \(id) on \(volume.path) was written by a later program; it is "
+                            + "left alone")
+                }
+                try await volume.moveAside(id, index: header.replicaIndex)
+                volume.withState { _ = $0.unusable.remove(id) }
+            }
+        }
+    }
+
+    private func forget(_ container: Container) {
+        state.withLock {
+            if $0.containers[container.id] === container { $0.containers[container.id] = nil }
+        }
+    }
+
     private func beginning(
-        _ header: ContainerHeader, _ token: UInt64, _ state: State
+        _ header: ContainerHeader, _ token: UInt64, _ replacing: Bool, _ state: State
     ) -> Result<Beginning, StoreError> {
         if state.isShut {
             return .failure(StoreError(.notReady, "the container store is shut"))
         }
         let id = header.containerID
         for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
+            if replacing, volume.outage == nil { return .success(.replacingFiles(volume)) }
             return .failure(
                 StoreError(
                     .containerState,
@@ -85,6 +125,10 @@ extension ContainerStore {
                 StoreError(.containerState, "\(container.name) cannot be had: \(outage)"))
         }
         return container.state.withLock { state in
+            let isToGiveWay =
+                replacing && state.recovery == nil && state.damage != nil
+                && container.header.replicaIndex == header.replicaIndex
+            if isToGiveWay { return .success(.replacing(container)) }
             // Sealed by a removal whose files are still there: it is nobody's.
             if state.phase == .deleted { return .success(.anew(instead: container)) }
             guard let known = state.recovery else {

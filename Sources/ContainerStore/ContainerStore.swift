@@ -359,7 +359,10 @@ public final class ContainerStore: Sendable {
             let wasOut = volume.outage != nil
             let space = await volume.space()
             // Of one that is out nothing is known, least of all that it is full.
-            if !wasOut, volume.outage == nil { volume.noteRoom(available: space.available) }
+            if !wasOut, volume.outage == nil {
+                volume.noteRoom(available: space.available)
+                await volume.removeSuperfluous()
+            }
             let (failure, isFull, problems) = volume.withState {
                 ($0.failure ?? $0.suspension, $0.isFull, $0.problems)
             }

@@ -40,6 +40,8 @@ public final class Scrubber: Sendable {
     struct State {
         var status: Status
         var times = ScrubTimes()
+        /// When damage was found last, or healed: in milliseconds since 1970.
+        var damaged: [ContainerID: Int64] = [:]
         var isPaused = false
         var isAsked = false
         var options: Options
@@ -113,6 +115,7 @@ public final class Scrubber: Sendable {
 
     private func run() async {
         await loadTimes()
+        state.withLock { $0.damaged = volume.keptDamage }
         while !Task.isCancelled {
             let due = takeDue()
             if due.isEmpty {
@@ -125,20 +128,33 @@ public final class Scrubber: Sendable {
         await saveTimes()
     }
 
-    /// The replicas that are due, the one verified longest ago first.
+    /// The replicas that are due, the most urgent first.
     private func takeDue() -> [Container] {
         let all = containers().filter { $0.isScrubbable }
         let now = clock().milliseconds
         return state.withLock { state in
             let (seconds, _) = state.options.period.components
-            let limit = state.isAsked ? Int64.max : now - seconds * 1000
+            let isAsked = state.isAsked
             state.isAsked = false
             let ids = Set(all.map(\.id))
             state.times.verified = state.times.verified.filter { ids.contains($0.key) }
-            func time(_ container: Container) -> Int64 {
-                state.times.verified[container.id] ?? .min
-            }
-            return all.filter { time($0) < limit }.sorted { (time($0), $0.id) < (time($1), $1.id) }
+            state.damaged = state.damaged.filter { now - $0.value < ScrubOrder.memory }
+            let order = ScrubOrder(
+                verified: state.times.verified, damaged: state.damaged, period: seconds * 1000,
+                at: now)
+            return all.map { (container: $0, urgency: order.urgency(of: $0.id)) }
+                .filter { isAsked || $0.urgency >= 1 }
+                .sorted { ($1.urgency, $0.container.id) < ($0.urgency, $1.container.id) }
+                .map(\.container)
+        }
+    }
+
+    /// A replica was read in full, and is whole: it was healed, if it was damaged.
+    func didHeal(_ container: Container, wasDamaged: Bool) {
+        let now = clock().milliseconds
+        state.withLock { state in
+            state.times.verified[container.id] = now
+            if wasDamaged { state.damaged[container.id] = now }
         }
     }
 

@@ -1,4 +1,5 @@
 import Model
+import Reactor
 
 extension ContainerStore {
     /// When an acknowledged write is safe.
@@ -54,6 +55,11 @@ extension ContainerStore {
         /// Volumes that are not to be touched, by path, each with the reason: they are taken out
         /// before anything is read or made there.
         public var refusedVolumes: [String: String] = [:]
+        /// The time of day, which tells how long something has been kept.
+        public var clock: @Sendable () -> Timestamp = {
+            let unix = MonotonicTime.now().nanoseconds &+ MonotonicTime.unixOffset()
+            return Timestamp(milliseconds: Int64(unix / 1_000_000))
+        }
         /// Refuse a volume that another store has open. Off only where a test plays the death of
         /// a process within one.
         public var locksVolumes: Bool

@@ -144,7 +144,9 @@ extension Volume {
     }
 
     /// A range of a file as an array; fewer bytes at the end of the file.
-    func read(_ file: File, _ range: Range<Int>) async throws(IOError) -> [UInt8] {
+    func read(
+        _ file: File, _ range: Range<Int>, for context: IOContext = .client
+    ) async throws(IOError) -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(range.count)
         var position = range.lowerBound
@@ -152,7 +154,7 @@ extension Volume {
             let wanted = min(1 << 20, range.upperBound - position)
             let buffer = reactor.pool.allocate(wanted)
             let count = try await file.read(
-                into: buffer, 0..<DataFile.aligned(wanted), at: position)
+                into: buffer, 0..<DataFile.aligned(wanted), at: position, for: context)
             let useful = min(count, wanted)
             bytes += buffer.bytes[..<useful]
             position += useful

@@ -36,6 +36,9 @@ final class Volume: Sendable {
         /// Bytes that the store's files take: allocated or written.
         var used = 0
         var problems: [String] = []
+        /// Below `damaged`.
+        var kept: [KeptFile] = []
+        var heals = HealCounts()
         /// Replicas whose files are there but could not be opened. Nothing is made in their place.
         var unusable: Set<ContainerID> = []
         /// Nothing new is put on it, and what it has is to be elsewhere.

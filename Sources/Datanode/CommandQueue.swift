@@ -34,6 +34,8 @@ final class CommandQueue: Sendable {
         /// Deletions whose replica is not here: nothing was deleted, and only SCM knows whether
         /// there ever was one.
         var absent: [UInt64] = []
+        /// Replicas that were to be healed in place.
+        var heals: [HealQueue.Ending] = []
         /// A container has changed: what is told of the replicas has to be put together anew.
         var hasChange = false
 
@@ -78,7 +80,7 @@ final class CommandQueue: Sendable {
     /// Whether SCM should hear at once: a container has changed, or there is nothing to do until
     /// SCM knows what was done.
     var isAwaited: Bool {
-        repairs.hasChange
+        repairs.hasChange || repairs.heals.isAwaited
             || state.withLock { state in
                 state.outcome.hasChange
                     || (state.deletions.isEmpty && state.deleting == 0
@@ -89,7 +91,7 @@ final class CommandQueue: Sendable {
     /// Whether there may soon be more to tell than now: commands are carried out or wait, or
     /// something is to be told already.
     var isBusy: Bool {
-        repairs.isBusy || repairs.hasChange
+        repairs.isBusy || repairs.hasChange || repairs.heals.isBusy
             || state.withLock { state in
                 !state.deletions.isEmpty || state.deleting > 0 || !state.works.isEmpty
                     || state.working > 0 || state.outcome.hasChange || !state.outcome.all.isEmpty
@@ -100,16 +102,22 @@ final class CommandQueue: Sendable {
     /// they are at least as new as what is taken here.
     func takeOutcome() -> Outcome {
         let hasRebuilt = repairs.takeChange()
+        let heals = repairs.heals.takeEndings()
         return state.withLock { state in
             defer { state.outcome = Outcome() }
             for number in state.outcome.all { state.known.remove(number) }
-            if hasRebuilt { state.outcome.hasChange = true }
+            if hasRebuilt || !heals.isEmpty { state.outcome.hasChange = true }
+            state.outcome.heals = heals
             return state.outcome
         }
     }
 
+    /// Replicas that are being healed, or are to be.
+    var healsUnderWay: [SCMHeartbeatRequest.HealResult] { repairs.heals.underWay }
+
     /// SCM could not be told of `outcome`.
     func putBack(_ outcome: Outcome) {
+        repairs.heals.putBack(outcome.heals)
         state.withLock { state in
             state.outcome.done += outcome.done
             state.outcome.failed += outcome.failed
@@ -137,13 +145,25 @@ final class CommandQueue: Sendable {
                     .removeReplica(
                         ContainerID(order.container), index: Int(order.replicaIndex),
                         token: order.token), &state)
-            case .reconstruct, .registerAgain, nil: break
+            case .reconstruct, .heal, .registerAgain, nil: break
             }
             start(&state)
             return isOther
         }
-        if isOtherTerm { repairs.forgetWaiting() }
+        if isOtherTerm {
+            repairs.forgetWaiting()
+            repairs.heals.forgetWaiting()
+        }
         if case .reconstruct(let order) = command.command { add(order) }
+        if case .heal(let order) = command.command { add(order) }
+    }
+
+    private func add(_ order: SCMDatanodeCommand.Heal) {
+        do throws(StoreError) {
+            repairs.heals.add(try HealOrder(order))
+        } catch {
+            logger.warning("an order of SCM's to heal a replica cannot be carried out: \(error)")
+        }
     }
 
     private func add(_ order: SCMDatanodeCommand.Reconstruct) {
@@ -241,6 +261,7 @@ final class CommandQueue: Sendable {
 
     /// Carries out nothing more; returns when nothing is being carried out.
     func stop() async {
+        await repairs.heals.stop()
         await repairs.stop()
         await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
             let isIdle = state.withLock { state in

@@ -128,6 +128,9 @@ actor Reporter {
         request.doneCommands = outcome.done
         request.failedCommands = outcome.failed
         request.absentCommands = outcome.absent
+        if node.isLed(by: address) {
+            request.heals = outcome.heals.map(\.message) + node.commands.healsUnderWay
+        }
         request.unreclaimedBlocks = UInt64(store.unreclaimedBlocks)
         let response: SCMHeartbeatResponse
         do throws(StoreError) {

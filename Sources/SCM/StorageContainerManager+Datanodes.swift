@@ -82,6 +82,7 @@ extension StorageContainerManager {
         response.term = leadership.term
         response.leading = isLeading ? .leads : .follows
         response.scms = addresses
+        var healed: [SCMState.HealEnd] = []
         let (commands, done) = memory.withState {
             state, now -> ([SCMDatanodeCommand], [UInt64]) in
             guard !isLeading || !state.mustBeLogged(id),
@@ -101,11 +102,27 @@ extension StorageContainerManager {
                 id, failed: request.failedCommands, unreclaimed: request.unreclaimedBlocks,
                 at: now)
             let absent = state.heard(id, absent: request.absentCommands, at: now)
+            healed = state.heard(id, heals: request.heals, at: now)
             return (state.commands(for: id, at: now), request.doneCommands + absent)
         }
+        for end in healed { tell(end) }
         confirm(done, by: id)
         response.commands = commands
         return response
+    }
+
+    private func tell(_ end: SCMState.HealEnd) {
+        let name = "replica \(end.index) of container \(end.container) on \(end.node)"
+        if let failure = end.failure {
+            logger.warning("\(name) could not be healed, it is to be rebuilt: \(failure)")
+        } else if end.wasWhole {
+            let text =
+                "\(name) is whole, though a reader found it damaged: the reader's way to it, or its "
+                + "memory, may be at fault"
+            logger.warning("\(text)")
+        } else {
+            logger.info("\(name) is whole again: \(end.bytes) bytes were written anew")
+        }
     }
 
     /// Has the log say what datanodes have deleted. Should this member die or be deposed before

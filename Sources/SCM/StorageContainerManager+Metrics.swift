@@ -16,6 +16,10 @@ struct SCMMeasures: Sendable {
     let repairsBegun = Gauge()
     let repairsEnded = Gauge()
     let repairsGivenUp = Gauge()
+    let healsUnderWay = Gauge()
+    let healed = Gauge()
+    let notHealed = Gauge()
+    let healedBytes = Gauge()
 
     func note(_ counts: SCMState.RepairCounts) {
         missingReplicas.set(counts.missing)
@@ -24,6 +28,10 @@ struct SCMMeasures: Sendable {
         repairsBegun.set(counts.begun)
         repairsEnded.set(counts.ended)
         repairsGivenUp.set(counts.givenUp)
+        healsUnderWay.set(counts.healsUnderWay)
+        healed.set(counts.healed)
+        notHealed.set(counts.notHealed)
+        healedBytes.set(Int(clamping: counts.healedBytes))
     }
 
     /// Counters begin anew with each leadership; a member that follows has none.
@@ -45,6 +53,15 @@ struct SCMMeasures: Sendable {
             "apus_scm_repairs_total", help, ["outcome": "ended"], Double(repairsEnded.value))
         page.counter(
             "apus_scm_repairs_total", help, ["outcome": "given up"], Double(repairsGivenUp.value))
+        page.gauge(
+            "apus_scm_heals_under_way", "Damaged replicas that are being healed in place.",
+            Double(healsUnderWay.value))
+        let heals = "Damaged replicas, since this SCM began to lead."
+        page.counter("apus_scm_heals_total", heals, ["outcome": "healed"], Double(healed.value))
+        page.counter("apus_scm_heals_total", heals, ["outcome": "failed"], Double(notHealed.value))
+        page.counter(
+            "apus_scm_healed_bytes_total", "Bytes of damaged replicas that were written anew.",
+            Double(healedBytes.value))
     }
 }
 

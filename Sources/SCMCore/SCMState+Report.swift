@@ -64,7 +64,7 @@ extension SCMState {
         info.replicas = (places(of: container.id, at: now) ?? []).map {
             $0?.message ?? WireAddress()
         }
-        info.corruptIndexes = container.corrupt.sorted().map { UInt32($0) }
+        info.corruptIndexes = damagedIndexes(of: container)
         info.missingIndexes = missingIndexes(container, at: now)
         info.witnessedIndexes = container.witnessed.sorted().map { UInt32($0) }
         info.emptyIndexes = container.empty.sorted().map { UInt32($0) }

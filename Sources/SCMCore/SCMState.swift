@@ -36,6 +36,8 @@ public struct SCMState: Sendable {
         public var closeDelayNanoseconds: UInt64 = 10_000_000_000
         /// How long after its death a node's replicas are rebuilt elsewhere: most that die come back.
         public var repairAfterNanoseconds: UInt64 = 300_000_000_000
+        /// A damaged replica that its node does not heal for so long is rebuilt elsewhere.
+        public var healPatienceNanoseconds: UInt64 = 60_000_000_000
         /// Replicas that a node rebuilds at a time.
         public var repairsPerTarget = 2
         /// Replicas being rebuilt at a time that may read from one node.
@@ -353,7 +355,7 @@ public struct SCMState: Sendable {
             command.deleteContainer = container.rawValue
             commands.append(command)
         }
-        commands += repairCommands(for: id, at: now)
+        commands += repairCommands(for: id, at: now) + healCommands(for: id, at: now)
         let rebuilt = members.repairs(on: id)
         return commands + deletions.commands(for: id, holding: rebuilt, at: now)
     }

@@ -127,6 +127,8 @@ struct DiskRow: Encodable {
     var reason: String
     var scrub: String
     var scrubDamaged: UInt64
+    /// Until the round of scrubbing ends, at the rate that it has had so far; nil: none is under way.
+    var scrubSecondsLeft: UInt64?
 
     /// The disks of `sample`, with rates since `earlier`.
     static func rows(
@@ -189,6 +191,24 @@ struct DiskRow: Encodable {
         reason = disk.volume.reason
         scrub = Self.scrub(disk)
         scrubDamaged = disk.scrub.damaged
+        scrubSecondsLeft = Self.secondsLeft(disk)
+    }
+
+    private static func secondsLeft(_ disk: DNDiskState) -> UInt64? {
+        let scrub = disk.scrub
+        guard disk.hasScrub, scrub.activity == "reading", scrub.bytesPerSecond > 0 else {
+            return nil
+        }
+        return (scrub.bytesTotal - min(scrub.bytesDone, scrub.bytesTotal)) / scrub.bytesPerSecond
+    }
+
+    /// A time in two digits at most: 40s, 12m, 7h, 3d.
+    private static func short(seconds: UInt64) -> String {
+        for (unit, length) in [("d", 86_400), ("h", 3600), ("m", 60)] as [(String, UInt64)]
+        where seconds >= 2 * length {
+            return "\(seconds / length)\(unit)"
+        }
+        return "\(seconds)s"
     }
 
     private static func merged(
@@ -212,7 +232,8 @@ struct DiskRow: Encodable {
         let damaged = scrub.damaged > 0 ? " \(scrub.damaged) bad" : ""
         guard scrub.activity != "idle" else { return "idle" + damaged }
         let percent = scrub.bytesTotal == 0 ? 100 : scrub.bytesDone * 100 / scrub.bytesTotal
-        return (scrub.activity == "paused" ? "paused " : "") + "\(percent)%" + damaged
+        let left = secondsLeft(disk).map { " " + short(seconds: $0) } ?? ""
+        return (scrub.activity == "paused" ? "paused " : "") + "\(percent)%" + left + damaged
     }
 }
 
@@ -249,7 +270,8 @@ extension DiskRow {
             Swift.print(cells.joined(separator: " "))
         }
         Swift.print(
-            "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting")
+            "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting; "
+                + "SCRUB: read, until it ends")
     }
 
     private static func columns(_ rows: [DiskRow]) -> [[String]] {

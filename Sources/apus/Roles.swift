@@ -87,6 +87,7 @@ enum Roles {
         options.state.closeDelayNanoseconds = UInt64(closeDelay) * 1_000_000
         // When lost replicas are rebuilt, and how many at a time.
         options.state.repairAfterNanoseconds = try settings.nanoseconds("scm.repair-after-ms")
+        options.state.healPatienceNanoseconds = try settings.nanoseconds("scm.heal-patience-ms")
         options.state.repairsPerTarget = try settings.number(
             "scm.repairs-per-target", in: 1...64)
         options.state.repairsPerSource = try settings.number(

@@ -117,7 +117,12 @@ struct Setting: Sendable {
             key: "scm.repair-after-ms", kind: .number, fallback: "300000",
             help:
                 "how long after a datanode's death its replicas are rebuilt elsewhere; what is lost "
-                + "or damaged on one that is there is rebuilt at once"),
+                + "on one that is there is rebuilt at once, what is damaged is healed in place"),
+        Setting(
+            key: "scm.heal-patience-ms", kind: .number, fallback: "60000",
+            help:
+                "a damaged replica that its datanode does not heal in place for so long is rebuilt"
+                + " elsewhere"),
         Setting(
             key: "scm.repairs-per-target", kind: .number, fallback: "2",
             help: "replicas that a datanode rebuilds at a time, 1 to 64"),

@@ -20,6 +20,9 @@ final class FakeSCM: RPCHandler {
         var done: [UInt64] = []
         var failed: [UInt64] = []
         var absent: [UInt64] = []
+        /// Ends of orders to heal, and how often one was told to be under way.
+        var heals: [SCMHeartbeatRequest.HealResult] = []
+        var healsUnderWay = 0
         var store: UInt64 = 0
         var epoch: UInt64 = 0
         /// What was reported last, by container.
@@ -82,6 +85,8 @@ final class FakeSCM: RPCHandler {
                 state.done += heartbeat.doneCommands
                 state.failed += heartbeat.failedCommands
                 state.absent += heartbeat.absentCommands
+                state.heals += heartbeat.heals.filter { $0.outcome != .underWay }
+                state.healsUnderWay += heartbeat.heals.count { $0.outcome == .underWay }
                 for replica in heartbeat.replicas { state.replicas[replica.container] = replica }
                 response.term = state.term
                 response.leading = state.leading

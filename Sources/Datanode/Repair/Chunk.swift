@@ -38,6 +38,21 @@ struct Chunk: Hashable, Sendable {
         isLast = start + part.count == length
     }
 
+    /// The bytes `range` of the block replica `index`, which lie in one cell.
+    init(_ geometry: StripeGeometry, index: Int, range: Range<Int>) {
+        let size = geometry.coding.cellSize
+        precondition(
+            !range.isEmpty && range.upperBound <= geometry.replicaLength(index: index)
+                && range.lowerBound / size == (range.upperBound - 1) / size,
+            "bytes \(range) of a replica do not lie in one of its cells")
+        self.geometry = geometry
+        self.index = index
+        stripe = range.lowerBound / size
+        part = range.lowerBound % size..<range.lowerBound % size + range.count
+        offset = range.lowerBound
+        isLast = range.upperBound == geometry.replicaLength(index: index)
+    }
+
     /// Where it begins in the block replica.
     let offset: Int
     var count: Int { part.count }
@@ -95,11 +110,17 @@ final class BlockWork: Sendable {
     let block: BlockID
     let goal: BlockSurvey.Goal
     private let geometry: StripeGeometry
+    /// Whether a source that has no such block says that it is deleted; else it is merely no source.
+    private let endsWithSources: Bool
     private let state = Mutex(State())
 
-    init(_ block: BlockID, _ goal: BlockSurvey.Goal, _ coding: ErasureCoding) {
+    init(
+        _ block: BlockID, _ goal: BlockSurvey.Goal, _ coding: ErasureCoding,
+        endsWithSources: Bool = true
+    ) {
         self.block = block
         self.goal = goal
+        self.endsWithSources = endsWithSources
         geometry = StripeGeometry(coding, groupLength: goal.groupLength)
     }
 
@@ -122,7 +143,11 @@ final class BlockWork: Sendable {
     /// Whether it was deleted while it was rebuilt.
     var isGone: Bool { state.withLock { $0.isGone } }
 
-    func noteGone() { state.withLock { $0.isGone = true } }
+    /// The source `index` has no such block.
+    func noteGone(at index: Int, _ error: StoreError) {
+        guard endsWithSources else { return exclude(index, error) }
+        state.withLock { $0.isGone = true }
+    }
 
     /// Notes that it is gone. True the first time: then what there is of it is to be removed.
     func go() -> Bool {

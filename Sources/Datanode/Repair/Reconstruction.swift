@@ -2,7 +2,6 @@ import Bytes
 import Checksum
 import ContainerStore
 import DequeModule
-import ErasureCode
 import Model
 import Reactor
 import Synchronization
@@ -25,8 +24,6 @@ final class Reconstruction: Sendable {
         static let chunk = 1 << 20
         /// What a chunk counts for at least, so that there are not too many small ones in flight.
         static let leastCost = 256 << 10
-        /// Chunks of fewer bytes are decoded where they are: it takes less time than to go elsewhere.
-        static let decodedInPlace = 64 << 10
     }
 
     /// What was done.
@@ -45,7 +42,7 @@ final class Reconstruction: Sendable {
     let order: ReconstructionOrder
     private let store: ContainerStore
     private let sources: SourceReplicas
-    private let codec: Codec
+    private let decoder: ChunkDecoder
     private let survey: BlockSurvey
     private let reactor: Reactor
     private let bytesInFlight: Int
@@ -56,8 +53,11 @@ final class Reconstruction: Sendable {
     ) {
         self.order = order
         self.store = store
-        sources = SourceReplicas(order, channels: channels, on: reactor)
-        codec = Codec(order.coding)
+        sources = SourceReplicas(
+            of: order.container, order.sources, channels: channels, on: reactor)
+        decoder = ChunkDecoder(
+            name: order.name, coding: order.coding, index: order.index, sources: sources,
+            turn: Int(truncatingIfNeeded: order.container.rawValue), on: reactor)
         survey = BlockSurvey(
             coding: order.coding, index: order.index, emptyIndexes: order.emptyIndexes)
         self.reactor = reactor
@@ -74,7 +74,7 @@ final class Reconstruction: Sendable {
         }
         try await store.beginRecovery(
             order.container, replication: order.replication, replicaIndex: order.index,
-            token: order.token)
+            token: order.token, replacing: order.replaces)
         var progress = Progress(
             own: try store.rebuiltBlocks(in: order.container, token: order.token)[...])
         do throws(StoreError) {
@@ -157,18 +157,18 @@ final class Reconstruction: Sendable {
         let missing = merge.missing
         guard !missing.isEmpty else { return }
         let answers = await withTaskGroup(
-            of: Answer<BlockMerge.Page>.self, returning: [Answer<BlockMerge.Page>].self
+            of: SourceAnswer<BlockMerge.Page>.self, returning: [SourceAnswer<BlockMerge.Page>].self
         ) { group in
             for request in missing {
                 group.addTask(executorPreference: reactor) { [sources] in
                     let index = request.index
                     do throws(StoreError) {
                         let page = try await sources.blocks(of: index, after: request.after)
-                        return Answer(index: index, result: .success(page))
-                    } catch { return Answer(index: index, result: .failure(error)) }
+                        return SourceAnswer(index: index, result: .success(page))
+                    } catch { return SourceAnswer(index: index, result: .failure(error)) }
                 }
             }
-            var answers: [Answer<BlockMerge.Page>] = []
+            var answers: [SourceAnswer<BlockMerge.Page>] = []
             for await answer in group { answers.append(answer) }
             return answers
         }
@@ -181,12 +181,6 @@ final class Reconstruction: Sendable {
                 merge.drop(answer.index)
             }
         }
-    }
-
-    /// What a source answered.
-    private struct Answer<Value: Sendable>: Sendable {
-        var index: Int
-        var result: Result<Value, StoreError>
     }
 
     // MARK: One block
@@ -259,7 +253,7 @@ final class Reconstruction: Sendable {
         let task = Task(executorPreference: reactor) { () -> Result<Void, StoreError> in
             defer { turn.pass() }
             do throws(StoreError) {
-                let payload = try await self.bytes(of: chunk, of: work)
+                let payload = try await self.decoder.bytes(of: chunk, of: work)
                 await last?.wait()
                 let append = Task(executorPreference: self.reactor) {
                     await self.append(payload, chunk, of: work)
@@ -301,116 +295,5 @@ final class Reconstruction: Sendable {
             try await store.deleteBlocks([work.block])
             return .success(())
         } catch { return .failure(error) }
-    }
-
-    // MARK: The bytes
-
-    /// The bytes of `chunk`: read where they are, or decoded from d others.
-    ///
-    /// Throws `noSuchBlock` where the block has been deleted since its source listed it.
-    private func bytes(of chunk: Chunk, of work: BlockWork) async throws(StoreError) -> Payload {
-        guard chunk.count > 0 else { return Payload(reactor.pool.allocate(1), 0..<0) }
-        var cells: [Int: Payload] = [:]
-        while true {
-            try checkCancellation()
-            let usable = sources.usable.intersection(work.sources)
-            if usable.contains(order.index) {
-                await read(chunk, of: work, from: [order.index], into: &cells)
-                if let copy = cells[order.index] { return copy }
-                if work.isGone { throw StoreError(.noSuchBlock, "\(work.block) was deleted") }
-                continue
-            }
-            let chosen = chunk.choose(
-                from: usable, have: Set(cells.keys), coding: order.coding,
-                turn: Int(truncatingIfNeeded: order.container.rawValue))
-            guard let chosen else { throw shortage(work) }
-            if chosen.isEmpty { return try await decode(chunk, cells) }
-            await read(chunk, of: work, from: chosen, into: &cells)
-            if work.isGone { throw StoreError(.noSuchBlock, "\(work.block) was deleted") }
-        }
-    }
-
-    /// Reads the parts of `chunk` that lie with the sources `indexes`. One that fails is not asked
-    /// again: for this block where its bytes are at fault, for any where it is the source.
-    private func read(
-        _ chunk: Chunk, of work: BlockWork, from indexes: [Int], into cells: inout [Int: Payload]
-    ) async {
-        let answers = await withTaskGroup(
-            of: Answer<Payload>.self, returning: [Answer<Payload>].self
-        ) { group in
-            for index in indexes {
-                let range = chunk.range(of: index)
-                group.addTask(executorPreference: reactor) { [sources] in
-                    do throws(StoreError) {
-                        let payload = try await sources.read(work.block, of: index, range)
-                        return Answer(index: index, result: .success(payload))
-                    } catch { return Answer(index: index, result: .failure(error)) }
-                }
-            }
-            var answers: [Answer<Payload>] = []
-            for await answer in group { answers.append(answer) }
-            return answers
-        }
-        for answer in answers {
-            switch answer.result {
-            case .success(let payload): cells[answer.index] = payload
-            case .failure(let error):
-                switch error.code {
-                case .cancelled: break
-                case .noSuchBlock: work.noteGone()
-                case .corrupt, .io, .badRequest: work.exclude(answer.index, error)
-                default: sources.giveUp(answer.index, error)
-                }
-            }
-        }
-    }
-
-    private func shortage(_ work: BlockWork) -> StoreError {
-        StoreError(
-            .unavailable,
-            "\(order.name): block \(work.block) needs \(order.coding.data) of its replicas, and "
-                + "there are too few: \(work.troubles); \(sources.troubles)")
-    }
-
-    /// The bytes of `chunk` from those of d others.
-    private func decode(
-        _ chunk: Chunk, _ cells: [Int: Payload]
-    ) async throws(StoreError) -> Payload {
-        if chunk.count * order.coding.data < Limits.decodedInPlace {
-            return try Self.decode(chunk, cells, by: codec)
-        }
-        // The reactor serves clients meanwhile.
-        let codec = codec
-        return try await Task.detached { () -> Result<Payload, StoreError> in
-            do throws(StoreError) {
-                return .success(try Self.decode(chunk, cells, by: codec))
-            } catch { return .failure(error) }
-        }.value.get()
-    }
-
-    private static func decode(
-        _ chunk: Chunk, _ cells: [Int: Payload], by codec: Codec
-    ) throws(StoreError) -> Payload {
-        let buffer = BufferPool.process.allocate(chunk.count)
-        var known: [UnsafeRawBufferPointer?] = (1...codec.coding.width).map { index in
-            if let payload = cells[index] {
-                return UnsafeRawBufferPointer(
-                    payload.buffer.bytes(in: payload.offset..<payload.offset + payload.count))
-            }
-            let isEmpty = index != chunk.index && chunk.range(of: index).isEmpty
-            return isEmpty ? UnsafeRawBufferPointer(start: nil, count: 0) : nil
-        }
-        known[chunk.index - 1] = nil
-        do throws(ErasureCodeError) {
-            try codec.decode(
-                known,
-                into: [
-                    .init(index: chunk.index - 1, bytes: buffer.bytes(in: 0..<chunk.count))
-                ])
-        } catch {
-            throw StoreError(.unavailable, "\(error)")
-        }
-        withExtendedLifetime(cells) {}
-        return Payload(buffer, 0..<chunk.count)
     }
 }

@@ -8,6 +8,26 @@ struct ReconstructionOrder: Hashable, Sendable {
     struct Source: Hashable, Sendable {
         var index: Int
         var node: DatanodeAddress
+        /// Some of it is known to be bad.
+        var isDamaged = false
+
+        /// By index, each index once; a source without an address is none. Throws `badRequest` for an
+        /// index that `replication` does not have.
+        static func all(
+            _ messages: [SCMDatanodeCommand.Reconstruct.Source], of replication: ReplicationConfig
+        ) throws(StoreError) -> [Self] {
+            var found: [Int: Self] = [:]
+            for message in messages {
+                let index = Int(message.replicaIndex)
+                guard (1...replication.width).contains(index) else {
+                    throw StoreError(
+                        .badRequest, "a source of \(replication) has the index \(index)")
+                }
+                guard let node = try DatanodeAddress(message.node) else { continue }
+                found[index] = Self(index: index, node: node, isDamaged: message.isDamaged)
+            }
+            return found.values.sorted { $0.index < $1.index }
+        }
     }
 
     var container: ContainerID
@@ -21,6 +41,8 @@ struct ReconstructionOrder: Hashable, Sendable {
     var sources: [Source]
     /// Indexes that no byte of any block fell to: they have no replica.
     var emptyIndexes: Set<Int>
+    /// A damaged replica of this index may be there, and gives way.
+    var replaces: Bool
 
     /// Throws `badRequest` or `invalidArgument` where the order makes no sense, `unsupported` where
     /// the container holds whole copies.
@@ -37,17 +59,8 @@ struct ReconstructionOrder: Hashable, Sendable {
                 "an order names itself by a token that is not 0, and one of the indexes 1 to "
                     + "\(width) of \(replication), not \(index) by \(token)")
         }
-        var found: [Int: Source] = [:]
-        for source in message.sources {
-            let index = Int(source.replicaIndex)
-            guard (1...width).contains(index) else {
-                throw StoreError(
-                    .badRequest, "a source of \(replication) has the index \(index)")
-            }
-            guard let node = try DatanodeAddress(source.node) else { continue }
-            found[index] = Source(index: index, node: node)
-        }
-        sources = found.values.sorted { $0.index < $1.index }
+        sources = try Source.all(message.sources, of: replication)
+        replaces = message.replaces
         emptyIndexes = Set(message.emptyIndexes.map { Int($0) })
     }
 

@@ -46,6 +46,8 @@ final class ReconstructionQueue: Sendable {
         var isStopped = false
     }
 
+    /// Orders to heal what is damaged in place.
+    let heals: HealQueue
     private let state = Mutex(State())
     private let store: ContainerStore
     private let channels: ChannelPool
@@ -63,6 +65,7 @@ final class ReconstructionQueue: Sendable {
         self.reactor = reactor
         self.options = options
         self.logger = logger
+        heals = HealQueue(store: store, channels: channels, reactor: reactor, logger: logger)
     }
 
     /// Whether replicas are being rebuilt, or are to be.

@@ -27,13 +27,20 @@ final class SourceReplicas: Sendable {
 
     private let container: ContainerID
     private let nodes: [Int: DatanodeAddress]
+    /// Indexes of those of which some is known to be bad: asked where the others do not suffice.
+    let damaged: Set<Int>
     private let channels: ChannelPool
     private let reactor: Reactor
     private let state = Mutex(State())
 
-    init(_ order: ReconstructionOrder, channels: ChannelPool, on reactor: Reactor) {
-        container = order.container
-        nodes = Dictionary(uniqueKeysWithValues: order.sources.map { ($0.index, $0.node) })
+    /// - Parameter sources: each index once.
+    init(
+        of container: ContainerID, _ sources: [ReconstructionOrder.Source], channels: ChannelPool,
+        on reactor: Reactor
+    ) {
+        self.container = container
+        nodes = Dictionary(uniqueKeysWithValues: sources.map { ($0.index, $0.node) })
+        damaged = Set(sources.filter(\.isDamaged).map(\.index))
         self.channels = channels
         self.reactor = reactor
     }

@@ -57,7 +57,8 @@ extension SCMState {
         case .here:
             let state = replica(of: container, at: place)?.state
             if state == .unhealthy || container.corrupt.contains(place + 1) {
-                health.missing.append(.init(place: place, due: 0))
+                let due = dueIfNotHealed(place, of: container)
+                health.missing.append(.init(place: place, due: due))
                 return
             }
             health.present += 1

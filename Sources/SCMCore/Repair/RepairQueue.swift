@@ -84,6 +84,7 @@ struct RepairQueue: Sendable {
     /// When the next replica may begin to be moved to an emptier node; and bytes of those that were.
     var nextMove: UInt64 = 0
     var moved: UInt64 = 0
+    var heals = HealLedger()
     /// Since this member began to lead.
     var begun = 0
     var ended = 0

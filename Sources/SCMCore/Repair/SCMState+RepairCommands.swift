@@ -54,6 +54,7 @@ extension SCMState {
         guard container.state == .containerClosed,
             let repair = container.repairs.first(where: { $0.node == node }),
             nodes[node]?.replicas[container.id] == nil
+                || isToBeReplaced(by: repair, container)
         else { return nil }
         let health = health(of: container, at: now)
         // Also the one that has the place, where that is copied.
@@ -76,6 +77,7 @@ extension SCMState {
             return source
         }
         order.emptyIndexes = container.empty.sorted().map { UInt32($0) }
+        order.replaces = container.nodes[repair.index - 1] == node
         var command = SCMDatanodeCommand()
         command.reconstruct = order
         return command

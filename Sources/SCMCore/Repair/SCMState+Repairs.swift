@@ -117,6 +117,7 @@ extension SCMState {
         }
         noteRacks(at: now)
         repairs.wakeUp(at: now)
+        lookAfterHeals(at: now)
         for id in repairs.takeUnseen(atMost: Limits.lookedAtOnce) { look(at: id, at: now) }
     }
 
@@ -133,9 +134,11 @@ extension SCMState {
     private mutating func look(at id: ContainerID, at now: UInt64) {
         repairs.looks += 1
         guard let container = containers[id], container.state == .containerClosed else {
+            repairs.heals.forget(id)
             repairs.note(id, nil, isDue: false, at: now)
             return
         }
+        noteDamage(of: container, at: now)
         let health = health(of: container, at: now)
         let isSpared = isSpared(health, container)
         let misplaced = repairs.isResting(id, at: now) ? [] : misplaced(health, container)
@@ -202,7 +205,9 @@ extension SCMState {
             return .goesOn
         case .healthy, .stale: break
         }
-        if let found = nodes[repair.node]?.replicas[container.id] {
+        if let found = nodes[repair.node]?.replicas[container.id],
+            !isToBeReplaced(by: repair, container)
+        {
             let isIt = found.state == .closed && Int(found.replicaIndex) == repair.index
             return isIt ? .done : .failed
         }
@@ -377,9 +382,11 @@ extension SCMState {
     }
 
     /// Who has the place, if it reports nothing of the container: it has lost its replica, or never
-    /// made it. One that has a bad replica does not get another beside it.
+    /// made it; or if its replica is damaged and could not be healed: that one gives way.
     private func own(_ place: Int, of container: Container) -> DatanodeID? {
-        guard let id = container.nodes[place], hasNothing(of: container, id),
+        guard let id = container.nodes[place],
+            nodes[id]?.replicas[container.id] == nil || mayBeReplaced(place, of: container),
+            nodes[id]?.recovering[container.id] == nil,
             !container.repairs.contains(where: { $0.node == id })
         else { return nil }
         return id

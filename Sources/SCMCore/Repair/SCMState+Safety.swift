@@ -118,6 +118,12 @@ extension SCMState {
         public var waiting = 0
         /// Replicas being rebuilt.
         public var underWay = 0
+        /// Damaged replicas that are being healed in place; those that were, or could not be, and the
+        /// bytes that were written anew.
+        public var healsUnderWay = 0
+        public var healed = 0
+        public var notHealed = 0
+        public var healedBytes: UInt64 = 0
     }
 
     /// Costs what is missing.
@@ -125,7 +131,9 @@ extension SCMState {
         RepairCounts(
             begun: repairs.begun, ended: repairs.ended, givenUp: repairs.givenUp,
             missing: repairs.degraded.values.reduce(0) { $0 + $1.missing }, waiting: repairs.count,
-            underWay: members.repairing.reduce(0) { $0 + (containers[$1]?.repairs.count ?? 0) })
+            underWay: members.repairing.reduce(0) { $0 + (containers[$1]?.repairs.count ?? 0) },
+            healsUnderWay: repairs.heals.underWay, healed: repairs.heals.healed,
+            notHealed: repairs.heals.failed, healedBytes: repairs.heals.healedBytes)
     }
 }
 

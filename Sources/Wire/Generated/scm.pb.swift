@@ -470,7 +470,73 @@ public nonisolated struct SCMHeartbeatRequest: Sendable {
   /// Numbers of deletions whose replica is not here, so that nothing was deleted.
   public var absentCommands: [UInt64] = []
 
+  public var heals: [SCMHeartbeatRequest.HealResult] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  /// What became of DatanodeCommand.Heal. What is under way is told with each heartbeat, what has ended
+  /// until it was heard by the SCM that leads.
+  public nonisolated struct HealResult: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var container: UInt64 = 0
+
+    public var replicaIndex: UInt32 = 0
+
+    public var outcome: SCMHeartbeatRequest.HealResult.Outcome = .underWay
+
+    /// Why it failed.
+    public var reason: String = String()
+
+    /// That did not match their checksums, and were written anew.
+    public var bytes: UInt64 = 0
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public nonisolated enum Outcome: SwiftProtobuf.Enum, Swift.CaseIterable {
+      public typealias RawValue = Int
+      case underWay // = 0
+
+      /// All of the replica was read and is whole, whether or not anything had to be healed.
+      case healed // = 1
+      case failed // = 2
+      case UNRECOGNIZED(Int)
+
+      public init() {
+        self = .underWay
+      }
+
+      public init?(rawValue: Int) {
+        switch rawValue {
+        case 0: self = .underWay
+        case 1: self = .healed
+        case 2: self = .failed
+        default: self = .UNRECOGNIZED(rawValue)
+        }
+      }
+
+      public var rawValue: Int {
+        switch self {
+        case .underWay: return 0
+        case .healed: return 1
+        case .failed: return 2
+        case .UNRECOGNIZED(let i): return i
+        }
+      }
+
+      // The compiler won't synthesize support with the UNRECOGNIZED case.
+      public static let allCases: [SCMHeartbeatRequest.HealResult.Outcome] = [
+        .underWay,
+        .healed,
+        .failed,
+      ]
+
+    }
+
+    public init() {}
+  }
 
   public init() {}
 
@@ -536,6 +602,14 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     set {command = .removeReplica(newValue)}
   }
 
+  public var heal: SCMDatanodeCommand.Heal {
+    get {
+      if case .heal(let v)? = command {return v}
+      return SCMDatanodeCommand.Heal()
+    }
+    set {command = .heal(newValue)}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public nonisolated enum OneOf_Command: Equatable, Sendable {
@@ -547,6 +621,7 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     case deleteContainer(UInt64)
     case reconstruct(SCMDatanodeCommand.Reconstruct)
     case removeReplica(SCMDatanodeCommand.RemoveReplica)
+    case heal(SCMDatanodeCommand.Heal)
 
   }
 
@@ -591,6 +666,9 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
     /// Indexes that no byte of any block fell to.
     public var emptyIndexes: [UInt32] = []
 
+    /// A damaged replica of this index may be there: it is moved aside, and kept for a while.
+    public var replaces: Bool = false
+
     public var unknownFields = SwiftProtobuf.UnknownStorage()
 
     public nonisolated struct Source: Sendable {
@@ -609,12 +687,50 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
       /// Clears the value of `node`. Subsequent reads from it will return its default value.
       public mutating func clearNode() {self._node = nil}
 
+      /// Some of it is known to be bad; what matches its checksums is good all the same. Only with
+      /// Heal.
+      public var isDamaged: Bool = false
+
       public var unknownFields = SwiftProtobuf.UnknownStorage()
 
       public init() {}
 
       fileprivate var _node: WireAddress? = nil
     }
+
+    public init() {}
+
+    fileprivate var _replication: WireReplication? = nil
+  }
+
+  /// Has a closed replica verified, and what is damaged of it made good in place from others. Sent with
+  /// each heartbeat until the datanode has told of its end.
+  public nonisolated struct Heal: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var container: UInt64 = 0
+
+    public var replication: WireReplication {
+      get {_replication ?? WireReplication()}
+      set {_replication = newValue}
+    }
+    /// Returns true if `replication` has been explicitly set.
+    public var hasReplication: Bool {self._replication != nil}
+    /// Clears the value of `replication`. Subsequent reads from it will return its default value.
+    public mutating func clearReplication() {self._replication = nil}
+
+    /// Another one is left alone.
+    public var replicaIndex: UInt32 = 0
+
+    /// Replicas of other indexes; those that are whole first.
+    public var sources: [SCMDatanodeCommand.Reconstruct.Source] = []
+
+    /// Indexes that no byte of any block fell to.
+    public var emptyIndexes: [UInt32] = []
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
 
     public init() {}
 
@@ -2093,7 +2209,7 @@ nonisolated extension SCMRegisterResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0\u{3}failed_commands\0\u{3}unreclaimed_blocks\0\u{1}store\0\u{1}epoch\0\u{3}absent_commands\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}volumes\0\u{1}replicas\0\u{3}is_full\0\u{3}done_commands\0\u{3}failed_commands\0\u{3}unreclaimed_blocks\0\u{1}store\0\u{1}epoch\0\u{3}absent_commands\0\u{2}\u{6}heals\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2111,6 +2227,7 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 8: try { try decoder.decodeSingularFixed64Field(value: &self.store) }()
       case 9: try { try decoder.decodeSingularFixed64Field(value: &self.epoch) }()
       case 10: try { try decoder.decodeRepeatedUInt64Field(value: &self.absentCommands) }()
+      case 16: try { try decoder.decodeRepeatedMessageField(value: &self.heals) }()
       default: break
       }
     }
@@ -2151,6 +2268,9 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.absentCommands.isEmpty {
       try visitor.visitPackedUInt64Field(value: self.absentCommands, fieldNumber: 10)
     }
+    if !self.heals.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.heals, fieldNumber: 16)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2165,14 +2285,69 @@ nonisolated extension SCMHeartbeatRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.store != rhs.store {return false}
     if lhs.epoch != rhs.epoch {return false}
     if lhs.absentCommands != rhs.absentCommands {return false}
+    if lhs.heals != rhs.heals {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
 }
 
+nonisolated extension SCMHeartbeatRequest.HealResult: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMHeartbeatRequest.protoMessageName + ".HealResult"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{3}replica_index\0\u{1}outcome\0\u{1}reason\0\u{1}bytes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 3: try { try decoder.decodeSingularEnumField(value: &self.outcome) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.reason) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.bytes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 2)
+    }
+    if self.outcome != .underWay {
+      try visitor.visitSingularEnumField(value: self.outcome, fieldNumber: 3)
+    }
+    if !self.reason.isEmpty {
+      try visitor.visitSingularStringField(value: self.reason, fieldNumber: 4)
+    }
+    if self.bytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytes, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMHeartbeatRequest.HealResult, rhs: SCMHeartbeatRequest.HealResult) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.outcome != rhs.outcome {return false}
+    if lhs.reason != rhs.reason {return false}
+    if lhs.bytes != rhs.bytes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMHeartbeatRequest.HealResult.Outcome: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNDER_WAY\0\u{1}HEALED\0\u{1}FAILED\0")
+}
+
 nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".DatanodeCommand"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0\u{3}delete_container\0\u{1}reconstruct\0\u{3}remove_replica\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}number\0\u{3}close_container\0\u{3}delete_blocks\0\u{3}register_again\0\u{3}delete_container\0\u{1}reconstruct\0\u{3}remove_replica\0\u{2}\u{9}heal\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2244,6 +2419,19 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
           self.command = .removeReplica(v)
         }
       }()
+      case 16: try {
+        var v: SCMDatanodeCommand.Heal?
+        var hadOneofValue = false
+        if let current = self.command {
+          hadOneofValue = true
+          if case .heal(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.command = .heal(v)
+        }
+      }()
       default: break
       }
     }
@@ -2281,6 +2469,10 @@ nonisolated extension SCMDatanodeCommand: SwiftProtobuf.Message, SwiftProtobuf._
     case .removeReplica?: try {
       guard case .removeReplica(let v)? = self.command else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    }()
+    case .heal?: try {
+      guard case .heal(let v)? = self.command else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 16)
     }()
     case nil: break
     }
@@ -2327,7 +2519,7 @@ nonisolated extension SCMDatanodeCommand.DeleteBlocks: SwiftProtobuf.Message, Sw
 
 nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMDatanodeCommand.protoMessageName + ".Reconstruct"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}replication\0\u{3}replica_index\0\u{1}token\0\u{1}sources\0\u{3}empty_indexes\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}replication\0\u{3}replica_index\0\u{1}token\0\u{1}sources\0\u{3}empty_indexes\0\u{2}\u{a}replaces\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2341,6 +2533,7 @@ nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, Swi
       case 4: try { try decoder.decodeSingularFixed64Field(value: &self.token) }()
       case 5: try { try decoder.decodeRepeatedMessageField(value: &self.sources) }()
       case 6: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
+      case 16: try { try decoder.decodeSingularBoolField(value: &self.replaces) }()
       default: break
       }
     }
@@ -2369,6 +2562,9 @@ nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, Swi
     if !self.emptyIndexes.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 6)
     }
+    if self.replaces != false {
+      try visitor.visitSingularBoolField(value: self.replaces, fieldNumber: 16)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2379,6 +2575,7 @@ nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, Swi
     if lhs.token != rhs.token {return false}
     if lhs.sources != rhs.sources {return false}
     if lhs.emptyIndexes != rhs.emptyIndexes {return false}
+    if lhs.replaces != rhs.replaces {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2386,7 +2583,7 @@ nonisolated extension SCMDatanodeCommand.Reconstruct: SwiftProtobuf.Message, Swi
 
 nonisolated extension SCMDatanodeCommand.Reconstruct.Source: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMDatanodeCommand.Reconstruct.protoMessageName + ".Source"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}replica_index\0\u{1}node\0\u{3}is_damaged\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2396,6 +2593,7 @@ nonisolated extension SCMDatanodeCommand.Reconstruct.Source: SwiftProtobuf.Messa
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._node) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.isDamaged) }()
       default: break
       }
     }
@@ -2412,12 +2610,70 @@ nonisolated extension SCMDatanodeCommand.Reconstruct.Source: SwiftProtobuf.Messa
     try { if let v = self._node {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
     } }()
+    if self.isDamaged != false {
+      try visitor.visitSingularBoolField(value: self.isDamaged, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMDatanodeCommand.Reconstruct.Source, rhs: SCMDatanodeCommand.Reconstruct.Source) -> Bool {
     if lhs.replicaIndex != rhs.replicaIndex {return false}
     if lhs._node != rhs._node {return false}
+    if lhs.isDamaged != rhs.isDamaged {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMDatanodeCommand.Heal: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMDatanodeCommand.protoMessageName + ".Heal"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}container\0\u{1}replication\0\u{3}replica_index\0\u{1}sources\0\u{3}empty_indexes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.container) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.replicaIndex) }()
+      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.sources) }()
+      case 5: try { try decoder.decodeRepeatedUInt32Field(value: &self.emptyIndexes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.container != 0 {
+      try visitor.visitSingularUInt64Field(value: self.container, fieldNumber: 1)
+    }
+    try { if let v = self._replication {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if self.replicaIndex != 0 {
+      try visitor.visitSingularUInt32Field(value: self.replicaIndex, fieldNumber: 3)
+    }
+    if !self.sources.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.sources, fieldNumber: 4)
+    }
+    if !self.emptyIndexes.isEmpty {
+      try visitor.visitPackedUInt32Field(value: self.emptyIndexes, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMDatanodeCommand.Heal, rhs: SCMDatanodeCommand.Heal) -> Bool {
+    if lhs.container != rhs.container {return false}
+    if lhs._replication != rhs._replication {return false}
+    if lhs.replicaIndex != rhs.replicaIndex {return false}
+    if lhs.sources != rhs.sources {return false}
+    if lhs.emptyIndexes != rhs.emptyIndexes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

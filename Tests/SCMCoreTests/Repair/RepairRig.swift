@@ -51,6 +51,8 @@ struct RepairRig {
     static func options(repairAfter seconds: UInt64 = 0) -> SCMState.Options {
         var options = SCMState.Options()
         options.repairAfterNanoseconds = seconds * oneSecond
+        // These datanodes heal nothing: what is damaged is rebuilt with the next tick but one.
+        options.healPatienceNanoseconds = 0
         return options
     }
 

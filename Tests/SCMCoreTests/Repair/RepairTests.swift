@@ -284,7 +284,7 @@ struct RepairTests {
                 #expect(rig.repairs(id).isEmpty)
                 rig.state.markCorrupt(id, index: 3, on: RepairRig.id(2))
             }
-            rig.tick()
+            rig.tick(2)
             #expect(rig.repairs(id) == [3: 5])
             rig.tick()
             #expect(rig.nodes[5].work[id]?.order.sources.map(\.replicaIndex) == [1, 2, 4, 5])
@@ -295,7 +295,8 @@ struct RepairTests {
         }
     }
 
-    @Test("in a cluster as wide as the container a node rebuilds what it lost, not what is damaged")
+    @Test(
+        "in a cluster as wide as the container a node rebuilds what it lost, not what readers mark")
     func noOther() throws {
         var rig = try RepairRig(nodes: 5)
         let id = try rig.addContainer(1, on: [0, 1, 2, 3, 4])
