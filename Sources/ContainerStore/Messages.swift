@@ -111,6 +111,8 @@ public struct VolumeReport: Hashable, Sendable {
     public var reason: String?
     /// Container replicas that could not be opened, and why.
     public var problems: [String]
+    /// How the disk has done in the last seconds.
+    public var recent = RecentDisk()
 }
 
 /// Counters since the store was opened.

@@ -16,6 +16,9 @@ struct SCMMeasures: Sendable {
     let repairsBegun = Gauge()
     let repairsEnded = Gauge()
     let repairsGivenUp = Gauge()
+    let disksObserved = Gauge()
+    let disksAvoided = Gauge()
+    let disksSpared = Gauge()
 
     func note(_ counts: SCMState.RepairCounts) {
         missingReplicas.set(counts.missing)
@@ -24,6 +27,21 @@ struct SCMMeasures: Sendable {
         repairsBegun.set(counts.begun)
         repairsEnded.set(counts.ended)
         repairsGivenUp.set(counts.givenUp)
+    }
+
+    func note(_ counts: SCMState.SlowDiskCounts) {
+        disksObserved.set(counts.observed)
+        disksAvoided.set(counts.avoided)
+        disksSpared.set(counts.spared)
+    }
+
+    func addSlowDisks(to page: inout MetricsPage) {
+        let help = "Disks slower than the others: observed, avoided, or spared for too many are."
+        for (state, gauge) in [
+            ("observed", disksObserved), ("avoided", disksAvoided), ("spared", disksSpared),
+        ] {
+            page.gauge("apus_scm_slow_disks", help, ["state": state], Double(gauge.value))
+        }
     }
 
     /// Counters begin anew with each leadership; a member that follows has none.
@@ -74,6 +92,7 @@ extension StorageContainerManager {
                 "apus_scm_safe_mode", "1 while SCM gives out no blocks.",
                 Double(measures.safeMode.value))
             measures.addRepairs(to: &page)
+            measures.addSlowDisks(to: &page)
         }
     }
 }

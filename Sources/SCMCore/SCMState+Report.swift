@@ -50,6 +50,7 @@ extension SCMState {
         info.containers = UInt64(node.replicas.count)
         info.pendingDeletions = UInt64(deletions.count(of: node.address.id))
         info.unreclaimedBlocks = node.unreclaimedBlocks
+        info.slowDisks = slowDisks(of: node.address.id, at: now)
         return info
     }
 

@@ -246,7 +246,8 @@ extension SCMState {
                 return sum + whole - min(whole, written)
             }
             return RepairTargets.Node(
-                id: id, rack: node.address.rack, load: under.count, free: most - min(most, taken))
+                id: id, rack: node.address.rack, load: under.count + slownessAsLoad(of: id),
+                free: most - min(most, taken))
         }
         return RepairTargets(candidates, bound: options.repairsPerTarget, using: &random)
     }

@@ -258,6 +258,23 @@ public nonisolated struct DNEmpty: Sendable {
   public init() {}
 }
 
+/// What operations took of those that ended lately; nanoseconds.
+public nonisolated struct DNRecentLatency: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var count: UInt64 = 0
+
+  public var p50: UInt64 = 0
+
+  public var p99: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 public nonisolated struct DNVolume: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -275,9 +292,44 @@ public nonisolated struct DNVolume: Sendable {
 
   public var reason: String = String()
 
+  /// Of the disk in the last seconds, those for clients; absent where that is not known.
+  public var reads: DNRecentLatency {
+    get {_reads ?? DNRecentLatency()}
+    set {_reads = newValue}
+  }
+  /// Returns true if `reads` has been explicitly set.
+  public var hasReads: Bool {self._reads != nil}
+  /// Clears the value of `reads`. Subsequent reads from it will return its default value.
+  public mutating func clearReads() {self._reads = nil}
+
+  public var writes: DNRecentLatency {
+    get {_writes ?? DNRecentLatency()}
+    set {_writes = newValue}
+  }
+  /// Returns true if `writes` has been explicitly set.
+  public var hasWrites: Bool {self._writes != nil}
+  /// Clears the value of `writes`. Subsequent reads from it will return its default value.
+  public mutating func clearWrites() {self._writes = nil}
+
+  public var syncs: DNRecentLatency {
+    get {_syncs ?? DNRecentLatency()}
+    set {_syncs = newValue}
+  }
+  /// Returns true if `syncs` has been explicitly set.
+  public var hasSyncs: Bool {self._syncs != nil}
+  /// Clears the value of `syncs`. Subsequent reads from it will return its default value.
+  public mutating func clearSyncs() {self._syncs = nil}
+
+  /// How long the oldest operation in flight has taken by now; 0: there is none.
+  public var oldest: UInt64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _reads: DNRecentLatency? = nil
+  fileprivate var _writes: DNRecentLatency? = nil
+  fileprivate var _syncs: DNRecentLatency? = nil
 }
 
 public nonisolated struct DNStatusResponse: Sendable {
@@ -446,38 +498,40 @@ public nonisolated struct DNScrubState: Sendable {
   public init() {}
 }
 
-public nonisolated struct DNDiskState: Sendable {
+public nonisolated struct DNDiskState: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   public var volume: DNVolume {
-    get {_volume ?? DNVolume()}
-    set {_volume = newValue}
+    get {_storage._volume ?? DNVolume()}
+    set {_uniqueStorage()._volume = newValue}
   }
   /// Returns true if `volume` has been explicitly set.
-  public var hasVolume: Bool {self._volume != nil}
+  public var hasVolume: Bool {_storage._volume != nil}
   /// Clears the value of `volume`. Subsequent reads from it will return its default value.
-  public mutating func clearVolume() {self._volume = nil}
+  public mutating func clearVolume() {_uniqueStorage()._volume = nil}
 
-  public var classes: [DNDiskClass] = []
+  public var classes: [DNDiskClass] {
+    get {_storage._classes}
+    set {_uniqueStorage()._classes = newValue}
+  }
 
   /// Absent where nothing is scrubbed.
   public var scrub: DNScrubState {
-    get {_scrub ?? DNScrubState()}
-    set {_scrub = newValue}
+    get {_storage._scrub ?? DNScrubState()}
+    set {_uniqueStorage()._scrub = newValue}
   }
   /// Returns true if `scrub` has been explicitly set.
-  public var hasScrub: Bool {self._scrub != nil}
+  public var hasScrub: Bool {_storage._scrub != nil}
   /// Clears the value of `scrub`. Subsequent reads from it will return its default value.
-  public mutating func clearScrub() {self._scrub = nil}
+  public mutating func clearScrub() {_uniqueStorage()._scrub = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _volume: DNVolume? = nil
-  fileprivate var _scrub: DNScrubState? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 public nonisolated struct DNDisksResponse: Sendable {
@@ -966,9 +1020,49 @@ nonisolated extension DNEmpty: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
   }
 }
 
+nonisolated extension DNRecentLatency: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RecentLatency"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}count\0\u{1}p50\0\u{1}p99\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.p50) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.p99) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.count != 0 {
+      try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 1)
+    }
+    if self.p50 != 0 {
+      try visitor.visitSingularUInt64Field(value: self.p50, fieldNumber: 2)
+    }
+    if self.p99 != 0 {
+      try visitor.visitSingularUInt64Field(value: self.p99, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNRecentLatency, rhs: DNRecentLatency) -> Bool {
+    if lhs.count != rhs.count {return false}
+    if lhs.p50 != rhs.p50 {return false}
+    if lhs.p99 != rhs.p99 {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Volume"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0\u{1}reads\0\u{1}writes\0\u{1}syncs\0\u{1}oldest\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -982,12 +1076,20 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.available) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.isFailed) }()
       case 6: try { try decoder.decodeSingularStringField(value: &self.reason) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._reads) }()
+      case 8: try { try decoder.decodeSingularMessageField(value: &self._writes) }()
+      case 9: try { try decoder.decodeSingularMessageField(value: &self._syncs) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.oldest) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.path.isEmpty {
       try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
     }
@@ -1006,6 +1108,18 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     if !self.reason.isEmpty {
       try visitor.visitSingularStringField(value: self.reason, fieldNumber: 6)
     }
+    try { if let v = self._reads {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
+    try { if let v = self._writes {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+    } }()
+    try { if let v = self._syncs {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+    } }()
+    if self.oldest != 0 {
+      try visitor.visitSingularUInt64Field(value: self.oldest, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1016,6 +1130,10 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
     if lhs.available != rhs.available {return false}
     if lhs.isFailed != rhs.isFailed {return false}
     if lhs.reason != rhs.reason {return false}
+    if lhs._reads != rhs._reads {return false}
+    if lhs._writes != rhs._writes {return false}
+    if lhs._syncs != rhs._syncs {return false}
+    if lhs.oldest != rhs.oldest {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1319,41 +1437,81 @@ nonisolated extension DNDiskState: SwiftProtobuf.Message, SwiftProtobuf._Message
   public static let protoMessageName: String = _protobuf_package + ".DiskState"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}classes\0\u{1}scrub\0")
 
+  fileprivate class _StorageClass {
+    var _volume: DNVolume? = nil
+    var _classes: [DNDiskClass] = []
+    var _scrub: DNScrubState? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _volume = source._volume
+      _classes = source._classes
+      _scrub = source._scrub
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._volume) }()
-      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.classes) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._scrub) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._volume) }()
+        case 2: try { try decoder.decodeRepeatedMessageField(value: &_storage._classes) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._scrub) }()
+        default: break
+        }
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._volume {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if !self.classes.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.classes, fieldNumber: 2)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._volume {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      if !_storage._classes.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._classes, fieldNumber: 2)
+      }
+      try { if let v = _storage._scrub {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
     }
-    try { if let v = self._scrub {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: DNDiskState, rhs: DNDiskState) -> Bool {
-    if lhs._volume != rhs._volume {return false}
-    if lhs.classes != rhs.classes {return false}
-    if lhs._scrub != rhs._scrub {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._volume != rhs_storage._volume {return false}
+        if _storage._classes != rhs_storage._classes {return false}
+        if _storage._scrub != rhs_storage._scrub {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
