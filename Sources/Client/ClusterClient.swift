@@ -43,8 +43,8 @@ public final class ClusterClient: Sendable {
         }
         let names = OMClient(OMChannel(reactors: reactors, channels: toOM, reads: reads))
         self.names = names
-        reservations = KeyReservations { (bucket, count, user) throws(StoreError) in
-            try await names.reserve(bucket, count: count, user: user)
+        reservations = KeyReservations { (bucket, count, user, slow) throws(StoreError) in
+            try await names.reserve(bucket, count: count, user: user, avoiding: slow)
         }
         holds = ReaderHolds { blocks throws(StoreError) in try await names.holdBlocks(blocks) }
         self.scm = SCMClient(
@@ -169,16 +169,31 @@ extension ClusterClient: ObjectStore {
     public func openWriter(
         _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
     ) async throws(StoreError) -> KeyWriter {
-        if let length, replication == nil,
+        let reactor = reactors.here()
+        let beginning = datanodes.health.beginning(at: reactor.now())
+        if let length, replication == nil, !beginning.isTrial,
             let open = reservations.take(
-                for: key, length: length, user: user, on: reactors.here())
+                for: key, length: length, user: user, avoiding: beginning.avoiding, on: reactor)
         {
             return try makeWriter(open, length: length)
         }
         let open = try await names.openKey(
-            key, length: length, replication: replication, user: user)
+            key, length: length, replication: replication, user: user,
+            avoiding: beginning.avoiding)
+        noteOpened(open, beginning, at: reactor.now())
         return try makeWriter(open, length: length)
     }
+
+    /// Where the first groups have places on nodes that were to be avoided there are none without.
+    private func noteOpened(
+        _ open: OpenKey, _ beginning: NodeHealth.Beginning, at now: MonotonicTime
+    ) {
+        let unwanted = ExcludeList(nodes: beginning.avoiding)
+        if open.groups.contains(where: unwanted.contains) {
+            datanodes.health.foundNoOther(without: beginning.avoiding, at: now)
+        }
+    }
+
     public func openReader(_ info: KeyInfo) async throws(StoreError) -> ECReader {
         try ECReader(
             info, codec: codec, client: datanodes, holds: holds, on: reactors.here(),
@@ -196,8 +211,12 @@ extension ClusterClient: ObjectStore {
     public func openPartWriter(
         _ key: KeyPath, upload: UploadID, number: Int, length: Int?, user: String
     ) async throws(StoreError) -> KeyWriter {
+        let reactor = reactors.here()
+        let beginning = datanodes.health.beginning(at: reactor.now())
         let open = try await names.openPart(
-            key, upload: upload, number: number, length: length, user: user)
+            key, upload: upload, number: number, length: length, user: user,
+            avoiding: beginning.avoiding)
+        noteOpened(open, beginning, at: reactor.now())
         return try makeWriter(open, length: length)
     }
     public func upload(

@@ -32,6 +32,8 @@ public final class ContainerStore: Sendable {
         var isShut = false
         var scrubbers: [Scrubber] = []
         var watches: [Task<Void, Never>] = []
+        /// Paths of volumes that get no new replicas while others have room.
+        var avoided: Set<String> = []
     }
 
     init(
@@ -266,21 +268,28 @@ public final class ContainerStore: Sendable {
         }
     }
 
-    /// The volume with the fewest containers that are written to, among those with room.
+    /// Makes no replicas on the volumes at `paths`, which are slow, while others have room.
+    public func avoid(_ paths: Set<String>) { state.withLock { $0.avoided = paths } }
+
+    /// The volume with the fewest containers that are written to, among those with room; of those
+    /// to be avoided only if there is no other.
     func chooseVolume() async throws(StoreError) -> Volume {
         var open: [String: Int] = [:]
-        for container in state.withLock({ Array($0.containers.values) }) {
+        let (containers, avoided) = state.withLock { (Array($0.containers.values), $0.avoided) }
+        for container in containers {
             let isOpen = container.state.withLock { $0.phase == .open || $0.phase == .recovering }
             if isOpen { open[container.volume.path, default: 0] += 1 }
         }
-        var best: (volume: Volume, open: Int, available: Int)?
+        var best: (volume: Volume, rank: (Int, Int, Int))?
         for volume in volumeList where volume.outage == nil && !volume.isLeaving {
             let available = await volume.space().available
             guard available >= volume.leastRoom else { continue }
             volume.withState { $0.isFull = false }
-            let count = open[volume.path] ?? 0
-            if let best, (best.open, -best.available) <= (count, -available) { continue }
-            best = (volume, count, available)
+            let rank = (
+                avoided.contains(volume.path) ? 1 : 0, open[volume.path] ?? 0, -available
+            )
+            if let best, best.rank <= rank { continue }
+            best = (volume, rank)
         }
         guard let best else {
             throw StoreError(.noSpace, "no volume of datanode \(datanode) has room for a container")
@@ -371,7 +380,8 @@ public final class ContainerStore: Sendable {
                     path: volume.path, capacity: space.capacity, used: space.used,
                     available: volume.isLeaving ? 0 : space.available, isFailed: failure != nil,
                     isFull: isFull, reason: failure, problems: problems,
-                    isLeaving: volume.isLeaving, containers: counts[volume.path] ?? 0))
+                    isLeaving: volume.isLeaving, containers: counts[volume.path] ?? 0,
+                    recent: volume.recent()))
         }
         seenVolumes.withLock { [reports] in $0 = reports }
         return reports

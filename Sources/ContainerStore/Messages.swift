@@ -117,6 +117,8 @@ public struct VolumeReport: Hashable, Sendable {
     public var isLeaving = false
     /// Container replicas on it.
     public var containers = 0
+    /// How the disk has done in the last seconds.
+    public var recent = RecentDisk()
 }
 
 /// Counters since the store was opened.

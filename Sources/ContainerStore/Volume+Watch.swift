@@ -47,6 +47,21 @@ extension Volume {
         if let change { disk.suspend(change) }
         return change
     }
+
+    /// How the disk has done in the last seconds.
+    func recent() -> RecentDisk {
+        let values = disk.clientLatencies()
+        let isBusy = disk.operationsInFlight > 0
+        let completed = disk.operationsCompleted
+        let now = reactor.now()
+        return withState { state in
+            var recent = state.latencies.recent(values, at: now)
+            if isBusy, completed == state.seenCompleted, let since = state.seenAt {
+                recent.standstill = max(since.duration(to: now), .zero)
+            }
+            return recent
+        }
+    }
 }
 
 extension ContainerStore {

@@ -25,6 +25,7 @@ final class Volume: Sendable {
         var seenCompleted: UInt64 = 0
         var seenAt: MonotonicTime?
         var lookedAt: MonotonicTime?
+        var latencies = RecentLatencies()
         /// Set when a write or the space check finds no room, cleared when there is room again.
         var isFull = false
         /// What could be written when that was last looked at.

@@ -366,6 +366,21 @@ extension VolumeReport {
         message.reason = reason ?? ""
         message.isLeaving = isLeaving
         message.containers = UInt64(containers)
+        message.reads = recent.reads.message
+        message.writes = recent.writes.message
+        message.syncs = recent.syncs.message
+        let (seconds, attoseconds) = recent.standstill.components
+        message.oldest = UInt64(seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
+        return message
+    }
+}
+
+extension RecentLatency {
+    var message: DNRecentLatency {
+        var message = DNRecentLatency()
+        message.count = count
+        message.p50 = p50
+        message.p99 = p99
         return message
     }
 }

@@ -144,7 +144,11 @@ actor Reporter {
         let (leads, term) = node.group.withLock { group in
             (group.take(response.view, from: address, at: reactor.now()), group.term)
         }
-        if !leads { node.commands.putBack(outcome) }
+        if leads {
+            node.store.avoid(Set(response.slowVolumes))
+        } else {
+            node.commands.putBack(outcome)
+        }
         for command in response.commands {
             if case .registerAgain = command.command {
                 isRegistered = false

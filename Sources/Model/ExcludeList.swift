@@ -4,20 +4,25 @@ public struct ExcludeList: Hashable, Sendable {
     public var nodes: Set<DatanodeID>
     /// Containers that would not take a block: closed, or on a disk that is full.
     public var containers: Set<ContainerID>
+    /// Groups with empty places are not wanted either: better none at all.
+    public var degradedGroups: Bool
 
-    public init(nodes: Set<DatanodeID> = [], containers: Set<ContainerID> = []) {
+    public init(
+        nodes: Set<DatanodeID> = [], containers: Set<ContainerID> = [], degradedGroups: Bool = false
+    ) {
         self.nodes = nodes
         self.containers = containers
+        self.degradedGroups = degradedGroups
     }
 
     /// Nothing is excluded.
     public static let none = ExcludeList()
 
-    public var isEmpty: Bool { nodes.isEmpty && containers.isEmpty }
+    public var isEmpty: Bool { nodes.isEmpty && containers.isEmpty && !degradedGroups }
 
     /// Whether `group` is what is not wanted.
     public func contains(_ group: BlockGroup) -> Bool {
-        containers.contains(group.blockID.containerID)
+        containers.contains(group.blockID.containerID) || (degradedGroups && group.isDegraded)
             || group.nodes.contains { $0.map { nodes.contains($0.id) } ?? false }
     }
 }

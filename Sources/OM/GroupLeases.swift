@@ -6,7 +6,8 @@ import Wire
 
 /// Block groups taken from SCM ahead of their use, so that opening a key need not wait for it.
 ///
-/// For each replication some groups are kept; when fewer than half are left more are fetched in
+/// For each replication, and for what is excluded where keys are opened that are to avoid slow nodes,
+/// some groups are kept; when fewer than half are left more are fetched in
 /// the background. A group is handed out once, and never after `Limits.age`, since its nodes may
 /// have gone, nor once its container is known to take no more. Groups that are dropped were never
 /// written: nothing has to be done about them.
@@ -20,8 +21,8 @@ final class GroupLeases: Sendable {
         static let leastKept = 8
         /// Groups kept for each replication at most.
         static let mostKept = 256
-        /// Replications that groups are kept for; of more, the one not asked for longest goes.
-        static let replications = 16
+        /// Kinds of group that some are kept of; of more, the one not asked for longest goes.
+        static let kinds = 16
         /// Closed containers remembered, so that groups in them that are on their way are dropped.
         static let closed = 4096
     }
@@ -42,6 +43,12 @@ final class GroupLeases: Sendable {
         var taken: MonotonicTime
     }
 
+    /// What groups of one pool have in common.
+    private struct Kind: Hashable {
+        var replication: ReplicationConfig
+        var excluding: ExcludeList
+    }
+
     private typealias Refill = Task<Result<[Lease], StoreError>, Never>
 
     private struct Pool {
@@ -54,7 +61,7 @@ final class GroupLeases: Sendable {
     }
 
     private struct State {
-        var pools: [ReplicationConfig: Pool] = [:]
+        var pools: [Kind: Pool] = [:]
         /// Counts invalidations: groups asked for before one are not kept.
         var generation = 0
         /// Containers that take no new blocks, the last `Limits.closed` of them.
@@ -63,8 +70,8 @@ final class GroupLeases: Sendable {
 
         /// Drops the groups that `isUnwanted` is true of.
         mutating func drop(_ isUnwanted: (BlockGroup) -> Bool) {
-            for replication in pools.keys {
-                pools[replication]!.leases.removeAll { isUnwanted($0.leased.group) }
+            for kind in pools.keys {
+                pools[kind]!.leases.removeAll { isUnwanted($0.leased.group) }
             }
         }
     }
@@ -78,20 +85,22 @@ final class GroupLeases: Sendable {
         self.reactor = reactor
     }
 
-    /// `count` groups of `replication`. Suspends only where they have to be fetched.
+    /// `count` groups of `replication`, none where `excluding` says. Suspends only where they have to
+    /// be fetched.
     func take(
-        _ replication: ReplicationConfig, count: Int
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList = .none
     ) async throws(StoreError) -> [Leased] {
+        let kind = Kind(replication: replication, excluding: excluding)
         var groups: [Leased] = []
         var rounds = 0
         while true {
-            guard let refill = takeKept(replication, count, into: &groups) else { return groups }
+            guard let refill = takeKept(kind, count, into: &groups) else { return groups }
             if case .failure(let error) = await refill.value { throw error }
             rounds += 1
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
                 groups += try await blocks.allocate(
-                    replication, count: count - groups.count, excluding: .none
+                    replication, count: count - groups.count, excluding: excluding
                 ).map(Leased.init)
             }
         }
@@ -100,14 +109,14 @@ final class GroupLeases: Sendable {
     /// Moves groups that are here into `groups` until these are `count`; if there are too few,
     /// the task that fetches more.
     private func takeKept(
-        _ replication: ReplicationConfig, _ count: Int, into groups: inout [Leased]
+        _ kind: Kind, _ count: Int, into groups: inout [Leased]
     ) -> Refill? {
         guard groups.count < count else { return nil }
         let now = reactor.now()
         let (taken, refill) = state.withLock { [wanted = count - groups.count] state in
             // Out of the dictionary while it is changed: a copy would cost a look at each lease.
-            var pool = state.pools.removeValue(forKey: replication) ?? makePool(&state, at: now)
-            defer { state.pools[replication] = pool }
+            var pool = state.pools.removeValue(forKey: kind) ?? makePool(&state, at: now)
+            defer { state.pools[kind] = pool }
             pool.lastUse = now
             while let oldest = pool.leases.first, oldest.taken.duration(to: now) > Limits.age {
                 pool.leases.removeFirst()
@@ -118,13 +127,13 @@ final class GroupLeases: Sendable {
             }
             if taken.count == wanted {
                 if pool.leases.count < pool.batch / 2, pool.refill == nil {
-                    startRefill(&pool, replication, state.generation)
+                    startRefill(&pool, kind, state.generation)
                 }
                 return (taken, Refill?.none)
             }
             // All are gone: more than expected are being opened.
             pool.batch = min(pool.batch * 2, Limits.mostKept)
-            if pool.refill == nil { startRefill(&pool, replication, state.generation) }
+            if pool.refill == nil { startRefill(&pool, kind, state.generation) }
             return (taken, pool.refill)
         }
         groups += taken
@@ -134,13 +143,14 @@ final class GroupLeases: Sendable {
     /// Makes sure that a group of `replication` can be had, without taking it.
     func peek(_ replication: ReplicationConfig) async throws(StoreError) {
         let now = reactor.now()
+        let kind = Kind(replication: replication, excluding: .none)
         let refill = state.withLock { state in
-            var pool = state.pools[replication] ?? makePool(&state, at: now)
+            var pool = state.pools[kind] ?? makePool(&state, at: now)
             pool.lastUse = now
             if pool.leases.isEmpty, pool.refill == nil {
-                startRefill(&pool, replication, state.generation)
+                startRefill(&pool, kind, state.generation)
             }
-            state.pools[replication] = pool
+            state.pools[kind] = pool
             return pool.leases.isEmpty ? pool.refill : nil
         }
         if case .failure(let error)? = await refill?.value { throw error }
@@ -154,7 +164,7 @@ final class GroupLeases: Sendable {
             // but those that are closed are known by name.
             guard unwanted?.nodes.isEmpty != true else { return }
             state.generation += 1
-            for replication in state.pools.keys { state.pools[replication]?.refill = nil }
+            for kind in state.pools.keys { state.pools[kind]?.refill = nil }
         }
     }
 
@@ -174,7 +184,7 @@ final class GroupLeases: Sendable {
     }
 
     private func makePool(_ state: inout State, at now: MonotonicTime) -> Pool {
-        if state.pools.count >= Limits.replications,
+        if state.pools.count >= Limits.kinds,
             let oldest = state.pools.min(by: { $0.value.lastUse < $1.value.lastUse })
         {
             state.pools[oldest.key] = nil
@@ -182,33 +192,32 @@ final class GroupLeases: Sendable {
         return Pool(lastUse: now)
     }
 
-    private func startRefill(
-        _ pool: inout Pool, _ replication: ReplicationConfig, _ generation: Int
-    ) {
+    private func startRefill(_ pool: inout Pool, _ kind: Kind, _ generation: Int) {
         let (blocks, reactor, count) = (blocks, reactor, pool.batch)
         pool.refill = Task(executorPreference: reactor) {
             let result: Result<[Lease], StoreError>
             do throws(StoreError) {
-                let groups = try await blocks.allocate(replication, count: count, excluding: .none)
+                let groups = try await blocks.allocate(
+                    kind.replication, count: count, excluding: kind.excluding)
                 let now = reactor.now()
                 result = .success(groups.map { Lease(leased: Leased($0), taken: now) })
             } catch {
                 result = .failure(error)
             }
-            self.finishRefill(replication, result, started: generation)
+            self.finishRefill(kind, result, started: generation)
             return result
         }
     }
 
     private func finishRefill(
-        _ replication: ReplicationConfig, _ result: Result<[Lease], StoreError>, started: Int
+        _ kind: Kind, _ result: Result<[Lease], StoreError>, started: Int
     ) {
         state.withLock { state in
             // A refill that an invalidation overtook has been forgotten, and its groups are too.
             guard started == state.generation else { return }
-            state.pools[replication]?.refill = nil
+            state.pools[kind]?.refill = nil
             guard case .success(let leases) = result else { return }
-            state.pools[replication]?.leases += leases.filter {
+            state.pools[kind]?.leases += leases.filter {
                 !state.closed.contains($0.leased.group.blockID.containerID)
             }
         }

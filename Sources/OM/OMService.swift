@@ -68,6 +68,7 @@ public struct SCMBlockAllocator: BlockAllocator {
         request.count = UInt32(count)
         request.excluding = excluding.nodes.sorted().map(\.message)
         request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
+        request.whole = excluding.degradedGroups
         let response = try SCMGroupsResponse(
             parsing: try await call(.allocate, request.encoded))
         var groups: [BlockGroup] = []

@@ -133,7 +133,8 @@ extension OzoneManager {
         command.user = request.user
         command.replication = request.hasReplication ? request.replication : ofBucket
         return try await open(
-            &command, length: request.hasLength ? request.length : nil, call)
+            &command, length: request.hasLength ? request.length : nil,
+            avoiding: request.avoiding, call)
     }
 
     private func openPart(
@@ -153,19 +154,21 @@ extension OzoneManager {
             try reads.replication(request.key, upload: request.upload, user: request.user)
         }
         return try await open(
-            &command, length: request.hasLength ? request.length : nil, call)
+            &command, length: request.hasLength ? request.length : nil,
+            avoiding: request.avoiding, call)
     }
 
     private func open(
-        _ command: inout OMOpenCommand, length: UInt64?, _ call: CallID?
+        _ command: inout OMOpenCommand, length: UInt64?, avoiding slow: [WireIdentity],
+        _ call: CallID?
     ) async throws(StoreError) -> [UInt8] {
         if let length, length > OMLimits.keySize {
             throw StoreError(
                 .invalidArgument, "a key has at most \(OMLimits.keySize) bytes, not \(length)")
         }
         let replication = try ReplicationConfig(writable: command.replication)
-        let groups = try await leases.take(
-            replication, count: Self.firstGroups(replication, length: length))
+        let groups = try await takeGroups(
+            replication, count: Self.firstGroups(replication, length: length), avoiding: slow)
         places.learn(groups.map(\.group))
         command.blocks = groups.map(\.group.blockID.message)
         let answer = try await answer(.open(command), for: call)
@@ -196,8 +199,9 @@ extension OzoneManager {
         command.replication = try await read { reads throws(StoreError) in
             try reads.bucket(asked).replication
         }
-        let groups = try await leases.take(
-            ReplicationConfig(writable: command.replication), count: Int(request.count))
+        let groups = try await takeGroups(
+            ReplicationConfig(writable: command.replication), count: Int(request.count),
+            avoiding: request.avoiding)
         places.learn(groups.map(\.group))
         command.blocks = groups.map(\.group.blockID.message)
         let answer = try await answer(.reserve(command), for: call)
@@ -206,6 +210,28 @@ extension OzoneManager {
         }
         guard response.groups.isEmpty else { return try await message(of: answer, .reserve) }
         return response.encoded(with: groups.map(\.encoded))
+    }
+
+    /// Groups without a place on nodes that are slow, or, if there are no whole ones without, as
+    /// they come.
+    private func takeGroups(
+        _ replication: ReplicationConfig, count: Int, avoiding slow: [WireIdentity]
+    ) async throws(StoreError) -> [GroupLeases.Leased] {
+        try RequestRules.check(avoiding: slow)
+        if !slow.isEmpty {
+            do throws(StoreError) {
+                return try await leases.take(
+                    replication, count: count,
+                    excluding: ExcludeList(
+                        nodes: Set(slow.map { Identity128($0) }), degradedGroups: true))
+            } catch {
+                guard [.cannotPlace, .overloaded, .noSpace].contains(error.code) else {
+                    throw error
+                }
+                logger.debug("no groups of \(replication) without slow nodes: \(error)")
+            }
+        }
+        return try await leases.take(replication, count: count)
     }
 
     /// How many groups come with a key of `length` bytes; one if the length is not known.
@@ -224,13 +250,15 @@ extension OzoneManager {
         let replication = try ReplicationConfig(writable: open.replication)
         let excluding = ExcludeList(
             nodes: Set(request.excluding.map { Identity128($0) }),
-            containers: Set(request.excludingContainers.map { ContainerID($0) }))
+            containers: Set(request.excludingContainers.map { ContainerID($0) }),
+            degradedGroups: request.whole)
         let groups: [BlockGroup]
         if excluding.isEmpty {
             groups = try await leases.take(replication, count: 1).map(\.group)
         } else {
             // What one writer found to fail will fail the next one too.
-            leases.invalidate(excluding)
+            leases.invalidate(
+                ExcludeList(nodes: excluding.nodes, containers: excluding.containers))
             groups = try await blocks.allocate(replication, count: 1, excluding: excluding)
         }
         guard let group = groups.first else {

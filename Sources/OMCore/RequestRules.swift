@@ -23,8 +23,12 @@ public enum RequestRules {
         if request.hasChecksum { try check(request.checksum.value, "a checksum") }
     }
 
+    public static func check(avoiding nodes: [WireIdentity]) throws(StoreError) {
+        try check(nodes.count, "nodes to avoid", atMost: OMLimits.exclusions)
+    }
+
     public static func check(_ request: OMAllocateGroupRequest) throws(StoreError) {
-        try check(request.excluding.count, "nodes to avoid", atMost: OMLimits.exclusions)
+        try check(avoiding: request.excluding)
         try check(
             request.excludingContainers.count, "containers to avoid", atMost: OMLimits.exclusions)
     }

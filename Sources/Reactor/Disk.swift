@@ -261,6 +261,14 @@ public final class Disk: @unchecked Sendable {
         return sum
     }
 
+    /// How long clients' operations took since the disk was made. From any thread.
+    public func clientLatencies() -> DiskLatencies {
+        let index = Int(IOClass.client.rawValue)
+        return DiskLatencies(
+            reads: measures[index].read.snapshot(), writes: measures[index].write.snapshot(),
+            synchronizations: measures[index].synchronize.snapshot())
+    }
+
     /// What was measured since the disk was made. From any thread.
     public func statistics() -> DiskStatistics {
         var classes: [DiskStatistics.Class] = []
@@ -281,6 +289,19 @@ public final class Disk: @unchecked Sendable {
                     queued: measures[index].queued.load(ordering: .relaxed)))
         }
         return DiskStatistics(name: name, classes: classes)
+    }
+}
+
+/// How long operations of a disk took, from their start to their end.
+public struct DiskLatencies: Hashable, Sendable {
+    public var reads, writes, synchronizations: LatencySnapshot
+
+    public init(
+        reads: LatencySnapshot, writes: LatencySnapshot, synchronizations: LatencySnapshot
+    ) {
+        self.reads = reads
+        self.writes = writes
+        self.synchronizations = synchronizations
     }
 }
 

@@ -43,7 +43,12 @@ extension StorageContainerManager {
         var generator = AnyGenerator(base: random)
         defer { random = generator.base }
         return memory.withState { state, now in
-            state.allocate(
+            if excluding.degradedGroups,
+                let error = state.wholeGroupError(replication, excluding: excluding.nodes, at: now)
+            {
+                return .refused(error)
+            }
+            return state.allocate(
                 replication, count: count, excluding: excluding, at: now, using: &generator)
         }
     }

@@ -83,8 +83,8 @@ extension StorageContainerManager {
         response.leading = isLeading ? .leads : .follows
         response.scms = addresses
         var healed: [SCMState.HealEnd] = []
-        let (commands, done) = memory.withState {
-            state, now -> ([SCMDatanodeCommand], [UInt64]) in
+        let (commands, done, slow) = memory.withState {
+            state, now -> ([SCMDatanodeCommand], [UInt64], [String]) in
             guard !isLeading || !state.mustBeLogged(id),
                 state.heard(
                     id, volumes: request.volumes, replicas: request.replicas,
@@ -92,22 +92,26 @@ extension StorageContainerManager {
             else {
                 var command = SCMDatanodeCommand()
                 command.registerAgain = true
-                return ([command], isLeading ? request.doneCommands : [])
+                return ([command], isLeading ? request.doneCommands : [], [])
             }
             guard isLeading else {
                 state.heard(id, failed: [], unreclaimed: request.unreclaimedBlocks, at: now)
-                return ([], [])
+                return ([], [], [])
             }
             state.heard(
                 id, failed: request.failedCommands, unreclaimed: request.unreclaimedBlocks,
                 at: now)
             let absent = state.heard(id, absent: request.absentCommands, at: now)
             healed = state.heard(id, heals: request.heals, at: now)
-            return (state.commands(for: id, at: now), request.doneCommands + absent)
+            return (
+                state.commands(for: id, at: now), request.doneCommands + absent,
+                state.avoidedVolumes(of: id)
+            )
         }
         for end in healed { tell(end) }
         confirm(done, by: id)
         response.commands = commands
+        response.slowVolumes = slow
         return response
     }
 

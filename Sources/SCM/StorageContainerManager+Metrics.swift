@@ -20,6 +20,9 @@ struct SCMMeasures: Sendable {
     let healed = Gauge()
     let notHealed = Gauge()
     let healedBytes = Gauge()
+    let disksObserved = Gauge()
+    let disksAvoided = Gauge()
+    let disksSpared = Gauge()
 
     func note(_ counts: SCMState.RepairCounts) {
         missingReplicas.set(counts.missing)
@@ -32,6 +35,21 @@ struct SCMMeasures: Sendable {
         healed.set(counts.healed)
         notHealed.set(counts.notHealed)
         healedBytes.set(Int(clamping: counts.healedBytes))
+    }
+
+    func note(_ counts: SCMState.SlowDiskCounts) {
+        disksObserved.set(counts.observed)
+        disksAvoided.set(counts.avoided)
+        disksSpared.set(counts.spared)
+    }
+
+    func addSlowDisks(to page: inout MetricsPage) {
+        let help = "Disks slower than the others: observed, avoided, or spared for too many are."
+        for (state, gauge) in [
+            ("observed", disksObserved), ("avoided", disksAvoided), ("spared", disksSpared),
+        ] {
+            page.gauge("apus_scm_slow_disks", help, ["state": state], Double(gauge.value))
+        }
     }
 
     /// Counters begin anew with each leadership; a member that follows has none.
@@ -91,6 +109,7 @@ extension StorageContainerManager {
                 "apus_scm_safe_mode", "1 while SCM gives out no blocks.",
                 Double(measures.safeMode.value))
             measures.addRepairs(to: &page)
+            measures.addSlowDisks(to: &page)
         }
     }
 }

@@ -237,6 +237,7 @@ public actor StorageContainerManager: RPCHandler {
             measures.safeMode.set(state.isInSafeMode ? 1 : 0)
             measures.pendingDeletions.set(state.pendingDeletions)
             measures.note(state.repairCounts)
+            measures.note(state.slowDiskCounts)
             let nodes = state.nodes.compactMap { id, node in
                 node.lastHeartbeat == nil
                     ? nil : (id: id, address: node.address, state: state.state(of: id, at: now))
@@ -347,7 +348,8 @@ public actor StorageContainerManager: RPCHandler {
                 ReplicationConfig(request.replication), count: Int(request.count),
                 excluding: ExcludeList(
                     nodes: Set(request.excluding.map { Identity128($0) }),
-                    containers: Set(request.excludingContainers.map { ContainerID($0) })))
+                    containers: Set(request.excludingContainers.map { ContainerID($0) }),
+                    degradedGroups: request.whole))
             var response = SCMGroupsResponse()
             response.groups = groups.map(\.message)
             return RPCReply(response.encoded)

@@ -82,7 +82,8 @@ extension SCMState {
                     .invalidArgument,
                     "at most \(Limits.groupsPerRequest) block groups at once, not \(count)"))
         }
-        let healthy = healthyNodes(at: now, excluding: excluding.nodes)
+        let healthy = withoutSlow(
+            healthyNodes(at: now, excluding: excluding.nodes), least: replication.width)
         let usable = usableContainers(
             replication, healthy: Set(healthy), excluding: excluding.containers, at: now)
         if usable.count < wantedContainers(replication, healthy: healthy, at: now) {

@@ -52,6 +52,7 @@ extension SCMState {
         info.unreclaimedBlocks = node.unreclaimedBlocks
         info.unknownReplicas = UInt64(node.unknown.count)
         if let progress = progress(of: node.address.id, at: now) { info.operation = progress }
+        info.slowDisks = slowDisks(of: node.address.id, at: now)
         return info
     }
 

@@ -186,6 +186,8 @@ public struct SCMState: Sendable {
     /// `again` were.
     var waiting: Set<ContainerID> = []
     var again: Set<ContainerID> = []
+    /// Which disks are slow, by what this member hears.
+    var disks = DiskHealth()
     /// When the state was used last; see `noteTime`.
     var lastUse: UInt64?
     /// Since when this member hears datanodes.
@@ -297,6 +299,7 @@ public struct SCMState: Sendable {
             if isFull { node.forgetReplicas() }
             for replica in replicas { node.report(replica) }
         }
+        disks.heard(id, volumes, at: now)
         for replica in replicas {
             changed.insert(ContainerID(replica.container))
             noteReported(replica, by: id)

@@ -36,6 +36,7 @@ struct AdminCommand: AsyncParsableCommand {
                 var pendingDeletions, unreclaimedBlocks, unknownReplicas: UInt64
                 var volumes: Int
                 var failedVolumes: [String]
+                var slowDisks: [SlowDisk]
 
                 init(_ node: SCMNodeInfo) {
                     id = Identity128(node.address.id).description
@@ -55,6 +56,7 @@ struct AdminCommand: AsyncParsableCommand {
                     failedVolumes = node.volumes.filter(\.isFailed).map {
                         "\($0.path): \($0.reason)"
                     }
+                    slowDisks = node.slowDisks.map(SlowDisk.init)
                 }
 
                 var disks: String {
@@ -86,6 +88,10 @@ struct AdminCommand: AsyncParsableCommand {
                 for row in rows {
                     for volume in row.failedVolumes {
                         print(shown("failed on \(row.address): \(volume)"))
+                    }
+                    // What is observed may be chance: `datanode disks` shows it.
+                    for disk in row.slowDisks where disk.state != "observed" {
+                        print(shown("\(disk.state) on \(row.address): \(disk.text)"))
                     }
                 }
             }

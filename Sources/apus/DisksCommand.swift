@@ -15,8 +15,9 @@ extension AdminCommand.Datanode {
                 Percentiles are of all I/O classes together, from the start of an operation to its \
                 end. Without --watch they cover the time since each datanode started, and rates \
                 are measured over one second; with it both are of the last second. A latency \
-                marked * is more than twice the median of all disks shown. Failed disks come first, \
-                then those with damaged blocks or errors.
+                marked * is more than twice the median of all disks shown. Disks that SCM finds \
+                slow are told of before the table. Failed disks come first, then those with \
+                damaged blocks or errors.
                 """)
         @OptionGroup var cluster: ClusterOptions
         @Option(help: "Only this datanode: its identity or the beginning of it, or HOST:PORT.")
@@ -51,6 +52,8 @@ extension AdminCommand.Datanode {
 /// What all datanodes said of their disks at one time.
 struct DiskSample: Sendable {
     var nodes: [(address: DatanodeAddress, response: DNDisksResponse)]
+    /// Those that SCM finds slow, by node and path.
+    var slow: [DatanodeID: [String: SlowDisk]] = [:]
     /// Those that did not answer, and why.
     var unreachable: [String]
 
@@ -59,16 +62,20 @@ struct DiskSample: Sendable {
         var request = SCMStatusRequest()
         request.nodes = true
         var addresses: [DatanodeAddress] = []
+        var slow: [DatanodeID: [String: SlowDisk]] = [:]
         for info in try await client.scm.status(request).nodes {
             guard let address = try DatanodeAddress(info.address) else { continue }
             if let node, !matches(address, node) { continue }
             addresses.append(address)
+            for disk in info.slowDisks {
+                slow[address.id, default: [:]][disk.path] = SlowDisk(disk)
+            }
         }
         guard !addresses.isEmpty else {
             throw StoreError(
                 .invalidArgument, node.map { "there is no datanode '\($0)'" } ?? "no datanodes")
         }
-        var sample = Self(nodes: [], unreachable: [])
+        var sample = Self(nodes: [], slow: slow, unreachable: [])
         await withTaskGroup(of: (DatanodeAddress, Result<DNDisksResponse, StoreError>).self) {
             for address in addresses {
                 $0.addTask {
@@ -129,6 +136,8 @@ struct DiskRow: Encodable {
     var scrubDamaged: UInt64
     /// Until the round of scrubbing ends, at the rate that it has had so far; nil: none is under way.
     var scrubSecondsLeft: UInt64?
+    /// If SCM finds it slow.
+    var slow: SlowDisk?
 
     /// The disks of `sample`, with rates since `earlier`.
     static func rows(
@@ -142,9 +151,11 @@ struct DiskRow: Encodable {
                 let before = isSame ? old?.disks.first { $0.volume.path == disk.volume.path } : nil
                 let seconds =
                     Double(node.response.nanoseconds &- (old?.nanoseconds ?? 0)) / 1e9
-                return DiskRow(
+                var row = DiskRow(
                     node.address, disk, since: before, seconds: seconds,
                     latenciesSince: latenciesSince)
+                row.slow = sample.slow[node.address.id]?[disk.volume.path]
+                return row
             }
         }
     }
@@ -259,6 +270,10 @@ extension DiskRow {
         for line in unreachable { Swift.print(shown("no answer from \(line)")) }
         for row in rows where row.isFailed {
             Swift.print(shown("\(row.disk) is out: \(row.reason)"))
+        }
+        for row in rows {
+            guard let slow = row.slow else { continue }
+            Swift.print(shown("\(slow.state): \(row.address) \(slow.text)"))
         }
         let lines = [header] + columns(rows).map { $0.map(shown) }
         let widths = header.indices.map { column in lines.map { $0[column].count }.max() ?? 0 }

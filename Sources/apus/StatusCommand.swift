@@ -191,6 +191,16 @@ struct StatusPage: Encodable {
                     what: "datanode \(name): \(volume.path) is out: \(volume.reason)",
                     advice: "replace the disk, or start the datanode again once its cause is gone"))
         }
+        for disk in node.slowDisks where disk.state != .observed {
+            findings.append(
+                Finding(
+                    severity: .danger,
+                    what: "datanode \(name): a disk is slow: \(SlowDisk(disk).text)",
+                    advice: disk.state == .avoided
+                        ? "nothing new is placed there until it is as the others; if it stays so, "
+                            + "replace it"
+                        : "too many are slow to avoid this one too: see what they share"))
+        }
         for volume in node.volumes
         where !volume.isFailed && !volume.isLeaving && volume.capacity > 0 {
             let part = Double(volume.available) / Double(volume.capacity)

@@ -88,6 +88,33 @@ struct StatusPageTests {
         }
     }
 
+    @Test("a slow disk is named once it is avoided or should be, not while it may be chance")
+    func slowDisks() throws {
+        var slow = node(2)
+        for (path, state) in [
+            ("/disks/1", SCMSlowDisk.State.avoided), ("/disks/2", .observed), ("/disks/3", .spared),
+        ] {
+            var disk = SCMSlowDisk()
+            disk.path = path
+            disk.state = state
+            disk.latency = 502_000_000
+            disk.siblings = 21_000_000
+            disk.millisecondsInState = 14_000
+            slow.slowDisks.append(disk)
+        }
+        let nodes = [node(1), slow, node(3), node(4), node(5)]
+        let page = StatusPage(
+            om: .success(1), scm: .success(status(nodes, [try container(1)])))
+        #expect(page.findings.map(\.severity) == [.danger, .danger])
+        #expect(
+            page.findings[0].what
+                == "datanode node2:9864: a disk is slow: /disks/1: p99 502 ms, others 21 ms; for 14 s"
+        )
+        #expect(page.findings[0].advice.contains("nothing new is placed"))
+        #expect(page.findings[1].what.contains("/disks/3"))
+        #expect(page.findings[1].advice.contains("too many"))
+    }
+
     @Test("without SCM or any datanode that is an outage; with one too few, a danger")
     func places() throws {
         let gone = StatusPage(

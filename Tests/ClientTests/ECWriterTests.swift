@@ -150,6 +150,47 @@ struct ECWriterTests {
         #expect(next.count == 1 && !next[0].nodes.contains { $0?.id.low == 2 })
     }
 
+    @Test("one that keeps its stripe waiting is done without, and who begins then avoids it")
+    func behind() async throws {
+        let rig = try Rig(nodes: 6)
+        defer { rig.reactor.stop() }
+        // Enough to know what is usual.
+        _ = try await rig.write(8 * rig.coding.stripeSize)
+        #expect(rig.client.health.lateWriteAfter(slowest: 0) != nil)
+        rig.datanodes[2].state.withLock { $0.isHung = true }
+        defer { rig.datanodes[2].state.withLock { $0.isHung = false } }
+        let size = 4 * rig.coding.stripeSize
+        let groups = try await rig.write(size)
+        #expect(groups.reduce(0) { $0 + $1.length } == size)
+        let last = try #require(groups.last)
+        #expect(!last.nodes.contains { $0?.id.low == 2 } && !last.isDegraded)
+        // A group with empty places is not asked for instead.
+        let asked = try #require(rig.source.asked.first { $0.nodes.map(\.low) == [2] })
+        #expect(asked.degradedGroups)
+        #expect(rig.source.asked.allSatisfy { $0.nodes.isEmpty || $0.degradedGroups })
+        let node = Identity128(high: 0, low: 2)
+        #expect(rig.client.health.beginning(at: rig.reactor.now()).avoiding == [node])
+        let count = rig.source.asked.count
+        let next = try await rig.write(size)
+        #expect(next.count == 1 && !next[0].nodes.contains { $0?.id.low == 2 })
+        #expect(rig.source.asked.count == count + 1, "the first that is asked for is without it")
+    }
+
+    @Test("where more are behind than there is parity nobody is given up")
+    func allBehind() async throws {
+        let rig = try Rig(nodes: 8)
+        defer { rig.reactor.stop() }
+        _ = try await rig.write(8 * rig.coding.stripeSize)
+        let asked = rig.source.asked.count
+        for node in 1...3 { rig.datanodes[node].state.withLock { $0.isHung = true } }
+        async let written = rig.write(rig.coding.stripeSize)
+        try await Task.sleep(for: .milliseconds(300))
+        for node in 1...3 { rig.datanodes[node].state.withLock { $0.isHung = false } }
+        let groups = try await written
+        #expect(groups.map(\.length) == [rig.coding.stripeSize])
+        #expect(rig.source.asked.count == asked + 1)
+    }
+
     @Test("without another node a late one is waited for: redundancy is not given away")
     func noOther() async throws {
         let rig = try Rig(nodes: 5)

@@ -76,7 +76,7 @@ struct KeyReservationsTests {
 
     /// Reservations that `source` makes at once.
     private static func reservations(of source: Source) -> KeyReservations {
-        KeyReservations(clock: still) { (bucket, count, user) throws(StoreError) in
+        KeyReservations(clock: still) { (bucket, count, user, _) throws(StoreError) in
             try source.reserve(bucket, count, user)
         }
     }
@@ -166,7 +166,7 @@ struct KeyReservationsTests {
         let source = Source()
         source.state.withLock { $0.isHeld = true }
         let reservations = KeyReservations(clock: Self.still) {
-            (bucket, count, user) throws(StoreError) in
+            (bucket, count, user, _) throws(StoreError) in
             let keys = try source.reserve(bucket, count, user)
             try await source.waitUntilReleased(on: reactor)
             return keys

@@ -74,6 +74,25 @@ import Testing
         }
     }
 
+    @Test("no replica is made on a volume to be avoided while another has room")
+    func avoided() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            let paths = await store.volumes().map(\.path)
+            store.avoid([paths[0]])
+            for _ in 0..<4 { #expect(try await store.chooseVolume().path == paths[1]) }
+            for id in 1...4 as ClosedRange<UInt64> {
+                try await store.createContainer(
+                    ContainerID(id), replication: replication, replicaIndex: 1)
+            }
+            store.avoid(Set(paths))
+            #expect(try await store.chooseVolume().path == paths[0], "the one with fewer")
+            store.avoid([])
+            #expect(try await store.chooseVolume().path == paths[0])
+            try await store.close()
+        }
+    }
+
     @Test("many appends of many blocks in flight are each durable and share syncs")
     func concurrent() async throws {
         try await withReactor { directory, reactor in

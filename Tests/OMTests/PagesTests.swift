@@ -210,6 +210,8 @@ struct BoundsTests {
         expectRefusal(OMLimits.parts) { try RequestRules.check(complete) }
         expectRefusal(OMLimits.markerSize) { try RequestRules.check(list) }
         expectRefusal(OMLimits.exclusions) { try RequestRules.check(allocate) }
+        let nodes = Array(repeating: WireIdentity(), count: OMLimits.exclusions + 1)
+        expectRefusal(OMLimits.exclusions) { try RequestRules.check(avoiding: nodes) }
     }
 
     private func expectRefusal(_ limit: Int, _ check: () throws -> Void) {

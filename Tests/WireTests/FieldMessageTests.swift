@@ -387,6 +387,7 @@ import Testing
                     if source.coin() { $0.length = source.number() }
                     if source.coin() { $0.replication = source.replication() }
                     $0.user = source.text()
+                    if source.coin() { $0.avoiding = [source.identity(), source.identity()] }
                 })
             try expectSame(
                 OMLookupKeyRequest.with {

@@ -71,7 +71,8 @@ struct DatanodeClient: Sendable {
         let reply = try await channels.channel(to: node, on: reactor).call(
             DatanodeMethod.writeCell.rawValue, request.encoded, payload: cell.payload,
             timeout: Limits.writeTimeout, context: context)
-        health.wrote(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
+        let end = reactor.now()
+        health.wrote(node.id, in: end.nanoseconds - start.nanoseconds, at: end)
         let durable = try DNWriteCellResponse(parsing: reply.message).durableLength
         guard durable <= UInt64(ReplicationConfig.blockSize) else {
             throw StoreError(
@@ -104,7 +105,8 @@ struct DatanodeClient: Sendable {
                 at: reactor.now())
             throw error
         }
-        health.answered(node.id, in: reactor.now().nanoseconds - start.nanoseconds)
+        let end = reactor.now()
+        health.answered(node.id, in: end.nanoseconds - start.nanoseconds, at: end)
         return try DNReadBlockResponse(parsing: reply.message).bytes(
             of: range, in: reply.payload, replica.block, from: node)
     }

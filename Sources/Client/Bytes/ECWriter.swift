@@ -23,6 +23,8 @@ actor ECWriter {
         static let window = 24 << 20
         /// Groups in a row that may fail without a byte kept before the writer gives up.
         static let retries = 10
+        /// Groups in a row that it leaves without a byte kept because a node is merely behind.
+        static let departures = 3
         /// How long a node that failed is avoided: a long key outlives its death.
         static let avoidance = Duration.seconds(60)
         /// Containers avoided at most: the last ones.
@@ -43,6 +45,8 @@ actor ECWriter {
     /// Containers that took nothing more, oldest first.
     private var refused: [ContainerID] = []
     private var failures = 0
+    /// Groups left since a byte was kept because a node was late.
+    private var departures = 0
     /// The last failure for want of room, until a group succeeds.
     private var fullFailure: StoreError?
 
@@ -109,8 +113,10 @@ actor ECWriter {
                 "block \(group.blockID) of \(group.replication) was given out for a key of "
                     + "\(coding)")
         }
-        let writer = GroupWriter(group, coding: coding, client: client, on: reactor) {
-            [weak self] late in
+        let writer = GroupWriter(
+            group, coding: coding, client: client, on: reactor,
+            isPatient: departures >= Limits.departures
+        ) { [weak self] late in
             await self?.group(without: late)
         }
         current = writer
@@ -129,6 +135,7 @@ actor ECWriter {
             let group = prepared.removeFirst()
             if !excluded().contains(group) { return await preferred(to: group) }
         }
+        if let group = await groupWithoutLateNodes() { return group }
         let deadline = reactor.now().advanced(by: Limits.placementPatience)
         var delay = Duration.milliseconds(100)
         while true {
@@ -165,17 +172,25 @@ actor ECWriter {
         return await self.group(without: late) ?? group
     }
 
+    /// A whole group without the nodes that writers find late, where there are some; nil if it is
+    /// not to be looked for, or there is none.
+    private func groupWithoutLateNodes() async -> BlockGroup? {
+        let late = client.health.beginning(at: reactor.now()).avoiding
+        return late.isEmpty ? nil : await group(without: late)
+    }
+
     /// A whole group without `late`; nil if there is none now.
     private func group(without late: Set<DatanodeID>) async -> BlockGroup? {
         var excluding = excluded()
         excluding.nodes.formUnion(late)
+        excluding.degradedGroups = true
         do throws(StoreError) {
             let group = try await source.allocate(excluding: excluding)
             if !group.isDegraded { return group }
         } catch {
             // Then there is nothing better than what there is.
         }
-        client.health.foundNoOther(at: reactor.now())
+        client.health.foundNoOther(without: late, at: reactor.now())
         return nil
     }
 
@@ -189,10 +204,15 @@ actor ECWriter {
             group.length = outcome.length
             finished.append(group)
             failures = 0
+            departures = 0
             fullFailure = nil
         }
         guard let failure = outcome.failure else { return [] }
-        failures += 1
+        if outcome.isLeft, departures < Limits.departures {
+            departures += 1
+        } else {
+            failures += 1
+        }
         avoid(outcome)
         guard failures <= Limits.retries else {
             throw StoreError(

@@ -71,7 +71,7 @@ final class GroupReader: Sendable {
     /// The bytes of `parts`, which belong to one stripe, in order.
     /// - Throws: `unavailable`, naming what is missing, when fewer than d cells can be had.
     func read(_ parts: [StripeGeometry.CellRange]) async throws(StoreError) -> [Payload] {
-        if parts.allSatisfy({ isPromising($0.cell) }) {
+        if parts.allSatisfy({ isPromising($0.cell) || isToBeTried($0.cell) }) {
             if let payloads = await readDirectly(parts) { return payloads }
         }
         return try await readDegraded(parts)
@@ -81,6 +81,12 @@ final class GroupReader: Sendable {
         let node = places.withLock { $0.lost[place] == nil ? $0.nodes[place] : nil }
         guard let node else { return false }
         return !client.health.shouldAvoid(node.id, at: reactor.now())
+    }
+
+    /// Whether this read is to show whether a node is well again that was late.
+    private func isToBeTried(_ place: Int) -> Bool {
+        let node = places.withLock { $0.lost[place] == nil ? $0.nodes[place] : nil }
+        return node.map { client.health.takeTrial(of: $0.id, at: reactor.now()) } ?? false
     }
 
     /// Reads each part from its own replica; nil if one could not be read, or not in time.

@@ -7,8 +7,10 @@ import Reactor
 /// and the parity are all that is written. Whoever looks for the others knows by the group's length
 /// that they are empty.
 ///
-/// A node that is late beyond its own habit is given up if there is a whole group without it, and
-/// waited for otherwise: redundancy is not given away for a moment's wait.
+/// A node that is late is given up if there is a whole group without it, and waited for otherwise:
+/// redundancy is not given away for a moment's wait. Late is one beyond its own habit, and one that
+/// keeps a stripe waiting of which nearly all other cells are there: against these it is compared
+/// (docs/decisions/0015).
 ///
 /// Isolated to its reactor. Cells of one replica leave in the order of their stripes; there is no
 /// barrier between stripes. After the first failure no more are sent, and `settled` tells how far
@@ -17,12 +19,19 @@ actor GroupWriter {
     enum Limits {
         /// How long after a look for another group none is looked for again.
         static let replacementPause = Duration.seconds(1)
+        /// Between looks at stripes that too much is missing of to say who keeps them waiting.
+        static let lookPause = Duration.milliseconds(25)
     }
 
     private struct Flight {
         var stripe: Stripe
+        let since: MonotonicTime
         /// Replicas that have not answered.
         var waiting: Int
+        /// What the last one to acknowledge took, in nanoseconds.
+        var slowest: UInt64 = 0
+        /// So many may be missing when the others are what these are compared with.
+        let fewMissing: Int
         var isAcknowledged = false
         var hasFailed = false
     }
@@ -30,7 +39,6 @@ actor GroupWriter {
     /// A cell that was sent and is not answered.
     private struct Sent {
         var node: DatanodeAddress
-        var since: MonotonicTime
         var task: Task<Void, Never>?
     }
 
@@ -43,6 +51,8 @@ actor GroupWriter {
     private let coding: ErasureCoding
     nonisolated let reactor: Reactor
     private let client: DatanodeClient
+    /// Leaves the group only for nodes that hang.
+    private let isPatient: Bool
     /// Finds a group without some nodes that are late; nil if there is no whole one.
     private let replacement: (@Sendable (Set<DatanodeID>) async -> BlockGroup?)?
     private var flights: [Flight] = []
@@ -55,6 +65,9 @@ actor GroupWriter {
     private var acknowledgedBytes = 0
     private(set) var failure: StoreError?
     private var failedNodes: Set<DatanodeID> = []
+    /// Nodes that were late and are not waited for.
+    private var leftNodes: Set<DatanodeID> = []
+    private var isLeft = false
     private var fullNodes: Set<DatanodeID> = []
     private var isWithoutRoom = false
     private var isRefused = false
@@ -65,6 +78,7 @@ actor GroupWriter {
 
     init(
         _ group: BlockGroup, coding: ErasureCoding, client: DatanodeClient, on reactor: Reactor,
+        isPatient: Bool = false,
         replacement: (@Sendable (Set<DatanodeID>) async -> BlockGroup?)? = nil
     ) {
         precondition(
@@ -73,6 +87,7 @@ actor GroupWriter {
         self.coding = coding
         self.client = client
         self.reactor = reactor
+        self.isPatient = isPatient
         self.replacement = replacement
     }
 
@@ -106,12 +121,15 @@ actor GroupWriter {
         let targets = group.nodes.enumerated().compactMap { place, node in
             isWhole || stripe.cellLength(place) > 0 ? node.map { (place, $0) } : nil
         }
-        flights.append(Flight(stripe: stripe, waiting: targets.count))
-        let now = reactor.now()
+        flights.append(
+            Flight(
+                stripe: stripe, since: reactor.now(), waiting: targets.count,
+                fewMissing: max(
+                    1, min(coding.parity, targets.count / NodeHealth.Limits.missingShare))))
         for (place, node) in targets {
             let cell = cell(of: stripe, index, at: place, isEnd: isEnd)
             let key = CellPlace(stripe: index, place: place)
-            sentCells[key] = Sent(node: node, since: now)
+            sentCells[key] = Sent(node: node)
             sentCells[key]!.task = Task(executorPreference: reactor) {
                 @concurrent [client, reactor] in
                 let failure: StoreError?
@@ -154,8 +172,13 @@ actor GroupWriter {
             note(error, of: cell, on: node)
             flights[index].isAcknowledged = false
             flights[index].hasFailed = true
-        } else if flights[index].waiting == 0, !flights[index].hasFailed {
-            flights[index].isAcknowledged = true
+        } else {
+            flights[index].slowest =
+                reactor.now().nanoseconds - flights[index].since.nanoseconds
+            if flights[index].waiting == 0, !flights[index].hasFailed {
+                flights[index].isAcknowledged = true
+                client.health.acknowledged(bytes: flights[index].stripe.length)
+            }
         }
         while acknowledged < flights.count, flights[acknowledged].isAcknowledged {
             acknowledgedBytes += flights[acknowledged].stripe.length
@@ -179,7 +202,7 @@ actor GroupWriter {
             }
         case .badRequest, .corrupt, .noSuchBlock: break
         // It was given up before: this is only the end of it.
-        case .cancelled where failedNodes.contains(node.id): break
+        case .cancelled where leftNodes.contains(node.id): break
         default:
             failedNodes.insert(node.id)
             client.health.failed(node.id, at: reactor.now())
@@ -211,40 +234,108 @@ actor GroupWriter {
             let now = reactor.now()
             let late = lateNodes(at: now)
             guard !late.isEmpty, failure == nil else { continue }
-            if client.health.mayGiveUpWriting(to: late, most: coding.parity, at: now),
-                let other = await replacement?(late), !other.isDegraded
-            {
-                found = other
-                giveUp(late)
-                return
-            }
+            if await leave(late, at: now) { return }
             do throws(CancellationError) {
                 try await reactor.sleep(for: Limits.replacementPause)
             } catch { return }
         }
     }
 
-    /// When the first of the cells on their way will be late; nil if there are none.
-    private func nextLateness() -> MonotonicTime? {
-        sentCells.values.map { $0.since.advanced(by: client.health.lateWriteAfter($0.node.id)) }
-            .min()
+    /// Why a node is late.
+    private enum Lateness {
+        /// By its own habit: it may hang.
+        case hanging
+        /// Against the others.
+        case behind
     }
 
-    private func lateNodes(at now: MonotonicTime) -> Set<DatanodeID> {
-        Set(
-            sentCells.values.filter {
-                $0.since.advanced(by: client.health.lateWriteAfter($0.node.id)) <= now
-            }.map(\.node.id))
+    /// Ends the group if there is another without the nodes that are late, or without those of them
+    /// that are worst: of many some may be so by chance. False if there is none.
+    private func leave(
+        _ late: [DatanodeID: Lateness], at now: MonotonicTime
+    ) async -> Bool {
+        guard client.health.areFew(Set(late.keys), most: coding.parity, at: now) else {
+            return false
+        }
+        var left = client.health.worstFirst(Set(late.keys))
+        left =
+            left.filter { late[$0] == .hanging } + left.filter { late[$0] != .hanging }
+        while !left.isEmpty {
+            let chosen = late.filter { left.contains($0.key) }
+            if mayGiveUp(chosen, at: now), let other = await replacement?(Set(left)),
+                !other.isDegraded
+            {
+                found = other
+                giveUp(Set(left))
+                return true
+            }
+            // What else they said meanwhile, a failure or that they are there, is seen first.
+            guard failure == nil else { return false }
+            left.removeLast()
+        }
+        return false
+    }
+
+    /// Whether to do without nodes that are late. For one that may hang nothing is saved; for those
+    /// that are merely behind no more than a share is written again of what is written.
+    private func mayGiveUp(_ late: [DatanodeID: Lateness], at now: MonotonicTime) -> Bool {
+        let ids = Set(late.keys)
+        guard client.health.mayGiveUpWriting(to: ids, most: coding.parity, at: now) else {
+            return false
+        }
+        if late.values.contains(.hanging) { return true }
+        return !isPatient
+            && client.health.takeRewrite(bytes: sentBytes - acknowledgedBytes)
+    }
+
+    /// When a cell on its way is behind the others of its stripe; nil where that cannot be said.
+    private func behindAt(_ cell: CellPlace) -> MonotonicTime? {
+        let flight = flights[cell.stripe]
+        return client.health.lateWriteAfter(slowest: flight.slowest).map {
+            flight.since.advanced(by: $0)
+        }
+    }
+
+    /// When its node hangs, if the cell is not there by then.
+    private func hangsAt(_ cell: CellPlace, _ sent: Sent) -> MonotonicTime {
+        flights[cell.stripe].since.advanced(by: client.health.lateWriteAfter(sent.node.id))
+    }
+
+    /// When to look at the cells on their way, since one will be late; nil if there are none.
+    private func nextLateness() -> MonotonicTime? {
+        let again = reactor.now().advanced(by: Limits.lookPause)
+        return sentCells.map { cell, sent in
+            let hanging = hangsAt(cell, sent)
+            guard let behind = behindAt(cell) else { return hanging }
+            let isTold = flights[cell.stripe].waiting <= flights[cell.stripe].fewMissing
+            return min(hanging, isTold ? behind : max(behind, again))
+        }.min()
+    }
+
+    private func lateNodes(at now: MonotonicTime) -> [DatanodeID: Lateness] {
+        var late: [DatanodeID: Lateness] = [:]
+        for (cell, sent) in sentCells {
+            if hangsAt(cell, sent) <= now {
+                late[sent.node.id] = .hanging
+            } else if late[sent.node.id] == nil,
+                flights[cell.stripe].waiting <= flights[cell.stripe].fewMissing,
+                let behind = behindAt(cell), behind <= now
+            {
+                late[sent.node.id] = .behind
+            }
+        }
+        return late
     }
 
     /// Ends the group without waiting for those of `nodes` that still have not answered.
     private func giveUp(_ nodes: Set<DatanodeID>) {
         let now = reactor.now()
         for sent in sentCells.values where nodes.contains(sent.node.id) {
-            if failedNodes.insert(sent.node.id).inserted {
+            if leftNodes.insert(sent.node.id).inserted {
                 client.health.gaveUpWriting(to: sent.node.id, at: now)
             }
             if failure == nil {
+                isLeft = true
                 failure = StoreError(
                     .deadlineExceeded,
                     "\(sent.node) is late with a cell of \(group.blockID); another node is there")
@@ -272,6 +363,8 @@ actor GroupWriter {
         /// Stripes sent beyond that, to be sent to another group.
         var rest: [Stripe]
         var failure: StoreError?
+        /// It ended because nodes were late, not for a failure.
+        var isLeft: Bool
         var failedNodes: Set<DatanodeID>
         /// Nodes that had no room on any disk.
         var fullNodes: Set<DatanodeID>
@@ -289,7 +382,7 @@ actor GroupWriter {
         watch?.cancel()
         return Outcome(
             length: acknowledgedBytes, rest: flights[acknowledged...].map(\.stripe),
-            failure: failure, failedNodes: failedNodes, fullNodes: fullNodes,
+            failure: failure, isLeft: isLeft, failedNodes: failedNodes, fullNodes: fullNodes,
             isWithoutRoom: isWithoutRoom, refused: isRefused ? group.blockID.containerID : nil,
             replacement: found)
     }

@@ -4,6 +4,9 @@ import Synchronization
 
 /// What this process has seen of datanodes lately: which did not answer, and how long the others
 /// take. Shared by all readers and writers; decides whom to ask first, never what is true.
+///
+/// Two things are kept apart. A node that *failed* is left alone for `Limits.avoidance`. One that
+/// was *late* against the others is on `Probation`, for readers or for writers. Thread-safe.
 final class NodeHealth: Sendable {
     enum Limits {
         /// A node that failed is not asked for so long, if there is a way without it.
@@ -12,17 +15,31 @@ final class NodeHealth: Sendable {
         static let samples = 64
         /// Answers after which it is judged anew what is late.
         static let judged = 8
-        /// A read is late beyond this many times the node's 95th percentile…
+        /// A call is late beyond this many times the node's 95th percentile…
         static let lateFactor: UInt64 = 3
-        /// …and beyond this.
+        /// …or, where that is less, this many times what three of four calls to any node take; a
+        /// read not within this.
+        static let paceFactor: UInt64 = 5
         static let lateFloorNanoseconds: UInt64 = 100_000_000
-        /// A write waits for a disk's sync, and does without a node only by writing elsewhere
-        /// anew: late beyond this…
+        /// A writer does without a node only by writing elsewhere anew. Where nothing is there to
+        /// compare with, a write is late beyond this…
         static let lateWriteFloorNanoseconds: UInt64 = 600_000_000
         /// …and in any case beyond this.
         static let lateWriteCapNanoseconds: UInt64 = 10_000_000_000
-        /// How long no group without late nodes is asked for after there was none.
+        /// A cell is late as well beyond this many times what the slowest took of its stripe that
+        /// are there.
+        static let stripeFactor: UInt64 = 2
+        /// How long no group without some nodes is asked for after there was none.
         static let searchPause = Duration.seconds(5)
+        /// Sets of nodes that there is no group without, of which that is remembered: the last ones.
+        static let hopeless = 8
+        /// Of the cells of a stripe one of so many may be missing, one in any case, for those that
+        /// are to be late against the others.
+        static let missingShare = 3
+        /// Nodes that are late and avoided at a time: as many as there is parity or as this; in a
+        /// large cluster one of so many.
+        static let leastAvoided = 3
+        static let avoidedShare = 10
     }
 
     /// How long the last calls took.
@@ -46,20 +63,57 @@ final class NodeHealth: Sendable {
     }
 
     private struct Node {
+        /// It failed.
         var avoidUntil = MonotonicTime(nanoseconds: 0)
-        /// Writers that have a way without it do not begin with it.
-        var avoidWritingUntil = MonotonicTime(nanoseconds: 0)
         var reads = Latencies()
         var writes = Latencies()
+        var reading = Probation()
+        var writing = Probation()
     }
 
-    private let nodes = Mutex<[DatanodeID: Node]>([:])
-    /// Until then no other group is looked for: the last look found none.
-    private let nothingUntil = Mutex(MonotonicTime(nanoseconds: 0))
+    private struct State {
+        var nodes: [DatanodeID: Node] = [:]
+        var reads = Pace()
+        var writes = Pace()
+        var budget = RewriteBudget()
+        /// Those that writers were late with and that are not trusted again.
+        var suspects: Set<DatanodeID> = []
+        /// Nodes that there was no whole group without, and until when none is looked for.
+        var hopeless: [(nodes: Set<DatanodeID>, until: MonotonicTime)] = []
+
+        /// How many nodes may be late and avoided at a time.
+        /// - Parameter parity: of those who ask.
+        func mostAvoided(parity: Int) -> Int {
+            max(parity, nodes.count / Limits.avoidedShare)
+        }
+
+        /// Whether there was no whole group without `ids`, or without some of them, just now.
+        func isHopeless(_ ids: Set<DatanodeID>, at now: MonotonicTime) -> Bool {
+            hopeless.contains { $0.until > now && $0.nodes.isSubset(of: ids) }
+        }
+
+        /// `ids`, those first that are held to be worst.
+        func worstFirst(_ ids: some Sequence<DatanodeID>) -> [DatanodeID] {
+            ids.map { (until: nodes[$0]?.writing.avoidedUntil.nanoseconds ?? 0, id: $0) }
+                .sorted { ($1.until, $0.id) < ($0.until, $1.id) }.map { $0.id }
+        }
+
+        /// When a cell is late against the others of its stripe, of which the slowest took
+        /// `slowest`; nil while too little is known.
+        func lateWrite(slowest: UInt64) -> UInt64? {
+            writes.quartile.map {
+                max(
+                    Limits.lateFloorNanoseconds, $0 * Limits.paceFactor,
+                    slowest * Limits.stripeFactor)
+            }
+        }
+    }
+
+    private let state = Mutex(State())
     private let onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)?
 
-    /// - Parameter onFailure: told of each node that did not answer, and when. One that is only
-    ///   late is not among them.
+    /// - Parameter onFailure: told of each node that did not answer, or that a writer goes on
+    ///   without, and when. One that is only late for a reader is not among them.
     init(onFailure: (@Sendable (DatanodeID, MonotonicTime) -> Void)? = nil) {
         self.onFailure = onFailure
     }
@@ -67,8 +121,12 @@ final class NodeHealth: Sendable {
     /// A node did not answer: it is avoided, and what was planned with it is to be given up.
     func failed(_ id: DatanodeID, at now: MonotonicTime) {
         onFailure?(id, now)
-        avoid(id, at: now)
+        state.withLock {
+            $0.nodes[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance)
+        }
     }
+
+    // MARK: Reading
 
     /// A read from a node came to nothing.
     /// - Parameter isPatient: whether it was waited for as long as any read is. If not, a node
@@ -77,46 +135,77 @@ final class NodeHealth: Sendable {
         _ id: DatanodeID, _ code: StoreError.Code, isPatient: Bool, at now: MonotonicTime
     ) {
         switch code {
-        case .deadlineExceeded where !isPatient: avoid(id, at: now)
+        case .deadlineExceeded where !isPatient:
+            state.withLock { $0.nodes[id, default: Node()].reading.wasLate(at: now) }
         case .connection, .deadlineExceeded: failed(id, at: now)
         default: break
         }
     }
 
-    private func avoid(_ id: DatanodeID, at now: MonotonicTime) {
-        nodes.withLock { $0[id, default: Node()].avoidUntil = now.advanced(by: Limits.avoidance) }
-    }
-
-    func answered(_ id: DatanodeID, in nanoseconds: UInt64) {
-        // Changed where it lies: a copy would take the latencies along for each answer.
-        nodes.withLock { nodes in
-            nodes[id, default: Node()].avoidUntil = MonotonicTime(nanoseconds: 0)
-            nodes[id]!.reads.add(nanoseconds)
+    /// A node has answered a read at `now`.
+    func answered(_ id: DatanodeID, in nanoseconds: UInt64, at now: MonotonicTime) {
+        state.withLock { state in
+            // Changed where it lies: a copy would take the latencies along for each answer.
+            state.nodes[id, default: Node()].avoidUntil = MonotonicTime(nanoseconds: 0)
+            state.nodes[id]!.reads.add(nanoseconds)
+            state.reads.add(nanoseconds)
+            // Given up when it was late, it would not have come as far as this.
+            state.nodes[id]!.reading.answered(
+                inTime: nanoseconds <= Self.lateRead(state.nodes[id]!.reads, state.reads), at: now)
         }
     }
 
-    /// A node has acknowledged a cell.
-    func wrote(_ id: DatanodeID, in nanoseconds: UInt64) {
-        nodes.withLock { $0[id, default: Node()].writes.add(nanoseconds) }
+    private static func lateRead(_ own: Latencies, _ all: Pace) -> UInt64 {
+        guard let late = own.lateNanoseconds else { return 1_000_000_000 }
+        let pace = all.quartile.map { $0 * Limits.paceFactor } ?? .max
+        return max(min(late, pace), Limits.lateFloorNanoseconds)
     }
 
+    /// Whether others are to be asked, if there are: the node failed or was late, and has not shown
+    /// since that it is well.
     func shouldAvoid(_ id: DatanodeID, at now: MonotonicTime) -> Bool {
-        nodes.withLock { ($0[id]?.avoidUntil ?? MonotonicTime(nanoseconds: 0)) > now }
+        state.withLock { state in
+            guard let node = state.nodes[id] else { return false }
+            return node.avoidUntil > now || node.reading.isSuspect(at: now)
+        }
+    }
+
+    /// Whether the caller is to ask a node for a read that is to be avoided, to try it.
+    func takeTrial(of id: DatanodeID, at now: MonotonicTime) -> Bool {
+        state.withLock { state in
+            guard let node = state.nodes[id], node.avoidUntil <= now else { return false }
+            return state.nodes[id]!.reading.takeTrial(at: now)
+        }
     }
 
     /// When a read from this node counts as late.
     func lateAfter(_ id: DatanodeID) -> Duration {
-        guard let late = nodes.withLock({ $0[id]?.reads.lateNanoseconds }) else {
-            return .seconds(1)
+        state.withLock { state in
+            .nanoseconds(Int64(Self.lateRead(state.nodes[id]?.reads ?? Latencies(), state.reads)))
         }
-        return .nanoseconds(Int64(max(late, Limits.lateFloorNanoseconds)))
     }
 
     // MARK: Writing
 
-    /// When a cell on its way to this node counts as late.
+    /// A node has acknowledged a cell at `now`.
+    func wrote(_ id: DatanodeID, in nanoseconds: UInt64, at now: MonotonicTime) {
+        state.withLock { state in
+            state.nodes[id, default: Node()].writes.add(nanoseconds)
+            state.writes.add(nanoseconds)
+            guard state.suspects.contains(id) else { return }
+            let late = state.lateWrite(slowest: 0) ?? Limits.lateWriteFloorNanoseconds
+            state.nodes[id]!.writing.answered(inTime: nanoseconds <= late, at: now)
+            if !state.nodes[id]!.writing.isSuspect(at: now) { state.suspects.remove(id) }
+        }
+    }
+
+    /// All cells of a stripe of `bytes` were acknowledged.
+    func acknowledged(bytes: Int) { state.withLock { $0.budget.acknowledged(bytes) } }
+
+    /// When a cell on its way to this node counts as late by the node's own habit: whatever the
+    /// others do, something is wrong with it.
     func lateWriteAfter(_ id: DatanodeID) -> Duration {
-        guard let late = nodes.withLock({ $0[id]?.writes.lateNanoseconds }) else {
+        guard let late = state.withLock({ $0.nodes[id]?.writes.lateNanoseconds }) else {
             return .seconds(1)
         }
         return .nanoseconds(
@@ -125,33 +214,83 @@ final class NodeHealth: Sendable {
                     max(late, Limits.lateWriteFloorNanoseconds), Limits.lateWriteCapNanoseconds)))
     }
 
-    /// Whether writers may do without `ids`, which are late. If more than `most` nodes are late at
-    /// the same time it is this process, the network, or a burst: then they are waited for.
+    /// When a cell counts as late against the others of its stripe, of which all but a few are
+    /// there and the slowest of these took `slowest` nanoseconds; nil while too little is known.
+    func lateWriteAfter(slowest: UInt64) -> Duration? {
+        state.withLock { $0.lateWrite(slowest: slowest) }.map { .nanoseconds(Int64($0)) }
+    }
+
+    /// Whether so few are late that it says something against them: `ids`, and the others that are
+    /// avoided. If more than `most` nodes are late at the same time, and more than a share of all, it
+    /// is this process, the network, or a burst: then they are waited for.
+    func areFew(_ ids: Set<DatanodeID>, most: Int, at now: MonotonicTime) -> Bool {
+        state.withLock { state in
+            let others = state.suspects.count {
+                !ids.contains($0) && state.nodes[$0]!.writing.isAvoided(at: now)
+            }
+            return ids.count + others <= state.mostAvoided(parity: most)
+        }
+    }
+
+    /// Whether writers may do without `ids`, which are late: they are few, and it is not known that
+    /// there is no group without them.
     func mayGiveUpWriting(
         to ids: Set<DatanodeID>, most: Int, at now: MonotonicTime
     ) -> Bool {
-        guard nothingUntil.withLock({ $0 <= now }) else { return false }
-        let others = nodes.withLock { nodes in
-            nodes.count { $0.value.avoidWritingUntil > now && !ids.contains($0.key) }
-        }
-        return ids.count + others <= most
+        areFew(ids, most: most, at: now) && !state.withLock { $0.isHopeless(ids, at: now) }
     }
+
+    /// Whether so many bytes may be written again because a node is merely late; if so, they count.
+    func takeRewrite(bytes: Int) -> Bool { state.withLock { $0.budget.take(bytes) } }
 
     /// A writer goes on without a node that was late: others do not begin with it for a while.
     func gaveUpWriting(to id: DatanodeID, at now: MonotonicTime) {
-        nodes.withLock {
-            $0[id, default: Node()].avoidWritingUntil = now.advanced(by: Limits.avoidance)
+        state.withLock {
+            $0.nodes[id, default: Node()].writing.wasLate(at: now)
+            $0.suspects.insert(id)
         }
         failed(id, at: now)
     }
 
-    /// There is no whole group without the nodes that are late: it is not asked for again for a
-    /// while, by any writer.
-    func foundNoOther(at now: MonotonicTime) {
-        nothingUntil.withLock { $0 = now.advanced(by: Limits.searchPause) }
+    /// There is no whole group without `ids`: it is not asked for again for a while, by any writer.
+    /// Without fewer nodes there may be one.
+    func foundNoOther(without ids: Set<DatanodeID>, at now: MonotonicTime) {
+        guard !ids.isEmpty else { return }
+        state.withLock { state in
+            state.hopeless.removeAll { $0.until <= now || ids.isSubset(of: $0.nodes) }
+            state.hopeless.append((ids, now.advanced(by: Limits.searchPause)))
+            if state.hopeless.count > Limits.hopeless { state.hopeless.removeFirst() }
+        }
+    }
+
+    /// Nodes that are late, those first that are to be done without before others.
+    func worstFirst(_ ids: Set<DatanodeID>) -> [DatanodeID] {
+        state.withLock { $0.worstFirst(ids) }
     }
 
     func shouldAvoidWriting(to id: DatanodeID, at now: MonotonicTime) -> Bool {
-        nodes.withLock { ($0[id]?.avoidWritingUntil ?? MonotonicTime(nanoseconds: 0)) > now }
+        state.withLock { $0.nodes[id]?.writing.isAvoided(at: now) ?? false }
+    }
+
+    /// What one who begins to write should know.
+    struct Beginning: Equatable {
+        /// Nodes to have no place on, if there are whole groups without.
+        var avoiding: Set<DatanodeID>
+        /// It is to try a node that others still avoid: nothing opened in advance is to be used.
+        var isTrial: Bool
+    }
+
+    /// What to write to, for one who begins now.
+    func beginning(at now: MonotonicTime) -> Beginning {
+        state.withLock { state in
+            guard !state.suspects.isEmpty else { return Beginning(avoiding: [], isTrial: false) }
+            let tried = state.suspects.sorted().first {
+                state.nodes[$0]!.writing.takeTrial(at: now)
+            }
+            var avoiding = state.worstFirst(state.suspects.filter { $0 != tried })
+                .prefix(state.mostAvoided(parity: Limits.leastAvoided))
+            while state.isHopeless(Set(avoiding), at: now) { avoiding.removeLast() }
+            return Beginning(avoiding: Set(avoiding), isTrial: tried != nil)
+        }
     }
 }

@@ -86,16 +86,18 @@ final class KeyReservations: Sendable {
     }
 
     private let state = Mutex(State())
-    private let reserve: @Sendable (BucketPath, Int, String) async throws(StoreError) -> [Reserved]
+    private let reserve:
+        @Sendable (BucketPath, Int, String, Set<DatanodeID>) async throws(StoreError) -> [Reserved]
     private let clock: @Sendable () -> MonotonicTime
 
     /// - Parameters:
     ///   - clock: the present time.
-    ///   - reserve: has the Ozone Manager open so many keys of a bucket for a user.
+    ///   - reserve: has the Ozone Manager open so many keys of a bucket for a user, not on some
+    ///     nodes if there is a way without.
     init(
         clock: @escaping @Sendable () -> MonotonicTime = { .now() },
         _ reserve:
-            @escaping @Sendable (BucketPath, Int, String) async throws(StoreError)
+            @escaping @Sendable (BucketPath, Int, String, Set<DatanodeID>) async throws(StoreError)
             -> [Reserved]
     ) {
         self.clock = clock
@@ -104,8 +106,10 @@ final class KeyReservations: Sendable {
 
     /// A reserved key for `key`, a key of `length` bytes. Nil, and the key is to be opened, if none
     /// is at hand; if it pays, some are then reserved on `reactor` meanwhile.
+    /// - Parameter slow: nodes that are to have none of it, if there is a way without.
     func take(
-        for key: KeyPath, length: Int, user: String, on reactor: Reactor
+        for key: KeyPath, length: Int, user: String, avoiding slow: Set<DatanodeID> = [],
+        on reactor: Reactor
     ) -> OpenKey? {
         guard length > 0, length <= Limits.length else { return nil }
         let owner = Owner(bucket: key.bucket, user: user)
@@ -114,7 +118,7 @@ final class KeyReservations: Sendable {
             guard state.hasRoom(for: owner, at: now) else { return (nil, nil) }
             return Self.take(from: &state.pools[owner, default: Pool()], at: now)
         }
-        if let wanted { refill(owner, wanted, on: reactor) }
+        if let wanted { refill(owner, wanted, avoiding: slow, on: reactor) }
         return found.map { OpenKey($0, key: key, user: user) }
     }
 
@@ -145,12 +149,14 @@ final class KeyReservations: Sendable {
         return (found?.key, pool.batch - pool.reserved.count)
     }
 
-    private func refill(_ owner: Owner, _ count: Int, on reactor: Reactor) {
+    private func refill(
+        _ owner: Owner, _ count: Int, avoiding slow: Set<DatanodeID>, on reactor: Reactor
+    ) {
         Task(executorPreference: reactor) {
             let asked = self.clock()
             let keys: [Reserved]
             do throws(StoreError) {
-                keys = try await self.reserve(owner.bucket, count, owner.user)
+                keys = try await self.reserve(owner.bucket, count, owner.user, slow)
             } catch {
                 // Whoever opens a key is told what is wrong.
                 keys = []

@@ -216,22 +216,26 @@ public struct OMClient<Caller: OMCaller>: Sendable {
     }
 
     /// Opens a key for writing; the first block groups come with it.
+    /// - Parameter slow: nodes that are to have no place in them, if there are whole groups without.
     public func openKey(
-        _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String
+        _ key: KeyPath, length: Int?, replication: ReplicationConfig?, user: String,
+        avoiding slow: Set<DatanodeID> = []
     ) async throws(StoreError) -> OpenKey {
         var request = OMOpenKeyRequest()
         request.key = key.message
         if let length { request.length = UInt64(clamping: length) }
         if let replication { request.replication = replication.message }
         request.user = user
+        request.avoiding = slow.sorted().map(\.message)
         let response = try OMOpenResponse(
             parsing: try await caller.call(.openKey, request.encoded))
         return try OpenKey(response, key: key, part: nil, user: user)
     }
 
-    /// Opens part `number` of an upload for writing.
+    /// Opens part `number` of an upload for writing. `slow` as in `openKey`.
     public func openPart(
-        _ key: KeyPath, upload: UploadID, number: Int, length: Int?, user: String
+        _ key: KeyPath, upload: UploadID, number: Int, length: Int?, user: String,
+        avoiding slow: Set<DatanodeID> = []
     ) async throws(StoreError) -> OpenKey {
         var request = OMOpenPartRequest()
         request.key = key.message
@@ -239,20 +243,22 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         request.number = UInt32(clamping: number)
         if let length { request.length = UInt64(clamping: length) }
         request.user = user
+        request.avoiding = slow.sorted().map(\.message)
         let response = try OMOpenResponse(
             parsing: try await caller.call(.openPart, request.encoded))
         return try OpenKey(response, key: key, part: (upload, number), user: user)
     }
 
     /// Opens `count` keys of a bucket whose names are told when they are committed, each with one
-    /// block group.
+    /// block group. `slow` as in `openKey`.
     func reserve(
-        _ bucket: BucketPath, count: Int, user: String
+        _ bucket: BucketPath, count: Int, user: String, avoiding slow: Set<DatanodeID> = []
     ) async throws(StoreError) -> [KeyReservations.Reserved] {
         var request = OMReserveRequest()
         request.bucket = bucket.message
         request.count = UInt32(clamping: count)
         request.user = user
+        request.avoiding = slow.sorted().map(\.message)
         let response = try OMReserveResponse(
             parsing: try await caller.call(.reserve, request.encoded))
         guard response.openIds.count == response.groups.count else {
@@ -276,6 +282,7 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         request.openID = open.id
         request.excluding = excluding.nodes.sorted().map(\.message)
         request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
+        request.whole = excluding.degradedGroups
         request.user = open.user
         let response = try OMAllocateGroupResponse(
             parsing: try await caller.call(.allocateGroup, request.encoded))

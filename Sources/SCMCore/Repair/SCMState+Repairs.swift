@@ -285,7 +285,8 @@ extension SCMState {
             let most = node.volumes.filter { !$0.isFailed }.map(\.available).max() ?? 0
             let taken = UInt64(options.minimumFreeBytes) + arriving(at: id)
             return RepairTargets.Node(
-                id: id, rack: node.address.rack, load: under.count, free: most - min(most, taken))
+                id: id, rack: node.address.rack, load: under.count + slownessAsLoad(of: id),
+                free: most - min(most, taken))
         }
         return RepairTargets(candidates, bound: options.repairsPerTarget, using: &random)
     }

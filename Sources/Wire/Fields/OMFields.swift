@@ -134,6 +134,7 @@ extension OMOpenKeyRequest: FieldReadable {
             case 0x10: length = fields.varint()
             case 0x1A: fields.message(into: &replication)
             case 0x22: user = fields.text()
+            case 0x2A: avoiding.append(fields.message())
             default: fields.refuse()
             }
         }

@@ -258,32 +258,109 @@ public nonisolated struct DNEmpty: Sendable {
   public init() {}
 }
 
-public nonisolated struct DNVolume: Sendable {
+/// What operations took of those that ended lately; nanoseconds.
+public nonisolated struct DNRecentLatency: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  public var path: String = String()
+  public var count: UInt64 = 0
 
-  public var capacity: UInt64 = 0
+  public var p50: UInt64 = 0
 
-  public var used: UInt64 = 0
-
-  public var available: UInt64 = 0
-
-  public var isFailed: Bool = false
-
-  public var reason: String = String()
-
-  /// Nothing new is put on it, and what it has is to be elsewhere.
-  public var isLeaving: Bool = false
-
-  /// Container replicas on it.
-  public var containers: UInt64 = 0
+  public var p99: UInt64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+}
+
+public nonisolated struct DNVolume: @unchecked Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var path: String {
+    get {_storage._path}
+    set {_uniqueStorage()._path = newValue}
+  }
+
+  public var capacity: UInt64 {
+    get {_storage._capacity}
+    set {_uniqueStorage()._capacity = newValue}
+  }
+
+  public var used: UInt64 {
+    get {_storage._used}
+    set {_uniqueStorage()._used = newValue}
+  }
+
+  public var available: UInt64 {
+    get {_storage._available}
+    set {_uniqueStorage()._available = newValue}
+  }
+
+  public var isFailed: Bool {
+    get {_storage._isFailed}
+    set {_uniqueStorage()._isFailed = newValue}
+  }
+
+  public var reason: String {
+    get {_storage._reason}
+    set {_uniqueStorage()._reason = newValue}
+  }
+
+  /// Of the disk in the last seconds, those for clients; absent where that is not known.
+  public var reads: DNRecentLatency {
+    get {_storage._reads ?? DNRecentLatency()}
+    set {_uniqueStorage()._reads = newValue}
+  }
+  /// Returns true if `reads` has been explicitly set.
+  public var hasReads: Bool {_storage._reads != nil}
+  /// Clears the value of `reads`. Subsequent reads from it will return its default value.
+  public mutating func clearReads() {_uniqueStorage()._reads = nil}
+
+  public var writes: DNRecentLatency {
+    get {_storage._writes ?? DNRecentLatency()}
+    set {_uniqueStorage()._writes = newValue}
+  }
+  /// Returns true if `writes` has been explicitly set.
+  public var hasWrites: Bool {_storage._writes != nil}
+  /// Clears the value of `writes`. Subsequent reads from it will return its default value.
+  public mutating func clearWrites() {_uniqueStorage()._writes = nil}
+
+  public var syncs: DNRecentLatency {
+    get {_storage._syncs ?? DNRecentLatency()}
+    set {_uniqueStorage()._syncs = newValue}
+  }
+  /// Returns true if `syncs` has been explicitly set.
+  public var hasSyncs: Bool {_storage._syncs != nil}
+  /// Clears the value of `syncs`. Subsequent reads from it will return its default value.
+  public mutating func clearSyncs() {_uniqueStorage()._syncs = nil}
+
+  /// How long the oldest operation in flight has taken by now; 0: there is none.
+  public var oldest: UInt64 {
+    get {_storage._oldest}
+    set {_uniqueStorage()._oldest = newValue}
+  }
+
+  /// Nothing new is put on it, and what it has is to be elsewhere.
+  public var isLeaving: Bool {
+    get {_storage._isLeaving}
+    set {_uniqueStorage()._isLeaving = newValue}
+  }
+
+  /// Container replicas on it.
+  public var containers: UInt64 {
+    get {_storage._containers}
+    set {_uniqueStorage()._containers = newValue}
+  }
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 /// Has a volume leave, or stay.
@@ -988,9 +1065,9 @@ nonisolated extension DNEmpty: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
   }
 }
 
-nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  public static let protoMessageName: String = _protobuf_package + ".Volume"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0\u{4}\u{e}is_leaving\0\u{1}containers\0")
+nonisolated extension DNRecentLatency: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RecentLatency"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}count\0\u{1}p50\0\u{1}p99\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -998,56 +1075,178 @@ nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
       // allocates stack space for every case branch when no optimizations are
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.path) }()
-      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.capacity) }()
-      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.used) }()
-      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.available) }()
-      case 5: try { try decoder.decodeSingularBoolField(value: &self.isFailed) }()
-      case 6: try { try decoder.decodeSingularStringField(value: &self.reason) }()
-      case 20: try { try decoder.decodeSingularBoolField(value: &self.isLeaving) }()
-      case 21: try { try decoder.decodeSingularUInt64Field(value: &self.containers) }()
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.p50) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.p99) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if !self.path.isEmpty {
-      try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
+    if self.count != 0 {
+      try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 1)
     }
-    if self.capacity != 0 {
-      try visitor.visitSingularUInt64Field(value: self.capacity, fieldNumber: 2)
+    if self.p50 != 0 {
+      try visitor.visitSingularUInt64Field(value: self.p50, fieldNumber: 2)
     }
-    if self.used != 0 {
-      try visitor.visitSingularUInt64Field(value: self.used, fieldNumber: 3)
+    if self.p99 != 0 {
+      try visitor.visitSingularUInt64Field(value: self.p99, fieldNumber: 3)
     }
-    if self.available != 0 {
-      try visitor.visitSingularUInt64Field(value: self.available, fieldNumber: 4)
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: DNRecentLatency, rhs: DNRecentLatency) -> Bool {
+    if lhs.count != rhs.count {return false}
+    if lhs.p50 != rhs.p50 {return false}
+    if lhs.p99 != rhs.p99 {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension DNVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Volume"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}capacity\0\u{1}used\0\u{1}available\0\u{3}is_failed\0\u{1}reason\0\u{1}reads\0\u{1}writes\0\u{1}syncs\0\u{1}oldest\0\u{4}\u{a}is_leaving\0\u{1}containers\0")
+
+  fileprivate class _StorageClass {
+    var _path: String = String()
+    var _capacity: UInt64 = 0
+    var _used: UInt64 = 0
+    var _available: UInt64 = 0
+    var _isFailed: Bool = false
+    var _reason: String = String()
+    var _reads: DNRecentLatency? = nil
+    var _writes: DNRecentLatency? = nil
+    var _syncs: DNRecentLatency? = nil
+    var _oldest: UInt64 = 0
+    var _isLeaving: Bool = false
+    var _containers: UInt64 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _path = source._path
+      _capacity = source._capacity
+      _used = source._used
+      _available = source._available
+      _isFailed = source._isFailed
+      _reason = source._reason
+      _reads = source._reads
+      _writes = source._writes
+      _syncs = source._syncs
+      _oldest = source._oldest
+      _isLeaving = source._isLeaving
+      _containers = source._containers
     }
-    if self.isFailed != false {
-      try visitor.visitSingularBoolField(value: self.isFailed, fieldNumber: 5)
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
     }
-    if !self.reason.isEmpty {
-      try visitor.visitSingularStringField(value: self.reason, fieldNumber: 6)
+    return _storage
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._path) }()
+        case 2: try { try decoder.decodeSingularUInt64Field(value: &_storage._capacity) }()
+        case 3: try { try decoder.decodeSingularUInt64Field(value: &_storage._used) }()
+        case 4: try { try decoder.decodeSingularUInt64Field(value: &_storage._available) }()
+        case 5: try { try decoder.decodeSingularBoolField(value: &_storage._isFailed) }()
+        case 6: try { try decoder.decodeSingularStringField(value: &_storage._reason) }()
+        case 7: try { try decoder.decodeSingularMessageField(value: &_storage._reads) }()
+        case 8: try { try decoder.decodeSingularMessageField(value: &_storage._writes) }()
+        case 9: try { try decoder.decodeSingularMessageField(value: &_storage._syncs) }()
+        case 10: try { try decoder.decodeSingularUInt64Field(value: &_storage._oldest) }()
+        case 20: try { try decoder.decodeSingularBoolField(value: &_storage._isLeaving) }()
+        case 21: try { try decoder.decodeSingularUInt64Field(value: &_storage._containers) }()
+        default: break
+        }
+      }
     }
-    if self.isLeaving != false {
-      try visitor.visitSingularBoolField(value: self.isLeaving, fieldNumber: 20)
-    }
-    if self.containers != 0 {
-      try visitor.visitSingularUInt64Field(value: self.containers, fieldNumber: 21)
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if !_storage._path.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._path, fieldNumber: 1)
+      }
+      if _storage._capacity != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._capacity, fieldNumber: 2)
+      }
+      if _storage._used != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._used, fieldNumber: 3)
+      }
+      if _storage._available != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._available, fieldNumber: 4)
+      }
+      if _storage._isFailed != false {
+        try visitor.visitSingularBoolField(value: _storage._isFailed, fieldNumber: 5)
+      }
+      if !_storage._reason.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._reason, fieldNumber: 6)
+      }
+      try { if let v = _storage._reads {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+      } }()
+      try { if let v = _storage._writes {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+      } }()
+      try { if let v = _storage._syncs {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+      } }()
+      if _storage._oldest != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._oldest, fieldNumber: 10)
+      }
+      if _storage._isLeaving != false {
+        try visitor.visitSingularBoolField(value: _storage._isLeaving, fieldNumber: 20)
+      }
+      if _storage._containers != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._containers, fieldNumber: 21)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: DNVolume, rhs: DNVolume) -> Bool {
-    if lhs.path != rhs.path {return false}
-    if lhs.capacity != rhs.capacity {return false}
-    if lhs.used != rhs.used {return false}
-    if lhs.available != rhs.available {return false}
-    if lhs.isFailed != rhs.isFailed {return false}
-    if lhs.reason != rhs.reason {return false}
-    if lhs.isLeaving != rhs.isLeaving {return false}
-    if lhs.containers != rhs.containers {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._path != rhs_storage._path {return false}
+        if _storage._capacity != rhs_storage._capacity {return false}
+        if _storage._used != rhs_storage._used {return false}
+        if _storage._available != rhs_storage._available {return false}
+        if _storage._isFailed != rhs_storage._isFailed {return false}
+        if _storage._reason != rhs_storage._reason {return false}
+        if _storage._reads != rhs_storage._reads {return false}
+        if _storage._writes != rhs_storage._writes {return false}
+        if _storage._syncs != rhs_storage._syncs {return false}
+        if _storage._oldest != rhs_storage._oldest {return false}
+        if _storage._isLeaving != rhs_storage._isLeaving {return false}
+        if _storage._containers != rhs_storage._containers {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -930,6 +930,9 @@ public nonisolated struct OMOpenKeyRequest: Sendable {
 
   public var user: String = String()
 
+  /// Nodes that are slow: there is no place on them in the groups, if there are whole groups without.
+  public var avoiding: [WireIdentity] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -974,6 +977,9 @@ public nonisolated struct OMOpenPartRequest: Sendable {
   public mutating func clearLength() {self._length = nil}
 
   public var user: String = String()
+
+  /// As in OpenKeyRequest.
+  public var avoiding: [WireIdentity] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1031,6 +1037,9 @@ public nonisolated struct OMReserveRequest: Sendable {
 
   public var user: String = String()
 
+  /// As in OpenKeyRequest.
+  public var avoiding: [WireIdentity] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1077,6 +1086,9 @@ public nonisolated struct OMAllocateGroupRequest: Sendable {
 
   /// Containers that would not take a block.
   public var excludingContainers: [UInt64] = []
+
+  /// A group with empty places is not wanted: refused where there is no other.
+  public var whole: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -3127,7 +3139,7 @@ nonisolated extension OMHoldBlocksResponse: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension OMOpenKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".OpenKeyRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}length\0\u{1}replication\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}length\0\u{1}replication\0\u{1}user\0\u{1}avoiding\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3139,6 +3151,7 @@ nonisolated extension OMOpenKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self._length) }()
       case 3: try { try decoder.decodeSingularMessageField(value: &self._replication) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.avoiding) }()
       default: break
       }
     }
@@ -3161,6 +3174,9 @@ nonisolated extension OMOpenKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 4)
     }
+    if !self.avoiding.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.avoiding, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3169,6 +3185,7 @@ nonisolated extension OMOpenKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs._length != rhs._length {return false}
     if lhs._replication != rhs._replication {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.avoiding != rhs.avoiding {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3176,7 +3193,7 @@ nonisolated extension OMOpenKeyRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension OMOpenPartRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".OpenPartRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}upload\0\u{1}number\0\u{1}length\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}key\0\u{1}upload\0\u{1}number\0\u{1}length\0\u{1}user\0\u{1}avoiding\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3189,6 +3206,7 @@ nonisolated extension OMOpenPartRequest: SwiftProtobuf.Message, SwiftProtobuf._M
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.number) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self._length) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 6: try { try decoder.decodeRepeatedMessageField(value: &self.avoiding) }()
       default: break
       }
     }
@@ -3214,6 +3232,9 @@ nonisolated extension OMOpenPartRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 5)
     }
+    if !self.avoiding.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.avoiding, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3223,6 +3244,7 @@ nonisolated extension OMOpenPartRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.number != rhs.number {return false}
     if lhs._length != rhs._length {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.avoiding != rhs.avoiding {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3274,7 +3296,7 @@ nonisolated extension OMOpenResponse: SwiftProtobuf.Message, SwiftProtobuf._Mess
 
 nonisolated extension OMReserveRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReserveRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}count\0\u{1}user\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}bucket\0\u{1}count\0\u{1}user\0\u{1}avoiding\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3285,6 +3307,7 @@ nonisolated extension OMReserveRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 1: try { try decoder.decodeSingularMessageField(value: &self._bucket) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.count) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
+      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.avoiding) }()
       default: break
       }
     }
@@ -3304,6 +3327,9 @@ nonisolated extension OMReserveRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if !self.user.isEmpty {
       try visitor.visitSingularStringField(value: self.user, fieldNumber: 3)
     }
+    if !self.avoiding.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.avoiding, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3311,6 +3337,7 @@ nonisolated extension OMReserveRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs._bucket != rhs._bucket {return false}
     if lhs.count != rhs.count {return false}
     if lhs.user != rhs.user {return false}
+    if lhs.avoiding != rhs.avoiding {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3362,7 +3389,7 @@ nonisolated extension OMReserveResponse: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AllocateGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0\u{3}excluding_containers\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0\u{3}excluding_containers\0\u{1}whole\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3374,6 +3401,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.excluding) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
       case 4: try { try decoder.decodeRepeatedUInt64Field(value: &self.excludingContainers) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self.whole) }()
       default: break
       }
     }
@@ -3392,6 +3420,9 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if !self.excludingContainers.isEmpty {
       try visitor.visitPackedUInt64Field(value: self.excludingContainers, fieldNumber: 4)
     }
+    if self.whole != false {
+      try visitor.visitSingularBoolField(value: self.whole, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3400,6 +3431,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.excluding != rhs.excluding {return false}
     if lhs.user != rhs.user {return false}
     if lhs.excludingContainers != rhs.excludingContainers {return false}
+    if lhs.whole != rhs.whole {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -776,6 +776,10 @@ public nonisolated struct SCMHeartbeatResponse: Sendable {
 
   public var scms: [String] = []
 
+  /// Paths of the volumes that are slow: no replica is to be made there if others have room. Of one
+  /// that leads.
+  public var slowVolumes: [String] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -801,6 +805,9 @@ public nonisolated struct SCMAllocateRequest: Sendable {
 
   /// Containers that would not take a block, whatever SCM has heard of them so far.
   public var excludingContainers: [UInt64] = []
+
+  /// Groups with empty places are not wanted: refused where there are no others.
+  public var whole: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1227,11 +1234,84 @@ public nonisolated struct SCMNodeInfo: @unchecked Sendable {
     set {_uniqueStorage()._unknownReplicas = newValue}
   }
 
+  /// Of its disks those that are slow, as the SCM that leads has seen them.
+  public var slowDisks: [SCMSlowDisk] {
+    get {_storage._slowDisks}
+    set {_uniqueStorage()._slowDisks = newValue}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// A disk that takes longer than the others of the cluster.
+public nonisolated struct SCMSlowDisk: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Of its volume.
+  public var path: String = String()
+
+  public var state: SCMSlowDisk.State = .observed
+
+  /// What it took lately, and what the others take: nanoseconds.
+  public var latency: UInt64 = 0
+
+  public var siblings: UInt64 = 0
+
+  public var millisecondsInState: UInt64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated enum State: SwiftProtobuf.Enum, Swift.CaseIterable {
+    public typealias RawValue = Int
+
+    /// It may be chance.
+    case observed // = 0
+
+    /// It gets no new containers, and no replicas are rebuilt on it.
+    case avoided // = 1
+
+    /// It would be avoided, but too many others are.
+    case spared // = 2
+    case UNRECOGNIZED(Int)
+
+    public init() {
+      self = .observed
+    }
+
+    public init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .observed
+      case 1: self = .avoided
+      case 2: self = .spared
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    public var rawValue: Int {
+      switch self {
+      case .observed: return 0
+      case .avoided: return 1
+      case .spared: return 2
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    public static let allCases: [SCMSlowDisk.State] = [
+      .observed,
+      .avoided,
+      .spared,
+    ]
+
+  }
+
+  public init() {}
 }
 
 public nonisolated struct SCMContainerInfo: Sendable {
@@ -2721,7 +2801,7 @@ nonisolated extension SCMDatanodeCommand.RemoveReplica: SwiftProtobuf.Message, S
 
 nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}commands\0\u{1}term\0\u{1}leading\0\u{1}scms\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}commands\0\u{1}term\0\u{1}leading\0\u{1}scms\0\u{3}slow_volumes\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2733,6 +2813,7 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.term) }()
       case 3: try { try decoder.decodeSingularEnumField(value: &self.leading) }()
       case 4: try { try decoder.decodeRepeatedStringField(value: &self.scms) }()
+      case 5: try { try decoder.decodeRepeatedStringField(value: &self.slowVolumes) }()
       default: break
       }
     }
@@ -2751,6 +2832,9 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
     if !self.scms.isEmpty {
       try visitor.visitRepeatedStringField(value: self.scms, fieldNumber: 4)
     }
+    if !self.slowVolumes.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.slowVolumes, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2759,6 +2843,7 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.term != rhs.term {return false}
     if lhs.leading != rhs.leading {return false}
     if lhs.scms != rhs.scms {return false}
+    if lhs.slowVolumes != rhs.slowVolumes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2766,7 +2851,7 @@ nonisolated extension SCMHeartbeatResponse: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AllocateRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}count\0\u{1}excluding\0\u{3}excluding_containers\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replication\0\u{1}count\0\u{1}excluding\0\u{3}excluding_containers\0\u{1}whole\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2778,6 +2863,7 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.count) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.excluding) }()
       case 4: try { try decoder.decodeRepeatedUInt64Field(value: &self.excludingContainers) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self.whole) }()
       default: break
       }
     }
@@ -2800,6 +2886,9 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if !self.excludingContainers.isEmpty {
       try visitor.visitPackedUInt64Field(value: self.excludingContainers, fieldNumber: 4)
     }
+    if self.whole != false {
+      try visitor.visitSingularBoolField(value: self.whole, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2808,6 +2897,7 @@ nonisolated extension SCMAllocateRequest: SwiftProtobuf.Message, SwiftProtobuf._
     if lhs.count != rhs.count {return false}
     if lhs.excluding != rhs.excluding {return false}
     if lhs.excludingContainers != rhs.excludingContainers {return false}
+    if lhs.whole != rhs.whole {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3429,7 +3519,7 @@ nonisolated extension SCMOperationProgress: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".NodeInfo"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0\u{3}pending_deletions\0\u{3}unreclaimed_blocks\0\u{1}operation\0\u{3}unknown_replicas\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}address\0\u{1}state\0\u{3}milliseconds_since_heartbeat\0\u{1}volumes\0\u{1}containers\0\u{3}pending_deletions\0\u{3}unreclaimed_blocks\0\u{1}operation\0\u{3}unknown_replicas\0\u{3}slow_disks\0")
 
   fileprivate class _StorageClass {
     var _address: WireAddress? = nil
@@ -3441,6 +3531,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
     var _unreclaimedBlocks: UInt64 = 0
     var _operation: SCMOperationProgress? = nil
     var _unknownReplicas: UInt64 = 0
+    var _slowDisks: [SCMSlowDisk] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -3460,6 +3551,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
       _unreclaimedBlocks = source._unreclaimedBlocks
       _operation = source._operation
       _unknownReplicas = source._unknownReplicas
+      _slowDisks = source._slowDisks
     }
   }
 
@@ -3487,6 +3579,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
         case 7: try { try decoder.decodeSingularUInt64Field(value: &_storage._unreclaimedBlocks) }()
         case 8: try { try decoder.decodeSingularMessageField(value: &_storage._operation) }()
         case 9: try { try decoder.decodeSingularUInt64Field(value: &_storage._unknownReplicas) }()
+        case 10: try { try decoder.decodeRepeatedMessageField(value: &_storage._slowDisks) }()
         default: break
         }
       }
@@ -3526,6 +3619,9 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
       if _storage._unknownReplicas != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._unknownReplicas, fieldNumber: 9)
       }
+      if !_storage._slowDisks.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._slowDisks, fieldNumber: 10)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -3544,6 +3640,7 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
         if _storage._unreclaimedBlocks != rhs_storage._unreclaimedBlocks {return false}
         if _storage._operation != rhs_storage._operation {return false}
         if _storage._unknownReplicas != rhs_storage._unknownReplicas {return false}
+        if _storage._slowDisks != rhs_storage._slowDisks {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -3551,6 +3648,60 @@ nonisolated extension SCMNodeInfo: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
+}
+
+nonisolated extension SCMSlowDisk: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SlowDisk"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}path\0\u{1}state\0\u{1}latency\0\u{1}siblings\0\u{3}milliseconds_in_state\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.path) }()
+      case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.latency) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.siblings) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.millisecondsInState) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.path.isEmpty {
+      try visitor.visitSingularStringField(value: self.path, fieldNumber: 1)
+    }
+    if self.state != .observed {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
+    }
+    if self.latency != 0 {
+      try visitor.visitSingularUInt64Field(value: self.latency, fieldNumber: 3)
+    }
+    if self.siblings != 0 {
+      try visitor.visitSingularUInt64Field(value: self.siblings, fieldNumber: 4)
+    }
+    if self.millisecondsInState != 0 {
+      try visitor.visitSingularUInt64Field(value: self.millisecondsInState, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMSlowDisk, rhs: SCMSlowDisk) -> Bool {
+    if lhs.path != rhs.path {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.latency != rhs.latency {return false}
+    if lhs.siblings != rhs.siblings {return false}
+    if lhs.millisecondsInState != rhs.millisecondsInState {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension SCMSlowDisk.State: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OBSERVED\0\u{1}AVOIDED\0\u{1}SPARED\0")
 }
 
 nonisolated extension SCMContainerInfo: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
