@@ -285,8 +285,7 @@ extension DiskRow {
             Swift.print(cells.joined(separator: " "))
         }
         Swift.print(
-            "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting; "
-                + "SCRUB: read, until it ends")
+            "READ WRITE SYNC: p50/p99/p99.9 in ms, * far above the others; Q: in flight+waiting")
     }
 
     private static func columns(_ rows: [DiskRow]) -> [[String]] {

@@ -23,6 +23,8 @@ final class FakeSCM: RPCHandler {
         /// Ends of orders to heal, and how often one was told to be under way.
         var heals: [SCMHeartbeatRequest.HealResult] = []
         var healsUnderWay = 0
+        /// Heartbeats in a row that told nothing of orders to heal.
+        var quietBeats = 0
         var store: UInt64 = 0
         var epoch: UInt64 = 0
         /// What was reported last, by container.
@@ -87,6 +89,7 @@ final class FakeSCM: RPCHandler {
                 state.absent += heartbeat.absentCommands
                 state.heals += heartbeat.heals.filter { $0.outcome != .underWay }
                 state.healsUnderWay += heartbeat.heals.count { $0.outcome == .underWay }
+                state.quietBeats = heartbeat.heals.isEmpty ? state.quietBeats + 1 : 0
                 for replica in heartbeat.replicas { state.replicas[replica.container] = replica }
                 response.term = state.term
                 response.leading = state.leading
