@@ -66,9 +66,6 @@ LONGEST_HEALING = 300
 LONGEST_DELETION = 120
 # Requests of a gateway that was stopped or cut off are answered so much later.
 AFTER_TROUBLE = 8
-# What everything together may take beside the time of the faults.
-LONGEST_END = 1200
-
 VERIFIED = 40
 
 
@@ -620,7 +617,7 @@ class Report:
 
     def __init__(self, arguments, rig, schedule, watch, final, seconds):
         tally = rig.load.tally
-        self.arguments, self.schedule = arguments, schedule
+        tally.is_closed = True
         faults_by_kind = collections.Counter(row["kind"] for row in schedule.history)
         self.page = {
             "seed": arguments.seed, "minutes": arguments.minutes, "seconds": round(seconds),
