@@ -33,6 +33,12 @@ class Fault:
     # Clients of the gateways that it touches lose their connections.
     troubles = False
 
+    @property
+    def troubled(self):
+        """The gateways whose clients may see connections break and bodies end."""
+        return self.touches if self.troubles else set()
+
+
     def __init__(self, rig, chance):
         self.rig, self.chance = rig, chance
         self.lasts = chance.uniform(*self.seconds)
@@ -279,6 +285,11 @@ class AllPowerCut(DiskFault):
         self.roles = [role for role in cluster.roles_by_name.values() if role.kind != "s3gateway"]
         self.touches = {role.name for role in cluster.of("datanode")} | {"om", "scm"}
         self.detail = "all datanodes, OMs and SCMs"
+
+    @property
+    def troubled(self):
+        """An object that is being sent has nowhere to go on from."""
+        return {role.name for role in self.rig.cluster.of("s3gateway")}
 
     def begin(self):
         for disk in self.rig.disks.values():
@@ -550,7 +561,7 @@ class BytesFlipped(Fault):
         """Whether what was flipped is no byte that anybody reads: headers, indexes and footers are
         padded to whole blocks."""
         return self.restarts and self.place in ("end", "header", "journal") \
-            and self.found_whole >= 10
+            and self.found_whole >= 4
 
     def is_replaced(self):
         try:
