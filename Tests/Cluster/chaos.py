@@ -66,10 +66,10 @@ LONGEST_HEALING = 300
 LONGEST_DELETION = 120
 # Requests of a gateway that was stopped or cut off are answered so much later.
 AFTER_TROUBLE = 8
-# What everything together may take beside the time of the faults.
-LONGEST_END = 1200
-
+# Keys whose replicas are verified in the end.
 VERIFIED = 40
+# Faults that are chosen until one may begin now.
+CHOICES = 4
 
 
 class Rig:
@@ -329,8 +329,7 @@ class Trial:
         # Its end is due.
         self.is_due = threading.Event()
         self.open_then = rig.open_containers_of(fault.touches) if fault.loses else set()
-        self.trouble = [[name, self.began, float("inf")] for name in fault.touches
-                        if fault.troubles]
+        self.trouble = [[name, self.began, float("inf")] for name in fault.troubled]
         rig.troubles += self.trouble
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -469,18 +468,21 @@ class Schedule:
         return None
 
     def begin_one(self):
-        kind = self.chance.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
-        try:
-            fault = kind(self.rig, self.chance)
-            if self.why_not(fault):
-                return
-            trial = Trial(self.rig, fault, self.over)
-            self.tell(f"begins {fault}, for {fault.lasts:.1f} s")
-            trial.begin()
-        except faults.CannotBeHad as error:
-            self.cannot[f"{kind.kind}: {error}"] = "now and then"
+        """Begins a fault that may be now, if one of a few that are chosen may."""
+        for _ in range(CHOICES):
+            kind = self.chance.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
+            try:
+                fault = kind(self.rig, self.chance)
+                if self.why_not(fault):
+                    continue
+                trial = Trial(self.rig, fault, self.over)
+                self.tell(f"begins {fault}, for {fault.lasts:.1f} s")
+                trial.begin()
+            except faults.CannotBeHad as error:
+                self.cannot[f"{kind.kind}: {error}"] = "now and then"
+                continue
+            self.trials.append(trial)
             return
-        self.trials.append(trial)
 
     def over(self, trial):
         """Of the trial's thread."""
@@ -620,7 +622,7 @@ class Report:
 
     def __init__(self, arguments, rig, schedule, watch, final, seconds):
         tally = rig.load.tally
-        self.arguments, self.schedule = arguments, schedule
+        tally.is_closed = True
         faults_by_kind = collections.Counter(row["kind"] for row in schedule.history)
         self.page = {
             "seed": arguments.seed, "minutes": arguments.minutes, "seconds": round(seconds),

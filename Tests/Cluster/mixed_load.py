@@ -51,6 +51,8 @@ class Tally:
         self.slowest = {}
         # When a read and a write last succeeded, and the longest time without.
         self.last, self.gaps = {}, {}
+        # The report is made: what comes now is of a cluster that is being taken down.
+        self.is_closed = False
 
     def error(self, kind, detail):
         with self.lock:
@@ -60,6 +62,8 @@ class Tally:
 
     def violation(self, kind, detail, lost=0):
         with self.lock:
+            if self.is_closed:
+                return
             self.lost_bytes += lost
             self.violations.append({"kind": kind, "at": time.strftime("%H:%M:%S"),
                                     "detail": detail})
