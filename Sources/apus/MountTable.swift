@@ -29,8 +29,7 @@ struct MountTable {
 
     /// What this process sees now; empty where there is no such list.
     static func current() -> MountTable {
-        let data = FileManager.default.contents(atPath: "/proc/self/mountinfo") ?? Data()
-        return MountTable(parsing: String(decoding: data, as: UTF8.self))
+        MountTable(parsing: KernelFile.contents("/proc/self/mountinfo"))
     }
 
     /// The mount that holds `path`, absolute and without links: the last one at the longest point.

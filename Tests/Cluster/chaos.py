@@ -328,7 +328,8 @@ class Trial:
         self.recovery = None
         # Its end is due.
         self.is_due = threading.Event()
-        self.open_then = rig.open_containers_of(fault.touches) if fault.loses else set()
+        self.open_then = rig.open_containers_of(fault.touches) \
+            if fault.loses and fault.loses_open else set()
         self.trouble = [[name, self.began, float("inf")] for name in fault.troubled]
         rig.troubles += self.trouble
         self.thread = threading.Thread(target=self._run, daemon=True)

@@ -30,6 +30,8 @@ class Fault:
     seconds = (2.0, 8.0)
     # Takes bytes away that have to be made anew.
     loses = False
+    # Replicas of open containers among them: those are closed then.
+    loses_open = True
     # Clients of the gateways that it touches lose their connections.
     troubles = False
 
@@ -37,7 +39,6 @@ class Fault:
     def troubled(self):
         """The gateways whose clients may see connections break and bodies end."""
         return self.touches if self.troubles else set()
-
 
     def __init__(self, rig, chance):
         self.rig, self.chance = rig, chance
@@ -470,6 +471,7 @@ class BytesFlipped(Fault):
     """Bytes of one replica of a closed container are not what was written."""
 
     kind, weight, seconds, loses = "bytes flipped", 2.0, (1.0, 5.0), True
+    loses_open = False
     # One byte of the data; a byte in each of its blocks; the index and footer at its end; the
     # header; the journal; the journal gone.
     PLACES = ["byte", "blocks", "end", "header", "journal", "journal cut"]

@@ -31,7 +31,7 @@ struct PortHolder: Equatable {
 
     private static func look(port: Int) -> PortHolder? {
         let sockets = ["tcp", "tcp6"].flatMap { name in
-            inodes(port: port, in: contents("/proc/net/\(name)"))
+            inodes(port: port, in: KernelFile.contents("/proc/net/\(name)"))
         }
         guard !sockets.isEmpty else { return nil }
         let names = Set(sockets.map { "socket:[\($0)]" })
@@ -44,8 +44,8 @@ struct PortHolder: Equatable {
                     let target = try? files.destinationOfSymbolicLink(atPath: "\(folder)/\(file)"),
                     names.contains(target)
                 else { continue }
-                let words = contents("/proc/\(entry)/cmdline").split(separator: "\0").map(
-                    String.init)
+                let words = KernelFile.contents("/proc/\(entry)/cmdline").split(separator: "\0")
+                    .map(String.init)
                 return PortHolder(pid: pid, command: words)
             }
         }
@@ -63,9 +63,5 @@ struct PortHolder: Equatable {
             else { return nil }
             return String(words[9])
         }
-    }
-
-    private static func contents(_ path: String) -> String {
-        String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self)
     }
 }
