@@ -223,7 +223,15 @@ struct HealingTests {
         let beats = node.scm.heartbeats
         try await eventually("nothing happens") { node.scm.heartbeats > beats + 10 }
         #expect(node.store.report(of: rig.container)?.state == .unhealthy)
+        // Nor before as many others have answered as it takes to make it anew.
+        var vain = rig.reconstruct(3, token: 8, from: [1, 2])
+        vain.reconstruct.replaces = true
+        node.order([vain])
+        let before = node.scm.heartbeats
+        try await eventually("nothing happens") { node.scm.heartbeats > before + 10 }
+        #expect(node.store.report(of: rig.container)?.state == .unhealthy)
         order.reconstruct.replaces = true
+        order.reconstruct.token = 9
         node.order([order])
         try await eventually("it is rebuilt") {
             node.scm.state.withLock { $0.replicas[rig.container.rawValue]?.state == .closed }

@@ -72,6 +72,9 @@ final class Reconstruction: Sendable {
         {
             return Summary(wasRebuilt: false)
         }
+        if order.replaces, store.report(of: order.container)?.state != .recovering {
+            try await checkSources()
+        }
         try await store.beginRecovery(
             order.container, replication: order.replication, replicaIndex: order.index,
             token: order.token, replacing: order.replaces)
@@ -91,6 +94,23 @@ final class Reconstruction: Sendable {
         try await store.finishRecovery(order.container, token: order.token)
         progress.result.bytesRead = sources.bytesRead
         return progress.result
+    }
+
+    /// Throws `unavailable` unless as many sources answer as are needed. A damaged replica does not give
+    /// way before that: SCM may have given the order long ago, when there were others, and what is
+    /// damaged may be all that there is of some block by now.
+    private func checkSources() async throws(StoreError) {
+        var merge = BlockMerge(sources.usable)
+        try await fill(&merge)
+        guard survey.knowsBlocks(merge.indexes),
+            merge.indexes.subtracting([order.index]).count + order.emptyIndexes.count
+                >= order.coding.data
+        else {
+            throw StoreError(
+                .unavailable,
+                "\(order.name): too few others answer for the one that is here to give way; "
+                    + sources.troubles)
+        }
     }
 
     private func blockID(_ localID: UInt64) -> BlockID {
