@@ -9,7 +9,8 @@ extension SCMState {
     /// Why SCM is in safe mode, or nil once it may leave it.
     ///
     /// - So many datanodes as are configured have been heard of.
-    /// - Of 99 % of the closed containers there are enough replicas to read them.
+    /// - Of 99 % of the closed containers there are enough replicas to read them, or all nodes have
+    ///   been heard of that have places: what these have lost nobody waits for.
     /// - The nodes of 99 % of the open containers have been heard of, or were silent for so long
     ///   that they are dead. Before that it would not be known which containers may take blocks,
     ///   and those whose nodes come a moment later would be closed.
@@ -29,7 +30,9 @@ extension SCMState {
             case .containerClosed:
                 closed += 1
                 // Others may never have held a block, and so have no replica.
-                if knownReplicas(container) >= container.replication.minimumReplicas {
+                if knownReplicas(container) >= container.replication.minimumReplicas
+                    || !mayYetBeHeard(container, at: now)
+                {
                     complete += 1
                 }
             case .containerOpen:
@@ -51,6 +54,16 @@ extension SCMState {
     /// Whether a node of the container is not heard of, and may yet be.
     private func isWaitedFor(_ container: Container, at now: UInt64) -> Bool {
         container.nodes.contains { $0.map { state(of: $0, at: now) == .unheard } ?? false }
+    }
+
+    /// Whether a node of the container is silent: what it has may yet be heard of.
+    private func mayYetBeHeard(_ container: Container, at now: UInt64) -> Bool {
+        container.nodes.indices.contains { place in
+            switch presence(of: place, in: container, at: now) {
+            case .unheard, .silent: true
+            case .unplaced, .here, .empty, .lost, .doubtful, .unmade: false
+            }
+        }
     }
 
     /// Replicas that were reported, or are known to be empty.

@@ -207,4 +207,24 @@ struct SafeModeTests {
         }
         #expect(isTaken == SCMState.Limits.newcomers)
     }
+
+    @Test("what all nodes have lost that could have it is not waited for; what may yet come is")
+    func lost() throws {
+        var rig = try RepairRig(nodes: 5)
+        let id = try rig.addContainer(1, on: [0, 1, 2, 3, 4])
+        rig.tick(2)
+        for number in 0..<5 { rig.nodes[number].replicas[id] = nil }
+        rig.state = try SCMState(
+            options: rig.state.options, reading: rig.tables, run: 2, at: rig.now)
+        for number in 0..<5 {
+            #expect(rig.state.safeModeReason(at: rig.now) != nil, "\(number) nodes")
+            rig.nodes[number].isRegistered = false
+            rig.beat(number)
+        }
+        #expect(rig.state.safeModeReason(at: rig.now) == nil)
+        // A node that falls silent may have been moved with all that it has.
+        rig.nodes[2].isUp = false
+        rig.tick(20)
+        #expect(rig.state.safeModeReason(at: rig.now)?.contains("0 of 1 containers") == true)
+    }
 }
