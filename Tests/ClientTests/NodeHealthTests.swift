@@ -150,7 +150,7 @@ struct NodeHealthTests {
         health.foundNoOther(without: [Self.node], at: Self.now)
         #expect(health.beginning(at: Self.now).avoiding.isEmpty)
         let later = Self.now.advanced(by: NodeHealth.Limits.searchPause)
-        #expect(health.beginning(at: later).isTrial)
+        #expect(health.beginning(at: later).avoiding == [Self.node])
     }
 
     @Test("where there is nothing without two late nodes, there may be without the worse of them")

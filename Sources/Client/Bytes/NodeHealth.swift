@@ -29,8 +29,9 @@ final class NodeHealth: Sendable {
         /// A cell is late as well beyond this many times what the slowest took of its stripe that
         /// are there.
         static let stripeFactor: UInt64 = 2
-        /// How long no group without some nodes is asked for after there was none.
-        static let searchPause = Duration.seconds(5)
+        /// How long no group without some nodes is asked for after there was none. To look costs a
+        /// call; not to look costs a wait for the slow node with each write.
+        static let searchPause = Duration.seconds(1)
         /// Sets of nodes that there is no group without, of which that is remembered: the last ones.
         static let hopeless = 8
         /// Of the cells of a stripe one of so many may be missing, one in any case, for those that
