@@ -80,8 +80,9 @@ extension SCMState {
                 }
                 return isKnown ? (.containerDeleted, []) : nil
             }
-            // A block came after all. That some replicas are gone already, whichever, tells nothing.
-            return mayHoldABlock(container) ? (.containerClosing, []) : nil
+            // A block came after all. That some replicas are gone already, whichever, tells nothing; nor
+            // does damage: none had a block when it began, and none takes one.
+            return hasGotABlock(container) ? (.containerClosing, []) : nil
         case .containerDeleted:
             // Its first cell came after all.
             return isHeld(container, at: now) ? (.containerClosing, []) : nil
@@ -96,6 +97,14 @@ extension SCMState {
         container.nodes.indices.contains { place in
             container.isInEachBlock(place) && replica(of: container, at: place) != nil
         } && !mayHoldABlock(container)
+    }
+
+    /// Whether a replica of a container that had no block has one, or is written to.
+    private func hasGotABlock(_ container: Container) -> Bool {
+        container.nodes.indices.contains { place in
+            guard let replica = replica(of: container, at: place) else { return false }
+            return replica.blocks > 0 || replica.state == .open || replica.state == .closing
+        }
     }
 
     /// Whether a replica that is there has a block, or may have one: it is not closed.

@@ -404,6 +404,12 @@ struct SCMStateTests {
         }
         for command in partly.state.dueStateChanges(at: partly.now) { partly.run(command) }
         #expect(partly.state.containers[id]?.state == .containerDeleting)
+        // One of those that are left is found damaged: it has no block for that.
+        var damaged = replica
+        damaged.state = .unhealthy
+        partly.beat(1, replicas: [damaged])
+        for command in partly.state.dueStateChanges(at: partly.now) { partly.run(command) }
+        #expect(partly.state.containers[id]?.state == .containerDeleting)
         var late = rig
         late.tables = InMemoryTables(copying: rig.tables)
         replica.state = .open
