@@ -12,7 +12,8 @@ import Wire
 // look at everything that is due (twice a second), medians of rounds; bytes of memory.
 
 func fail(_ text: String) -> Never {
-    fputs("scm-bench: \(text)\n", stderr)
+    let line = Array("scm-bench: \(text)\n".utf8)
+    _ = line.withUnsafeBytes { write(2, $0.baseAddress, $0.count) }
     exit(2)
 }
 
@@ -76,7 +77,7 @@ struct Cluster {
     }
 
     /// Rows as SCM finds them at its start, then what each node says when it registers.
-    init() throws(StoreError) {
+    init() throws {
         let tables = InMemoryTables()
         let replication = try ReplicationConfig("rs-6-3-1024k").message
         var held = [[SCMReplicaReport]](repeating: [], count: nodes)
