@@ -237,15 +237,22 @@ class Run(RepairRun):
 
     def disk_moved(self, client):
         """A machine is gone; one of its disks is put into another one."""
+        self.close_all()
         serving = [name for name in self.fullest() if self.replicas(name)]
         old = serving[0]
         held = self.on_volume(old, "volume1")
-        new = min(serving[1:], key=lambda name: len(self.replicas(name) & held))
-        moved = held - self.replicas(new)
+        rows = {row["id"]: row for row in self.containers()}
+        closed = {number for number in held if rows[number]["state"] == "CLOSED"}
+        addresses = {name: self.address(name) for name in serving}
+
+        def lacking(name):
+            return {number for number in closed
+                    if addresses[name] not in rows[number]["replicas"]}
+        new = max(serving[1:], key=lambda name: len(lacking(name)))
+        moved, address = lacking(new), addresses[new]
         if not moved:
             print("  no datanode lacks a replica that another has: no disk was moved")
             return
-        address = self.address(new)
         path = pathlib.Path(self.cluster.dir, "etc", f"{new}.json")
         settings = json.loads(path.read_text())
         volume = f"{self.cluster.dir}/{new}/from-another"
@@ -260,8 +267,10 @@ class Run(RepairRun):
 
         def is_found():
             rows = {row["id"]: row for row in self.containers()}
+            # One whose last key was replaced meanwhile goes.
             return all(address in rows[container]["replicas"] and
-                       not rows[container]["missingIndexes"] for container in moved)
+                       not rows[container]["missingIndexes"] for container in moved
+                       if rows[container]["state"] == "CLOSED")
         took = self.until("what the disk holds is found where it is", is_found, 60)
         self.until("all is whole", self.is_whole, 60)
         self.read_all(client)
