@@ -78,8 +78,6 @@ test: deps-test deps-deb
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/hosts_test.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python Tests/Cluster/partition_test.py --out .build
 	$(VENV)/bin/python Tests/Cluster/expected_test.py
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" timeout --kill-after 60 420 \
-		$(VENV)/bin/python Tests/Cluster/chaos.py --minutes 2 --seed 7 --out .build
 
 # Stops after ARGS="--minutes N", 2 otherwise, and prints the command that repeats it; logs of what
 # failed are kept in .build.
