@@ -84,8 +84,9 @@ extension SCMState {
             // does damage: none had a block when it began, and none takes one.
             return hasGotABlock(container) ? (.containerClosing, []) : nil
         case .containerDeleted:
-            // Its first cell came after all.
-            return isHeld(container, at: now) ? (.containerClosing, []) : nil
+            // Its first cell came after all. A closed replica of a node that was away is no news: all
+            // its blocks were deleted, or none was ever acknowledged. It is removed (`fate`).
+            return isWritten(container) ? (.containerClosing, []) : nil
         case .UNRECOGNIZED: return nil
         }
     }
@@ -97,6 +98,14 @@ extension SCMState {
         container.nodes.indices.contains { place in
             container.isInEachBlock(place) && replica(of: container, at: place) != nil
         } && !mayHoldABlock(container)
+    }
+
+    /// Whether a replica takes blocks.
+    private func isWritten(_ container: Container) -> Bool {
+        container.nodes.indices.contains { place in
+            let state = replica(of: container, at: place)?.state
+            return state == .open || state == .closing
+        }
     }
 
     /// Whether a replica of a container that had no block has one, or is written to.

@@ -162,9 +162,18 @@ extension SCMState {
         switch state {
         case .containerClosing, .containerDeleting: inTransition.insert(id)
         case .containerOpen, .containerClosed, .containerDeleted, .UNRECOGNIZED:
+            if state == .containerDeleted { noteLeftovers(of: id) }
             inTransition.remove(id)
             changed.insert(id)
             closings.forget(id)
+        }
+    }
+
+    /// A container was removed without waiting for nodes that are gone: what they have of it goes when
+    /// they are back.
+    private mutating func noteLeftovers(of id: ContainerID) {
+        for case let node? in containers[id]?.nodes ?? [] where nodes[node]?.replicas[id] != nil {
+            noteStray(id, on: node)
         }
     }
 

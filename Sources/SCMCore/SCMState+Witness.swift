@@ -119,6 +119,7 @@ extension SCMState {
             if replica.state != .lost { noteStray(container.id, on: node) }
             return
         }
+        if container.state == .containerDeleted { noteStray(container.id, on: node) }
         if replica.state != .lost { deletions.unpark(container.id, by: node) }
         guard !container.witnessed.contains(place + 1) else { return }
         unlogged[container.id, default: []].insert(place + 1)

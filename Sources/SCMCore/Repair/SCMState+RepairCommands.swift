@@ -133,7 +133,10 @@ extension SCMState {
             }
             return isOrdered ? .belongs : .goes(index: found.replicaIndex, token: found.token)
         }
-        guard let found = nodes[node]?.replicas[id], !container.members.contains(node) else {
+        let isDeleted = container.state == .containerDeleted
+        guard let found = nodes[node]?.replicas[id],
+            isDeleted || !container.members.contains(node)
+        else {
             return .belongs
         }
         guard found.state == .closed || found.state == .unhealthy, found.replicaIndex != 0 else {

@@ -369,10 +369,15 @@ struct OperationTests {
         #expect(rig.state.dueStateChanges(at: rig.now).isEmpty, "its memory brings nothing back")
         // It is back: what it has is removed after all.
         rig.nodes[4].isUp = true
-        rig.tick(2)
-        #expect(
-            rig.state.dueStateChanges(at: rig.now).map(\.containerState.state)
-                == [.containerClosing])
+        rig.tick(3)
+        #expect(rig.state.dueStateChanges(at: rig.now).isEmpty)
+        #expect(rig.nodes[4].removed == [id] && rig.nodes[4].replicas[id] == nil)
+        // Also one of which a block was deleted while it could not be had.
+        rig.put(RepairRig.report(id, 3), on: 2)
+        rig.tick(3)
+        #expect(rig.state.dueStateChanges(at: rig.now).isEmpty)
+        #expect(rig.nodes[2].removed == [id])
+        #expect(rig.container(id).state == .containerDeleted)
     }
 
     @Test("while nodes are not heard of that may have replicas, nobody says that all is well")
