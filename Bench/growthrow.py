@@ -13,33 +13,25 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 
 from measure import GIB, make_row
 from omrow import BUCKET, PREFIX, OMRows
 from peers import free_port
-from s3rows import SYNC, Apus
+from s3rows import SYNC, Apus  # puts Tests/Cluster on the path
+from background import Background  # noqa: E402
 
 MIB = 1 << 20
 
 
-class Memory:
+class Memory(Background):
     """The largest resident set of processes, without the pages of files, looked at twice a second."""
 
     def __init__(self, pids):
-        self.pids, self.largest, self.ended = pids, dict.fromkeys(pids, 0), threading.Event()
-        self.thread = threading.Thread(target=self.look)
+        super().__init__()
+        self.pids, self.largest = pids, dict.fromkeys(pids, 0)
 
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
-
-    def look(self):
+    def work(self):
         while not self.ended.wait(0.5):
             for name, pid in self.pids.items():
                 text = pathlib.Path(f"/proc/{pid}/status").read_text()

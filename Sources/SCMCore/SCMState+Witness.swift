@@ -21,7 +21,9 @@ extension SCMState {
         /// It was reported once, and is not any more; or it is reported as lost.
         case lost
         /// It was never reported, but its node has lost a volume since the container was made: it
-        /// may have been made, written to, and lost.
+        /// may have been made, written to, and lost. Or its node has a replica of another index, on
+        /// a disk from elsewhere: it makes no second one, and does not say whether there is one
+        /// behind that.
         case doubtful
         /// It was never made.
         case unmade
@@ -39,6 +41,7 @@ extension SCMState {
         if found == .dead { return .silent }
         if found == .unheard { return .unheard }
         if isWitnessed(index, of: container) || node.lost.contains(container.id) { return .lost }
+        if node.replicas[container.id] != nil { return .doubtful }
         let store = container.store(at: place)
         return store == 0 || store == node.store ? .unmade : .doubtful
     }

@@ -71,25 +71,11 @@ struct MovedVolume {
             throw StoreError(
                 .invalidArgument, "\(path) is this datanode's already: nothing is to be said")
         }
-        let lock = try takeLock()
-        defer { close(lock) }
+        // A datanode that works on the volume has it.
+        let lock = try DirectoryLock(path, file: "in-use.lock")
+        defer { lock.release() }
         version.datanode = datanode
         try DurableFile.replace(file, with: Data(version.encoded()), mode: 0o644)
         return before
-    }
-
-    /// The volume's lock, which a datanode holds that works on it.
-    private func takeLock() throws(StoreError) -> Int32 {
-        let name = "\(path)/in-use.lock"
-        let descriptor = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else {
-            throw StoreError(.io, "\(name): \(String(cString: strerror(errno)))")
-        }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            close(descriptor)
-            throw StoreError(
-                .invalidArgument, "\(path) is in use by a datanode: stop that one first")
-        }
-        return descriptor
     }
 }

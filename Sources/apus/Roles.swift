@@ -349,10 +349,17 @@ final class DirectoryLock: Sendable {
     private let descriptor: Int32
 
     /// Makes the directory if it is absent.
-    init(_ directory: String) throws {
+    convenience init(_ directory: String) throws {
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true)
-        let path = directory + "/lock"
+        try self.init(directory, file: "lock")
+    }
+
+    /// Locks `file` in a directory that is there.
+    ///
+    /// Throws `invalidArgument` where another process has it, `io` where it cannot be opened.
+    init(_ directory: String, file: String) throws(StoreError) {
+        let path = "\(directory)/\(file)"
         descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else {
             throw StoreError(.io, "cannot open \(path): \(String(cString: strerror(errno)))")

@@ -48,7 +48,7 @@ struct DiskMovedTests {
         defer { close(lock) }
         #expect(lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0)
         for (path, what) in [
-            (empty, "is no volume"), (damaged, "VERSION"), (used, "in use by a datanode"),
+            (empty, "is no volume"), (damaged, "VERSION"), (used, "is in use by another process"),
         ] {
             let error = #expect(throws: StoreError.self) {
                 try MovedVolume(path: path).adopt(by: id)

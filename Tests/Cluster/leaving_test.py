@@ -11,9 +11,9 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
+from background import Background
 from repair_test import Run as RepairRun
 from rig import APUS, Cluster
 
@@ -22,14 +22,13 @@ DEAD_AFTER = 6000
 MIB = 1 << 20
 
 
-class Load:
+class Load(Background):
     """Puts and reads keys until it is left; whatever fails is an error."""
 
     def __init__(self, client, prefix):
+        super().__init__()
         self.client, self.prefix, self.content = client, prefix, {}
         self.errors, self.slowest = [], 0.0
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.work)
 
     def work(self):
         number, chance = 0, random.Random(7)
@@ -47,14 +46,6 @@ class Load:
                 self.errors.append(f"{name}: {error!r}")
             self.slowest = max(self.slowest, time.monotonic() - began)
             time.sleep(0.02)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
 
 
 class Run(RepairRun):

@@ -315,12 +315,12 @@ class Narrow(Run):
         self.read_all(client)
 
 
-def narrow():
-    cluster = Cluster(datanodes=5, options=[
-        "--scms", "1", "--set", f"scm.repair-after-ms={REPAIR_AFTER}"])
+def on(run, datanodes, scms):
+    cluster = Cluster(datanodes=datanodes, options=[
+        "--scms", str(scms), "--set", f"scm.repair-after-ms={REPAIR_AFTER}"])
     try:
         cluster.start()
-        Narrow(cluster).run()
+        run(cluster).run()
     finally:
         if os.environ.get("APUS_TEST_KEEP"):
             print(cluster.dir)
@@ -329,16 +329,8 @@ def narrow():
 
 def main():
     print("what is lost is made anew", flush=True)
-    cluster = Cluster(datanodes=7, options=[
-        "--scms", "3", "--set", f"scm.repair-after-ms={REPAIR_AFTER}"])
-    try:
-        cluster.start()
-        Run(cluster).run()
-    finally:
-        if os.environ.get("APUS_TEST_KEEP"):
-            print(cluster.dir)
-        cluster.destroy()
-    narrow()
+    on(Run, datanodes=7, scms=3)
+    on(Narrow, datanodes=5, scms=1)
     print("passed")
 
 

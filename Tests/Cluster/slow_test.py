@@ -18,74 +18,59 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from background import Background
 from rig import Cluster  # noqa: E402
 
 # The largest ratio of latencies, the smallest of throughput.
 P99, THROUGHPUT = 1.5, 0.9
 
 
-class Pulses:
+class Pulses(Background):
     """Stops a process for `stop` milliseconds and lets it run for `run`, until left; for good while
     it is entered if `run` is 0."""
 
     def __init__(self, pid, stop, run):
+        super().__init__()
         self.pid, self.stop, self.run = pid, stop / 1000, run / 1000
-        self.end = threading.Event()
-        self.thread = threading.Thread(target=self._pulse)
 
-    def _pulse(self):
-        while not self.end.is_set():
+    def work(self):
+        while not self.ended.is_set():
             os.kill(self.pid, signal.SIGSTOP)
             if self.run == 0:
-                self.end.wait()
+                self.ended.wait()
                 return
-            self.end.wait(self.stop)
+            self.ended.wait(self.stop)
             os.kill(self.pid, signal.SIGCONT)
-            self.end.wait(self.run)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
+            self.ended.wait(self.run)
 
     def __exit__(self, *_):
-        self.end.set()
-        self.thread.join()
+        super().__exit__()
         os.kill(self.pid, signal.SIGCONT)
 
 
-class Sight:
+class Sight(Background):
     """What SCM says of slow disks, each second until left: after how many seconds which state was
     seen first, by datanode."""
 
     def __init__(self, cluster):
+        super().__init__()
         self.cluster, self.first = cluster, {}
         files = pathlib.Path(cluster.dir).glob("dn*/**/datanode.id")
         self.names = {file.read_text().strip(): file.relative_to(cluster.dir).parts[0]
                       for file in files}
-        self.end = threading.Event()
-        self.thread = threading.Thread(target=self._look)
 
-    def _look(self):
+    def work(self):
         start = time.monotonic()
-        while not self.end.is_set():
+        while not self.ended.is_set():
             found = self.cluster.apus("admin", "datanode", "list", "--json", check=False)
             for node in json.loads(found.stdout) if found.returncode == 0 else []:
                 for disk in node["slowDisks"]:
                     self.first.setdefault((self.names.get(node["id"]), disk["state"]),
                                           round(time.monotonic() - start, 1))
-            self.end.wait(1)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.end.set()
-        self.thread.join()
+            self.ended.wait(1)
 
 
 def load(cluster, options):

@@ -45,21 +45,14 @@ final class NodeHealth: Sendable {
 
     /// How long the last calls took.
     private struct Latencies {
-        var samples: [UInt64] = []
-        /// Answers so far.
-        var answers = 0
+        private var calls = RecentCalls(capacity: Limits.samples)
         /// The 95th percentile times `Limits.lateFactor`, judged anew every `Limits.judged` answers.
         var lateNanoseconds: UInt64?
 
         mutating func add(_ nanoseconds: UInt64) {
-            if samples.count < Limits.samples {
-                samples.append(nanoseconds)
-            } else {
-                samples[answers % Limits.samples] = nanoseconds
-            }
-            answers += 1
-            guard answers % Limits.judged == 0 else { return }
-            lateNanoseconds = samples.sorted()[samples.count * 95 / 100] * Limits.lateFactor
+            calls.add(nanoseconds)
+            guard calls.count % Limits.judged == 0 else { return }
+            lateNanoseconds = calls.percentile(95) * Limits.lateFactor
         }
     }
 

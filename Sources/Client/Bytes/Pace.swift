@@ -14,22 +14,39 @@ struct Pace {
         static let first = 8
     }
 
-    private var samples: [UInt64] = []
-    private var answers = 0
+    private var calls = RecentCalls(capacity: Limits.samples)
     /// What three of four took at most, as judged last; nil while too little is known.
     private(set) var quartile: UInt64?
 
     /// A call was answered after `nanoseconds`.
     mutating func add(_ nanoseconds: UInt64) {
-        if samples.count < Limits.samples {
+        calls.add(nanoseconds)
+        guard calls.count % Limits.judged == 0 || calls.count == Limits.first else { return }
+        quartile = calls.percentile(75)
+    }
+}
+
+/// How long the last calls took, in nanoseconds. Pure.
+struct RecentCalls {
+    private let capacity: Int
+    private var samples: [UInt64] = []
+    /// Calls so far.
+    private(set) var count = 0
+
+    /// - Parameter capacity: calls that are remembered.
+    init(capacity: Int) { self.capacity = capacity }
+
+    mutating func add(_ nanoseconds: UInt64) {
+        if samples.count < capacity {
             samples.append(nanoseconds)
         } else {
-            samples[answers % Limits.samples] = nanoseconds
+            samples[count % capacity] = nanoseconds
         }
-        answers += 1
-        guard answers % Limits.judged == 0 || answers == Limits.first else { return }
-        quartile = samples.sorted()[samples.count * 3 / 4]
+        count += 1
     }
+
+    /// What so many of a hundred took at most. O(n log n). Precondition: there is one.
+    func percentile(_ percent: Int) -> UInt64 { samples.sorted()[samples.count * percent / 100] }
 }
 
 /// What writers may write again because a node is merely late: no more than a share of what they

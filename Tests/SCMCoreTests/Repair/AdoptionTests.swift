@@ -68,6 +68,34 @@ struct AdoptionTests {
         #expect(rig.state.safety(at: rig.now).rows[0].unreadableContainers == 0)
     }
 
+    @Test("one on a node that has not made its own holds up no closing, and leaves nothing empty")
+    func member() throws {
+        var rig = try RepairRig(nodes: 8)
+        let id = try rig.addContainer(1, on: [0, 1, 2, 3, 4])
+        // Open again, and nobody has heard of index 3.
+        var record = try SCMContainerRecord(
+            parsing: try #require(rig.tables.get(SCMTable.containers, SCMTable.key(1))))
+        record.state = .containerClosing
+        record.witnessedIndexes = [1, 2, 4, 5]
+        rig.tables.put(SCMTable.containers, SCMTable.key(1), record.encoded)
+        for number in 0..<5 { rig.nodes[number].news = [:] }
+        rig.nodes[2].replicas[id] = nil
+        rig.nodes[3].isUp = false
+        rig.nodes[2].replicas[id] = RepairRig.report(id, 4)
+        try rig.changeLeader()
+        rig.tick(17)
+        let due = rig.state.dueStateChanges(at: rig.now)
+        #expect(due.map(\.containerState.state) == [.containerClosed])
+        #expect(due.allSatisfy { $0.containerState.emptyIndexes.isEmpty })
+        for command in due { rig.run(command) }
+        rig.tick(12)
+        // Index 3 is made elsewhere; then index 4 is found where it is, or made as well.
+        let places = rig.places(id)
+        #expect(places[2] != 2 && places[3] != 3, "\(places)")
+        #expect(rig.state.safety(at: rig.now).degradedBlocks == 0)
+        #expect(Set(places.compactMap { $0 }).count == 5)
+    }
+
     @Test("of another index, damaged, or on a node that leaves it is not taken")
     func others() throws {
         var rig = try RepairRig(nodes: 9)
