@@ -52,6 +52,8 @@ struct Cluster {
     var state: SCMState
     var now: UInt64 = 1_000_000_000
     var chance = Chance(state: 1)
+    /// A replica of each node's.
+    var samples: [SCMReplicaReport?] = []
 
     static func address(_ number: Int) -> DatanodeAddress {
         DatanodeAddress(
@@ -112,6 +114,7 @@ struct Cluster {
             }
             tables.put(SCMTable.containers, key, record.encoded)
         }
+        samples = held.map(\.first)
         state = try SCMState(options: .init(), reading: tables, at: now)
         state.lead(in: 1, at: now)
         state.caughtUp(in: 1)
@@ -163,9 +166,7 @@ do {
     let quiet = seconds(of: 20_000) { cluster.beat($0 % nodes) }
     let news = seconds(of: 2000) { number in
         let node = number % nodes
-        let some = UInt64(1 + number * 7919 % containers)
-        // Its own node's or not: what costs is the same.
-        cluster.beat(node, [Cluster.report(some, 1, bytes: 5 << 30)])
+        if let own = cluster.samples[node] { cluster.beat(node, [own]) }
     }
     cluster.look()
     let look = seconds(of: 200) { _ in cluster.look() }

@@ -74,7 +74,11 @@ extension Container {
             let claimed = state.withLock { state -> Result<Bool, StoreError>? in
                 do throws(StoreError) {
                     try volume.check()
-                    guard state.phase != .deleted, !state.isJournalBroken else {
+                    // As good as gone: whoever asks decides whether anybody waits for it.
+                    guard state.phase != .deleted else {
+                        throw StoreError(.noSuchContainer, "\(name) is being removed")
+                    }
+                    guard !state.isJournalBroken else {
                         throw StoreError(
                             .containerState,
                             "\(name) takes no deletions: its journal is not in order")
