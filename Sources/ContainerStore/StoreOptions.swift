@@ -96,8 +96,9 @@ extension ContainerStore {
         public static let indexWriteBytes = 4 << 20
         /// A payload up to this size is copied to pad it to 4 KiB; of a longer one, its end.
         public static let paddedCopyBytes = 64 << 10
-        /// How long a volume that another store has open is waited for.
-        public static let lockPatience = Duration.seconds(1)
+        /// How long a volume that another store has open is waited for. A killed one may hold it for
+        /// seconds, where its disk is slow or the machine busy.
+        public static let lockPatience = Duration.seconds(5)
         /// How long nothing must have been committed before marks are written.
         public static let quietBeforeMark = Duration.milliseconds(200)
         /// Between repetitions of such a round.

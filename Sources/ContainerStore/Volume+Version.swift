@@ -51,15 +51,12 @@ extension Volume {
     }
 
     /// Makes sure that no other store works on the volume.
-    ///
-    /// Tried for a while: a datanode that was just killed holds its lock until the kernel has
-    /// ended its I/O, and a program that is being started inherits locks until it runs.
     private func takeLock() async throws(StoreError) {
         guard options.locksVolumes else { return }
         let isTaken: Bool
         do throws(IOError) {
             let file = try await File.open(lockPath, [.write, .create], on: reactor, disk: disk)
-            isTaken = try await Self.lockPatiently(file)
+            isTaken = try await file.lock(within: ContainerStore.Limits.lockPatience)
             if isTaken { withState { $0.lock = file } }
         } catch {
             try failOpening(error)
@@ -68,17 +65,6 @@ extension Volume {
         guard isTaken else {
             throw StoreError(.invalidArgument, "volume \(path) is in use by another datanode")
         }
-    }
-
-    private static func lockPatiently(_ file: File) async throws(IOError) -> Bool {
-        let deadline = file.reactor.now().advanced(by: ContainerStore.Limits.lockPatience)
-        while try !file.lock() {
-            guard file.reactor.now() < deadline else { return false }
-            do throws(CancellationError) {
-                try await file.reactor.sleep(for: .milliseconds(20))
-            } catch { return false }
-        }
-        return true
     }
 
     /// Lets others use the volume.

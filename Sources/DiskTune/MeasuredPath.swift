@@ -58,12 +58,15 @@ public struct MeasuredPath: Sendable {
         return MeasuredPath(path: path, isVolume: true, lock: try await takeLock(path, on: reactor))
     }
 
+    /// How long a datanode that was just ended is waited for.
+    private static let lockPatience = Duration.seconds(5)
+
     private static func takeLock(
         _ path: String, on reactor: Reactor
     ) async throws(StoreError) -> File {
         do throws(IOError) {
             let file = try await File.open(path + "/in-use.lock", [.write, .create], on: reactor)
-            if try file.lock() { return file }
+            if try await file.lock(within: lockPatience) { return file }
         } catch { throw StoreError(.io, error.description) }
         throw StoreError(
             .conflict,

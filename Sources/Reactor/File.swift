@@ -233,6 +233,19 @@ public final class File: Sendable {
         throw IOError(code: errno, operation: "flock", path: path)
     }
 
+    /// As `lock`, tried for `patience`: a process that was just killed holds its locks until the
+    /// kernel has ended its I/O, and a program that is being started inherits locks until it runs.
+    public func lock(within patience: Duration) async throws(IOError) -> Bool {
+        let deadline = reactor.now().advanced(by: patience)
+        while try !lock() {
+            guard reactor.now() < deadline else { return false }
+            do throws(CancellationError) {
+                try await reactor.sleep(for: .milliseconds(20))
+            } catch { return false }
+        }
+        return true
+    }
+
     /// Bytes in the file.
     public func size() async throws(IOError) -> Int {
         try await reactor.onThread(of: disk, "fstat", path) { [handle, path, reactor] in

@@ -25,14 +25,7 @@ extension StorageContainerManager {
                     + "this is cluster \(cluster); point it at its own SCM or give it empty volumes"
             )
         }
-        if let conflict = memory.withState({ state, now in
-            state.identityConflict(of: address, at: now)
-        }) {
-            if doubles.count >= SCMState.Limits.newcomers { doubles = [] }
-            if doubles.insert(address).inserted { logger.error("\(conflict.message)") }
-            throw conflict
-        }
-        doubles.remove(address)
+        try checkIdentity(of: address)
         let isLogged = memory.withState { state, _ in
             state.nodes[address.id]?.address == address
         }
@@ -40,6 +33,8 @@ extension StorageContainerManager {
             var change = SCMCommand.Node()
             change.address = request.address
             _ = try await self.change(SCMCommand(.node(change)))
+            // Another one may have come meanwhile.
+            try checkIdentity(of: address)
         }
         let (isTaken, lost) = memory.withState { state, now in
             let isTaken = state.registered(
@@ -67,6 +62,20 @@ extension StorageContainerManager {
         response.leading = leadership.isLeading ? .leads : .follows
         response.scms = addresses
         return response
+    }
+
+    /// Throws `conflict`, with a word in the log, where another datanode has the identity.
+    private func checkIdentity(of address: DatanodeAddress) throws(StoreError) {
+        let conflict = memory.withState { state, now in
+            state.identityConflict(of: address, at: now)
+        }
+        guard let conflict else {
+            doubles.remove(address)
+            return
+        }
+        if doubles.count >= SCMState.Limits.newcomers { doubles = [] }
+        if doubles.insert(address).inserted { logger.error("\(conflict.message)") }
+        throw conflict
     }
 
     /// Answers from memory alone: a datanode that waited for SCM's disk would be late with its next

@@ -47,17 +47,21 @@ extension StorageContainerManager {
 
     /// Has replicas moved to emptier datanodes, or not any more; and how that stands.
     func balance(_ request: SCMBalanceRequest) async throws(StoreError) -> SCMBalanceResponse {
-        try lead()
-        try await group.readBarrier()
-        let wall = self.wall
-        let command = try memory.withState { state, _ throws(StoreError) in
-            try state.balance(request, wall: wall)
+        for _ in 0..<Limits.decisions {
+            try lead()
+            try await group.readBarrier()
+            let wall = self.wall
+            let command = try memory.withState { state, _ throws(StoreError) in
+                try state.balance(request, wall: wall)
+            }
+            if let command {
+                guard case .changed = try await change(command) else { continue }
+                logger.notice(
+                    "balancing was \(command.balance.balance.isRunning ? "begun" : "ended")")
+            }
+            return memory.withState { state, now in state.balanceStatus(at: now) }
         }
-        if let command {
-            _ = try await change(command)
-            logger.notice("balancing was \(command.balance.isRunning ? "begun" : "ended")")
-        }
-        return memory.withState { state, now in state.balanceStatus(at: now) }
+        throw StoreError(.overloaded, "balancing changes all the time: try again later")
     }
 
     /// Milliseconds since 1970.

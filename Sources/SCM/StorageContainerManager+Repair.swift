@@ -17,18 +17,24 @@ extension StorageContainerManager {
         if let ends = memory.withState({ state, now in state.dueRepairEnds(at: now) }) {
             guard await log(repairs: ends) else { return }
         }
-        var generator = AnyGenerator(base: random)
-        let starts = memory.withState { state, now in
-            state.dueRepairStarts(at: now, using: &generator)
+        let starts = decide { state, now, random in
+            state.dueRepairStarts(at: now, using: &random)
         }
-        random = generator.base
         if let starts { guard await log(repairs: starts) else { return } }
-        if let moves = memory.withState({ state, now in state.dueMoves(at: now) }) {
-            guard await log(repairs: moves) else { return }
-        }
+        let moves = decide { state, now, random in state.dueMoves(at: now, using: &random) }
+        if let moves { guard await log(repairs: moves) else { return } }
         for (node, numbers) in memory.withState({ state, _ in state.takeDeparted() }) {
             confirm(numbers, by: node)
         }
+    }
+
+    /// What is decided by chance among equals.
+    private func decide(
+        _ body: (inout SCMState, UInt64, inout AnyGenerator) -> SCMCommand?
+    ) -> SCMCommand? {
+        var generator = AnyGenerator(base: random)
+        defer { random = generator.base }
+        return memory.withState { state, now in body(&state, now, &generator) }
     }
 
     /// Whether all that was logged before this member began to lead has been applied here: before
@@ -64,11 +70,18 @@ extension StorageContainerManager {
     private func tell(_ command: SCMCommand) {
         switch command.command {
         case .startRepairs(let change):
-            logger.info("\(change.starts.count) replicas are to be rebuilt")
+            let kinds: [(SCMRepairReason, String)] = [
+                (.rebuild, "rebuilt"), (.drain, "copied from nodes or disks that leave"),
+                (.balance, "moved to emptier nodes"), (.spread, "moved to other racks"),
+            ]
+            for (reason, what) in kinds {
+                let count = change.starts.count { $0.reason == reason }
+                if count > 0 { logger.info("\(count) replicas are to be \(what)") }
+            }
         case .endRepairs(let change):
             let givenUp = change.ends.count(where: \.isGivenUp)
             logger.info(
-                "\(change.ends.count - givenUp) replicas have been rebuilt, \(givenUp) given up")
+                "\(change.ends.count - givenUp) replicas have been made, \(givenUp) given up")
         case .balance: logger.notice("no datanode is fuller than others any more")
         default: return
         }

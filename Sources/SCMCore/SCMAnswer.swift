@@ -56,6 +56,8 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
     case noSuchNode(DatanodeID)
     /// A datanode is not in the operational state that it is said to be in.
     case nodeIs(DatanodeID, SCMOperationalState)
+    /// Balancing was begun anew meanwhile.
+    case isBalancingAnew
     /// One command begins no more repairs than can be numbered.
     case tooManyRepairs
 
@@ -77,7 +79,8 @@ public enum SCMRefusal: Hashable, Sendable, CustomStringConvertible {
             "replica \(index) of container \(id) is not being rebuilt by this order"
         case .noSuchNode(let id): "there is no datanode \(id)"
         case .nodeIs(let id, let state): "datanode \(id) is \(state.text)"
-        case .tooManyRepairs: "a command begins \(SCMRepairs.perCommand) repairs at most"
+        case .isBalancingAnew: "balancing was begun anew"
+        case .tooManyRepairs: "a command begins \(SCMNumbers.perCommand) repairs at most"
         }
     }
 }

@@ -17,7 +17,8 @@ extension SCMState {
         return StoreError(
             .conflict,
             "datanode \(address) has the identity \(address.id) of the one at \(other), which was "
-                + "heard of \((now - min(now, last)) / 1_000_000) ms ago; one of them was started "
-                + "on a copy: give it a directory and volumes of its own, or stop the other one")
+                + "heard of \((now - min(now, last)) / 1_000_000) ms ago. If it is the same one at "
+                + "another place, it can register once that is not heard of any more; otherwise "
+                + "one of them was started on a copy: give it a directory and volumes of its own")
     }
 }

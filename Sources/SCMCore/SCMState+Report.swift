@@ -9,8 +9,9 @@ extension SCMState {
         response.isInSafeMode = isInSafeMode
         response.safeModeReason = isInSafeMode ? safeModeReason(at: now) ?? "" : ""
         if request.nodes {
+            let unknown = unknownReplicas
             response.nodes = nodes.values.sorted { $0.address.id < $1.address.id }.map {
-                info($0, at: now)
+                info($0, unknown: unknown[$0.address.id] ?? 0, at: now)
             }
         }
         if request.containers {
@@ -34,7 +35,16 @@ extension SCMState {
         return response
     }
 
-    private func info(_ node: Node, at now: UInt64) -> SCMNodeInfo {
+    /// Replicas of containers that are in no table, by node.
+    private var unknownReplicas: [DatanodeID: Int] {
+        unknown.reduce(into: [:]) { counts, entry in
+            for node in entry.value where nodes[node]?.replicas[entry.key] != nil {
+                counts[node, default: 0] += 1
+            }
+        }
+    }
+
+    private func info(_ node: Node, unknown: Int, at now: UInt64) -> SCMNodeInfo {
         var info = SCMNodeInfo()
         info.address = node.address.message
         switch state(of: node.address.id, at: now) {
@@ -50,7 +60,7 @@ extension SCMState {
         info.containers = UInt64(node.replicas.count)
         info.pendingDeletions = UInt64(deletions.count(of: node.address.id))
         info.unreclaimedBlocks = node.unreclaimedBlocks
-        info.unknownReplicas = UInt64(node.unknown.count)
+        info.unknownReplicas = UInt64(unknown)
         if let progress = progress(of: node.address.id, at: now) { info.operation = progress }
         info.slowDisks = slowDisks(of: node.address.id, at: now)
         return info
@@ -67,8 +77,8 @@ extension SCMState {
         }
         info.corruptIndexes = damagedIndexes(of: container)
         info.missingIndexes = missingIndexes(container, at: now)
-        info.witnessedIndexes = container.witnessed.sorted().map { UInt32($0) }
-        info.emptyIndexes = container.empty.sorted().map { UInt32($0) }
+        info.witnessedIndexes = container.witnessed.message
+        info.emptyIndexes = container.empty.message
         for case let id? in container.nodes {
             guard let replica = nodes[id]?.replicas[container.id] else { continue }
             info.usedBytes += replica.usedBytes

@@ -73,7 +73,9 @@ extension SCMState {
                 // Commands and rows are looked at before anything is taken from them.
                 preconditionFailure("container \(record.id) was logged with \(error)")
             }
-        case .deletion(let number, let record): deletions.take(record, number: number)
+        case .deletion(let number, let record):
+            deletions.take(record, number: number)
+            if let record { noteUseless(record, number: number) }
         case .node(let message):
             guard let address = try? DatanodeAddress(message) else { return }
             take(address)
@@ -99,8 +101,18 @@ extension SCMState {
         node.address = address
         nodes[id] = node
         changed.formUnion(node.replicas.keys)
-        for replica in node.replicas.values { noteReported(replica, by: id) }
-        for replica in node.recovering.values { noteReported(replica, by: id) }
+        for number in node.replicas.keys { noteHeld(number, by: id) }
+        for number in node.recovering.keys { noteHeld(number, by: id) }
+    }
+
+    /// A node has told of a replica, or of one that it rebuilds, before this member knew of the node or
+    /// of the container.
+    private mutating func noteHeld(_ id: ContainerID, by node: DatanodeID) {
+        if let found = nodes[node]?.replicas[id] {
+            noteReported(id, found.state, index: found.replicaIndex, by: node)
+        } else if let found = nodes[node]?.recovering[id] {
+            noteReported(id, .recovering, index: found.replicaIndex, by: node)
+        }
     }
 
     private mutating func take(
@@ -112,9 +124,9 @@ extension SCMState {
         var container = Container(
             id: id, pipeline: PipelineID(record.pipeline), replication: replication,
             nodes: record.nodes.map { $0.hasID ? Identity128($0.id) : nil }, state: record.state,
-            corrupt: before?.corrupt ?? [], empty: Set(record.emptyIndexes.map { Int($0) }))
+            corrupt: before?.corrupt ?? [], empty: ReplicaIndexes(record.emptyIndexes))
         container.stores = record.stores
-        container.witnessed = Set(record.witnessedIndexes.map { Int($0) })
+        container.witnessed = ReplicaIndexes(record.witnessedIndexes)
         container.believeOldRecord()
         container.repairs = record.repairs.map { .init($0) }
         container.orders = record.orders
@@ -124,10 +136,10 @@ extension SCMState {
         nextContainerID = max(nextContainerID, record.id + 1)
         noteOpen(container, before)
         if before == nil {
-            // A datanode may have told of its replica before this member knew of the container.
-            for case let node? in container.nodes {
-                nodes[node]?.unknown.remove(id)
-                if let replica = nodes[node]?.replicas[id] { noteReported(replica, by: node) }
+            // Datanodes may have told of replicas before this member knew of the container: those
+            // that have places by now, and others.
+            for node in unknown.removeValue(forKey: id) ?? [] {
+                noteHeld(id, by: node)
             }
         }
         if before?.state != record.state {

@@ -17,6 +17,13 @@ extension SCMState {
     ///
     /// O(containers).
     public func safeModeReason(at now: UInt64) -> String? {
+        safeModeReason(at: now, stopsEarly: false)
+    }
+
+    /// - Parameter stopsEarly: that there is a reason is enough, whatever it says: it costs what is not
+    ///   there yet, up to the hundredth part that is waited for.
+    private func safeModeReason(at now: UInt64, stopsEarly: Bool) -> String? {
+        let most = containers.count / 100
         let heard = nodes.values.count { $0.lastHeartbeat != nil }
         guard heard >= options.minimumDatanodes else {
             return "\(heard) of at least \(options.minimumDatanodes) datanodes have registered"
@@ -35,9 +42,11 @@ extension SCMState {
                 {
                     complete += 1
                 }
+                if stopsEarly, closed - complete > most { return "replicas are missing" }
             case .containerOpen:
                 open += 1
                 if !isWaitedFor(container, at: now) { known += 1 }
+                if stopsEarly, open - known > most { return "datanodes are missing" }
             case .containerClosing, .containerDeleting, .containerDeleted, .UNRECOGNIZED: continue
             }
         }
@@ -70,14 +79,15 @@ extension SCMState {
     private func knownReplicas(_ container: Container) -> Int {
         container.nodes.indices.count { place in
             guard let id = container.nodes[place], let node = nodes[id],
-                node.lastHeartbeat != nil, node.replicas[container.id] != nil
+                node.lastHeartbeat != nil, replica(of: container, at: place) != nil
             else { return container.empty.contains(place + 1) }
             return true
         }
     }
 
     public mutating func updateSafeMode(at now: UInt64) {
-        if isInSafeMode, safeModeReason(at: now) == nil { isInSafeMode = false }
+        guard isInSafeMode, safeModeReason(at: now, stopsEarly: true) == nil else { return }
+        isInSafeMode = false
     }
 
     public mutating func leaveSafeMode() { isInSafeMode = false }

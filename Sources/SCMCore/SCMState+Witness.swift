@@ -47,7 +47,7 @@ extension SCMState {
     }
 
     /// What the node at `place` reports of the container's replica with that index.
-    func replica(of container: Container, at place: Int) -> SCMReplicaReport? {
+    func replica(of container: Container, at place: Int) -> Replica? {
         guard let id = container.nodes[place], let found = nodes[id]?.replicas[container.id],
             found.replicaIndex == 0 || Int(found.replicaIndex) == place + 1
         else { return nil }
@@ -106,24 +106,33 @@ extension SCMState {
 
     // MARK: Witnessing
 
-    mutating func noteReported(_ replica: SCMReplicaReport, by node: DatanodeID) {
-        let id = ContainerID(replica.container)
-        guard replica.state != .none, let container = containers[id] else {
-            if replica.state == .none || replica.state == .lost {
-                nodes[node]?.unknown.remove(id)
-            } else {
-                nodes[node]?.unknown.insert(id)
+    /// - Parameter index: of the replica, from 1; 0: not told.
+    mutating func noteReported(
+        _ id: ContainerID, _ state: SCMReplicaState, index: UInt32, by node: DatanodeID
+    ) {
+        guard state != .none, let container = containers[id] else {
+            if state == .none {
+                strays.remove(id, on: node)
+                if unknown[id]?.remove(node) != nil, unknown[id]?.isEmpty == true {
+                    unknown[id] = nil
+                }
+            } else if state != .lost {
+                unknown[id, default: []].insert(node)
             }
             return
         }
-        guard replica.state != .recovering, let place = container.nodes.firstIndex(of: node),
-            replica.replicaIndex == 0 || Int(replica.replicaIndex) == place + 1
+        guard state != .recovering, let place = container.nodes.firstIndex(of: node),
+            index == 0 || Int(index) == place + 1
         else {
-            if replica.state != .lost { noteStray(container.id, on: node) }
+            if state == .lost {
+                strays.remove(id, on: node)
+            } else {
+                noteStray(id, on: node)
+            }
             return
         }
         if container.state == .containerDeleted { noteStray(container.id, on: node) }
-        if replica.state != .lost { deletions.unpark(container.id, by: node) }
+        if state != .lost { deletions.unpark(container.id, by: node) }
         guard !container.witnessed.contains(place + 1) else { return }
         unlogged[container.id, default: []].insert(place + 1)
     }
@@ -137,7 +146,7 @@ extension SCMState {
             .sorted { $0.key < $1.key }.map { id, indexes in
                 var replicas = SCMCommand.Witnessed.Replicas()
                 replicas.container = id.rawValue
-                replicas.indexes = indexes.sorted().map { UInt32($0) }
+                replicas.indexes = indexes.message
                 return replicas
             }
         return SCMCommand(.witnessed(change))
@@ -147,15 +156,14 @@ extension SCMState {
 
     /// Has node `id` make no replica of containers that are being closed and of which it has none.
     func retirements(for id: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
-        inTransition.sorted().compactMap { number in
-            guard let container = containers[number], container.state == .containerClosing,
-                let place = container.nodes.firstIndex(of: id),
+        transitions(of: id, to: .containerClosing).compactMap { container in
+            guard let place = container.nodes.firstIndex(of: id),
                 presence(of: place, in: container, at: now) == .unmade,
                 !isRetired(place, of: container),
-                closings.mayClose(number, delay: options.closeDelayNanoseconds, at: now)
+                closings.mayClose(container.id, delay: options.closeDelayNanoseconds, at: now)
             else { return nil }
             var command = SCMDatanodeCommand()
-            command.closeContainer = number.rawValue
+            command.closeContainer = container.id.rawValue
             return command
         }
     }

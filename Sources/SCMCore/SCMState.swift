@@ -67,15 +67,13 @@ public struct SCMState: Sendable {
         /// Which one that was, as this member counts those of all nodes.
         var beat: UInt64 = 0
         public var volumes: [DNVolume] = []
-        public var replicas: [ContainerID: SCMReplicaReport] = [:]
+        public internal(set) var replicas: [ContainerID: Replica] = [:]
         /// Replicas that it is rebuilding. They count for nothing.
-        var recovering: [ContainerID: SCMReplicaReport] = [:]
+        var recovering: [ContainerID: Rebuilding] = [:]
         /// Those of `replicas` that are not closed, and can be.
         var openReplicas: Set<ContainerID> = []
         /// Containers whose replica it reports as lost.
         var lost: Set<ContainerID> = []
-        /// Containers of which it has a replica, and which are in no table.
-        var unknown: Set<ContainerID> = []
         /// Containers of which it has no replica, and makes none as long as its epoch lasts.
         var retired: Set<ContainerID> = []
         /// Stands for what its volumes hold; 0: it does not say, as those of before.
@@ -99,12 +97,12 @@ public struct SCMState: Sendable {
                 replicas[id] = nil
                 lost.insert(id)
             case .open, .closing:
-                replicas[id] = replica
+                replicas[id] = Replica(replica)
                 openReplicas.insert(id)
-            case .closed, .unhealthy, .UNRECOGNIZED: replicas[id] = replica
+            case .closed, .unhealthy, .UNRECOGNIZED: replicas[id] = Replica(replica)
             case .recovering:
                 replicas[id] = nil
-                recovering[id] = replica
+                recovering[id] = Rebuilding(replica)
             }
         }
 
@@ -114,7 +112,6 @@ public struct SCMState: Sendable {
             openReplicas = []
             lost = []
             retired = []
-            unknown = []
         }
     }
 
@@ -131,11 +128,11 @@ public struct SCMState: Sendable {
         /// By replica index; nil where nothing was placed.
         public var nodes: [DatanodeID?]
         public var state: SCMContainerState
-        public var corrupt: Set<Int> = []
+        public var corrupt: ReplicaIndexes = []
         /// Replica indexes (from 1) that no byte of any block fell to when it was closed.
-        public var empty: Set<Int> = []
+        public var empty: ReplicaIndexes = []
         /// Replica indexes that were reported once: from then on absence is loss.
-        public internal(set) var witnessed: Set<Int> = []
+        public internal(set) var witnessed: ReplicaIndexes = []
         /// By replica index: the stores of the nodes when it was made; 0 where not known, and
         /// empty for a container from before they were noted.
         var stores: [UInt64] = []
@@ -173,13 +170,16 @@ public struct SCMState: Sendable {
     /// Whether this member, which leads, has applied all that was logged before it did.
     var hasCaughtUp = false
     /// Replicas that are reported by nodes whose they are not, or may not be.
-    var strays: [DatanodeID: StrayReplicas] = [:]
+    var strays = StrayReplicas()
+    /// Containers that are in no table, or not yet, as far as this member has applied the log; and the
+    /// nodes that reported replicas of them, some of which may be gone.
+    var unknown: [ContainerID: Set<DatanodeID>] = [:]
     /// Deletions that wait for nodes that have nothing of the container any more.
     var departed: [DatanodeID: [UInt64]] = [:]
     /// Heartbeats and registrations that this member has heard.
     var beats: UInt64 = 0
     /// Indexes that were reported and are not logged as witnessed.
-    var unlogged: [ContainerID: Set<Int>] = [:]
+    var unlogged: [ContainerID: ReplicaIndexes] = [:]
     /// Containers that something was reported of since they were looked at.
     var changed: Set<ContainerID> = []
     /// Those that are to be looked at again though nothing may be reported of them, once all of
@@ -284,6 +284,7 @@ public struct SCMState: Sendable {
         beats += 1
         let beats = beats
         if isFull {
+            strays.forget(id)
             if let before = nodes[id]?.replicas.keys { changed.formUnion(before) }
             if leadingTerm != nil { repairs.look(at: members.containers(of: id)) }
         }
@@ -302,7 +303,8 @@ public struct SCMState: Sendable {
         disks.heard(id, volumes, at: now)
         for replica in replicas {
             changed.insert(ContainerID(replica.container))
-            noteReported(replica, by: id)
+            noteReported(
+                ContainerID(replica.container), replica.state, index: replica.replicaIndex, by: id)
         }
         return true
     }
@@ -352,15 +354,35 @@ public struct SCMState: Sendable {
             commands.append(command)
         }
         commands += retirements(for: id, at: now)
-        for container in inTransition where containers[container]?.state == .containerDeleting {
-            guard node.replicas[container] != nil else { continue }
-            var command = SCMDatanodeCommand()
-            command.deleteContainer = container.rawValue
-            commands.append(command)
-        }
+        commands += deletions(for: id)
         commands += repairCommands(for: id, at: now) + healCommands(for: id, at: now)
         let rebuilt = members.repairs(on: id)
         return commands + deletions.commands(for: id, holding: rebuilt, at: now)
+    }
+
+    /// Has node `id` remove what it has of containers that are being removed.
+    private func deletions(for id: DatanodeID) -> [SCMDatanodeCommand] {
+        transitions(of: id, to: .containerDeleting).compactMap { container in
+            guard let replica = nodes[id]?.replicas[container.id] else { return nil }
+            var command = SCMDatanodeCommand()
+            if replica.state == .unhealthy {
+                // It had no block when this began; its node refuses to say so of what is damaged.
+                command.removeReplica.container = container.id.rawValue
+                command.removeReplica.replicaIndex = replica.replicaIndex
+            } else {
+                command.deleteContainer = container.id.rawValue
+            }
+            return command
+        }
+    }
+
+    /// Containers in `state`, on the way from one to another, that node `id` has to do with, in order.
+    func transitions(of id: DatanodeID, to state: SCMContainerState) -> [Container] {
+        let own = members.containers(of: id)
+        let both =
+            own.count < inTransition.count
+            ? own.filter { inTransition.contains($0) } : inTransition.filter { own.contains($0) }
+        return both.sorted().compactMap { containers[$0] }.filter { $0.state == state }
     }
 
     /// What a watcher of closings has not heard.

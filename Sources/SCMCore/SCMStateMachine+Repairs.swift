@@ -9,15 +9,16 @@ import Wire
 // have heard of the deletion yet. So a deletion waits for who is being given a replica when it
 // is logged, and, once all of these have confirmed, for who was given one since: `late`.
 
-/// How orders to rebuild replicas are named.
-enum SCMRepairs {
-    /// A command begins fewer repairs than this.
+/// How deletions and orders to rebuild replicas are numbered: in one way, so that which came first can
+/// be told by comparing one with another.
+enum SCMNumbers {
+    /// A command draws fewer than this.
     static let perCommand: UInt64 = 1 << 16
 
-    /// Greater than that of each order before, and than the number of each deletion before: these
-    /// are drawn in the same way.
-    static func token(commandIndex: UInt64, offset: Int) -> UInt64 {
-        commandIndex * perCommand + UInt64(offset)
+    /// Greater than each that was drawn before. Precondition: `offset` is less than `perCommand`.
+    static func number(commandIndex: UInt64, offset: Int) -> UInt64 {
+        precondition(offset < perCommand, "too many numbers for one command")
+        return commandIndex * perCommand + UInt64(offset)
     }
 }
 
@@ -27,13 +28,13 @@ extension SCMStateMachine {
         in transaction: some MetadataTransaction
     ) -> SCMAnswer {
         changeEach(change.starts, \.container, in: transaction) { record, start, offset in
-            guard offset < SCMRepairs.perCommand else { return .tooManyRepairs }
+            guard offset < SCMNumbers.perCommand else { return .tooManyRepairs }
             if let refusal = record.refusal(of: start) { return refusal }
             var repair = SCMContainerRecord.Repair()
             repair.replicaIndex = start.replicaIndex
             repair.node = start.to
             repair.store = start.store
-            repair.token = SCMRepairs.token(commandIndex: index, offset: offset)
+            repair.token = SCMNumbers.number(commandIndex: index, offset: offset)
             repair.reason = start.reason
             record.repairs.append(repair)
             return nil

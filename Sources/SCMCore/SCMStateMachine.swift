@@ -128,9 +128,7 @@ public struct SCMStateMachine: StateMachine {
         case .startRepairs(let change): return start(change, at: index, in: transaction)
         case .endRepairs(let change): return end(change, in: transaction)
         case .operate(let change): return operate(change, in: transaction)
-        case .balance(let change):
-            transaction.put(SCMTable.values, SCMTable.balanceKey, change.encoded)
-            return .changed([.balance(change)])
+        case .balance(let change): return set(change, in: transaction)
         case nil: return .changed([])
         }
     }
@@ -249,7 +247,7 @@ public struct SCMStateMachine: StateMachine {
     ) -> [SCMRow] {
         SCMDeletions.byContainer(blocks).enumerated().compactMap { offset, group in
             guard let container = record(group.container, in: transaction) else { return nil }
-            let number = SCMDeletions.number(commandIndex: index, offset: offset)
+            let number = SCMNumbers.number(commandIndex: index, offset: offset)
             let record = SCMDeletions.record(group.blocks, container)
             transaction.put(SCMTable.deletions, SCMTable.key(number), record.encoded)
             return .deletion(number: number, record)
@@ -310,14 +308,6 @@ extension SCMContainerRecord {
 
 /// How a command that deletes blocks becomes deletions with numbers.
 enum SCMDeletions {
-    /// A command deletes blocks of fewer containers than this.
-    static let containersPerCommand: UInt64 = 1 << 16
-
-    static func number(commandIndex: UInt64, offset: Int) -> UInt64 {
-        precondition(offset < containersPerCommand, "too many containers in one deletion")
-        return commandIndex * containersPerCommand + UInt64(offset)
-    }
-
     static func byContainer(_ blocks: [WireBlock]) -> [(container: UInt64, blocks: [WireBlock])] {
         Dictionary(grouping: blocks, by: \.container).sorted { $0.key < $1.key }
             .map { (container: $0.key, blocks: $0.value) }

@@ -21,8 +21,18 @@ extension DiskCommand {
         func run() async throws {
             let settings = try await options.settings(for: .datanode)
             let directory = try settings.required("datanode.directory")
-            let before = try MovedVolume(path: path).adopt(by: Self.identity(in: directory))
+            let own = settings.list("datanode.volumes").filter { $0 != path }
+            let moved = MovedVolume(path: path)
+            let before = try await moved.adopt(by: Self.identity(in: directory), beside: own)
             print("\(path), which was datanode \(before)'s, is this one's from its next start on")
+            let shared = moved.containers.intersection(
+                own.reduce(into: []) { $0.formUnion(MovedVolume(path: $1).containers) })
+            if !shared.isEmpty {
+                print(
+                    "of \(shared.count) of its \(moved.containers.count) containers this datanode "
+                        + "has a replica already; a datanode has one of each: list \(path) last in "
+                        + "datanode.volumes, or those on the other disks are not used")
+            }
         }
 
         /// The datanode's, which has it since its first start.
@@ -46,25 +56,58 @@ extension DiskCommand {
 struct MovedVolume {
     let path: String
 
-    /// Has the volume name `datanode` as its own, durably. Returns whose it was.
-    ///
-    /// One file is replaced: a crash leaves it whose it was, or whose it is to be.
-    /// Throws `invalidArgument` if it is no volume, is in use, or is this datanode's already;
-    /// `versionMismatch` or `corrupt` if its `VERSION` cannot be read.
-    func adopt(by datanode: DatanodeID) throws(StoreError) -> DatanodeID {
-        let file = "\(path)/VERSION"
+    private var file: String { "\(path)/VERSION" }
+
+    /// Containers of which the volume has files.
+    var containers: Set<UInt64> {
+        let names =
+            (try? FileManager.default.contentsOfDirectory(atPath: path + "/containers")) ?? []
+        return Set(
+            names.compactMap { name in
+                guard name.hasPrefix("container-"), name.hasSuffix(".journal") else { return nil }
+                return UInt64(name.dropFirst("container-".count).dropLast(".journal".count))
+            })
+    }
+
+    /// Whose the volume is. Throws `invalidArgument` if it is none; `versionMismatch` or `corrupt` if
+    /// its `VERSION` cannot be read.
+    private func version() throws(StoreError) -> VolumeVersion {
         guard let data = FileManager.default.contents(atPath: file) else {
             throw StoreError(
                 .invalidArgument,
                 "\(path) is no volume: there is no \(file), or it cannot be read; is the disk "
                     + "mounted?")
         }
-        var version: VolumeVersion
-        do throws(FormatError) { version = try VolumeVersion(parsing: Array(data)) } catch {
+        do throws(FormatError) { return try VolumeVersion(parsing: Array(data)) } catch {
             if case .unknownVersion = error {
                 throw StoreError(.versionMismatch, "\(file): \(error.description)")
             }
             throw StoreError(.corrupt, "\(file): \(error.description)")
+        }
+    }
+
+    /// Has the volume name `datanode` as its own, durably. Returns whose it was.
+    ///
+    /// One file is replaced: a crash leaves it whose it was, or whose it is to be. That it was being
+    /// drained where it was ends.
+    /// Throws `invalidArgument` if it is no volume, is in use, is this datanode's already, or
+    /// belongs to another cluster than `others`; as `version`.
+    /// - Parameters:
+    ///   - others: the datanode's other volumes; those that cannot be read say nothing.
+    ///   - patience: how long one that is in use is waited for.
+    func adopt(
+        by datanode: DatanodeID, beside others: [String] = [],
+        patience: Duration = DirectoryLock.patience
+    ) async throws(StoreError) -> DatanodeID {
+        var version = try self.version()
+        for other in others {
+            guard let own = try? MovedVolume(path: other).version().cluster,
+                let cluster = version.cluster, own != cluster
+            else { continue }
+            throw StoreError(
+                .invalidArgument,
+                "\(path) belongs to cluster \(cluster), and \(other) to \(own): a disk stays in its "
+                    + "cluster")
         }
         let before = version.datanode
         guard before != datanode else {
@@ -72,8 +115,10 @@ struct MovedVolume {
                 .invalidArgument, "\(path) is this datanode's already: nothing is to be said")
         }
         // A datanode that works on the volume has it.
-        let lock = try DirectoryLock(path, file: "in-use.lock")
+        let lock = try await DirectoryLock(path, file: "in-use.lock", patience: patience)
         defer { lock.release() }
+        version = try self.version()
+        unlink(path + "/leaving")
         version.datanode = datanode
         try DurableFile.replace(file, with: Data(version.encoded()), mode: 0o644)
         return before

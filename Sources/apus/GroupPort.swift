@@ -61,7 +61,7 @@ struct GroupPort {
     ) async throws -> MemberIdentity {
         let directory = try settings.required("\(role).directory")
         let place = try settings.place(role)
-        let lock = try DirectoryLock(directory)
+        let lock = try await DirectoryLock(directory)
         defer { lock.release() }
         if let known = try await MemberIdentity.load(from: directory, for: place, on: reactor) {
             throw StoreError(

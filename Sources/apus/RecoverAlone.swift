@@ -46,7 +46,7 @@ struct RecoverAlone {
         let reactor = runtime.reactors.next()
         let place = try settings.place(role)
         let addresses = try Set(settings.addresses(of: role)).subtracting([place.address])
-        let lock = try DirectoryLock(directory)
+        let lock = try await DirectoryLock(directory)
         defer { lock.release() }
         guard
             let identity = try await MemberIdentity.load(from: directory, for: place, on: reactor)

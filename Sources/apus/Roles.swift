@@ -70,7 +70,7 @@ enum Roles {
     static func startSCM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("scm", level: settings.text("log.level"))
         let directory = try settings.required("scm.directory")
-        let lock = try DirectoryLock(directory)
+        let lock = try await DirectoryLock(directory)
         var options = StorageContainerManager.Options()
         options.state.minimumDatanodes = try settings.number("scm.minimum-datanodes")
         options.state.staleAfterNanoseconds = try settings.nanoseconds("scm.stale-after-ms")
@@ -151,7 +151,7 @@ enum Roles {
     static func startOM(_ settings: Settings, _ runtime: Runtime) async throws -> RunningRole {
         let logger = makeLogger("om", level: settings.text("log.level"))
         let directory = try settings.required("om.directory")
-        let lock = try DirectoryLock(directory)
+        let lock = try await DirectoryLock(directory)
         let reactor = runtime.reactors.next()
         // One alone serves connections as well: no request changes threads on its way.
         let count = try reactorsOfOM(settings)
@@ -214,7 +214,7 @@ enum Roles {
     ) async throws -> RunningRole {
         let logger = makeLogger("datanode", level: settings.text("log.level"))
         let directory = try settings.required("datanode.directory")
-        let lock = try DirectoryLock(directory)
+        let lock = try await DirectoryLock(directory)
         let reactor = runtime.reactors.next()
         let host = settings.text("datanode.host")
         var options = Datanode.Options(
@@ -346,26 +346,43 @@ enum Roles {
 
 /// Holds a directory for one process, so that a second one does not write into the same files.
 final class DirectoryLock: Sendable {
+    /// How long one that another process holds is waited for. A process that was just killed holds
+    /// its locks until the kernel has ended its I/O, which takes seconds where a disk is slow.
+    static let patience = Duration.seconds(5)
+
     private let descriptor: Int32
 
     /// Makes the directory if it is absent.
-    convenience init(_ directory: String) throws {
+    convenience init(_ directory: String) async throws {
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true)
-        try self.init(directory, file: "lock")
+        try await self.init(directory, file: "lock")
     }
 
     /// Locks `file` in a directory that is there.
     ///
-    /// Throws `invalidArgument` where another process has it, `io` where it cannot be opened.
-    init(_ directory: String, file: String) throws(StoreError) {
+    /// Throws `invalidArgument` where another process has it for `patience`, `io` where it cannot be
+    /// opened or locked.
+    init(
+        _ directory: String, file: String, patience: Duration = DirectoryLock.patience
+    ) async throws(StoreError) {
         let path = "\(directory)/\(file)"
         descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else {
             throw StoreError(.io, "cannot open \(path): \(String(cString: strerror(errno)))")
         }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+        let deadline = ContinuousClock.now.advanced(by: patience)
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            let code = errno
+            if code == EWOULDBLOCK, ContinuousClock.now < deadline,
+                (try? await Task.sleep(for: .milliseconds(20))) != nil
+            {
+                continue
+            }
             close(descriptor)
+            guard code == EWOULDBLOCK else {
+                throw StoreError(.io, "cannot lock \(path): \(String(cString: strerror(code)))")
+            }
             throw StoreError(
                 .invalidArgument, "\(directory) is in use by another process; stop that one first")
         }

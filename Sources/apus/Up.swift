@@ -65,7 +65,7 @@ struct Up: AsyncParsableCommand {
             directory: dir, oms: oms, scms: scms, datanodes: datanodes,
             volumesPerDatanode: volumesPerDatanode,
             replication: replication, s3: s3)
-        let lock = try DirectoryLock(layout.directory + "/run")
+        let lock = try await DirectoryLock(layout.directory + "/run")
         try layout.write()
         let joining =
             try await begin(layout, "om", layout.oms) + begin(layout, "scm", layout.scms)

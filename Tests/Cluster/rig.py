@@ -102,7 +102,7 @@ class Cluster:
     def kill(self, role):
         pid = self.pid(role)
         os.kill(pid, signal.SIGKILL)
-        for _ in range(200):
+        for _ in range(500):
             try:
                 # One that was started again is a child of this process.
                 if os.waitpid(pid, os.WNOHANG)[0] == pid:
@@ -114,6 +114,7 @@ class Cluster:
             except ProcessLookupError:
                 return
             time.sleep(0.02)
+        raise AssertionError(f"{role} (process {pid}) is still there 10 s after it was killed")
 
     def restart(self, role, command):
         """Starts a killed role again by hand, as an operator would."""

@@ -40,6 +40,7 @@ extension SCMState {
     }
 
     func fullness(at now: UInt64) -> Fullness {
+        let going = leavingBytes()
         var found = healthyOrFull(at: now).compactMap { id -> Fullness.Node? in
             guard let node = nodes[id] else { return nil }
             let volumes = node.volumes.filter { !$0.isFailed && !$0.isLeaving }
@@ -52,7 +53,7 @@ extension SCMState {
             let reserved = UInt64(options.minimumFreeBytes) + coming
             return Fullness.Node(
                 id: id, rack: node.address.rack, capacity: capacity,
-                used: used - min(used, leavingBytes(from: id)), room: most - min(most, reserved))
+                used: used - min(used, going[id] ?? 0), room: most - min(most, reserved))
         }
         found.sort { ($1.part, $0.id) < ($0.part, $1.id) }
         let capacity = found.reduce(0.0) { $0 + Double($1.capacity) }
@@ -75,16 +76,17 @@ extension SCMState {
         }
     }
 
-    /// Bytes of the node's replicas that are being moved to others.
-    private func leavingBytes(from id: DatanodeID) -> UInt64 {
-        members.repairing.reduce(0) { sum, number in
-            guard let container = containers[number],
-                container.repairs.contains(where: { repair in
-                    repair.reason == .balance && container.nodes[repair.index - 1] == id
-                })
-            else { return sum }
-            return sum + (nodes[id]?.replicas[number]?.usedBytes ?? 0)
+    /// Bytes of replicas that are being moved to others, by node.
+    private func leavingBytes() -> [DatanodeID: UInt64] {
+        var bytes: [DatanodeID: UInt64] = [:]
+        for number in members.repairing {
+            guard let container = containers[number] else { continue }
+            for repair in container.repairs where repair.reason == .balance {
+                guard let id = container.nodes[repair.index - 1] else { continue }
+                bytes[id, default: 0] += nodes[id]?.replicas[number]?.usedBytes ?? 0
+            }
         }
+        return bytes
     }
 
     // MARK: Deciding
@@ -101,7 +103,7 @@ extension SCMState {
             guard balance.isRunning else { return nil }
             var next = balance
             next.isRunning = false
-            return SCMCommand(.balance(next))
+            return setting(next)
         case .start:
             guard (1...50).contains(request.thresholdPercent) else {
                 throw StoreError(
@@ -117,26 +119,38 @@ extension SCMState {
             next.thresholdPercent = request.thresholdPercent
             next.bytesPerSecond = request.bytesPerSecond
             next.sinceMilliseconds = wall
-            return SCMCommand(.balance(next))
+            return setting(next)
         case .UNRECOGNIZED(let number):
             throw StoreError(.invalidArgument, "balancing has no action \(number)")
         }
     }
 
+    private func setting(_ next: SCMBalance) -> SCMCommand {
+        var change = SCMCommand.SetBalance()
+        change.balance = next
+        change.fromSinceMilliseconds = balance.sinceMilliseconds
+        return SCMCommand(.balance(change))
+    }
+
     /// Moves that begin now, or the end of it once all are alike; nil: none.
-    public mutating func dueMoves(at now: UInt64) -> SCMCommand? {
+    public mutating func dueMoves(
+        at now: UInt64, using random: inout some RandomNumberGenerator
+    ) -> SCMCommand? {
         guard hasCaughtUp, !isInSafeMode, balance.isRunning, now >= repairs.nextMove,
             repairs.count == 0, repairs.unseen.isEmpty
         else { return nil }
         let fullness = fullness(at: now)
         let isMoving = movesUnderWay > 0
         if fullness.outside == 0 {
-            guard !isMoving else { return nil }
+            guard !isMoving else {
+                repairs.nextMove = now + Limits.balanceRestNanoseconds / 10
+                return nil
+            }
             var end = balance
             end.isRunning = false
-            return SCMCommand(.balance(end))
+            return setting(end)
         }
-        guard let move = nextMove(fullness, at: now) else {
+        guard let move = nextMove(fullness, at: now, using: &random) else {
             // Where nothing can be moved it is not looked for at each tick.
             repairs.nextMove = now + Limits.balanceRestNanoseconds
             return nil
@@ -164,7 +178,9 @@ extension SCMState {
     ///
     /// From those that are too full; where there are none, and others are too empty, from those
     /// above the average.
-    private func nextMove(_ fullness: Fullness, at now: UInt64) -> Move? {
+    private func nextMove(
+        _ fullness: Fullness, at now: UInt64, using random: inout some RandomNumberGenerator
+    ) -> Move? {
         let isHigh = fullness.nodes.contains { $0.part > fullness.high }
         let sources = fullness.nodes.prefix {
             $0.part > (isHigh ? fullness.high : fullness.average)
@@ -177,7 +193,9 @@ extension SCMState {
         }
         guard !targets.isEmpty else { return nil }
         for source in sources where members.reads(from: source.id) < options.repairsPerSource {
-            for number in members.containers(of: source.id).prefix(Limits.containersExamined) {
+            // Others each time: of some there may be nowhere to go.
+            let some = members.containers(of: source.id).shuffled(using: &random)
+            for number in some.prefix(Limits.containersExamined) {
                 if let move = move(number, from: source, to: targets, fullness, at: now) {
                     return move
                 }

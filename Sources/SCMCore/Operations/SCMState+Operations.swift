@@ -31,6 +31,7 @@ extension SCMState {
             else { continue }
             var each = SCMCommand.Operate.Change()
             each.from = before?.state ?? .inService
+            each.fromEndsAtMilliseconds = before?.endsAt ?? 0
             // One that is in maintenance stays so: only its end is another one.
             let isLonger = wanted == .enteringMaintenance && before?.state == .inMaintenance
             each.operation =
@@ -81,6 +82,7 @@ extension SCMState {
             guard let next = next(id, operation, wall: wall) else { continue }
             var each = SCMCommand.Operate.Change()
             each.from = operation.state
+            each.fromEndsAtMilliseconds = operation.endsAt
             each.operation = operation.message(of: id)
             each.operation.state = next
             change.changes.append(each)
@@ -101,12 +103,13 @@ extension SCMState {
         }
     }
 
-    /// Whether nothing that may hold bytes has its place on the node.
+    /// Whether nothing that may hold bytes has its place on the node, or is to have.
     private func isDrained(_ id: DatanodeID) -> Bool {
-        !members.containers(of: id).contains { number in
-            guard let container = containers[number] else { return false }
-            return container.holds(id)
-        }
+        members.repairs(on: id).isEmpty
+            && !members.containers(of: id).contains { number in
+                guard let container = containers[number] else { return false }
+                return container.holds(id)
+            }
     }
 
     /// Whether all that the node has can be read without it, and one more replica be lost.

@@ -13,8 +13,10 @@ extension SCMStateMachine {
             guard transaction.get(SCMTable.nodes, SCMTable.key(id)) != nil else {
                 return .refused(.noSuchNode(id))
             }
-            let state = operation(of: id, in: transaction)?.state ?? .inService
-            guard state == each.from else { return .refused(.nodeIs(id, state)) }
+            let known = operation(of: id, in: transaction) ?? SCMNodeOperation()
+            guard known.state == each.from,
+                known.endsAtMilliseconds == each.fromEndsAtMilliseconds
+            else { return .refused(.nodeIs(id, known.state)) }
         }
         return .changed(
             change.changes.map { each in
@@ -27,6 +29,18 @@ extension SCMStateMachine {
                 transaction.put(SCMTable.operations, key, each.operation.encoded)
                 return .operation(id, each.operation)
             })
+    }
+
+    func set(
+        _ change: SCMCommand.SetBalance, in transaction: some MetadataTransaction
+    ) -> SCMAnswer {
+        let known = transaction.get(SCMTable.values, SCMTable.balanceKey)
+            .flatMap { try? SCMBalance(parsing: $0) }
+        guard known?.sinceMilliseconds ?? 0 == change.fromSinceMilliseconds else {
+            return .refused(.isBalancingAnew)
+        }
+        transaction.put(SCMTable.values, SCMTable.balanceKey, change.balance.encoded)
+        return .changed([.balance(change.balance)])
     }
 
     private func operation(

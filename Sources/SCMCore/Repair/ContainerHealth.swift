@@ -148,9 +148,13 @@ extension SCMState {
     /// Whether each replica of a closed container is reported as whole by a node that was heard of
     /// just now, or is known to be empty: then those that others have are not needed.
     ///
-    /// - Parameter beat: a heartbeat, as they are counted; each node is to have sent a later one.
-    func isWhole(_ container: Container, after beat: UInt64 = 0, at now: UInt64) -> Bool {
-        container.nodes.indices.allSatisfy { place in
+    /// - Parameters:
+    ///   - exception: a place that is not looked at.
+    ///   - beat: a heartbeat, as they are counted; each node is to have sent a later one.
+    func isWhole(
+        _ container: Container, but exception: Int? = nil, after beat: UInt64 = 0, at now: UInt64
+    ) -> Bool {
+        container.nodes.indices.filter { $0 != exception }.allSatisfy { place in
             switch presence(of: place, in: container, at: now) {
             case .here:
                 isWhole(place, of: container, at: now)

@@ -103,6 +103,14 @@ extension SCMState.Container {
     /// Nodes that have a place or rebuild a replica, each once.
     var members: Set<DatanodeID> { Set(nodes.compactMap { $0 } + repairs.map(\.node)) }
 
+    /// Nodes that may have blocks of the container: those of `members`, but for places that no byte
+    /// fell to. None of a container that was removed.
+    var holders: Set<DatanodeID> {
+        guard state != .containerDeleted else { return [] }
+        let placed = nodes.indices.compactMap { empty.contains($0 + 1) ? nil : nodes[$0] }
+        return Set(placed + repairs.map(\.node))
+    }
+
     /// Nodes that a repair may read from, by the tables: those of the replicas that are not being
     /// rebuilt and not empty; of one that is copied away from its node, that.
     func sources(of repair: Repair) -> [DatanodeID] {

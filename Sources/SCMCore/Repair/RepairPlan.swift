@@ -13,6 +13,8 @@ struct RepairPlan: Sendable {
     var resting: [ContainerID] = []
     /// Replicas of the present container by rack, without those that are lost or go.
     private(set) var racks: [String: Int] = [:]
+    /// No node could be had for a replica of the present container, however long one waits.
+    private(set) var isHopeless = false
     private var taken: Set<DatanodeID> = []
     private var bytes: UInt64 = 0
 
@@ -23,6 +25,7 @@ struct RepairPlan: Sendable {
     /// What follows is of `container`, whose replicas have `bytes` at most.
     mutating func begin(_ container: SCMState.Container, bytes: UInt64) {
         racks = [:]
+        isHopeless = false
         taken = container.members
         self.bytes = bytes
     }
@@ -34,16 +37,18 @@ struct RepairPlan: Sendable {
     /// A node that has nothing to do with the container and `isAllowed`, and takes its slot.
     mutating func choose(_ isAllowed: (DatanodeID) -> Bool) -> DatanodeID? {
         let taken = taken
-        guard
-            let target = targets.choose(
-                bytes: bytes, used: racks, isAllowed: { !taken.contains($0) && isAllowed($0) })
-        else { return nil }
-        return take(target)
+        func mayTake(_ id: DatanodeID) -> Bool { !taken.contains(id) && isAllowed(id) }
+        if let target = targets.choose(bytes: bytes, used: racks, isAllowed: mayTake) {
+            return take(target)
+        }
+        isHopeless = !targets.hasCandidate(bytes: bytes, isAllowed: mayTake)
+        return nil
     }
 
     /// The node that has the place, if it has a slot.
     mutating func choose(own: DatanodeID) -> DatanodeID? {
-        targets.choose(bytes: bytes, used: [:]) { $0 == own }.map { take($0) }
+        if targets.hasCandidate(bytes: bytes, isAllowed: { $0 == own }) { isHopeless = false }
+        return targets.choose(bytes: bytes, used: [:]) { $0 == own }.map { take($0) }
     }
 
     private mutating func take(_ target: RepairTargets.Node) -> DatanodeID {

@@ -72,9 +72,10 @@ struct RepairQueue: Sendable {
     private var avoided: [DatanodeID: UInt64] = [:]
     /// Racks with nodes that can be given replicas: how many of these each has.
     var racks: [Int] = []
-    /// Containers whose replicas are in too few racks, and have nowhere to go: until when nobody
-    /// looks for a place.
-    private var resting: [ContainerID: UInt64] = [:]
+    /// Containers of which something is to be made and no node can: until when nobody looks for one,
+    /// and how many replicas were missing. They hold up nobody.
+    private var resting: [ContainerID: (until: UInt64, missing: Int)] = [:]
+    private var receivers: Set<DatanodeID> = []
     var phases: [DatanodeID: SCMState.NodePhase] = [:]
     var progress: [UInt64: Progress] = [:]
     var drains: [DatanodeID: Drain] = [:]
@@ -117,13 +118,14 @@ struct RepairQueue: Sendable {
             degraded[id] = nil
             queued[id] = nil
             failures[id] = nil
+            resting[id] = nil
             return
         }
         found.since = degraded[id]?.since ?? found.since
         degraded[id] = found
-        if let failure = failures[id], failure.until > now {
-            queued[id] = nil
-        } else if isDue {
+        let isResting = resting[id].map { $0.until > now && found.missing <= $0.missing } ?? false
+        let hasFailed = failures[id].map { $0.until > now } ?? false
+        if isDue, !isResting, !hasFailed {
             let entry = Entry(redundancy: found.redundancy, since: found.since, id: id)
             guard queued.updateValue(entry, forKey: id) != entry else { return }
             order.insert(entry)
@@ -164,16 +166,25 @@ struct RepairQueue: Sendable {
         avoided[node] = now + SCMState.Limits.avoidedNanoseconds
     }
 
-    /// What is in too few racks stays so for a while.
+    /// No node can make what a container lacks.
     mutating func rest(_ id: ContainerID, until time: UInt64) {
-        resting[id] = time
+        resting[id] = (time, degraded[id]?.missing ?? 0)
         queued[id] = nil
-        degraded[id] = nil
         later.insert(Later(due: time, id: id))
     }
 
-    func isResting(_ id: ContainerID, at now: UInt64) -> Bool {
-        resting[id].map { $0 > now } ?? false
+    /// Nodes that can be given replicas: one that could not before may make what no other could.
+    mutating func note(receivers: Set<DatanodeID>) {
+        defer { self.receivers = receivers }
+        guard !receivers.isSubset(of: self.receivers) else { return }
+        unseen.formUnion(resting.keys)
+        resting = [:]
+    }
+
+    /// A node says something new of the container: what stood in the way may be gone.
+    mutating func lookAnew(at id: ContainerID) {
+        resting[id] = nil
+        look(at: id)
     }
 
     func isAvoided(_ node: DatanodeID, at now: UInt64) -> Bool {
@@ -186,7 +197,7 @@ struct RepairQueue: Sendable {
             later.removeMin()
             unseen.insert(first.id)
         }
-        if !resting.isEmpty { resting = resting.filter { $0.value > now } }
+        if !resting.isEmpty { resting = resting.filter { $0.value.until > now } }
         if !avoided.isEmpty { avoided = avoided.filter { $0.value > now } }
     }
 }
@@ -200,7 +211,7 @@ extension SCMState.Limits {
     /// How long a container waits after its repair failed; twice as long with each failure, up
     /// to 16 times.
     static let repairRetryNanoseconds: UInt64 = 30_000_000_000
-    /// How long a container stays in too few racks before it is looked for another place again.
+    /// How long a container that no node can make a replica of waits before one is looked for again.
     static let restNanoseconds: UInt64 = 60_000_000_000
     /// How long a node that failed to rebuild a replica is not asked to rebuild another one.
     static let avoidedNanoseconds: UInt64 = 300_000_000_000

@@ -20,6 +20,8 @@ struct RepairTargets: Sendable {
     /// By rack and load; those with most room first.
     private var racks: [String: [[Node]]] = [:]
     private let bound: Int
+    /// Also those at their bounds.
+    private let all: [Node]
     /// Replicas that can be given out.
     private(set) var slots = 0
 
@@ -28,6 +30,7 @@ struct RepairTargets: Sendable {
     ///   - random: among equals chance decides.
     init(_ nodes: [Node], bound: Int, using random: inout some RandomNumberGenerator) {
         self.bound = bound
+        all = nodes
         let drawn = nodes.filter { $0.load < bound }
             .map { (node: $0, draw: random.next()) }
             .sorted { ($1.node.free, $0.draw) < ($0.node.free, $1.draw) }
@@ -54,6 +57,11 @@ struct RepairTargets: Sendable {
         guard let best else { return nil }
         take(best.node, at: best.place, bytes: bytes)
         return best.node
+    }
+
+    /// Whether there is a node with `bytes` free that `isAllowed`, were it not at its bound.
+    func hasCandidate(bytes: UInt64, isAllowed: (DatanodeID) -> Bool) -> Bool {
+        all.contains { $0.free >= bytes && isAllowed($0.id) }
     }
 
     private static func isBetter(_ a: (Int, Node), _ b: (Int, Node)) -> Bool {

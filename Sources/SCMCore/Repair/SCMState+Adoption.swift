@@ -10,12 +10,10 @@ import Wire
 // replica that was rebuilt; of those that are forgotten it keeps blocks that nobody refers to.
 
 extension SCMState {
-    /// A node with a whole replica for the place, if it was heard of just now; strays alone are asked,
-    /// of which there are few.
+    /// A node with a whole replica for the place, if it was heard of just now.
     func adoptable(_ place: Int, of container: Container, at now: UInt64) -> DatanodeID? {
-        guard !strays.isEmpty else { return nil }
         let members = container.members
-        return strays.keys.filter { id in
+        return strays.holders(of: container.id).filter { id in
             guard let found = nodes[id]?.replicas[container.id] else { return false }
             return Int(found.replicaIndex) == place + 1 && found.state == .closed
                 && !found.isLeaving

@@ -117,7 +117,7 @@ extension SCMState {
             $0 == place ? nil : healSource($0, of: container, at: now)
         }
         order.sources = sources.filter { !$0.isDamaged } + sources.filter(\.isDamaged)
-        order.emptyIndexes = container.empty.sorted().map { UInt32($0) }
+        order.emptyIndexes = container.empty.message
         return order
     }
 

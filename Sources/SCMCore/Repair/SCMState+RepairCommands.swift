@@ -1,33 +1,5 @@
-import DequeModule
 import Model
 import Wire
-
-/// Replicas on a node that may be no one's: they are looked at in turn until they are gone or
-/// belong to a container again.
-struct StrayReplicas: Sendable {
-    struct Stray: Sendable {
-        var id: ContainerID
-        /// The heartbeat, of all of them, that was the last when it was found.
-        var beat: UInt64
-    }
-
-    private var queue: Deque<Stray> = []
-    private var known: Set<ContainerID> = []
-
-    var count: Int { queue.count }
-
-    /// One that is there already stays as it is.
-    mutating func add(_ stray: Stray) {
-        if known.insert(stray.id).inserted { queue.append(stray) }
-    }
-
-    /// The next, which is not among them any more.
-    mutating func next() -> Stray? {
-        guard let stray = queue.popFirst() else { return nil }
-        known.remove(stray.id)
-        return stray
-    }
-}
 
 // What nodes are told of repairs. It costs what the node has to do: its own repairs, of which there
 // are few, and its own strays.
@@ -36,7 +8,7 @@ extension SCMState {
     /// A node reports a replica that is not, or no longer, the one of a place.
     mutating func noteStray(_ id: ContainerID, on node: DatanodeID) {
         guard nodes[node] != nil else { return }
-        strays[node, default: StrayReplicas()].add(.init(id: id, beat: beats))
+        strays.add(id, on: node, beat: beats)
     }
 
     /// What `node` is to rebuild, and to remove.
@@ -76,7 +48,7 @@ extension SCMState {
             source.node = address.message
             return source
         }
-        order.emptyIndexes = container.empty.sorted().map { UInt32($0) }
+        order.emptyIndexes = container.empty.message
         order.replaces = container.nodes[repair.index - 1] == node
         var command = SCMDatanodeCommand()
         command.reconstruct = order
@@ -84,14 +56,12 @@ extension SCMState {
     }
 
     private mutating func removals(on node: DatanodeID, at now: UInt64) -> [SCMDatanodeCommand] {
-        guard var strays = strays.removeValue(forKey: node) else { return [] }
         var commands: [SCMDatanodeCommand] = []
-        for _ in 0..<min(strays.count, Limits.straysPerHeartbeat) {
-            guard commands.count < Limits.removalsPerHeartbeat, let stray = strays.next() else {
-                break
-            }
-            let id = stray.id
-            switch fate(of: stray, on: node, at: now) {
+        for _ in 0..<min(strays.count(on: node), Limits.straysPerHeartbeat) {
+            guard commands.count < Limits.removalsPerHeartbeat,
+                let (id, beat) = strays.next(on: node)
+            else { break }
+            switch fate(of: id, on: node, foundAt: beat, at: now) {
             case .belongs: continue
             case .stays: break
             case .goes(let index, let token):
@@ -102,9 +72,8 @@ extension SCMState {
                 commands.append(command)
             }
             // Until it is reported as gone.
-            strays.add(stray)
+            strays.add(id, on: node, beat: beat)
         }
-        if strays.count > 0 { self.strays[node] = strays }
         return commands
     }
 
@@ -122,10 +91,12 @@ extension SCMState {
     ///
     /// Since: a disk may be in another machine before the first one is missed. Who counts as there
     /// for some seconds yet does not show that there are two.
+    ///
+    /// One of another index than its node's place keeps the node from having its own: it goes when
+    /// all other places are whole.
     private func fate(
-        of stray: StrayReplicas.Stray, on node: DatanodeID, at now: UInt64
+        of id: ContainerID, on node: DatanodeID, foundAt beat: UInt64, at now: UInt64
     ) -> Fate {
-        let id = stray.id
         guard let container = containers[id] else { return .belongs }
         if let found = nodes[node]?.recovering[id] {
             let isOrdered = container.repairs.contains {
@@ -133,18 +104,18 @@ extension SCMState {
             }
             return isOrdered ? .belongs : .goes(index: found.replicaIndex, token: found.token)
         }
-        let isDeleted = container.state == .containerDeleted
-        guard let found = nodes[node]?.replicas[id],
-            isDeleted || !container.members.contains(node)
-        else {
-            return .belongs
-        }
+        let own = container.nodes.firstIndex(of: node)
+        let isBeingMade = container.repairs.contains { $0.node == node }
+        guard let found = nodes[node]?.replicas[id] else { return .belongs }
+        let isOwn = own.map { [0, $0 + 1].contains(Int(found.replicaIndex)) } ?? isBeingMade
+        guard container.state == .containerDeleted || !isOwn else { return .belongs }
         guard found.state == .closed || found.state == .unhealthy, found.replicaIndex != 0 else {
             return .stays
         }
         switch container.state {
         case .containerClosed
-        where container.repairs.isEmpty && isWhole(container, after: stray.beat, at: now),
+        where container.repairs.isEmpty
+            && isWhole(container, but: own, after: beat, at: now),
             .containerDeleted:
             return .goes(index: found.replicaIndex, token: 0)
         default: return .stays

@@ -15,8 +15,8 @@ extension SCMState {
         repairs.look(at: containers.values.lazy.filter { $0.state == .containerClosed }.map(\.id))
         departed = [:]
         deletions.eachContainer { id, waiting in
-            guard let members = containers[id]?.members else { return }
-            for node in waiting.subtracting(members) {
+            guard let holders = containers[id]?.holders else { return }
+            for node in waiting.subtracting(holders) {
                 departed[node, default: []] += deletions.numbers(in: id, waitingFor: node)
             }
         }
@@ -50,12 +50,27 @@ extension SCMState {
                 noteStray(container.id, on: repair.node)
             }
         }
-        guard before.nodes != container.nodes || before.repairs != container.repairs else { return }
-        for node in before.members.subtracting(container.members) {
-            if nodes[node]?.replicas[container.id] != nil { noteStray(container.id, on: node) }
-            guard leadingTerm != nil else { continue }
+        if before.nodes != container.nodes || before.repairs != container.repairs {
+            for node in before.members.subtracting(container.members)
+            where nodes[node]?.replicas[container.id] != nil {
+                noteStray(container.id, on: node)
+            }
+        }
+        guard leadingTerm != nil else { return }
+        for node in before.holders.subtracting(container.holders) {
             let numbers = deletions.numbers(in: container.id, waitingFor: node)
             if !numbers.isEmpty { departed[node, default: []] += numbers }
+        }
+    }
+
+    /// A deletion waits for nodes that have nothing to delete, as those that no byte fell to: they may
+    /// be gone for good.
+    mutating func noteUseless(_ record: SCMDeletionRecord, number: UInt64) {
+        guard leadingTerm != nil, let id = record.blocks.first?.container,
+            let holders = containers[ContainerID(id)]?.holders
+        else { return }
+        for node in record.waiting.map({ Identity128($0) }) where !holders.contains(node) {
+            departed[node, default: []].append(number)
         }
     }
 
@@ -105,16 +120,19 @@ extension SCMState {
     /// Looks at what changed since it was last called; of very much, at some now and the rest
     /// later.
     mutating func lookAfterRepairs(at now: UInt64) {
-        for id in nodes.keys {
+        var receivers: Set<DatanodeID> = []
+        for (id, node) in nodes {
             let phase = phase(of: id, at: now)
-            guard let before = repairs.phases.updateValue(phase, forKey: id), before != phase
-            else { continue }
+            if phase == .there, operations[id] == nil, hasRoom(node) { receivers.insert(id) }
+            let known = repairs.phases.updateValue(phase, forKey: id)
+            guard let before = known, before != phase else { continue }
             repairs.look(at: members.containers(of: id))
             // Nobody waited for what it has of containers that have been removed meanwhile.
-            if before == .overdue, phase == .there, let node = nodes[id] {
+            if before == .overdue, phase == .there {
                 changed.formUnion(node.replicas.keys)
             }
         }
+        repairs.note(receivers: receivers)
         noteRacks(at: now)
         repairs.wakeUp(at: now)
         lookAfterHeals(at: now)
@@ -127,7 +145,7 @@ extension SCMState {
         for replica in replicas {
             let id = ContainerID(replica.container)
             let isNews = replica.state != .recovering || nodes[node]?.replicas[id] != nil
-            if isNews { repairs.look(at: id) }
+            if isNews { repairs.lookAnew(at: id) }
         }
     }
 
@@ -141,7 +159,7 @@ extension SCMState {
         noteDamage(of: container, at: now)
         let health = health(of: container, at: now)
         let isSpared = isSpared(health, container)
-        let misplaced = repairs.isResting(id, at: now) ? [] : misplaced(health, container)
+        let misplaced = misplaced(health, container)
         guard !health.missing.isEmpty || !health.leaving.isEmpty || !isSpared || !misplaced.isEmpty
         else {
             repairs.note(id, nil, isDue: false, at: now)
@@ -194,7 +212,6 @@ extension SCMState {
         of repair: Container.Repair, _ container: Container, at now: UInt64
     ) -> Outcome {
         guard container.state == .containerClosed else { return .needless }
-        let place = repair.index - 1
         var progress = repairs.progress[repair.token] ?? RepairQueue.Progress(at: now)
         defer { repairs.progress[repair.token] = progress }
         switch state(of: repair.node, at: now) {
@@ -211,6 +228,8 @@ extension SCMState {
             let isIt = found.state == .closed && Int(found.replicaIndex) == repair.index
             return isIt ? .done : .failed
         }
+        // What it makes would have to be copied from it.
+        if operations[repair.node]?.leaves == true { return .needless }
         if isNeedless(repair, container, at: now) { return .needless }
         guard let found = nodes[repair.node]?.recovering[container.id], found.token == repair.token
         else {
@@ -285,7 +304,11 @@ extension SCMState {
             let most = node.volumes.filter { !$0.isFailed }.map(\.available).max() ?? 0
             let taken = UInt64(options.minimumFreeBytes) + arriving(at: id)
             return RepairTargets.Node(
-                id: id, rack: node.address.rack, load: under.count + slownessAsLoad(of: id),
+                id: id, rack: node.address.rack,
+                // One that is slow is the last choice, and a choice.
+                load: min(
+                    under.count + slownessAsLoad(of: id),
+                    max(under.count, options.repairsPerTarget - 1)),
                 free: most - min(most, taken))
         }
         return RepairTargets(candidates, bound: options.repairsPerTarget, using: &random)
@@ -309,9 +332,11 @@ extension SCMState {
             plan.note(rack: id.flatMap { nodes[$0]?.address.rack })
         }
         for repair in container.repairs { plan.note(rack: nodes[repair.node]?.address.rack) }
+        let before = plan.starts.count
         rebuild(what: health, of: container, &plan, at: now)
         for place in health.leaving { move(place, of: container, for: .drain, &plan) }
         for place in misplaced { move(place, of: container, for: .spread, &plan) }
+        if plan.starts.count == before, plan.isHopeless { plan.resting.append(container.id) }
     }
 
     /// Has nodes take the places whose replicas they have. Whether there are any.
@@ -339,7 +364,7 @@ extension SCMState {
         where missing.due <= now && container.repair(of: missing.place) == nil {
             guard sources.allSatisfy({ isFree($0, plan) }), !plan.isFull else { return }
             let target =
-                plan.choose { hasNothing(of: container, $0) }
+                plan.choose { mayReceive($0, of: container) }
                 // In a cluster as wide as the container there is no other.
                 ?? own(missing.place, of: container).flatMap { plan.choose(own: $0) }
             guard let target else { continue }
@@ -363,12 +388,9 @@ extension SCMState {
             let isBetter =
                 reason != .spread
                 || racks[rack, default: 0] < most && freePart(of: id) > Limits.leastFreeToSpread
-            return isBetter && hasNothing(of: container, id)
+            return isBetter && mayReceive(id, of: container)
         }
-        guard let target else {
-            if reason == .spread { plan.resting.append(container.id) }
-            return
-        }
+        guard let target else { return }
         plan.reads[source, default: 0] += 1
         plan.starts.append(start(place, of: container, on: target, for: reason))
     }
@@ -376,6 +398,11 @@ extension SCMState {
     /// Whether one more repair may read from the node.
     private func isFree(_ source: DatanodeID, _ plan: RepairPlan) -> Bool {
         members.reads(from: source) + (plan.reads[source] ?? 0) < options.repairsPerSource
+    }
+
+    /// Whether a node can be given a replica: it has none, and no files that cannot be opened.
+    func mayReceive(_ id: DatanodeID, of container: Container) -> Bool {
+        hasNothing(of: container, id) && nodes[id]?.lost.contains(container.id) != true
     }
 
     func hasNothing(of container: Container, _ id: DatanodeID) -> Bool {

@@ -40,8 +40,10 @@ extension SCMState {
     /// than before, all closed containers are looked at, some at a time.
     mutating func noteRacks(at now: UInt64) {
         var racks: [String: Int] = [:]
-        for node in nodes.values where hasRoom(node) && isServing(node.address.id, at: now) {
-            racks[node.address.rack, default: 0] += 1
+        // One that is merely late comes back: its rack is not another one for that.
+        for (id, node) in nodes where operations[id] == nil && hasRoom(node) {
+            let state = state(of: id, at: now)
+            if state == .healthy || state == .stale { racks[node.address.rack, default: 0] += 1 }
         }
         let sizes = racks.values.sorted()
         guard sizes != repairs.racks else { return }

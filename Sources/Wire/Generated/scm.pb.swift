@@ -1648,11 +1648,10 @@ public nonisolated struct SCMCommand: Sendable {
     set {command = .operate(newValue)}
   }
 
-  /// What is to be from now on.
-  public var balance: SCMBalance {
+  public var balance: SCMCommand.SetBalance {
     get {
       if case .balance(let v)? = command {return v}
-      return SCMBalance()
+      return SCMCommand.SetBalance()
     }
     set {command = .balance(newValue)}
   }
@@ -1675,8 +1674,7 @@ public nonisolated struct SCMCommand: Sendable {
     case startRepairs(SCMCommand.StartRepairs)
     case endRepairs(SCMCommand.EndRepairs)
     case operate(SCMCommand.Operate)
-    /// What is to be from now on.
-    case balance(SCMBalance)
+    case balance(SCMCommand.SetBalance)
 
   }
 
@@ -1943,6 +1941,31 @@ public nonisolated struct SCMCommand: Sendable {
     public init() {}
   }
 
+  /// What is to be from now on. Refused where another one was begun meanwhile.
+  public nonisolated struct SetBalance: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    public var balance: SCMBalance {
+      get {_balance ?? SCMBalance()}
+      set {_balance = newValue}
+    }
+    /// Returns true if `balance` has been explicitly set.
+    public var hasBalance: Bool {self._balance != nil}
+    /// Clears the value of `balance`. Subsequent reads from it will return its default value.
+    public mutating func clearBalance() {self._balance = nil}
+
+    /// When that was begun which it was decided from; 0: none was.
+    public var fromSinceMilliseconds: UInt64 = 0
+
+    public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    public init() {}
+
+    fileprivate var _balance: SCMBalance? = nil
+  }
+
   /// Changes what is wanted of datanodes: of all that are named, or of none.
   public nonisolated struct Operate: Sendable {
     // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -1967,8 +1990,11 @@ public nonisolated struct SCMCommand: Sendable {
       /// Clears the value of `operation`. Subsequent reads from it will return its default value.
       public mutating func clearOperation() {self._operation = nil}
 
-      /// The state that it was decided from: refused where the datanode is in another.
+      /// What it was decided from: refused where the datanode is in another state, or that has another
+      /// end.
       public var from: SCMOperationalState = .inService
+
+      public var fromEndsAtMilliseconds: UInt64 = 0
 
       public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -4308,7 +4334,7 @@ nonisolated extension SCMCommand: SwiftProtobuf.Message, SwiftProtobuf._MessageI
         }
       }()
       case 12: try {
-        var v: SCMBalance?
+        var v: SCMCommand.SetBalance?
         var hadOneofValue = false
         if let current = self.command {
           hadOneofValue = true
@@ -4896,6 +4922,45 @@ nonisolated extension SCMCommand.EndRepairs.End: SwiftProtobuf.Message, SwiftPro
   }
 }
 
+nonisolated extension SCMCommand.SetBalance: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = SCMCommand.protoMessageName + ".SetBalance"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}balance\0\u{3}from_since_milliseconds\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._balance) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.fromSinceMilliseconds) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._balance {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.fromSinceMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.fromSinceMilliseconds, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: SCMCommand.SetBalance, rhs: SCMCommand.SetBalance) -> Bool {
+    if lhs._balance != rhs._balance {return false}
+    if lhs.fromSinceMilliseconds != rhs.fromSinceMilliseconds {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension SCMCommand.Operate: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.protoMessageName + ".Operate"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}changes\0")
@@ -4928,7 +4993,7 @@ nonisolated extension SCMCommand.Operate: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension SCMCommand.Operate.Change: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = SCMCommand.Operate.protoMessageName + ".Change"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}operation\0\u{1}from\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}operation\0\u{1}from\0\u{3}from_ends_at_milliseconds\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4938,6 +5003,7 @@ nonisolated extension SCMCommand.Operate.Change: SwiftProtobuf.Message, SwiftPro
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._operation) }()
       case 2: try { try decoder.decodeSingularEnumField(value: &self.from) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.fromEndsAtMilliseconds) }()
       default: break
       }
     }
@@ -4954,12 +5020,16 @@ nonisolated extension SCMCommand.Operate.Change: SwiftProtobuf.Message, SwiftPro
     if self.from != .inService {
       try visitor.visitSingularEnumField(value: self.from, fieldNumber: 2)
     }
+    if self.fromEndsAtMilliseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.fromEndsAtMilliseconds, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: SCMCommand.Operate.Change, rhs: SCMCommand.Operate.Change) -> Bool {
     if lhs._operation != rhs._operation {return false}
     if lhs.from != rhs.from {return false}
+    if lhs.fromEndsAtMilliseconds != rhs.fromEndsAtMilliseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

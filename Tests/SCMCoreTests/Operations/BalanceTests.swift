@@ -19,7 +19,7 @@ extension RepairRig {
     mutating func tickMoving(_ count: Int) {
         for _ in 0..<count {
             tick()
-            if let moves = state.dueMoves(at: now) { run(moves) }
+            if let moves = state.dueMoves(at: now, using: &random) { run(moves) }
         }
     }
 }
