@@ -186,7 +186,8 @@ let package = Package(
             name: "raft-bench", dependencies: ["Raft"], path: "Bench/Raft",
             swiftSettings: settings),
         .executableTarget(
-            name: "scm-bench", dependencies: ["SCMCore", "Wire", "Model"], path: "Bench/SCM",
+            name: "scm-bench", dependencies: ["SCMCore", "Wire", "Model", "CLinux"],
+            path: "Bench/SCM",
             swiftSettings: settings),
 
         // Beside the stack, never imported by L0-L5

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Model
 import SCMCore
@@ -162,6 +163,8 @@ func seconds(of count: Int, _ body: (Int) -> Void) -> Double {
 do {
     let before = residentBytes()
     var cluster = try Cluster()
+    // What the rows and messages took that it was made from.
+    apus_trim_heap()
     let memory = residentBytes() - before
     let quiet = seconds(of: 20_000) { cluster.beat($0 % nodes) }
     let news = seconds(of: 2000) { number in

@@ -26,7 +26,7 @@ public final class Datanode: RPCHandler {
         public var store = ContainerStore.Options()
         /// Where this node's identity is kept; a new one is drawn where there is none.
         public var metadataDirectory: String
-        /// Replicas rebuilt at a time, at least one.
+        /// Replicas rebuilt at a time for each volume, at least one.
         public var reconstructionsAtOnce = 2
         /// How long a replica that could not be rebuilt is left alone before it is tried again.
         public var reconstructionRetryDelay = Duration.seconds(10)
@@ -116,7 +116,7 @@ public final class Datanode: RPCHandler {
         let address = DatanodeAddress(
             id: id, host: options.host, port: server.port, rack: options.rack)
         var repairs = ReconstructionQueue.Options()
-        repairs.atOnce = options.reconstructionsAtOnce
+        repairs.atOnce = options.reconstructionsAtOnce * max(options.volumes.count, 1)
         repairs.retryDelay = options.reconstructionRetryDelay
         let reporters = SCMReporters(
             address: address, store: store, storeNumber: storeNumber, scms: scms,

@@ -38,9 +38,9 @@ public struct SCMState: Sendable {
         public var repairAfterNanoseconds: UInt64 = 300_000_000_000
         /// A damaged replica that its node does not heal for so long is rebuilt elsewhere.
         public var healPatienceNanoseconds: UInt64 = 60_000_000_000
-        /// Replicas that a node rebuilds at a time.
+        /// Replicas that a node rebuilds at a time, for each of its disks.
         public var repairsPerTarget = 2
-        /// Replicas being rebuilt at a time that may read from one node.
+        /// Replicas being rebuilt at a time that may read from one node, for each of its disks.
         public var repairsPerSource = 8
         /// A repair that its node has not begun for so long is given up.
         public var repairStartNanoseconds: UInt64 = 120_000_000_000
@@ -82,6 +82,9 @@ public struct SCMState: Sendable {
         public internal(set) var epoch: UInt64 = 0
         /// Deleted blocks whose space has not been given back.
         public var unreclaimedBlocks: UInt64 = 0
+
+        /// Volumes that can be given something.
+        var usableVolumes: [DNVolume] { volumes.filter { !$0.isFailed && !$0.isLeaving } }
 
         mutating func report(_ replica: SCMReplicaReport) {
             let id = ContainerID(replica.container)

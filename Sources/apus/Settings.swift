@@ -125,10 +125,12 @@ struct Setting: Sendable {
                 + " elsewhere"),
         Setting(
             key: "scm.repairs-per-target", kind: .number, fallback: "2",
-            help: "replicas that a datanode rebuilds at a time, 1 to 64"),
+            help: "replicas that a datanode rebuilds at a time, for each of its disks, 1 to 64"),
         Setting(
             key: "scm.repairs-per-source", kind: .number, fallback: "8",
-            help: "replicas being rebuilt at a time that may read from one datanode, 1 to 1024"),
+            help:
+                "replicas being rebuilt at a time that may read from one datanode, for each of its "
+                + "disks, 1 to 1024"),
         Setting(
             key: "scm.snapshot-bytes-per-second", kind: .number,
             fallback: String(RaftMemberLimits.snapshotRate),
@@ -165,7 +167,7 @@ struct Setting: Sendable {
                 + "larger pieces; less where little is free"),
         Setting(
             key: "datanode.reconstructions", kind: .number, fallback: "2",
-            help: "lost replicas that are rebuilt here at a time"),
+            help: "lost replicas that are rebuilt here at a time, for each of the volumes"),
         Setting(
             key: "datanode.durability", kind: .text, fallback: "sync",
             help: "sync: acknowledged is on stable media; writeback: it may be in memory"),

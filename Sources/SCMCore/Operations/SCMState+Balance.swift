@@ -43,7 +43,7 @@ extension SCMState {
         let going = leavingBytes()
         var found = healthyOrFull(at: now).compactMap { id -> Fullness.Node? in
             guard let node = nodes[id] else { return nil }
-            let volumes = node.volumes.filter { !$0.isFailed && !$0.isLeaving }
+            let volumes = node.usableVolumes
             let capacity = volumes.reduce(0) { $0 + $1.capacity }
             guard capacity > 0 else { return nil }
             let available = volumes.reduce(0) { $0 + min($1.available, $1.capacity) }
@@ -188,11 +188,11 @@ extension SCMState {
         let targets = fullness.nodes.reversed().prefix {
             $0.part < (isHigh ? fullness.average : fullness.low)
         }.filter {
-            members.repairs(on: $0.id).count < options.repairsPerTarget
+            members.repairs(on: $0.id).count < repairBound(of: $0.id)
                 && !repairs.isAvoided($0.id, at: now)
         }
         guard !targets.isEmpty else { return nil }
-        for source in sources where members.reads(from: source.id) < options.repairsPerSource {
+        for source in sources where members.reads(from: source.id) < readBound(of: source.id) {
             // Others each time: of some there may be nowhere to go.
             let some = members.containers(of: source.id).shuffled(using: &random)
             for number in some.prefix(Limits.containersExamined) {

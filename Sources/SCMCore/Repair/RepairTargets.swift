@@ -13,30 +13,29 @@ struct RepairTargets: Sendable {
         var rack: String
         /// Replicas that it is rebuilding.
         var load: Int
+        /// How many these may be.
+        var bound: Int
         /// Of its volume that has most.
         var free: UInt64
     }
 
     /// By rack and load; those with most room first.
     private var racks: [String: [[Node]]] = [:]
-    private let bound: Int
     /// Also those at their bounds.
     private let all: [Node]
     /// Replicas that can be given out.
     private(set) var slots = 0
 
-    /// - Parameters:
-    ///   - bound: replicas that a node rebuilds at a time.
-    ///   - random: among equals chance decides.
-    init(_ nodes: [Node], bound: Int, using random: inout some RandomNumberGenerator) {
-        self.bound = bound
+    /// - Parameter random: among equals chance decides.
+    init(_ nodes: [Node], using random: inout some RandomNumberGenerator) {
         all = nodes
-        let drawn = nodes.filter { $0.load < bound }
+        let most = nodes.reduce(0) { max($0, $1.bound) }
+        let drawn = nodes.filter { $0.load < $0.bound }
             .map { (node: $0, draw: random.next()) }
             .sorted { ($1.node.free, $0.draw) < ($0.node.free, $1.draw) }
         for (node, _) in drawn {
-            slots += bound - node.load
-            racks[node.rack, default: Array(repeating: [], count: bound)][node.load].append(node)
+            slots += node.bound - node.load
+            racks[node.rack, default: Array(repeating: [], count: most)][node.load].append(node)
         }
     }
 
@@ -87,7 +86,7 @@ struct RepairTargets: Sendable {
         racks[node.rack]![node.load].remove(at: place)
         node.load += 1
         node.free -= min(node.free, bytes)
-        guard node.load < bound else { return }
+        guard node.load < node.bound else { return }
         let nodes = racks[node.rack]![node.load]
         // Binary search for the first that has less.
         var (low, high) = (0, nodes.count)

@@ -301,17 +301,20 @@ extension SCMState {
             id -> RepairTargets.Node? in
             guard !repairs.isAvoided(id, at: now), let node = nodes[id] else { return nil }
             let under = members.repairs(on: id)
-            let most = node.volumes.filter { !$0.isFailed }.map(\.available).max() ?? 0
+            let volumes = node.usableVolumes
+            let bound = repairBound(of: id)
+            let most = volumes.map(\.available).max() ?? 0
             let taken = UInt64(options.minimumFreeBytes) + arriving(at: id)
             return RepairTargets.Node(
                 id: id, rack: node.address.rack,
                 // One that is slow is the last choice, and a choice.
                 load: min(
                     under.count + slownessAsLoad(of: id),
-                    max(under.count, options.repairsPerTarget - 1)),
+                    max(under.count, bound - 1)),
+                bound: bound,
                 free: most - min(most, taken))
         }
-        return RepairTargets(candidates, bound: options.repairsPerTarget, using: &random)
+        return RepairTargets(candidates, using: &random)
     }
 
     /// How much a replica of the container is at most, by those that are reported.
@@ -397,7 +400,17 @@ extension SCMState {
 
     /// Whether one more repair may read from the node.
     private func isFree(_ source: DatanodeID, _ plan: RepairPlan) -> Bool {
-        members.reads(from: source) + (plan.reads[source] ?? 0) < options.repairsPerSource
+        members.reads(from: source) + (plan.reads[source] ?? 0) < readBound(of: source)
+    }
+
+    /// How many replicas a node rebuilds at a time: as many as its disks bear.
+    func repairBound(of id: DatanodeID) -> Int {
+        options.repairsPerTarget * (nodes[id]?.usableVolumes.count ?? 0)
+    }
+
+    /// How many repairs may read from a node at a time: as many as its disks bear.
+    func readBound(of id: DatanodeID) -> Int {
+        options.repairsPerSource * max(nodes[id]?.usableVolumes.count ?? 0, 1)
     }
 
     /// Whether a node can be given a replica: it has none, and no files that cannot be opened.
