@@ -6,8 +6,10 @@ public protocol BlockAllocator: Sendable {
     /// `count` new block groups of `replication`, none where `excluding` says.
     /// Throws `cannotPlace` if the cluster has too few nodes, `notReady` in safe mode, `noSpace`
     /// if the disks are full.
+    /// - Parameter patience: how long to wait for the answer, where there is a way without; nil: as
+    ///   long as for any.
     func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList, patience: Duration?
     ) async throws(StoreError) -> [BlockGroup]
 
     /// Which containers have ceased to take new blocks since `mark`, which the last answer named.

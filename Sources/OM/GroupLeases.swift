@@ -7,12 +7,14 @@ import Wire
 /// Block groups taken from SCM ahead of their use, so that opening a key need not wait for it.
 ///
 /// For each replication, and for what is excluded where keys are opened that are to avoid slow nodes,
-/// some groups are kept; when fewer than half are left more are fetched in
-/// the background. A group is handed out once, and never after `Limits.age`, since its nodes may
-/// have gone, nor once its container is known to take no more. Groups that are dropped were never
-/// written: nothing has to be done about them.
+/// some groups are kept; when fewer than half are left more are fetched in the background. Those who
+/// avoid slow nodes can do with any group: where none is kept for them, one without these nodes is
+/// taken of what is kept for all, and only then SCM is waited for, which is not long. A group is
+/// handed out once, and never after `Limits.age`, since its nodes may have gone, nor once its container
+/// is known to take no more. Groups that are dropped were never written: nothing has to be done about
+/// them.
 ///
-/// Thread-safe; its lock is held for a few instructions.
+/// Thread-safe; its lock is held for a look at each group that is kept at most.
 final class GroupLeases: Sendable {
     enum Limits {
         /// How old a group may be when it is handed out.
@@ -23,6 +25,10 @@ final class GroupLeases: Sendable {
         static let mostKept = 256
         /// Kinds of group that some are kept of; of more, the one not asked for longest goes.
         static let kinds = 16
+        /// How long SCM is waited for by those who can do without what they ask for…
+        static let patience = Duration.seconds(1)
+        /// …and how long it is not waited for by them at all after it gave no answer.
+        static let absence = Duration.seconds(5)
         /// Closed containers remembered, so that groups in them that are on their way are dropped.
         static let closed = 4096
     }
@@ -47,6 +53,9 @@ final class GroupLeases: Sendable {
     private struct Kind: Hashable {
         var replication: ReplicationConfig
         var excluding: ExcludeList
+
+        /// How long they are waited for; nil: as long as SCM may take.
+        var patience: Duration? { excluding.isEmpty ? nil : Limits.patience }
     }
 
     private typealias Refill = Task<Result<[Lease], StoreError>, Never>
@@ -62,11 +71,26 @@ final class GroupLeases: Sendable {
 
     private struct State {
         var pools: [Kind: Pool] = [:]
+        /// Why SCM did not answer when groups without slow nodes were asked for, and until when it is
+        /// held to be away.
+        var absence: (error: StoreError, until: MonotonicTime)?
         /// Counts invalidations: groups asked for before one are not kept.
         var generation = 0
         /// Containers that take no new blocks, the last `Limits.closed` of them.
         var closed: Set<ContainerID> = []
         var closedInOrder: Deque<ContainerID> = []
+
+        /// SCM has answered, or not, when groups without slow nodes were asked for. That there are
+        /// none, or that what is asked for cannot be, is an answer.
+        mutating func note(_ result: Result<[Lease], StoreError>, at now: MonotonicTime) {
+            switch result {
+            case .failure(let error)
+            where [.unavailable, .notReady, .deadlineExceeded, .connection, .notLeader].contains(
+                error.code):
+                absence = (error, now.advanced(by: Limits.absence))
+            case .failure, .success: absence = nil
+            }
+        }
 
         /// Drops the groups that `isUnwanted` is true of.
         mutating func drop(_ isUnwanted: (BlockGroup) -> Bool) {
@@ -86,7 +110,8 @@ final class GroupLeases: Sendable {
     }
 
     /// `count` groups of `replication`, none where `excluding` says. Suspends only where they have to
-    /// be fetched.
+    /// be fetched; if something is excluded, for `Limits.patience` at a time, and not at all while SCM
+    /// is away.
     func take(
         _ replication: ReplicationConfig, count: Int, excluding: ExcludeList = .none
     ) async throws(StoreError) -> [Leased] {
@@ -95,12 +120,21 @@ final class GroupLeases: Sendable {
         var rounds = 0
         while true {
             guard let refill = takeKept(kind, count, into: &groups) else { return groups }
+            if !excluding.isEmpty {
+                let atHand = takeAtHand(
+                    replication, count: count - groups.count, excluding: excluding)
+                if !atHand.isEmpty { return groups + atHand }
+                if let absence = state.withLock({ $0.absence }), absence.until > reactor.now() {
+                    throw absence.error
+                }
+            }
             if case .failure(let error) = await refill.value { throw error }
             rounds += 1
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
                 groups += try await blocks.allocate(
-                    replication, count: count - groups.count, excluding: excluding
+                    replication, count: count - groups.count, excluding: excluding,
+                    patience: kind.patience
                 ).map(Leased.init)
             }
         }
@@ -138,6 +172,29 @@ final class GroupLeases: Sendable {
         }
         groups += taken
         return refill
+    }
+
+    /// Of the groups that are kept for all, `count` that `excluding` does not contain; none where there
+    /// are fewer, which are for those who take any. O(groups kept).
+    func takeAtHand(
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
+    ) -> [Leased] {
+        let now = reactor.now()
+        let kind = Kind(replication: replication, excluding: .none)
+        return state.withLock { state in
+            guard var pool = state.pools.removeValue(forKey: kind) else { return [] }
+            defer { state.pools[kind] = pool }
+            pool.lastUse = now
+            let wanted = pool.leases.indices.lazy.filter {
+                pool.leases[$0].taken.duration(to: now) <= Limits.age
+                    && !excluding.contains(pool.leases[$0].leased.group)
+            }.prefix(count)
+            let places = Array(wanted)
+            guard places.count == count else { return [] }
+            let taken = places.map { pool.leases[$0].leased }
+            for place in places.reversed() { pool.leases.remove(at: place) }
+            return taken
+        }
     }
 
     /// Makes sure that a group of `replication` can be had, without taking it.
@@ -198,7 +255,8 @@ final class GroupLeases: Sendable {
             let result: Result<[Lease], StoreError>
             do throws(StoreError) {
                 let groups = try await blocks.allocate(
-                    kind.replication, count: count, excluding: kind.excluding)
+                    kind.replication, count: count, excluding: kind.excluding,
+                    patience: kind.patience)
                 let now = reactor.now()
                 result = .success(groups.map { Lease(leased: Leased($0), taken: now) })
             } catch {
@@ -212,7 +270,9 @@ final class GroupLeases: Sendable {
     private func finishRefill(
         _ kind: Kind, _ result: Result<[Lease], StoreError>, started: Int
     ) {
+        let now = reactor.now()
         state.withLock { state in
+            if !kind.excluding.isEmpty { state.note(result, at: now) }
             // A refill that an invalidation overtook has been forgotten, and its groups are too.
             guard started == state.generation else { return }
             state.pools[kind]?.refill = nil

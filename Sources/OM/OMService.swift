@@ -61,7 +61,7 @@ public struct SCMBlockAllocator: BlockAllocator {
     }
 
     public func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList, patience: Duration?
     ) async throws(StoreError) -> [BlockGroup] {
         var request = SCMAllocateRequest()
         request.replication = replication.message
@@ -70,7 +70,8 @@ public struct SCMBlockAllocator: BlockAllocator {
         request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
         request.whole = excluding.degradedGroups
         let response = try SCMGroupsResponse(
-            parsing: try await call(.allocate, request.encoded))
+            parsing: try await call(
+                .allocate, request.encoded, timeout: patience.map { min($0, timeout) }))
         var groups: [BlockGroup] = []
         for group in response.groups { groups.append(try BlockGroup(group)) }
         return groups
@@ -115,12 +116,12 @@ public struct SCMBlockAllocator: BlockAllocator {
 
     private func call(
         _ method: SCMMethod, _ message: [UInt8], _ context: IOContext = .client,
-        repetition: LeaderChannel.Repetition = .harmless
+        timeout limit: Duration? = nil, repetition: LeaderChannel.Repetition = .harmless
     ) async throws(StoreError) -> [UInt8] {
         do throws(StoreError) {
             return try await channel.call(
                 // Groups that are allocated in vain are never written.
-                method.rawValue, message, timeout: timeout, context: context,
+                method.rawValue, message, timeout: limit ?? timeout, context: context,
                 repetition: repetition
             ).message
         } catch {

@@ -225,9 +225,7 @@ extension OzoneManager {
                     excluding: ExcludeList(
                         nodes: Set(slow.map { Identity128($0) }), degradedGroups: true))
             } catch {
-                guard [.cannotPlace, .overloaded, .noSpace].contains(error.code) else {
-                    throw error
-                }
+                // There are none, or SCM does not say: any will do.
                 logger.debug("no groups of \(replication) without slow nodes: \(error)")
             }
         }
@@ -250,16 +248,26 @@ extension OzoneManager {
         let replication = try ReplicationConfig(writable: open.replication)
         let excluding = ExcludeList(
             nodes: Set(request.excluding.map { Identity128($0) }),
+            slowNodes: Set(request.slow.map { Identity128($0) }),
             containers: Set(request.excludingContainers.map { ContainerID($0) }),
             degradedGroups: request.whole)
         let groups: [BlockGroup]
         if excluding.isEmpty {
             groups = try await leases.take(replication, count: 1).map(\.group)
         } else {
-            // What one writer found to fail will fail the next one too.
+            // What one writer found to fail will fail the next one too; what is slow need not.
             leases.invalidate(
-                ExcludeList(nodes: excluding.nodes, containers: excluding.containers))
-            groups = try await blocks.allocate(replication, count: 1, excluding: excluding)
+                ExcludeList(
+                    nodes: excluding.nodes.subtracting(excluding.slowNodes),
+                    containers: excluding.containers))
+            let atHand = leases.takeAtHand(replication, count: 1, excluding: excluding)
+            groups =
+                atHand.isEmpty
+                ? try await blocks.allocate(
+                    replication, count: 1, excluding: excluding,
+                    // Who wants a whole group or none goes on without.
+                    patience: request.whole ? GroupLeases.Limits.patience : nil)
+                : atHand.map(\.group)
         }
         guard let group = groups.first else {
             throw StoreError(.internal, "SCM gave no block where one was asked for")

@@ -29,6 +29,7 @@ public enum RequestRules {
 
     public static func check(_ request: OMAllocateGroupRequest) throws(StoreError) {
         try check(avoiding: request.excluding)
+        try check(avoiding: request.slow)
         try check(
             request.excludingContainers.count, "containers to avoid", atMost: OMLimits.exclusions)
     }

@@ -13,6 +13,10 @@ import Wire
 private final class FakeDatanode: RPCHandler {
     struct State {
         var isHung = false
+        /// Cells from this offset in their replica on get no answer.
+        var hungFrom = UInt64.max
+        /// Cells that were sent, answered or not.
+        var arrivals = 0
         /// What the next cells are refused with, one after the other.
         var refusals: [StoreError.Code] = []
         var cells: [DNWriteCellRequest] = []
@@ -24,7 +28,8 @@ private final class FakeDatanode: RPCHandler {
         if let refusal = state.withLock({ $0.refusals.popLast() }) {
             throw StoreError(refusal, "refused as the test says")
         }
-        while state.withLock({ $0.isHung }) {
+        state.withLock { $0.arrivals += 1 }
+        while state.withLock({ $0.isHung || cell.offset >= $0.hungFrom }) {
             do { try await Task.sleep(for: .milliseconds(5)) } catch {
                 throw StoreError(.cancelled, "the call was cancelled")
             }
@@ -37,9 +42,9 @@ private final class FakeDatanode: RPCHandler {
 }
 
 /// Places groups on the first nodes that are not excluded, one container for each group; with too
-/// few nodes groups have empty places.
+/// few nodes groups have empty places. While it is held, those who exclude something wait.
 private final class FakeSource: GroupSource {
-    let state = Mutex((next: UInt64(1), asked: [ExcludeList]()))
+    let state = Mutex((next: UInt64(1), asked: [ExcludeList](), isHeld: false))
     let replication: ReplicationConfig
     let nodes: [DatanodeAddress]
 
@@ -53,6 +58,9 @@ private final class FakeSource: GroupSource {
             defer { state.next += 1 }
             state.asked.append(excluding)
             return state.next
+        }
+        while !excluding.isEmpty, state.withLock({ $0.isHeld }) {
+            try? await Task.sleep(for: .milliseconds(5))
         }
         var places: [DatanodeAddress?] = nodes.filter { !excluding.nodes.contains($0.id) }
             .prefix(replication.width).map { $0 }
@@ -156,7 +164,7 @@ struct ECWriterTests {
         defer { rig.reactor.stop() }
         // Enough to know what is usual.
         _ = try await rig.write(8 * rig.coding.stripeSize)
-        #expect(rig.client.health.lateWriteAfter(slowest: 0) != nil)
+        #expect(rig.client.health.lateWrites(to: []).behind(slowest: 0) != nil)
         rig.datanodes[2].state.withLock { $0.isHung = true }
         defer { rig.datanodes[2].state.withLock { $0.isHung = false } }
         let size = 4 * rig.coding.stripeSize
@@ -174,6 +182,77 @@ struct ECWriterTests {
         let next = try await rig.write(size)
         #expect(next.count == 1 && !next[0].nodes.contains { $0?.id.low == 2 })
         #expect(rig.source.asked.count == count + 1, "the first that is asked for is without it")
+    }
+
+    @Test("one that is there again before another group is found stays; the next late one is left")
+    func caughtUp() async throws {
+        let rig = try Rig(nodes: 7)
+        defer { rig.reactor.stop() }
+        _ = try await rig.write(8 * rig.coding.stripeSize)
+        let (first, second) = (rig.datanodes[2], rig.datanodes[3])
+        let before = (groups: rig.source.asked.count, cells: first.cells.count)
+        rig.source.state.withLock { $0.isHeld = true }
+        first.state.withLock { $0.isHung = true }
+        let size = 4 * rig.coding.stripeSize
+        async let written = rig.write(size)
+        while rig.source.asked.count < before.groups + 2 {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        // The first stripe arrives, and another node hangs with those behind it.
+        second.state.withLock { $0.isHung = true }
+        first.state.withLock { $0.isHung = false }
+        while first.cells.count < before.cells + 4 { try await Task.sleep(for: .milliseconds(5)) }
+        rig.source.state.withLock { $0.isHeld = false }
+        let groups = try await written
+        second.state.withLock { $0.isHung = false }
+        #expect(groups.map(\.length) == [rig.coding.stripeSize, size - rig.coding.stripeSize])
+        #expect(groups.last?.nodes.contains { $0?.id.low == 3 } == false)
+        // It was left when it was late, not when its calls had come to nothing.
+        #expect(rig.source.asked.dropFirst(before.groups + 1).allSatisfy { $0.degradedGroups })
+    }
+
+    @Test("one that has answered what it was late with stays, whatever it was sent since")
+    func caughtUpWithMore() async throws {
+        let rig = try Rig(nodes: 6)
+        defer { rig.reactor.stop() }
+        // Late is what takes 0.9 s: they have a habit.
+        for number in 0..<UInt64(5 * 16) {
+            rig.client.health.wrote(
+                Identity128(high: 0, low: number % 5), in: 300_000_000, at: rig.reactor.now())
+        }
+        let node = rig.datanodes[2]
+        rig.source.state.withLock { $0.isHeld = true }
+        node.state.withLock { $0.isHung = true }
+        let size = 4 * rig.coding.stripeSize
+        async let written = rig.write(size)
+        while rig.source.asked.count < 2 { try await Task.sleep(for: .milliseconds(5)) }
+        node.state.withLock {
+            $0.hungFrom = UInt64(rig.coding.cellSize)
+            $0.isHung = false
+        }
+        while node.state.withLock({ $0.arrivals }) < 4 {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        rig.source.state.withLock { $0.isHeld = false }
+        // What was asked for comes while these are on their way.
+        try await Task.sleep(for: .milliseconds(200))
+        node.state.withLock { $0.hungFrom = .max }
+        #expect(try await written.map(\.length) == [size])
+        #expect(rig.client.health.beginning(at: rig.reactor.now()).avoiding.isEmpty)
+    }
+
+    @Test("to look in vain for another group takes nothing of what may be written again")
+    func budget() async throws {
+        let rig = try Rig(nodes: 5)
+        defer { rig.reactor.stop() }
+        _ = try await rig.write(8 * rig.coding.stripeSize)
+        let asked = rig.source.asked.count
+        rig.datanodes[2].state.withLock { $0.isHung = true }
+        async let written = rig.write(rig.coding.stripeSize)
+        while rig.source.asked.count < asked + 2 { try await Task.sleep(for: .milliseconds(5)) }
+        rig.datanodes[2].state.withLock { $0.isHung = false }
+        #expect(try await written.map(\.length) == [rig.coding.stripeSize])
+        #expect(rig.client.health.takeRewrite(bytes: RewriteBudget.Limits.burst))
     }
 
     @Test("where more are behind than there is parity nobody is given up")

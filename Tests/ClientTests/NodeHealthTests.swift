@@ -10,6 +10,11 @@ struct NodeHealthTests {
     private static let node = Identity128(high: 0, low: 1)
     private static let now = MonotonicTime(nanoseconds: 1_000_000_000)
 
+    /// When a cell on its way to the node hangs, by the node's habit.
+    private static func hangs(_ health: NodeHealth) -> Duration {
+        health.lateWrites(to: [nil, DatanodeAddress(id: node, host: "h", port: 1)]).habits[1]
+    }
+
     @Test("a late node is avoided for a while, but has not failed")
     func late() {
         let failures = Mutex(0)
@@ -63,13 +68,13 @@ struct NodeHealthTests {
     @Test("a write is late by the node's own writes, within a floor and a cap")
     func lateWrites() {
         let health = NodeHealth()
-        #expect(health.lateWriteAfter(Self.node) == .seconds(1), "nothing is known")
+        #expect(Self.hangs(health) == .seconds(1), "nothing is known")
         for _ in 0..<8 { health.wrote(Self.node, in: 1_000_000, at: Self.now) }
-        #expect(health.lateWriteAfter(Self.node) == .milliseconds(600))
+        #expect(Self.hangs(health) == .milliseconds(600))
         for _ in 0..<64 { health.wrote(Self.node, in: 500_000_000, at: Self.now) }
-        #expect(health.lateWriteAfter(Self.node) == .milliseconds(1500))
+        #expect(Self.hangs(health) == .milliseconds(1500))
         for _ in 0..<64 { health.wrote(Self.node, in: 30_000_000_000, at: Self.now) }
-        #expect(health.lateWriteAfter(Self.node) == .seconds(10))
+        #expect(Self.hangs(health) == .seconds(10))
         // What reads take is another matter.
         #expect(health.lateAfter(Self.node) == .seconds(1))
     }
@@ -100,15 +105,17 @@ struct NodeHealthTests {
     func lateAgainstOthers() {
         let health = NodeHealth()
         let others = (2...9).map { Identity128(high: 0, low: $0) }
-        #expect(health.lateWriteAfter(slowest: 0) == nil, "nothing is known")
+        #expect(health.lateWrites(to: []).behind(slowest: 0) == nil, "nothing is known")
         for _ in 0..<32 {
             for other in others { health.wrote(other, in: 40_000_000, at: Self.now) }
             // One of nine has a habit of its own.
             health.wrote(Self.node, in: 490_000_000, at: Self.now)
         }
-        #expect(health.lateWriteAfter(slowest: 0) == .milliseconds(200))
-        #expect(health.lateWriteAfter(slowest: 150_000_000) == .milliseconds(300), "its siblings")
-        #expect(health.lateWriteAfter(Self.node) == .milliseconds(1470), "it does not hang")
+        #expect(health.lateWrites(to: []).behind(slowest: 0) == .milliseconds(200))
+        #expect(
+            health.lateWrites(to: []).behind(slowest: 150_000_000) == .milliseconds(300),
+            "its siblings")
+        #expect(Self.hangs(health) == .milliseconds(1470), "it does not hang")
         for _ in 0..<32 {
             for other in others { health.answered(other, in: 30_000_000, at: Self.now) }
             health.answered(Self.node, in: 490_000_000, at: Self.now)
@@ -125,7 +132,7 @@ struct NodeHealthTests {
                 health.wrote(Identity128(high: 0, low: number), in: 900_000_000, at: Self.now)
             }
         }
-        #expect(health.lateWriteAfter(slowest: 0) == .milliseconds(4500))
+        #expect(health.lateWrites(to: []).behind(slowest: 0) == .milliseconds(4500))
     }
 
     @Test(
@@ -141,6 +148,21 @@ struct NodeHealthTests {
         #expect(!health.shouldAvoidWriting(to: Self.node, at: later), "whoever has it may go on")
         for _ in 0..<Probation.Limits.trial { health.wrote(Self.node, in: 1_000_000, at: later) }
         #expect(health.beginning(at: later) == .init(avoiding: [], isTrial: false))
+    }
+
+    @Test("a late node that nobody writes to again is forgotten")
+    func unheard() {
+        let health = NodeHealth()
+        health.gaveUpWriting(to: Self.node, at: Self.now)
+        let back = Self.now.advanced(by: Probation.Limits.avoidance)
+        #expect(health.beginning(at: back).isTrial)
+        let later = back.advanced(by: Probation.Limits.forgetting)
+        #expect(health.beginning(at: later) == .init(avoiding: [], isTrial: false))
+        // One that answers late goes on being tried.
+        health.gaveUpWriting(to: Self.node, at: later)
+        let late = later.advanced(by: Probation.Limits.avoidance + .seconds(20))
+        health.wrote(Self.node, in: 5_000_000_000, at: late)
+        #expect(health.beginning(at: late.advanced(by: .seconds(20))).isTrial)
     }
 
     @Test("where there is nothing without the late nodes, all are written to for a while")

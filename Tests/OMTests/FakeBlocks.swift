@@ -17,6 +17,11 @@ final class FakeBlocks: BlockAllocator {
         /// Blocks that a request fails with, wherever it is asked.
         var refused: Set<BlockID> = []
         var failure: StoreError?
+        /// It does not answer, however long that takes.
+        var isSilent = false
+        /// Those who wait for groups.
+        var waiting = 0
+        var patiences: [Duration?] = []
         var closings: [ContainerID] = []
     }
 
@@ -33,10 +38,22 @@ final class FakeBlocks: BlockAllocator {
 
     func with<R>(_ body: (inout sending State) -> sending R) -> R { state.withLock(body) }
 
+    /// From now on whatever it is asked fails; with nil, it does not.
+    func fail(with error: StoreError?) { state.withLock { $0.failure = error } }
+
+    /// How long those who asked for groups would wait.
+    var patiences: [Duration?] { state.withLock { $0.patiences } }
+
     func allocate(
-        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList, patience: Duration?
     ) async throws(StoreError) -> [BlockGroup] {
+        state.withLock {
+            $0.patiences.append(patience)
+            $0.waiting += 1
+        }
+        while state.withLock({ $0.isSilent }) { try? await Task.sleep(for: .milliseconds(5)) }
         let result = state.withLock { state -> Result<[BlockGroup], StoreError> in
+            state.waiting -= 1
             if let failure = state.failure { return .failure(failure) }
             state.allocations.append(count)
             let nodes = state.nodes.filter { !excluding.nodes.contains($0.id) }

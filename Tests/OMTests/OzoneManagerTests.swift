@@ -13,118 +13,6 @@ import Wire
 @testable import OM
 @testable import OMCore
 
-/// Requests reach the Ozone Manager by a call in the same process.
-struct DirectCaller: OMCaller {
-    let manager: OzoneManager
-
-    func call(_ method: OMMethod, _ message: [UInt8]) async throws(StoreError) -> [UInt8] {
-        try await manager.handle(method: method, message: message)
-    }
-}
-
-/// A clock that stands still until it is moved.
-final class TestClock: Sendable {
-    private let milliseconds = Atomic<Int64>(1_700_000_000_000)
-    /// Since some moment, as a clock that nobody sets.
-    var uptime: UInt64 {
-        UInt64(milliseconds.load(ordering: .relaxed) - 1_600_000_000_000) * 1_000_000
-    }
-    var now: Timestamp {
-        Timestamp(
-            milliseconds: milliseconds.load(ordering: .relaxed) + ahead.load(ordering: .relaxed))
-    }
-    private let ahead = Atomic<Int64>(0)
-    /// Somebody sets the wall clock.
-    func set(aheadBy hours: Int64) { ahead.store(hours * 3_600_000, ordering: .relaxed) }
-    func advance(_ duration: Duration) {
-        milliseconds.wrappingAdd(
-            duration.components.seconds * 1000
-                + duration.components.attoseconds / 1_000_000_000_000_000, ordering: .relaxed)
-    }
-}
-
-private let bucket = BucketPath(volume: "s3v", bucket: "lake")
-
-private func path(_ name: String) throws -> Model_KeyPath {
-    Model_KeyPath(bucket: bucket, name: try #require(KeyName(name)))
-}
-private typealias Model_KeyPath = Client.KeyPath
-
-private struct Setup {
-    let directory: String
-    let reactor: Reactor
-    let blocks: FakeBlocks
-    let clock = TestClock()
-    var replication: ReplicationConfig
-
-    func open() async throws(StoreError) -> (OzoneManager, OMClient<DirectCaller>) {
-        var options = OzoneManager.Options(defaultReplication: replication)
-        options.deletionDelay = .seconds(60)
-        options.group.log = .init(segmentSize: 1 << 20)
-        let clock = clock
-        let manager = try await OzoneManager.open(
-            directory: directory + "/om", reactor: reactor, blocks: blocks, options: options,
-            clock: { clock.now }, uptime: { clock.uptime }, generator: SplitMix64(state: 5),
-            logger: Logger(label: "om-test"))
-        return (manager, OMClient(DirectCaller(manager: manager)))
-    }
-}
-
-private func withManager(
-    nodes: Int = 6,
-    _ body: (Setup, OzoneManager, OMClient<DirectCaller>) async throws -> Void
-) async throws {
-    try await withTemporaryDirectory { directory in
-        let reactor = try Reactor.start()
-        defer { reactor.stop() }
-        let setup = Setup(
-            directory: directory, reactor: reactor, blocks: FakeBlocks(nodes: nodes),
-            replication: try ReplicationConfig("rs-3-2-1024k"))
-        let (manager, client) = try await setup.open()
-        try await client.createUser(user("ann"))
-        try await client.createBucket(bucket, replication: nil, user: "ann")
-        try await body(setup, manager, client)
-        try await manager.close()
-    }
-}
-
-private func user(_ name: String, administrator: Bool = false) -> UserInfo {
-    UserInfo(
-        name: name, accessKeyID: "AK" + name, secretAccessKey: "secret",
-        canonicalID: String(repeating: "0", count: 64), displayName: name,
-        isAdministrator: administrator)
-}
-
-/// Opens and commits a key whose groups are full as far as `length` goes.
-@discardableResult
-private func put(
-    _ client: OMClient<DirectCaller>, _ name: String, length: Int = 10, etag: String = "e",
-    condition: WriteCondition = .none
-) async throws -> KeyInfo {
-    let open = try await client.openKey(
-        try path(name), length: length, replication: nil, user: "ann")
-    var groups = open.groups
-    var left = length
-    while left > open.replication.blockGroupSize * groups.count {
-        groups.append(try await client.allocateGroup(open))
-    }
-    for index in groups.indices {
-        groups[index].length = min(left, open.replication.blockGroupSize)
-        left -= groups[index].length
-    }
-    return try await client.commit(
-        open, groups: groups, KeyCommit(etag: etag, condition: condition))
-}
-
-private func code<R>(_ body: () async throws -> R) async -> StoreError.Code? {
-    do {
-        _ = try await body()
-        return nil
-    } catch {
-        return (error as? StoreError)?.code
-    }
-}
-
 @Suite("OzoneManager")
 struct OzoneManagerTests {
     @Test("a key written, listed, looked up and deleted through the client is as it was given")
@@ -299,6 +187,70 @@ struct OzoneManagerTests {
                 try path("m"), length: nil, replication: nil, user: "ann",
                 avoiding: Set(group.nodes.prefix(2).compactMap { $0?.id }))
             #expect(any.groups.count == 1)
+        }
+    }
+
+    @Test("while SCM is away keys are opened with what is at hand, also where a node is slow")
+    func slowNodesWithoutSCM() async throws {
+        try await withManager { setup, _, client in
+            let first = try await client.openKey(
+                try path("k"), length: nil, replication: nil, user: "ann")
+            let slow = try #require(first.groups[0].nodes[0]?.id)
+            let two = Set(first.groups[0].nodes.prefix(2).compactMap { $0?.id })
+            var places: [[DatanodeID?]] = []
+            for code in [.unavailable, .notReady, .deadlineExceeded] as [StoreError.Code] {
+                setup.blocks.fail(with: StoreError(code, "SCM is away"))
+                let open = try await client.openKey(
+                    try path("\(code)"), length: nil, replication: nil, user: "ann",
+                    avoiding: [slow])
+                #expect(open.groups.count == 1, "\(code)")
+                places.append(open.groups.flatMap(\.nodes).map { $0?.id })
+                // No group of five of six is without two: any will do.
+                let any = try await client.openKey(
+                    try path("\(code) 2"), length: nil, replication: nil, user: "ann",
+                    avoiding: two)
+                #expect(any.groups.count == 1, "\(code)")
+            }
+            #expect(places.first?.contains(slow) == false, "one of six has no place on it")
+        }
+    }
+
+    @Test("what was fetched ahead stays where a writer goes on without a node that is merely slow")
+    func leasesOfSlowNodes() async throws {
+        try await withManager { setup, _, client in
+            let open = try await client.openKey(
+                try path("k"), length: nil, replication: nil, user: "ann")
+            let slow = try #require(open.groups[0].nodes[0]?.id)
+            let other = try await client.allocateGroup(
+                open,
+                excluding: ExcludeList(nodes: [slow], slowNodes: [slow], degradedGroups: true))
+            #expect(!other.nodes.contains { $0?.id == slow })
+            setup.blocks.fail(with: StoreError(.notReady, "SCM is away"))
+            try await openKeys(client, GroupLeases.Limits.leastKept)
+        }
+    }
+
+    @Test("a writer that can go on without a whole group does not wait for it for long")
+    func patience() async throws {
+        try await withManager { setup, _, client in
+            let open = try await client.openKey(
+                try path("k"), length: nil, replication: nil, user: "ann")
+            // Of six nodes five are needed.
+            let two = Set((1...2).map { DatanodeID(high: 0, low: $0) })
+            let error = await code {
+                try await client.allocateGroup(
+                    open, excluding: ExcludeList(nodes: two, slowNodes: two, degradedGroups: true))
+            }
+            #expect(error == .cannotPlace)
+            let patience = setup.blocks.patiences.last
+            #expect(patience == GroupLeases.Limits.patience)
+        }
+    }
+
+    private func openKeys(_ client: OMClient<DirectCaller>, _ count: Int) async throws {
+        for number in 0..<count {
+            _ = try await client.openKey(
+                try path("l\(number)"), length: nil, replication: nil, user: "ann")
         }
     }
 

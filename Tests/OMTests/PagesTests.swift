@@ -212,6 +212,9 @@ struct BoundsTests {
         expectRefusal(OMLimits.exclusions) { try RequestRules.check(allocate) }
         let nodes = Array(repeating: WireIdentity(), count: OMLimits.exclusions + 1)
         expectRefusal(OMLimits.exclusions) { try RequestRules.check(avoiding: nodes) }
+        var slow = OMAllocateGroupRequest()
+        slow.slow = nodes
+        expectRefusal(OMLimits.exclusions) { try RequestRules.check(slow) }
     }
 
     private func expectRefusal(_ limit: Int, _ check: () throws -> Void) {

@@ -117,7 +117,8 @@ actor ECWriter {
             group, coding: coding, client: client, on: reactor,
             isPatient: departures >= Limits.departures
         ) { [weak self] late in
-            await self?.group(without: late)
+            await self?.group(
+                without: Set(late.keys), hanging: Set(late.filter { $0.value == .hanging }.keys))
         }
         current = writer
         return writer
@@ -180,8 +181,12 @@ actor ECWriter {
     }
 
     /// A whole group without `late`; nil if there is none now.
-    private func group(without late: Set<DatanodeID>) async -> BlockGroup? {
+    /// - Parameter hanging: those of them that may have failed.
+    private func group(
+        without late: Set<DatanodeID>, hanging: Set<DatanodeID> = []
+    ) async -> BlockGroup? {
         var excluding = excluded()
+        excluding.slowNodes = late.subtracting(hanging).subtracting(excluding.nodes)
         excluding.nodes.formUnion(late)
         excluding.degradedGroups = true
         do throws(StoreError) {

@@ -23,6 +23,17 @@ actor GroupWriter {
         static let lookPause = Duration.milliseconds(25)
     }
 
+    /// Finds a group without some nodes that are late; nil if there is no whole one.
+    typealias Replacement = @Sendable ([DatanodeID: Lateness]) async -> BlockGroup?
+
+    /// Why a node is late.
+    enum Lateness {
+        /// By its own habit: it may hang.
+        case hanging
+        /// Against the others.
+        case behind
+    }
+
     private struct Flight {
         var stripe: Stripe
         let since: MonotonicTime
@@ -34,6 +45,9 @@ actor GroupWriter {
         let fewMissing: Int
         var isAcknowledged = false
         var hasFailed = false
+
+        /// So much is there that it says something against those that are missing.
+        var isTelling: Bool { waiting <= fewMissing }
     }
 
     /// A cell that was sent and is not answered.
@@ -53,8 +67,7 @@ actor GroupWriter {
     private let client: DatanodeClient
     /// Leaves the group only for nodes that hang.
     private let isPatient: Bool
-    /// Finds a group without some nodes that are late; nil if there is no whole one.
-    private let replacement: (@Sendable (Set<DatanodeID>) async -> BlockGroup?)?
+    private let replacement: Replacement?
     private var flights: [Flight] = []
     private var sentCells: [CellPlace: Sent] = [:]
     private var watch: Task<Void, Never>?
@@ -71,6 +84,7 @@ actor GroupWriter {
     private var fullNodes: Set<DatanodeID> = []
     private var isWithoutRoom = false
     private var isRefused = false
+    /// A whole group without some nodes that were late, to go on in.
     private var found: BlockGroup?
     private var observers: [CheckedContinuation<Void, Never>] = []
 
@@ -79,7 +93,7 @@ actor GroupWriter {
     init(
         _ group: BlockGroup, coding: ErasureCoding, client: DatanodeClient, on reactor: Reactor,
         isPatient: Bool = false,
-        replacement: (@Sendable (Set<DatanodeID>) async -> BlockGroup?)? = nil
+        replacement: Replacement? = nil
     ) {
         precondition(
             group.replication == .erasureCoded(coding), "a group is written as it was given out")
@@ -226,31 +240,26 @@ actor GroupWriter {
     /// Looks after the cells on their way as long as there are some.
     private func watchForLateNodes() async {
         defer { watch = nil }
-        while failure == nil, let due = nextLateness() {
-            let pause = reactor.now().duration(to: due)
-            do throws(CancellationError) {
-                if pause > .zero { try await reactor.sleep(for: pause) }
-            } catch { return }
+        while failure == nil {
             let now = reactor.now()
-            let late = lateNodes(at: now)
-            guard !late.isEmpty, failure == nil else { continue }
-            if await leave(late, at: now) { return }
+            let limits = client.health.lateWrites(to: group.nodes)
+            let late = lateNodes(by: limits, at: now)
+            if !late.isEmpty, await leave(late, at: now) { return }
+            // Those that are late and must be waited for are not looked at all the time.
+            let pause =
+                late.isEmpty
+                ? nextLateness(by: limits, at: now).map { now.duration(to: $0) }
+                : Limits.replacementPause
+            guard let pause else { return }
             do throws(CancellationError) {
-                try await reactor.sleep(for: Limits.replacementPause)
+                try await reactor.sleep(for: pause)
             } catch { return }
         }
     }
 
-    /// Why a node is late.
-    private enum Lateness {
-        /// By its own habit: it may hang.
-        case hanging
-        /// Against the others.
-        case behind
-    }
-
     /// Ends the group if there is another without the nodes that are late, or without those of them
-    /// that are worst: of many some may be so by chance. False if there is none.
+    /// that are worst: of many some may be so by chance. False if it goes on: there is none, or they
+    /// have answered meanwhile.
     private func leave(
         _ late: [DatanodeID: Lateness], at now: MonotonicTime
     ) async -> Bool {
@@ -262,18 +271,22 @@ actor GroupWriter {
             left.filter { late[$0] == .hanging } + left.filter { late[$0] != .hanging }
         while !left.isEmpty {
             let chosen = late.filter { left.contains($0.key) }
-            if mayGiveUp(chosen, at: now), let other = await replacement?(Set(left)),
-                !other.isDegraded
-            {
+            if mayGiveUp(chosen, at: now), let other = await other(without: chosen) {
                 found = other
-                giveUp(Set(left))
-                return true
+                return giveUp(chosen.keys)
             }
             // What else they said meanwhile, a failure or that they are there, is seen first.
             guard failure == nil else { return false }
             left.removeLast()
         }
         return false
+    }
+
+    /// A whole group without `late`: the one that was found before, and not needed then, if it is.
+    private func other(without late: [DatanodeID: Lateness]) async -> BlockGroup? {
+        if let found, !ExcludeList(nodes: Set(late.keys)).contains(found) { return found }
+        guard let other = await replacement?(late), !other.isDegraded else { return nil }
+        return other
     }
 
     /// Whether to do without nodes that are late. For one that may hang nothing is saved; for those
@@ -284,42 +297,40 @@ actor GroupWriter {
             return false
         }
         if late.values.contains(.hanging) { return true }
-        return !isPatient
-            && client.health.takeRewrite(bytes: sentBytes - acknowledgedBytes)
+        // Taken when there is another group.
+        return !isPatient && client.health.mayRewrite(bytes: sentBytes - acknowledgedBytes)
     }
 
-    /// When a cell on its way is behind the others of its stripe; nil where that cannot be said.
-    private func behindAt(_ cell: CellPlace) -> MonotonicTime? {
-        let flight = flights[cell.stripe]
-        return client.health.lateWriteAfter(slowest: flight.slowest).map {
-            flight.since.advanced(by: $0)
+    /// When to look at the cells on their way, of which none is late at `now`, since one will be;
+    /// nil if there are none.
+    private func nextLateness(
+        by limits: NodeHealth.LateWrites, at now: MonotonicTime
+    ) -> MonotonicTime? {
+        var next: MonotonicTime?
+        for cell in sentCells.keys {
+            let flight = flights[cell.stripe]
+            var due = flight.since.advanced(by: limits.habits[cell.place])
+            if let behind = limits.behind(slowest: flight.slowest) {
+                let then = flight.since.advanced(by: behind)
+                due = min(
+                    due, flight.isTelling ? then : max(then, now.advanced(by: Limits.lookPause)))
+            }
+            next = next.map { min($0, due) } ?? due
         }
+        return next
     }
 
-    /// When its node hangs, if the cell is not there by then.
-    private func hangsAt(_ cell: CellPlace, _ sent: Sent) -> MonotonicTime {
-        flights[cell.stripe].since.advanced(by: client.health.lateWriteAfter(sent.node.id))
-    }
-
-    /// When to look at the cells on their way, since one will be late; nil if there are none.
-    private func nextLateness() -> MonotonicTime? {
-        let again = reactor.now().advanced(by: Limits.lookPause)
-        return sentCells.map { cell, sent in
-            let hanging = hangsAt(cell, sent)
-            guard let behind = behindAt(cell) else { return hanging }
-            let isTold = flights[cell.stripe].waiting <= flights[cell.stripe].fewMissing
-            return min(hanging, isTold ? behind : max(behind, again))
-        }.min()
-    }
-
-    private func lateNodes(at now: MonotonicTime) -> [DatanodeID: Lateness] {
+    private func lateNodes(
+        by limits: NodeHealth.LateWrites, at now: MonotonicTime
+    ) -> [DatanodeID: Lateness] {
         var late: [DatanodeID: Lateness] = [:]
         for (cell, sent) in sentCells {
-            if hangsAt(cell, sent) <= now {
+            let flight = flights[cell.stripe]
+            let age = flight.since.duration(to: now)
+            if limits.habits[cell.place] <= age {
                 late[sent.node.id] = .hanging
-            } else if late[sent.node.id] == nil,
-                flights[cell.stripe].waiting <= flights[cell.stripe].fewMissing,
-                let behind = behindAt(cell), behind <= now
+            } else if late[sent.node.id] == nil, flight.isTelling,
+                let behind = limits.behind(slowest: flight.slowest), behind <= age
             {
                 late[sent.node.id] = .behind
             }
@@ -327,22 +338,34 @@ actor GroupWriter {
         return late
     }
 
-    /// Ends the group without waiting for those of `nodes` that still have not answered.
-    private func giveUp(_ nodes: Set<DatanodeID>) {
+    /// Ends the group without waiting for those of `nodes` that are late still: while another group
+    /// was looked for they may have answered. False, with nothing done, if none is, or if too much
+    /// would be written again: other writers were quicker.
+    private func giveUp(_ nodes: some Collection<DatanodeID>) -> Bool {
         let now = reactor.now()
-        for sent in sentCells.values where nodes.contains(sent.node.id) {
+        let late = lateNodes(by: client.health.lateWrites(to: group.nodes), at: now)
+            .filter { nodes.contains($0.key) }
+        let missing = sentCells.values.filter { late[$0.node.id] != nil }
+        // Where another node has failed all is written again in any case.
+        if failure == nil {
+            guard let first = missing.first,
+                late.values.contains(.hanging)
+                    || !isPatient
+                        && client.health.takeRewrite(bytes: sentBytes - acknowledgedBytes)
+            else { return false }
+            isLeft = true
+            failure = StoreError(
+                .deadlineExceeded,
+                "\(first.node) is late with a cell of \(group.blockID); another node is there")
+        }
+        for sent in missing {
             if leftNodes.insert(sent.node.id).inserted {
                 client.health.gaveUpWriting(to: sent.node.id, at: now)
-            }
-            if failure == nil {
-                isLeft = true
-                failure = StoreError(
-                    .deadlineExceeded,
-                    "\(sent.node) is late with a cell of \(group.blockID); another node is there")
             }
             sent.task?.cancel()
         }
         wakeObservers()
+        return true
     }
 
     /// Suspends until `mustWait` is false; it is looked at whenever something was acknowledged or

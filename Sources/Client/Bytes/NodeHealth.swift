@@ -54,6 +54,23 @@ final class NodeHealth: Sendable {
             guard calls.count % Limits.judged == 0 else { return }
             lateNanoseconds = calls.percentile(95) * Limits.lateFactor
         }
+
+        /// When a read is late, in nanoseconds; three of four to any node take up to `quartile`.
+        func lateRead(quartile: UInt64?) -> UInt64 {
+            guard let late = lateNanoseconds else { return 1_000_000_000 }
+            let pace = quartile.map { $0 * Limits.paceFactor } ?? .max
+            return max(min(late, pace), Limits.lateFloorNanoseconds)
+        }
+
+        /// When a write is late by what its node is used to.
+        var lateWrite: Duration {
+            guard let late = lateNanoseconds else { return .seconds(1) }
+            return .nanoseconds(
+                Int64(
+                    min(
+                        max(late, Limits.lateWriteFloorNanoseconds),
+                        Limits.lateWriteCapNanoseconds)))
+        }
     }
 
     private struct Node {
@@ -63,6 +80,30 @@ final class NodeHealth: Sendable {
         var writes = Latencies()
         var reading = Probation()
         var writing = Probation()
+
+        /// It has answered a read at `now`; three of four calls to any node take up to `quartile`.
+        mutating func answered(_ nanoseconds: UInt64, quartile: UInt64?, at now: MonotonicTime) {
+            avoidUntil = MonotonicTime(nanoseconds: 0)
+            reads.add(nanoseconds)
+            // Given up when it was late, it would not have come as far as this.
+            guard reading.isTried(at: now) else { return }
+            reading.answered(inTime: nanoseconds <= reads.lateRead(quartile: quartile), at: now)
+        }
+    }
+
+    /// When cells on their way to some nodes are late, as known at one moment.
+    struct LateWrites {
+        /// When a cell counts as late by the habit of the node that it goes to, whatever the others
+        /// do: something is wrong with it. In the order of the nodes; for no node nothing counts.
+        fileprivate(set) var habits: [Duration]
+        /// What three of four cells took, in nanoseconds; nil while too little is known.
+        fileprivate var quartile: UInt64?
+
+        /// When a cell counts as late against the others of its stripe, of which all but a few are
+        /// there and the slowest of these took `slowest` nanoseconds; nil while too little is known.
+        func behind(slowest: UInt64) -> Duration? {
+            NodeHealth.behind(quartile: quartile, slowest: slowest).map { .nanoseconds(Int64($0)) }
+        }
     }
 
     private struct State {
@@ -70,7 +111,8 @@ final class NodeHealth: Sendable {
         var reads = Pace()
         var writes = Pace()
         var budget = RewriteBudget()
-        /// Those that writers were late with and that are not trusted again.
+        /// Those that writers were late with and that are not trusted again; one that is forgotten
+        /// is among them until somebody begins to write.
         var suspects: Set<DatanodeID> = []
         /// Nodes that there was no whole group without, and until when none is looked for.
         var hopeless: [(nodes: Set<DatanodeID>, until: MonotonicTime)] = []
@@ -92,14 +134,17 @@ final class NodeHealth: Sendable {
                 .sorted { ($1.until, $0.id) < ($0.until, $1.id) }.map { $0.id }
         }
 
-        /// When a cell is late against the others of its stripe, of which the slowest took
-        /// `slowest`; nil while too little is known.
-        func lateWrite(slowest: UInt64) -> UInt64? {
-            writes.quartile.map {
-                max(
-                    Limits.lateFloorNanoseconds, $0 * Limits.paceFactor,
-                    slowest * Limits.stripeFactor)
-            }
+        /// Forgets those that are suspects no longer.
+        mutating func forgetTrusted(at now: MonotonicTime) {
+            suspects = suspects.filter { nodes[$0]!.writing.isSuspect(at: now) }
+        }
+    }
+
+    /// When a cell is late against the others of its stripe, of which the slowest took `slowest`,
+    /// and three of four of any `quartile`; nil while that is not known. All nanoseconds.
+    private static func behind(quartile: UInt64?, slowest: UInt64) -> UInt64? {
+        quartile.map {
+            max(Limits.lateFloorNanoseconds, $0 * Limits.paceFactor, slowest * Limits.stripeFactor)
         }
     }
 
@@ -139,20 +184,11 @@ final class NodeHealth: Sendable {
     /// A node has answered a read at `now`.
     func answered(_ id: DatanodeID, in nanoseconds: UInt64, at now: MonotonicTime) {
         state.withLock { state in
-            // Changed where it lies: a copy would take the latencies along for each answer.
-            state.nodes[id, default: Node()].avoidUntil = MonotonicTime(nanoseconds: 0)
-            state.nodes[id]!.reads.add(nanoseconds)
             state.reads.add(nanoseconds)
-            // Given up when it was late, it would not have come as far as this.
-            state.nodes[id]!.reading.answered(
-                inTime: nanoseconds <= Self.lateRead(state.nodes[id]!.reads, state.reads), at: now)
+            // Changed where it lies: a copy would take the latencies along for each answer.
+            state.nodes[id, default: Node()].answered(
+                nanoseconds, quartile: state.reads.quartile, at: now)
         }
-    }
-
-    private static func lateRead(_ own: Latencies, _ all: Pace) -> UInt64 {
-        guard let late = own.lateNanoseconds else { return 1_000_000_000 }
-        let pace = all.quartile.map { $0 * Limits.paceFactor } ?? .max
-        return max(min(late, pace), Limits.lateFloorNanoseconds)
     }
 
     /// Whether others are to be asked, if there are: the node failed or was late, and has not shown
@@ -175,7 +211,8 @@ final class NodeHealth: Sendable {
     /// When a read from this node counts as late.
     func lateAfter(_ id: DatanodeID) -> Duration {
         state.withLock { state in
-            .nanoseconds(Int64(Self.lateRead(state.nodes[id]?.reads ?? Latencies(), state.reads)))
+            let reads = state.nodes[id]?.reads ?? Latencies()
+            return .nanoseconds(Int64(reads.lateRead(quartile: state.reads.quartile)))
         }
     }
 
@@ -187,7 +224,9 @@ final class NodeHealth: Sendable {
             state.nodes[id, default: Node()].writes.add(nanoseconds)
             state.writes.add(nanoseconds)
             guard state.suspects.contains(id) else { return }
-            let late = state.lateWrite(slowest: 0) ?? Limits.lateWriteFloorNanoseconds
+            let late =
+                Self.behind(quartile: state.writes.quartile, slowest: 0)
+                ?? Limits.lateWriteFloorNanoseconds
             state.nodes[id]!.writing.answered(inTime: nanoseconds <= late, at: now)
             if !state.nodes[id]!.writing.isSuspect(at: now) { state.suspects.remove(id) }
         }
@@ -196,22 +235,15 @@ final class NodeHealth: Sendable {
     /// All cells of a stripe of `bytes` were acknowledged.
     func acknowledged(bytes: Int) { state.withLock { $0.budget.acknowledged(bytes) } }
 
-    /// When a cell on its way to this node counts as late by the node's own habit: whatever the
-    /// others do, something is wrong with it.
-    func lateWriteAfter(_ id: DatanodeID) -> Duration {
-        guard let late = state.withLock({ $0.nodes[id]?.writes.lateNanoseconds }) else {
-            return .seconds(1)
+    /// When cells on their way to `nodes` are late.
+    func lateWrites(to nodes: [DatanodeAddress?]) -> LateWrites {
+        state.withLock { state in
+            LateWrites(
+                habits: nodes.map { node in
+                    (node.flatMap { state.nodes[$0.id]?.writes } ?? Latencies()).lateWrite
+                },
+                quartile: state.writes.quartile)
         }
-        return .nanoseconds(
-            Int64(
-                min(
-                    max(late, Limits.lateWriteFloorNanoseconds), Limits.lateWriteCapNanoseconds)))
-    }
-
-    /// When a cell counts as late against the others of its stripe, of which all but a few are
-    /// there and the slowest of these took `slowest` nanoseconds; nil while too little is known.
-    func lateWriteAfter(slowest: UInt64) -> Duration? {
-        state.withLock { $0.lateWrite(slowest: slowest) }.map { .nanoseconds(Int64($0)) }
     }
 
     /// Whether so few are late that it says something against them: `ids`, and the others that are
@@ -233,6 +265,9 @@ final class NodeHealth: Sendable {
     ) -> Bool {
         areFew(ids, most: most, at: now) && !state.withLock { $0.isHopeless(ids, at: now) }
     }
+
+    /// Whether so many bytes might be written again because a node is merely late.
+    func mayRewrite(bytes: Int) -> Bool { state.withLock { $0.budget.bytes >= bytes } }
 
     /// Whether so many bytes may be written again because a node is merely late; if so, they count.
     func takeRewrite(bytes: Int) -> Bool { state.withLock { $0.budget.take(bytes) } }
@@ -278,6 +313,7 @@ final class NodeHealth: Sendable {
     func beginning(at now: MonotonicTime) -> Beginning {
         state.withLock { state in
             guard !state.suspects.isEmpty else { return Beginning(avoiding: [], isTrial: false) }
+            state.forgetTrusted(at: now)
             let tried = state.suspects.sorted().first {
                 state.nodes[$0]!.writing.takeTrial(at: now)
             }

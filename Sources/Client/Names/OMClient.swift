@@ -281,6 +281,7 @@ public struct OMClient<Caller: OMCaller>: Sendable {
         var request = OMAllocateGroupRequest()
         request.openID = open.id
         request.excluding = excluding.nodes.sorted().map(\.message)
+        request.slow = excluding.slowNodes.sorted().map(\.message)
         request.excludingContainers = excluding.containers.sorted().map(\.rawValue)
         request.whole = excluding.degradedGroups
         request.user = open.user

@@ -1090,6 +1090,9 @@ public nonisolated struct OMAllocateGroupRequest: Sendable {
   /// A group with empty places is not wanted: refused where there is no other.
   public var whole: Bool = false
 
+  /// Those of `excluding` that are merely slow: groups that are planned with them stay so.
+  public var slow: [WireIdentity] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -3389,7 +3392,7 @@ nonisolated extension OMReserveResponse: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AllocateGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0\u{3}excluding_containers\0\u{1}whole\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}open_id\0\u{1}excluding\0\u{1}user\0\u{3}excluding_containers\0\u{1}whole\0\u{1}slow\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3402,6 +3405,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
       case 3: try { try decoder.decodeSingularStringField(value: &self.user) }()
       case 4: try { try decoder.decodeRepeatedUInt64Field(value: &self.excludingContainers) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.whole) }()
+      case 6: try { try decoder.decodeRepeatedMessageField(value: &self.slow) }()
       default: break
       }
     }
@@ -3423,6 +3427,9 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if self.whole != false {
       try visitor.visitSingularBoolField(value: self.whole, fieldNumber: 5)
     }
+    if !self.slow.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.slow, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3432,6 +3439,7 @@ nonisolated extension OMAllocateGroupRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.user != rhs.user {return false}
     if lhs.excludingContainers != rhs.excludingContainers {return false}
     if lhs.whole != rhs.whole {return false}
+    if lhs.slow != rhs.slow {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
