@@ -210,7 +210,9 @@ class Run(CommandLineSteps):
             "admin", "datanode", "disks", "--json", "--node", rows[2]["datanode"]).stdout
         assert [row["disk"] for row in json.loads(one)] == [rows[2]["disk"]]
         table = self.cluster.apus("admin", "datanode", "disks").stdout
-        assert max(map(len, table.splitlines())) <= 100, table
+        # What is said of a slow disk, if one is, names it by its path.
+        lines = [line.replace(self.cluster.dir, "/…") for line in table.splitlines()]
+        assert max(map(len, lines)) <= 100, table
         wrong = self.cluster.apus("admin", "datanode", "disks", "--node", "x", check=False)
         assert wrong.returncode == 1 and "'x'" in wrong.stderr, wrong
 
