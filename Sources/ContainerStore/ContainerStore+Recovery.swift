@@ -102,6 +102,8 @@ extension ContainerStore {
                 }
             case .replacing(let old):
                 if chosen == nil { chosen = try await chooseVolume() }
+                // Sealed it serves nobody any more.
+                try await old.volume.makeKeptFolder()
                 guard await old.sealToGiveWay() else { continue }
                 try await old.moveSealedAside(cache: cache)
                 forget(old)

@@ -73,14 +73,21 @@ extension ContainerStore {
                 twin.standing.stage == .recovering
                 || used.standing.stage == .closed && used.header == twin.header
             guard isOfNoUse else {
-                twin.volume.withState { _ = $0.unusable.insert(twin.id) }
+                leaveAlone(twin)
                 return tell("this one is not used")
             }
             try await twin.moveAside(cache: cache)
             tell("this one was moved to \(twin.volume.keptPath)")
         } catch {
-            twin.volume.withState { _ = $0.unusable.insert(twin.id) }
+            leaveAlone(twin)
             tell("this one is not used, and could not be seen to: \(error.message)")
         }
+    }
+
+    /// Has nothing made in the place of a replica that is not used, as of one that could not be opened.
+    private func leaveAlone(_ twin: Container) {
+        let charged = twin.state.withLock { $0.charged }
+        twin.charge(-charged)
+        twin.volume.withState { _ = $0.unusable.insert(twin.id) }
     }
 }

@@ -1,5 +1,6 @@
 import Bytes
 import ContainerFormat
+import Glibc
 import Model
 import Reactor
 import Synchronization
@@ -148,6 +149,24 @@ extension Volume {
         noteProblem(keptPath, "nothing can be kept there, or removed (\(error.description))")
     }
 
+    /// Makes the folder in which things are kept. Throws where that cannot be done, and the volume goes
+    /// on.
+    func makeKeptFolder() async throws(StoreError) {
+        do throws(IOError) {
+            try await reactor.makeDirectory(keptPath, disk: disk)
+            guard try await reactor.status(keptPath, disk: disk)?.isDirectory == true else {
+                throw IOError(code: ENOTDIR, operation: "mkdir", path: keptPath)
+            }
+        } catch { throw unmovable(error) }
+    }
+
+    /// What to tell of a replica that could not be moved aside.
+    private func unmovable(_ error: IOError) -> StoreError {
+        noteUnkept(error)
+        if error.isPassing || error.kind == .full { return refusal(for: error) }
+        return StoreError(.io, "a replica cannot be moved aside: \(error.description)")
+    }
+
     /// Moves the files of a replica aside, durably: nothing of it counts any more. Where that cannot be
     /// done it is thrown, and the volume goes on.
     ///
@@ -155,19 +174,14 @@ extension Volume {
     /// without data, which is damaged as before, and is moved aside by the next try.
     func moveAside(_ id: ContainerID, index: Int) async throws(StoreError) {
         let base = "replica-\(id.rawValue)-\(index)-\(now)"
+        try await makeKeptFolder()
         for (from, suffix) in [(dataPath(id), ".data"), (journalPath(id), ".journal")] {
             let allocated: Int
             do throws(IOError) {
-                try await reactor.makeDirectory(keptPath, disk: disk)
                 guard let found = try await reactor.status(from, disk: disk) else { continue }
                 try await reactor.rename(from, to: "\(keptPath)/\(base)\(suffix)", disk: disk)
                 allocated = found.allocated
-            } catch {
-                noteUnkept(error)
-                if error.isPassing || error.kind == .full { throw refusal(for: error) }
-                throw StoreError(
-                    .io, "container \(id) on \(path) cannot be moved aside: \(error.description)")
-            }
+            } catch { throw unmovable(error) }
             if let file = KeptFile(name: base + suffix, size: allocated) { addKept(file) }
             try await changing { () async throws(IOError) in
                 try await reactor.synchronizeDirectory(containersPath, disk: disk)

@@ -60,7 +60,9 @@ struct HealTroubleTests {
             let scrub = Task(executorPreference: reactor) {
                 try await container.damageBesideCells(file)
             }
-            try await eventually("the journal is read") { faults.hangingNames > 0 }
+            try await eventually("the journal is read") {
+                container.state.withLock { $0.isJournalHeld }
+            }
             let deletion = Task(executorPreference: reactor) {
                 await refusal { try await store.deleteBlocks([blockID(5)]) }
             }
@@ -163,7 +165,9 @@ struct HealTroubleTests {
             let healing = Task(executorPreference: reactor) {
                 await refusal { try await sample.heal(store) }
             }
-            try await eventually("the journal is read") { faults.hangingNames > 0 }
+            try await eventually("the journal is read") {
+                container.state.withLock { $0.isJournalHeld }
+            }
             let deletion = Task(executorPreference: reactor) {
                 await refusal { try await store.deleteBlocks([blockID(5)]) }
             }
@@ -289,6 +293,32 @@ struct HealTroubleTests {
             scrubber.scrubNow()
             try await eventually("it is found") { scrubber.status.damaged > 0 }
             #expect(scrubber.withState { $0.damaged[id] } == 1_000_000_000_000)
+            try await store.close()
+        }
+    }
+
+    @Test("what passes by itself is no failed healing; what does not is one")
+    func passing() async throws {
+        try await withFaults { directory, _, _, store, sample in
+            try flipBit(place(sample, 3, 5000) * 8, of: dataPath(directory))
+            let volume = try store.container(id).volume
+            func heal(_ error: StoreError, suspends: Bool = false) async -> StoreError.Code? {
+                await refusal {
+                    try await store.heal(id, replicaIndex: 1) { _ throws(StoreError) in
+                        if suspends { volume.withState { $0.suspension = "a test says so" } }
+                        throw error
+                    }
+                }?.code
+            }
+            #expect(await heal(StoreError(.deadlineExceeded, "late")) == .deadlineExceeded)
+            #expect(await heal(StoreError(.overloaded, "busy")) == .overloaded)
+            #expect(await heal(StoreError(.io, "no answer"), suspends: true) == .overloaded)
+            volume.withState { $0.suspension = nil }
+            #expect(volume.withState { $0.heals.failed } == 0)
+            #expect(await heal(StoreError(.unavailable, "nobody has it")) == .corrupt)
+            #expect(volume.withState { $0.heals.failed } == 1)
+            _ = try await sample.heal(store)
+            #expect(store.report(of: id)?.state == .closed)
             try await store.close()
         }
     }

@@ -25,7 +25,7 @@ struct KeptTests {
     }
 
     @Test("only names that are given here are kept files: none that a crash left half")
-    func names() {
+    func givenNames() {
         for name in [
             "bytes-1-1-1-0-7.new", "bytes-1-1-1-0-7.data", "replica-1-1-7",
             "replica-1-1-7.data.new", "replica-1-1-7.new",
@@ -119,6 +119,44 @@ struct KeptTests {
                 #expect(kept(directory).count == 2)
                 try await store.close()
             }.value
+        }
+    }
+
+    @Test("a replica that was moved aside stays as long as another is rebuilt in its place")
+    func whileRebuilt() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, options: Self.options())
+            try await Sample().write(store)
+            try store.container(id).markDamaged("a test says so")
+            try await begin(store)
+            let volume = try store.container(id).volume
+            #expect(await volume.makeRoom() == false && kept(directory).count == 2)
+            // Containers are closed as ever.
+            volume.noteFull()
+            #expect(volume.withState { $0.isFull } && kept(directory).count == 2)
+            try await store.finishRecovery(id, token: 9)
+            #expect(await volume.makeRoom() && kept(directory).isEmpty)
+            try await store.close()
+        }
+    }
+
+    @Test("a replica that cannot be moved aside stays, and its disk with it")
+    func cannotBeMovedAside() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, options: .mortal)
+            try await Sample().write(store)
+            try store.container(id).markDamaged("a test says so")
+            try replaceContents(of: "\(directory)/v1/damaged", with: [1])
+            #expect(await refusal { try await begin(store) }?.code == .io)
+            #expect(await store.volumes()[0].isFailed == false)
+            // It serves as before, and may be healed yet.
+            #expect(await store.report().map(\.state) == [.unhealthy])
+            #expect(await Sample().read(store) == 0)
+            try removeFile("\(directory)/v1/damaged")
+            try await begin(store)
+            #expect(await store.report().map(\.state) == [.recovering])
+            #expect(kept(directory).count == 2)
+            try await store.close()
         }
     }
 }

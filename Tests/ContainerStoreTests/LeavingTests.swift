@@ -1,5 +1,6 @@
 import Bytes
 import Eventually
+import Glibc
 import Model
 import Reactor
 import Testing
@@ -152,6 +153,32 @@ struct LeavingTests {
                 try await eventually("it is closed") { store.report(of: id)?.state == .closed }
                 try await store.close()
             }.value
+        }
+    }
+
+    @Test("a mark that cannot be read, or written, is told, and takes no disk out")
+    func unreadableMark() async throws {
+        try await withReactor { directory, reactor in
+            try await openStore(directory, on: reactor, volumes: 2).close()
+            let mark = "\(directory)/v1/leaving"
+            // A name that leads to itself.
+            #expect(symlink(mark, mark) == 0)
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            var report = await store.volumes()[0]
+            #expect(!report.isFailed && !report.isLeaving)
+            #expect(report.problems.count == 1 && report.problems[0].contains(mark))
+            try removeFile(mark)
+            // A folder with something in it is neither removed nor replaced.
+            try makeDirectory(mark + "/x")
+            for isLeaving in [true, false] {
+                let error = await refusal {
+                    try await store.setLeaving(isLeaving, volume: "\(directory)/v1")
+                }
+                #expect(error?.code == .io)
+                report = await store.volumes()[0]
+                #expect(!report.isFailed && !report.isLeaving)
+            }
+            try await store.close()
         }
     }
 }
