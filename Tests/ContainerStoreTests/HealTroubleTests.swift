@@ -217,6 +217,9 @@ struct HealTroubleTests {
                 copy.report(of: id).map { $0.state == .closed || $0.state == .unhealthy } == true)
             #expect(
                 await sample.read(copy, deleted: early == nil ? [1, 4] : [1]) == 0)
+            if early == nil {
+                #expect(await refusal { try await copy.block(blockID(4)) }?.code == .noSuchBlock)
+            }
             try await copy.close()
             try await eventually("it is healed") {
                 await refusal { try await sample.heal(store) } == nil
