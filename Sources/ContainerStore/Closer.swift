@@ -3,7 +3,8 @@ import Reactor
 import Synchronization
 
 /// Closes the containers of a volume that must be closed without SCM asking: the disk is full, the
-/// journal could not be written, or they hold as much as one may.
+/// journal could not be written, or they hold as much as one may. Of those that are closed already it
+/// has a journal brought in order that could not be written.
 ///
 /// What fails is tried again until it succeeds, the container is gone, or the volume is: a container
 /// must not stay between open and closed, where it takes nothing and is reported as going on. One task
@@ -76,8 +77,12 @@ final class Closer: Sendable {
             return true
         } catch {
             return container.volume.failure != nil
-                || container.state.withLock {
-                    $0.damage != nil || $0.phase == .deleted || $0.recovery != nil
+                || container.state.withLock { state in
+                    // A damaged one is closed by nobody; but the journal of one that is closed must
+                    // be brought in order, or it could not be healed.
+                    let isToBeMended = state.isClosed && state.journalTrouble == .unwritten
+                    return state.phase == .deleted || state.recovery != nil
+                        || state.damage != nil && !isToBeMended
                 }
         }
     }

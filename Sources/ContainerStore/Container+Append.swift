@@ -206,7 +206,7 @@ extension Container {
             }
             if isDone { charge(range.count) }
             wakeIdle()
-            if await volume.space().available <= 0 { volume.noteFull() }
+            if await volume.room().available <= 0 { volume.noteFull() }
         }
     }
 }

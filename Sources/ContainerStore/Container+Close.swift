@@ -13,21 +13,24 @@ extension Container {
         do throws(StoreError) {
             try await writeIndex(try await takeSnapshot())
         } catch {
-            let waiters = state.withLock { state in
+            let (waiters, mustBeSettled) = state.withLock { state in
                 state.isCloseUnderWay = false
-                state.isJournalHeld = false
                 if state.recovery != nil { state.phase = .recovering }
-                return state.isJournalBroken ? state.failAll(error) : []
+                return (
+                    state.isJournalBroken ? state.failAll(error) : [],
+                    state.journalTrouble == .unwritten && state.recovery == nil
+                )
             }
-            volume.committer.add(self)
             for waiter in waiters { waiter.resume(returning: .failure(error)) }
+            releaseJournal()
             wakeClosers()
+            if mustBeSettled { volume.closer.add(self) }
             throw error
         }
         state.withLock { $0.isCloseUnderWay = false }
         wakeClosers()
         // Deletions may have come meanwhile; the new journal takes them.
-        volume.committer.add(self)
+        releaseJournal()
     }
 
     /// Seals the container. False if it is closed already; waits for a close that is under way.
@@ -107,7 +110,6 @@ extension Container {
             state.deleted = []
             state.journal = tail
             state.dataFile = nil
-            state.isJournalHeld = false
             state.journalTrouble = nil
             state.writtenTo = tail.end
             state.needsMark = false
@@ -160,11 +162,18 @@ extension Container {
     }
 
     /// Writes a new journal of `records` in place of the old one, if there is one. See
-    /// `JournalWriter.replace`.
+    /// `JournalWriter.replace`. Where it fails so that nobody knows which of them will be there, nothing
+    /// more is written: whoever has the container in hand is to have `closer` settle it.
     func replaceJournal(
         _ records: [JournalRecord], isToGrow: Bool = false
     ) async throws(IOError) -> JournalTail {
-        let (tail, size) = try await journalWriter.replace(by: records, isToGrow: isToGrow)
+        let (tail, size): (JournalTail, Int)
+        do throws(IOError) {
+            (tail, size) = try await journalWriter.replace(by: records, isToGrow: isToGrow)
+        } catch {
+            if journalWriter.isUnsettled { state.withLock { $0.journalTrouble = .unwritten } }
+            throw error
+        }
         let before = state.withLock { state in
             defer { state.journalAheadTo = size }
             return state.journalAheadTo

@@ -260,10 +260,30 @@ extension Container {
         charge(-charged)
     }
 
-    /// Refuses everything from now on, and moves both files to where nobody takes them for a
-    /// container's. To be tried again where it fails.
+    /// Refuses everything from now on if the replica may make way for one that is rebuilt; false, and
+    /// nothing is changed, if not. Waits for a close that is under way.
+    func sealToGiveWay() async -> Bool {
+        while true {
+            let isSealed = state.withLock { state -> Bool? in
+                if state.isCloseUnderWay { return nil }
+                guard state.isToGiveWay else { return false }
+                state.phase = .deleted
+                return true
+            }
+            if let isSealed { return isSealed }
+            await untilClosed()
+        }
+    }
+
+    /// Refuses everything from now on, and moves both files aside.
     func moveAside(cache: ClosedCache) async throws(StoreError) {
         await seal()
+        try await moveSealedAside(cache: cache)
+    }
+
+    /// Moves the files of a container whose phase is `deleted` to where nobody takes them for a
+    /// container's; again if it failed before.
+    func moveSealedAside(cache: ClosedCache) async throws(StoreError) {
         let charged = await letGoOfFiles(cache: cache)
         try await volume.moveAside(id, index: header.replicaIndex)
         charge(-charged)

@@ -52,6 +52,8 @@ extension Container {
 
     func isGone(_ localID: UInt64) -> Bool { state.withLock { $0.isGone(localID) } }
 
+    func isGoneForGood(_ localID: UInt64) -> Bool { state.withLock { $0.isGoneForGood(localID) } }
+
     // MARK: Bytes in place
 
     /// Writes `payload`, which matches the checksums of `damaged`, over what is there, durably, and
@@ -122,8 +124,20 @@ extension Container {
         }
     }
 
-    /// Writes the header of the data file anew.
+    /// Writes the header of the data file anew. A removal of the replica waits for it.
     func mendHeader(in file: File) async throws(StoreError) {
+        let hasBegun = state.withLock { state in
+            // Once it is sealed its files, or others under their names, are somebody else's.
+            if state.isClosed { state.writing += 1 }
+            return state.isClosed
+        }
+        guard hasBegun else {
+            throw StoreError(.noSuchContainer, "\(name) is being removed")
+        }
+        defer {
+            state.withLock { $0.writing -= 1 }
+            wakeIdle()
+        }
         try await volume.changing { () async throws(IOError) in
             try await file.write(
                 Payload(copying: header.encoded(for: .data), pool: volume.reactor.pool), at: 0,
@@ -135,21 +149,38 @@ extension Container {
     // MARK: The end
 
     /// All was read and is whole: the journal says so from now on, as does memory. False, and it
-    /// stays damaged, if damage was found meanwhile.
+    /// stays damaged, if damage was found meanwhile, or a block of `passedOver` is there after all.
     ///
     /// The journal is replaced by one without `unhealthy`: whoever opens the replica after a crash
     /// finds the one or the other. What was rotten of it is written from what is known here.
-    func endDamage(_ cache: ClosedCache) async throws(StoreError) -> Bool {
+    /// - Parameter passedOver: blocks that were not verified because they were being deleted.
+    func endDamage(
+        _ cache: ClosedCache, passedOver: Set<UInt64>
+    ) async throws(StoreError) -> Bool {
         _ = try await holdJournal(waits: true)
         defer { releaseJournal() }
+        let isComplete = state.withLock { state in
+            // Deletions that were under way have ended; some may have failed.
+            let back = passedOver.filter { !state.isGoneForGood($0) }
+            for localID in back { state.suspicion.add(localID) }
+            return back.isEmpty
+        }
+        guard isComplete else { return false }
         let parsed = try await soundJournal()
         let isMarked = parsed?.records.contains(.unhealthy) ?? true
         if isMarked {
             var records = parsed?.records.filter { $0 != .unhealthy && $0 != .mark }
             if records == nil { records = try await knownRecords(cache) }
             let written = (records ?? []) + [.mark]
-            let tail = try await volume.changing { () async throws(IOError) in
-                try await replaceJournal(written)
+            let tail: JournalTail
+            do throws(StoreError) {
+                tail = try await volume.changing { () async throws(IOError) in
+                    try await replaceJournal(written)
+                }
+            } catch {
+                // Which journal there is has to be looked up, healed or not.
+                if journalWriter.isUnsettled { volume.closer.add(self) }
+                throw error
             }
             state.withLock { state in
                 state.journal = tail
@@ -164,7 +195,8 @@ extension Container {
     }
 
     /// What the journal of the closed replica would say if it were made now. That holes were punched is
-    /// left out: they are punched again by the next start, which changes nothing.
+    /// left out: they are punched again by the next start, which changes nothing. Deletions under way
+    /// are left out as well: their records wait, and are written behind.
     private func knownRecords(_ cache: ClosedCache) async throws(StoreError) -> [JournalRecord] {
         guard case .closed(let footerOffset) = state.withLock({ $0.phase }) else {
             throw StoreError(.noSuchContainer, "\(name) is being removed")
@@ -172,7 +204,7 @@ extension Container {
         let file = try await cache.dataFile(of: self)
         let footer = try await storedFooter(file, for: .repair)
         let pages = try await storedTable(footer, file, for: .repair)
-        let deleted = state.withLock { $0.deleted }
+        let deleted = state.withLock { $0.deleted.subtracting($0.unconfirmed) }
         var records: [JournalRecord] = [
             .closed(
                 footerOffset: footerOffset, blockCount: footer.blockCount,

@@ -4,36 +4,33 @@ import Reactor
 import Synchronization
 
 extension Container {
-    /// Brings a closed container's journal in order that could not be written: what is on disk of
-    /// the last round is looked up as at a start, and the rest cut. Nothing to do for any other.
+    /// Brings a closed container's journal in order that could not be written, or replaced: what is on
+    /// disk is looked up as at a start, and the rest cut. Nothing to do for any other.
+    ///
+    /// Where the disk does not say all that was acknowledged the journal is rotten: healing the replica
+    /// writes it anew.
     func mendJournal() async throws(StoreError) {
         await untilIdle()
         let mustMend = state.withLock { state in
-            guard state.isClosed, state.journalTrouble == .unwritten, !state.isJournalHeld else {
+            guard state.isClosed, state.journalTrouble == .unwritten, state.isIdle else {
                 return false
             }
             state.isJournalHeld = true
             return true
         }
         guard mustMend else { return }
-        defer { state.withLock { $0.isJournalHeld = false } }
-        let bytes = try await volume.journalBytes(of: id)
-        let parsed: Journal.Contents
-        var contents = ContainerContents()
-        do throws(FormatError) {
-            parsed = try bytes.withParsed { (bytes) throws(FormatError) in
-                try Journal.parse(bytes)
-            }
-            for record in parsed.records { try contents.apply(record) }
-        } catch {
-            throw StoreError(.corrupt, "\(name): \(error.description)")
-        }
-        guard parsed.damagedAt == nil else {
-            throw StoreError(.corrupt, "\(name): its journal is damaged")
+        defer { releaseJournal() }
+        // First of all which file it is: what is added to the one would be lost with the other.
+        try await volume.changing { () async throws(IOError) in try await journalWriter.settle() }
+        guard let stored = try await storedJournal() else {
+            let text = "\(name): its journal is damaged"
+            markRotten(text)
+            throw StoreError(.corrupt, text)
         }
         try await volume.changing { () async throws(IOError) in
-            try await cutTail(of: bytes.withUnsafeBytes { JournalTail(parsed, of: $0) })
+            try await cutTail(of: stored.tail)
         }
+        let contents = stored.contents
         let found = state.withLock { state in
             // Deletions whose records are there although nobody was told so.
             let new = contents.unpunched.filter { !state.deleted.contains($0.key) }
@@ -44,6 +41,40 @@ extension Container {
             return new.sorted { $0.key < $1.key }
         }
         volume.reclaimer.add(self, found.map { (localID: $0.key, extents: $0.value.extents) })
+        // The one that ends a healing may be there though the healing failed.
+        if !contents.isUnhealthy, state.withLock({ $0.damage != nil }) { note(.unhealthy) }
+    }
+
+    private struct StoredJournal {
+        var tail: JournalTail
+        var contents: ContainerContents
+    }
+
+    /// The journal of the closed replica as it is on disk; nil: it is damaged, or does not say all that
+    /// was acknowledged.
+    private func storedJournal() async throws(StoreError) -> StoredJournal? {
+        let journal: Volume.JournalFile
+        do throws(IOError) { journal = try await volume.readJournal(of: id) } catch {
+            if error.isPassing { throw volume.refusal(for: error) }
+            try volume.check()
+            return nil
+        }
+        guard let bytes = journal.bytes else { return nil }
+        var contents = ContainerContents()
+        do throws(FormatError) {
+            let parsed = try bytes.withParsed { (bytes) throws(FormatError) in
+                try Journal.parse(bytes)
+            }
+            for record in parsed.records { try contents.apply(record) }
+            let isComplete = state.withLock { state in
+                guard case .closed(let footerOffset) = state.phase else { return false }
+                return contents.closing?.footerOffset == footerOffset
+                    && contents.deleted.isSuperset(of: state.deleted)
+            }
+            guard parsed.header == header, parsed.damagedAt == nil, isComplete else { return nil }
+            return StoredJournal(
+                tail: bytes.withUnsafeBytes { JournalTail(parsed, of: $0) }, contents: contents)
+        } catch { return nil }
     }
 
     /// Removes what a write left behind the journal's end that was not acknowledged, so that it

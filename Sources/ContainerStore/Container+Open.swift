@@ -18,6 +18,24 @@ extension Container {
         let id = header.containerID
         let container = Container(
             header: header, volume: volume, state: ContainerState(journal: .init(.init(header))))
+        do throws(StoreError) { try await container.makeFiles(recovery) } catch {
+            // What got a name would be there after the next start, beside what is made elsewhere.
+            let charged = container.state.withLock { $0.charged }
+            container.charge(-charged)
+            container.journalWriter.letGo()
+            guard volume.failure == nil else { throw error }
+            do throws(StoreError) { try await volume.removeContainer(id) } catch {
+                volume.noteProblem(
+                    volume.dataPath(id), "a creation that failed left it (\(error.message))")
+            }
+            throw error
+        }
+        return container
+    }
+
+    private func makeFiles(
+        _ recovery: (token: UInt64, deleted: Set<UInt64>)?
+    ) async throws(StoreError) {
         let extent = volume.options.extentBytes
         let path = volume.dataPath(id)
         try await volume.changing { () async throws(IOError) in
@@ -38,13 +56,13 @@ extension Container {
                 records += recovery.deleted.map { .deleted(localID: $0, length: 0, extents: []) }
                 records.append(.mark)
             }
-            let tail = try await container.replaceJournal(records, isToGrow: true)
+            let tail = try await replaceJournal(records, isToGrow: true)
             try await reactor.rename(path + ".new", to: path, disk: volume.disk)
             try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
             let data = try await File.open(
                 path, [.read, .write, .direct], on: reactor, disk: volume.disk)
-            _ = try await container.journalWriter.open()
-            container.state.withLock { state in
+            _ = try await journalWriter.open()
+            state.withLock { state in
                 state.dataFile = data
                 state.journal = tail
                 state.writtenTo = tail.end
@@ -56,15 +74,14 @@ extension Container {
                 }
             }
         }
-        container.charge(extent)
-        return container
+        charge(extent)
     }
 
     /// Opens the replica with `id` from its files: replays the journal, cuts a torn tail, and
     /// finishes deletions. Damage makes it unhealthy; only I/O errors and files that are no
     /// container's throw.
     static func open(_ id: ContainerID, on volume: Volume) async throws(StoreError) -> Container {
-        let bytes = try await volume.journalBytes(of: id)
+        let (bytes, modifiedAt) = try await volume.journal(of: id)
         var parsed: Journal.Contents
         do throws(FormatError) {
             parsed = try bytes.withParsed { (bytes) throws(FormatError) in
@@ -101,7 +118,8 @@ extension Container {
             state.damage = damage
             state.journalTrouble = .damaged
         }
-        let container = Container(header: parsed.header, volume: volume, state: state)
+        let container = Container(
+            header: parsed.header, volume: volume, state: state, foundAt: modifiedAt)
         try await container.openFiles(
             cutting: damage == nil ? parsed : nil, journalBytes: bytes.count, contents)
         return container

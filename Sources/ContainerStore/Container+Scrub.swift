@@ -24,7 +24,7 @@ extension Container {
             return try await scrubClosed(by: scrubber, buffer, cache)
         } catch {
             // An index that does not parse has been marked already; a full queue is no damage.
-            if error.code == .corrupt { scrubber.didFind(error.message) }
+            if error.code == .corrupt { scrubber.didFind(error.message, in: id) }
             return false
         }
     }
@@ -36,7 +36,7 @@ extension Container {
         let file = try await cache.dataFile(of: self)
         var isWhole = true
         if let damage = try await damageBesideCells(file) {
-            scrubber.didFind(damage)
+            scrubber.didFind(damage, in: id)
             isWhole = false
         }
         let footer = try await storedFooter(file, for: .scrub)
@@ -90,15 +90,13 @@ extension Container {
                     entry.checksums[first..<first + (count + unit - 1) / unit])
                 if let problem {
                     // Deleted while it was read: its extents are holes, that is no damage.
-                    let isGone = state.withLock {
-                        $0.deleted.contains(entry.localID) || $0.phase == .deleted
-                    }
-                    if isGone { return true }
+                    // Not verified, where the deletion may fail yet.
+                    if isGone(entry.localID) { return isGoneForGood(entry.localID) }
                     let text =
                         "\(name), block \(BlockID(containerID: id, localID: entry.localID)), "
                         + "offset \(cell.offset + done): \(problem)"
                     markDamaged(text, block: entry.localID)
-                    scrubber.didFind(text)
+                    scrubber.didFind(text, in: id)
                     return false
                 }
                 await scrubber.didRead(count)

@@ -28,14 +28,14 @@ extension Container {
     /// What the journal of a closed replica says on disk; nil: it does not say all that is known
     /// here. Precondition: nobody writes to it, for it is held (`holdJournal`).
     func soundJournal() async throws(StoreError) -> Journal.Contents? {
-        let bytes: [UInt8]
-        do throws(StoreError) { bytes = try await volume.journalBytes(of: id) } catch {
-            guard error.code == .io || error.code == .corrupt, volume.failure == nil else {
-                throw error
-            }
+        let journal: Volume.JournalFile
+        do throws(IOError) { journal = try await volume.readJournal(of: id) } catch {
+            // What passes says nothing about the file, nor does a volume that is out.
+            if error.isPassing { throw volume.refusal(for: error) }
+            try volume.check()
             return nil
         }
-        let parsed = try? bytes.withParsed { (bytes) throws(FormatError) in
+        let parsed = try? journal.bytes?.withParsed { (bytes) throws(FormatError) in
             try Journal.parse(bytes)
         }
         guard let parsed, parsed.header == header, parsed.damagedAt == nil,
@@ -52,6 +52,12 @@ extension Container {
         while true {
             if waits { await untilIdle() }
             let isHeld = state.withLock { state -> Result<Bool, StoreError> in
+                if state.isClosed, state.journalTrouble == .unwritten {
+                    return .failure(
+                        StoreError(
+                            .overloaded,
+                            "\(name): its journal is being brought in order; ask again"))
+                }
                 guard state.isClosed, !state.isJournalBroken || state.journalTrouble == .rotten
                 else {
                     return .failure(
@@ -59,7 +65,7 @@ extension Container {
                             .containerState,
                             "\(name) is \(state.phase), and its journal is not in order"))
                 }
-                guard state.isIdle, !state.isJournalHeld else { return .success(false) }
+                guard state.isIdle else { return .success(false) }
                 state.isJournalHeld = true
                 return .success(true)
             }
@@ -71,9 +77,11 @@ extension Container {
         }
     }
 
+    /// Ends `holdJournal`: what came meanwhile is written, and whoever waits for quiet is told.
     func releaseJournal() {
         state.withLock { $0.isJournalHeld = false }
         volume.committer.add(self)
+        wakeIdle()
     }
 
     /// Reads header and journal of a closed replica, and marks it as damaged if they are. Where
@@ -91,12 +99,22 @@ extension Container {
         defer { releaseJournal() }
         guard try await soundJournal() == nil else { return nil }
         let text = "\(name): its journal is damaged"
-        state.withLock { state in
-            // What is added behind would not be found again.
+        markRotten(text)
+        return text
+    }
+
+    /// Adds nothing more to the journal, which is damaged on disk while all that it is to say is known
+    /// here: what is added behind would not be found again. Who waits for a record is told.
+    func markRotten(_ text: String) {
+        let waiters = state.withLock { state in
             state.journalTrouble = .rotten
             state.suspicion.add(nil)
             if state.damage == nil { state.damage = text }
+            return state.takeExtraWaiters()
         }
-        return text
+        for waiter in waiters {
+            waiter.resume(returning: .failure(StoreError(.containerState, text)))
+        }
+        wakeIdle()
     }
 }

@@ -20,8 +20,15 @@ final class Container: Sendable {
     let volume: Volume
     let state: Mutex<ContainerState>
     let journalWriter: JournalWriter
+    /// When its journal had been written last when the store was opened: nanoseconds since 1970; 0 of
+    /// one that was made since.
+    let foundAt: Int64
 
-    init(header: ContainerHeader, volume: Volume, state: consuming ContainerState) {
+    init(
+        header: ContainerHeader, volume: Volume, state: consuming ContainerState,
+        foundAt: Int64 = 0
+    ) {
+        self.foundAt = foundAt
         id = header.containerID
         serial = Self.lastSerial.wrappingAdd(1, ordering: .relaxed).newValue
         self.header = header

@@ -23,6 +23,15 @@ extension ContainerState {
     /// Whether `localID` is not to be had any more, so that what its extents hold is no damage.
     func isGone(_ localID: UInt64) -> Bool { phase == .deleted || deleted.contains(localID) }
 
+    /// The same, and no deletion that may fail yet is the reason.
+    func isGoneForGood(_ localID: UInt64) -> Bool {
+        phase == .deleted || deleted.contains(localID) && !unconfirmed.contains(localID)
+    }
+
+    /// Whether the replica may make way for one that is rebuilt: it counts, is damaged, and nobody is
+    /// about to make it good.
+    var isToGiveWay: Bool { recovery == nil && damage != nil && !isHealing }
+
     /// Takes up what is suspected.
     mutating func takeSuspicion() -> Suspicion {
         defer { suspicion = Suspicion() }

@@ -127,15 +127,17 @@ struct ContainerState: Sendable {
     /// Writes to the data file in flight.
     var writing = 0
     var isCommitting = false
-    /// While set the committer keeps its hands off: the journal is being replaced.
+    /// While set the committer keeps its hands off: the journal is being replaced, or compared. Counts
+    /// as a write.
     var isJournalHeld = false
     /// Why nothing is written to the journal any more.
     enum JournalTrouble: Hashable {
         /// It is damaged: nothing of the replica is changed until it is repaired.
         case damaged
-        /// A round could not be written because the disk was full, or had too much to do. What is
-        /// on disk of it is not known, so that nothing may follow it; closing the container writes a
-        /// new journal, and is tried until it succeeds.
+        /// A round could not be written because the disk was full, or had too much to do; or a new
+        /// journal was named, and it is not known whether that lasts. What is on disk of it is not
+        /// known, so that nothing may follow it; closing the container writes a new journal, and is
+        /// tried until it succeeds. That of a closed one is looked up (`Container.mendJournal`).
         case unwritten
         /// It was found damaged on disk, while all that it says is known here: healing the replica
         /// writes it anew.
@@ -155,10 +157,10 @@ struct ContainerState: Sendable {
 
     init(journal: JournalTail) { self.journal = journal }
 
-    /// Whether no append or record is on its way.
+    /// Whether no append or record is on its way, and nothing of the files is being replaced.
     var isIdle: Bool {
         writing == 0 && queued == 0 && deleting == 0 && reclaiming == 0 && !isCommitting
-            && extras.isEmpty && mending == nil
+            && extras.isEmpty && mending == nil && !isJournalHeld
     }
 
     var hasReady: Bool {
@@ -303,9 +305,13 @@ struct ContainerState: Sendable {
             waiters += fail(ticket: first.ticket, of: localID, error)
             if first.stage == .writing { failures[first.ticket] = error }
         }
-        waiters += extras.compactMap(\.waiter)
-        extras.removeAll()
-        return waiters
+        return waiters + takeExtraWaiters()
+    }
+
+    /// Gives up all records beside appends. Returns who to tell.
+    mutating func takeExtraWaiters() -> [Waiter] {
+        defer { extras.removeAll() }
+        return extras.compactMap(\.waiter)
     }
 
     /// Takes the waiters for idleness if there is nothing in flight.

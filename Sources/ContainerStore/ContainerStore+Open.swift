@@ -39,16 +39,16 @@ extension ContainerStore {
         }
         let known = try agreedCluster(of: volumes, with: cluster)
         var containers: [ContainerID: Container] = [:]
+        var unused: [Container] = []
         for volume in volumes where volume.failure == nil {
             for container in try await volume.openContainers() {
-                if let other = containers[container.id] {
-                    volume.withState { state in
-                        state.problems.append(
-                            "\(container.name) is also on \(other.volume.path); it is not used")
-                    }
-                } else {
+                guard let other = containers[container.id] else {
                     containers[container.id] = container
+                    continue
                 }
+                let isBetter = other.standing < container.standing
+                containers[container.id] = isBetter ? container : other
+                unused.append(isBetter ? other : container)
             }
         }
         let store = ContainerStore(
@@ -60,6 +60,7 @@ extension ContainerStore {
                 .io, "no volume works: " + volumes.compactMap(\.failure).joined(separator: "; "))
         }
         store.finishOpening()
+        for container in unused { await store.settle(twin: container) }
         return store
     }
 
@@ -68,6 +69,11 @@ extension ContainerStore {
             volume.withState { state in
                 state.whenFull = { [weak self] in
                     self?.closeAll(of: volume)
+                }
+                state.isRebuilding = { [weak self] id in
+                    guard let self else { return false }
+                    let container = self.state.withLock { $0.containers[id] }
+                    return container.map { $0.state.withLock { $0.recovery != nil } } ?? false
                 }
             }
         }
@@ -158,13 +164,11 @@ extension Volume {
     /// Throws `overloaded` if the process has too few descriptors or too little memory.
     func openContainers() async throws(StoreError) -> [Container] {
         let ids: [ContainerID]
-        do throws(IOError) {
-            ids = try await tidy()
-            try await loadKept()
-        } catch {
+        do throws(IOError) { ids = try await tidy() } catch {
             try failOpening(error)
             return []
         }
+        await loadKept()
         typealias Outcome = Result<Container?, StoreError>
         let result = await withTaskGroup(of: Outcome.self) {
             group -> Result<[Container], StoreError> in

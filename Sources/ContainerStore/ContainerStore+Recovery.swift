@@ -25,6 +25,9 @@ extension ContainerStore {
         /// A damaged one is moved aside first, or files of which none could be opened.
         case replacing(Container)
         case replacingFiles(Volume)
+        /// The one that is there is on a volume that was taken out: it stays where it is, and is
+        /// forgotten.
+        case leaving(Container)
         case new
     }
 
@@ -33,12 +36,16 @@ extension ContainerStore {
     /// stays as it is, to be gone on with, unless it is damaged or its journal could not be
     /// written: then, and where it is by an earlier order, it is removed and begun anew.
     ///
+    /// A replica on a volume that was taken out is no hindrance either: it is lost until the next start,
+    /// which finds two and chooses (`ContainerStore+Twins`).
+    ///
     /// Throws `containerState`, and changes nothing, where a replica is that is not being rebuilt, or
-    /// one by a later order, or one that cannot be had; `invalidArgument`, `noSpace`, `io`.
+    /// one by a later order, or one that is being healed, or whose disk does not answer;
+    /// `invalidArgument`, `noSpace`, `io`.
     /// - Parameters:
     ///   - token: not 0. A later order has a greater one.
     ///   - replacing: a damaged replica of the same index, or one whose files could not be opened, is
-    ///     no hindrance: it is moved aside, and kept for a while.
+    ///     no hindrance: it is moved aside, and kept for a while, as soon as there is room for another.
     public func beginRecovery(
         _ id: ContainerID, replication: ReplicationConfig, replicaIndex: Int, token: UInt64,
         replacing: Bool = false
@@ -58,23 +65,35 @@ extension ContainerStore {
         }
         guard isToBeMade else { return }
         defer { release(id) }
-        let deleted = try await makeWay(for: header, token, replacing)
-        let container = try await Container.create(
-            header, on: try await chooseVolume(), recovery: (token, deleted))
-        state.withLock { $0.containers[id] = container }
+        let place = try await makeWay(for: header, token, replacing)
+        add(
+            try await Container.create(
+                header, on: place.volume, recovery: (token, place.deleted)))
     }
 
-    /// Removes, or moves aside, what is where the replica is to be. Returns blocks that it is never to
-    /// take: SCM has heard that they were deleted here, and does not say it again.
+    /// Where a replica is to be rebuilt.
+    private struct RebuildingPlace {
+        var volume: Volume
+        /// Blocks that it is never to take: SCM has heard that they were deleted here, and does not say
+        /// it again.
+        var deleted: Set<UInt64>
+    }
+
+    /// Removes, or moves aside, what is where the replica is to be. What is moved aside takes as much
+    /// room as before: it stays where it is until there is a volume with room beside it.
     private func makeWay(
         for header: ContainerHeader, _ token: UInt64, _ replacing: Bool
-    ) async throws(StoreError) -> Set<UInt64> {
+    ) async throws(StoreError) -> RebuildingPlace {
         let id = header.containerID
         var deleted: Set<UInt64> = []
+        var chosen: Volume?
         while true {
-            // Nobody else makes or removes it now; what may have changed is that it was deleted from.
+            // Nobody else makes or removes it now; what may have changed is that it was deleted from,
+            // or healed.
             switch try state.withLock({ beginning(header, token, replacing, $0) }).get() {
-            case .goesOn, .new: return deleted
+            case .goesOn, .new:
+                if let chosen { return RebuildingPlace(volume: chosen, deleted: deleted) }
+                return RebuildingPlace(volume: try await chooseVolume(), deleted: deleted)
             case .anew(let old):
                 try await old.removeFiles(cache: cache)
                 forget(old)
@@ -82,10 +101,15 @@ extension ContainerStore {
                     deleted.formUnion(known)
                 }
             case .replacing(let old):
-                try await old.moveAside(cache: cache)
+                if chosen == nil { chosen = try await chooseVolume() }
+                // Sealed it serves nobody any more.
+                try await old.volume.makeKeptFolder()
+                guard await old.sealToGiveWay() else { continue }
+                try await old.moveSealedAside(cache: cache)
                 forget(old)
                 deleted.formUnion(old.state.withLock { $0.deleted })
             case .replacingFiles(let volume):
+                if chosen == nil { chosen = try await chooseVolume() }
                 guard try await !volume.isOfLaterVersion(id) else {
                     throw StoreError(
                         .versionMismatch,
@@ -94,6 +118,12 @@ extension ContainerStore {
                 }
                 try await volume.moveAside(id, index: header.replicaIndex)
                 volume.withState { _ = $0.unusable.remove(id) }
+            case .leaving(let old):
+                if chosen == nil { chosen = try await chooseVolume() }
+                deleted.formUnion(
+                    old.state.withLock { $0.deleted.subtracting($0.unconfirmed) })
+                forget(old)
+                cache.forget(old)
             }
         }
     }
@@ -111,7 +141,8 @@ extension ContainerStore {
             return .failure(StoreError(.notReady, "the container store is shut"))
         }
         let id = header.containerID
-        for volume in volumeList where volume.withState({ $0.unusable.contains(id) }) {
+        for volume in volumeList
+        where volume.failure == nil && volume.withState({ $0.unusable.contains(id) }) {
             if replacing, volume.outage == nil { return .success(.replacingFiles(volume)) }
             return .failure(
                 StoreError(
@@ -120,25 +151,31 @@ extension ContainerStore {
             )
         }
         guard let container = state.containers[id] else { return .success(.new) }
-        if let outage = container.volume.outage {
+        let isLost = container.volume.failure != nil
+        if !isLost, let outage = container.volume.outage {
             return .failure(
                 StoreError(.containerState, "\(container.name) cannot be had: \(outage)"))
         }
         return container.state.withLock { state in
-            let isToGiveWay =
-                replacing && state.recovery == nil && state.damage != nil
-                && container.header.replicaIndex == header.replicaIndex
-            if isToGiveWay { return .success(.replacing(container)) }
+            let isOfLaterOrder = state.recovery.map { $0 > token } ?? false
+            if isLost, !isOfLaterOrder { return .success(.leaving(container)) }
+            if replacing, state.isToGiveWay,
+                container.header.replicaIndex == header.replicaIndex
+            {
+                return .success(.replacing(container))
+            }
             // Sealed by a removal whose files are still there: it is nobody's.
             if state.phase == .deleted { return .success(.anew(instead: container)) }
             guard let known = state.recovery else {
+                let healing = state.isHealing ? ", and is being healed" : ""
                 return .failure(
                     StoreError(
                         .containerState,
                         "\(container.name) is there as index \(container.header.replicaIndex), "
-                            + "\(state.phase): only a replica that is not there is rebuilt"))
+                            + "\(state.phase)\(healing): only a replica that is not there is rebuilt"
+                    ))
             }
-            guard known <= token else {
+            guard !isOfLaterOrder else {
                 return .failure(
                     StoreError(
                         .containerState,

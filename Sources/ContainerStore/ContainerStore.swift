@@ -207,9 +207,17 @@ public final class ContainerStore: Sendable {
                 .containerState,
                 "container \(id) is on \(volume.path) but could not be opened; delete it first")
         }
-        let volume = try await chooseVolume()
-        let container = try await Container.create(header, on: volume)
-        state.withLock { $0.containers[id] = container }
+        add(try await Container.create(header, on: try await chooseVolume()))
+    }
+
+    /// Takes up a container that was just made. That its volume has become full meanwhile, or is to
+    /// leave, holds for it as well: whoever closed what was there did not see it.
+    func add(_ container: Container) {
+        state.withLock { $0.containers[container.id] = container }
+        let isToBeClosed = container.volume.withState { $0.isLeaving || $0.isFull }
+        if isToBeClosed, container.state.withLock({ $0.phase == .open }) {
+            container.volume.closer.add(container)
+        }
     }
 
     /// Waits until nobody else makes or removes container `header.containerID`, and keeps others
@@ -282,7 +290,7 @@ public final class ContainerStore: Sendable {
         }
         var best: (volume: Volume, rank: (Int, Int, Int))?
         for volume in volumeList where volume.outage == nil && !volume.isLeaving {
-            let available = await volume.space().available
+            let available = await volume.room().available
             guard available >= volume.leastRoom else { continue }
             volume.withState { $0.isFull = false }
             let rank = (
@@ -366,7 +374,7 @@ public final class ContainerStore: Sendable {
         }
         for volume in volumeList {
             let wasOut = volume.outage != nil
-            let space = await volume.space()
+            let space = await volume.room()
             // Of one that is out nothing is known, least of all that it is full.
             if !wasOut, volume.outage == nil {
                 volume.noteRoom(available: space.available)

@@ -63,8 +63,12 @@ struct Healer {
     /// Also of a run that failed.
     private(set) var summary = HealSummary()
     private var keptBytes = 0
+    /// Ranges that could not be healed, and why the first of them, or the first for a reason that does
+    /// not pass.
     private var failures = 0
-    private var reason = ""
+    private var reason: StoreError?
+    /// Blocks that were not verified because they were being deleted.
+    private var passedOver: Set<UInt64> = []
 
     init(_ container: Container, cache: ClosedCache, source: @escaping Source) {
         self.container = container
@@ -85,12 +89,12 @@ struct Healer {
                 // What is known to be bad goes first: it is what somebody waits for.
                 if !suspicion.blocks.isEmpty { try await heal(suspicion.blocks) }
                 if pass == 0 || suspicion.isOfAll { try await healAll() }
-                guard failures == 0 else {
-                    throw StoreError(
-                        .corrupt,
-                        "\(container.name): \(failures) ranges could not be healed: \(reason)")
+                if failures > 0 { throw failure }
+                let unverified = passedOver
+                passedOver = []
+                if try await container.endDamage(cache, passedOver: unverified) {
+                    return summary
                 }
-                if try await container.endDamage(cache) { return summary }
             } catch {
                 // Whoever heals it next begins with the same.
                 container.state.withLock { state in
@@ -142,7 +146,7 @@ struct Healer {
             var done = 0
             while done < cell.length {
                 try container.checkHealing()
-                if container.isGone(entry.localID) { return }
+                if passesOver(entry.localID) { return }
                 let count = min(Limits.readBytes, cell.length - done)
                 let first = (cell.offset + done) / unit
                 let checksums = entry.checksums[first..<first + (count + unit - 1) / unit]
@@ -257,7 +261,7 @@ struct Healer {
     private mutating func heal(
         _ damaged: DamagedRange, _ file: File, bad: Range<Int>?
     ) async throws(StoreError) {
-        guard !container.isGone(damaged.block.localID) else { return }
+        guard !passesOver(damaged.block.localID) else { return }
         let name = "\(container.name), block \(damaged.block), bytes \(damaged.range)"
         container.markDamaged(
             "\(name) do not match their checksums", block: damaged.block.localID, isTakenUp: true)
@@ -269,20 +273,41 @@ struct Healer {
                     "\(name): what the others make of it does not match its checksum either")
             }
             if let bad { await keep(damaged, bad) }
-            guard try await container.mend(damaged, with: payload, in: file) else { return }
+            guard try await container.mend(damaged, with: payload, in: file) else {
+                notePassedOver(damaged.block.localID)
+                return
+            }
             summary.healedRanges += 1
             summary.healedBytes += damaged.range.count
         } catch {
             try container.checkHealing()
             // Deleted while it was made: nobody misses it.
-            if container.isGone(damaged.block.localID) { return }
-            if failures == 0 { reason = error.message }
+            if passesOver(damaged.block.localID) { return }
+            if reason.map({ $0.isPassing && !error.isPassing }) ?? true { reason = error }
             failures += 1
-            guard failures < Limits.failures else {
-                throw StoreError(
-                    .corrupt, "\(container.name): too much could not be healed: \(reason)")
-            }
+            if failures >= Limits.failures { throw failure }
         }
+    }
+
+    /// Why the replica is not whole. That it is damaged for good is not said where all that came in
+    /// between passes by itself.
+    private var failure: StoreError {
+        let reason = reason ?? StoreError(.internal, "for no reason")
+        return StoreError(
+            reason.isPassing ? reason.code : .corrupt,
+            "\(container.name): \(failures) ranges could not be healed: \(reason.message)")
+    }
+
+    /// Whether the block need not be verified, for it is deleted. If the deletion may fail yet it is
+    /// remembered.
+    private mutating func passesOver(_ localID: UInt64) -> Bool {
+        guard container.isGone(localID) else { return false }
+        notePassedOver(localID)
+        return true
+    }
+
+    private mutating func notePassedOver(_ localID: UInt64) {
+        if !container.isGoneForGood(localID) { passedOver.insert(localID) }
     }
 
     private mutating func keep(_ damaged: DamagedRange, _ bad: Range<Int>) async {
@@ -294,6 +319,16 @@ struct Healer {
                 block: damaged.block, replicaIndex: container.header.replicaIndex,
                 range: damaged.range, fileOffset: damaged.fileOffset,
                 at: Timestamp(milliseconds: 0), checksums: damaged.checksums))
+    }
+}
+
+extension StoreError {
+    /// Whether it passes by itself, and says nothing about what is stored: to be tried again.
+    public var isPassing: Bool {
+        switch code {
+        case .cancelled, .overloaded, .deadlineExceeded: true
+        default: false
+        }
     }
 }
 
@@ -311,7 +346,8 @@ extension ContainerStore {
     ///
     /// Throws `noSuchContainer`, `containerState` (not closed, or its journal was damaged before the
     /// last start), `corrupt` (the index is damaged, or others do not have the bytes), `io`,
-    /// `cancelled`. What could be healed is healed all the same.
+    /// `cancelled`, and what passes by itself: `overloaded`, `deadlineExceeded`. What could be healed is
+    /// healed all the same.
     /// - Parameter source: makes the bytes of a damaged range from other replicas. It is held against
     ///   the replica's own checksums, and only written if it matches.
     public func heal(
@@ -331,8 +367,13 @@ extension ContainerStore {
             scrubber?.didHeal(container, wasDamaged: summary.healedBytes > 0)
             return summary
         } catch {
-            if error.code != .cancelled { volume.withState { $0.heals.failed += 1 } }
             note(healer.summary, container)
+            // What passes says nothing about the replica.
+            if error.isPassing { throw error }
+            if volume.failure == nil, let outage = volume.outage {
+                throw StoreError(.overloaded, "\(container.name) cannot be healed now: \(outage)")
+            }
+            volume.withState { $0.heals.failed += 1 }
             throw error
         }
     }

@@ -15,6 +15,8 @@ final class JournalWriter: Sendable {
         var file: File?
         /// Why the present round failed for this container.
         var failure: StoreError?
+        /// A new journal was about to get its name, and it is not known whether it has it for good.
+        var isUnsettled = false
     }
 
     private let header: ContainerHeader
@@ -135,7 +137,8 @@ final class JournalWriter: Sendable {
     /// Writes a new journal of `records`, durably, in place of the old one if there is one. Returns
     /// its tail, and how many bytes it takes with the zeros ahead.
     ///
-    /// Each record vouches for those before it: the file gets its name when it is durable.
+    /// Each record vouches for those before it: the file gets its name when it is durable. An error
+    /// leaves the old journal as it was, but for `isUnsettled`.
     /// - Parameter isToGrow: it is to take appends, and gets a whole segment of zeros ahead. A closed
     ///   container's journal grows by deletions only, and gets one block.
     func replace(
@@ -161,8 +164,21 @@ final class JournalWriter: Sendable {
         try await file.close()
         // Whatever is written from now on goes into the new file.
         letGo()
+        state.withLock { $0.isUnsettled = true }
         try await reactor.rename(temporary, to: path, disk: volume.disk)
-        try await reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
+        try await settle()
         return (tail, size)
+    }
+
+    /// Whether a replacement failed in such a way that, after a power cut, the old journal or the new
+    /// one may be there. Nothing may be written before `settle`: it might go with the one that is lost.
+    var isUnsettled: Bool { state.withLock { $0.isUnsettled } }
+
+    /// Makes the file that has the journal's name now, the old one or a new one, the one that has it
+    /// for good.
+    func settle() async throws(IOError) {
+        guard isUnsettled else { return }
+        try await volume.reactor.synchronizeDirectory(volume.containersPath, disk: volume.disk)
+        state.withLock { $0.isUnsettled = false }
     }
 }

@@ -218,10 +218,12 @@ public final class Scrubber: Sendable {
         }
     }
 
-    /// Notes damage.
-    func didFind(_ finding: String) {
+    /// Notes damage of a replica: it, and its disk, are suspicious from now on.
+    func didFind(_ finding: String, in container: ContainerID) {
+        let now = clock().milliseconds
         state.withLock { state in
             state.status.damaged += 1
+            state.damaged[container] = now
             if state.status.findings.count < Limits.findings {
                 state.status.findings.append(finding)
             }

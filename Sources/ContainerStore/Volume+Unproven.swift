@@ -50,30 +50,49 @@ extension Volume {
         return nil
     }
 
+    /// A journal file as it is on disk.
+    struct JournalFile: Sendable {
+        var size: Int
+        /// When it was written last, by the clock of the machine: nanoseconds since 1970.
+        var modifiedAt: Int64
+        /// nil: more than is read.
+        var bytes: [UInt8]?
+    }
+
     /// The whole journal of container `id`. One that is too long to be read is refused, never read
     /// in part: its rest would look torn and be cut.
-    func journalBytes(of id: ContainerID) async throws(StoreError) -> [UInt8] {
+    func journal(
+        of id: ContainerID
+    ) async throws(StoreError) -> (bytes: [UInt8], modifiedAt: Int64) {
+        let file: JournalFile
+        do throws(IOError) { file = try await readJournal(of: id) } catch {
+            throw unreadable(id, error)
+        }
+        guard let bytes = file.bytes else {
+            throw StoreError(
+                .corrupt,
+                "container \(id): its journal has \(file.size) bytes, this program reads at most "
+                    + "\(options.journalReadBytes); nothing of it was changed")
+        }
+        return (bytes, file.modifiedAt)
+    }
+
+    /// The same for those who tell what is wrong with the file from what passes.
+    func readJournal(of id: ContainerID) async throws(IOError) -> JournalFile {
         let path = journalPath(id)
-        let size: Int
-        do throws(IOError) {
-            size = try await reactor.status(path, disk: disk)?.size ?? 0
-            if size <= options.journalReadBytes {
-                return try await readAll(path, limit: options.journalReadBytes)
-            }
-        } catch { throw unreadable(id, error) }
-        throw StoreError(
-            .corrupt,
-            "container \(id): its journal has \(size) bytes, this program reads at most "
-                + "\(options.journalReadBytes); nothing of it was changed")
+        let status = try await reactor.status(path, disk: disk)
+        var file = JournalFile(
+            size: status?.size ?? 0, modifiedAt: status?.modifiedAt ?? 0, bytes: nil)
+        if file.size <= options.journalReadBytes {
+            file.bytes = try await readAll(path, limit: options.journalReadBytes)
+        }
+        return file
     }
 
     /// What to tell of a replica's file that could not be opened, read or synced.
     func unreadable(_ id: ContainerID, _ error: IOError) -> StoreError {
-        switch error.kind {
-        case .resource, .overload, .badAddress, .suspended, .expired: refusal(for: error)
-        case .full, .unsupported, .absent, .disk:
-            StoreError(.io, "container \(id): \(error.description)")
-        }
+        error.isPassing
+            ? refusal(for: error) : StoreError(.io, "container \(id): \(error.description)")
     }
 
     /// Whether the bytes of `cell` match their checksums. Bytes that cannot be read at all are no

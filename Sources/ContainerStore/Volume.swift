@@ -34,11 +34,15 @@ final class Volume: Sendable {
         var capacity = 0
         /// Called when the volume becomes full.
         var whenFull: (@Sendable () -> Void)?
+        /// Tells whether a replica of that container is being rebuilt.
+        var isRebuilding: (@Sendable (ContainerID) -> Bool)?
         /// Bytes that the store's files take: allocated or written.
         var used = 0
         var problems: [String] = []
         /// Below `damaged`.
         var kept: [KeptFile] = []
+        /// What is kept is being removed, for there is too little room.
+        var isMakingRoom = false
         var heals = HealCounts()
         /// Replicas whose files are there but could not be opened. Nothing is made in their place.
         var unusable: Set<ContainerID> = []
@@ -49,6 +53,8 @@ final class Volume: Sendable {
         var lock: File?
     }
     private let state = Mutex(State())
+    /// Held while it is written down whether the volume leaves.
+    let leavingTurn = Turn()
 
     init(path: String, reactor: Reactor, options: ContainerStore.Options) {
         self.path = path
@@ -127,6 +133,16 @@ final class Volume: Sendable {
         }
     }
 
+    /// Tells people of something that keeps the volume from nothing that it is for. The last of each
+    /// subject, which is a path.
+    func noteProblem(_ subject: String, _ text: String) {
+        let beginning = subject + ": "
+        state.withLock { state in
+            state.problems.removeAll { $0.hasPrefix(beginning) }
+            state.problems.append(beginning + text)
+        }
+    }
+
     /// Runs `body`, which changes files; notes its error, and throws what is to be told of it.
     func changing<R>(
         _ body: () async throws(IOError) -> R
@@ -154,14 +170,38 @@ final class Volume: Sendable {
         reclaimer.look(at: self)
     }
 
-    /// Notes that nothing more fits, and has the volume's containers closed.
+    /// Notes that nothing more fits, and has the volume's containers closed; unless something gives way
+    /// that is kept for people.
     func noteFull() {
+        guard mayMakeRoom else { return becomeFull() }
+        let mustBegin = state.withLock { state in
+            defer { state.isMakingRoom = true }
+            return !state.isMakingRoom
+        }
+        guard mustBegin else { return }
+        Task(executorPreference: reactor) { [self] in
+            let hasMade = await makeRoom()
+            state.withLock { $0.isMakingRoom = false }
+            if hasMade { noteRoom(available: await space().available) } else { becomeFull() }
+        }
+    }
+
+    private func becomeFull() {
         let handler = state.withLock { state in
             defer { state.isFull = true }
             return state.isFull ? nil : state.whenFull
         }
         handler?()
         reclaimer.look(at: self)
+    }
+
+    /// As `space`. Where there is too little for a container what is kept for people gives way first.
+    func room() async -> (capacity: Int, used: Int, available: Int) {
+        let found = await space()
+        guard outage == nil, found.available < leastRoom || state.withLock({ $0.isFull }),
+            await makeRoom()
+        else { return found }
+        return await space()
     }
 
     private var seenCapacity: Int { state.withLock { $0.capacity } }

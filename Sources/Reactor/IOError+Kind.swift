@@ -26,6 +26,15 @@ extension IOError {
         case disk
     }
 
+    /// Whether it passes by itself: nothing is broken, and what failed may succeed later. It says
+    /// nothing about what is on the disk.
+    public var isPassing: Bool {
+        switch kind {
+        case .resource, .overload, .suspended, .expired, .badAddress: true
+        case .full, .unsupported, .absent, .disk: false
+        }
+    }
+
     public var kind: Kind {
         switch code {
         case ENOSPC, EDQUOT, EFBIG: .full

@@ -6,11 +6,15 @@ public struct FileStatus: Hashable, Sendable {
     public var isDirectory: Bool
     /// Bytes of disk space in use.
     public var allocated: Int
+    /// When the content was changed last, by the clock of the machine: nanoseconds since 1970; 0 where
+    /// that is not known.
+    public var modifiedAt: Int64
 
-    public init(size: Int, isDirectory: Bool, allocated: Int) {
+    public init(size: Int, isDirectory: Bool, allocated: Int, modifiedAt: Int64 = 0) {
         self.size = size
         self.isDirectory = isDirectory
         self.allocated = allocated
+        self.modifiedAt = modifiedAt
     }
 }
 
@@ -97,7 +101,9 @@ extension Reactor {
             return .success(
                 FileStatus(
                     size: Int(result.st_size), isDirectory: result.st_mode & S_IFMT == S_IFDIR,
-                    allocated: Int(result.st_blocks) * 512))
+                    allocated: Int(result.st_blocks) * 512,
+                    modifiedAt: Int64(result.st_mtim.tv_sec) * 1_000_000_000
+                        + Int64(result.st_mtim.tv_nsec)))
         }
     }
 

@@ -1,4 +1,6 @@
 import Bytes
+import Eventually
+import Glibc
 import Model
 import Reactor
 import Testing
@@ -83,6 +85,100 @@ struct LeavingTests {
             #expect(report?.state == .closed && report?.isLeaving == true)
             #expect(try await again.bytes(of: blockID(1)) == [4, 5])
             try await again.close()
+        }
+    }
+
+    @Test("two that are told to leave at once do not both leave; staying twice at once is no error")
+    func atOnce() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            func errors(_ isLeaving: Bool, _ volumes: [Int]) async -> [StoreError] {
+                await withTaskGroup(of: StoreError?.self) { group in
+                    for number in volumes {
+                        group.addTask(executorPreference: reactor) {
+                            await refusal {
+                                try await store.setLeaving(
+                                    isLeaving, volume: "\(directory)/v\(number)")
+                            }
+                        }
+                    }
+                    var errors: [StoreError] = []
+                    for await error in group { if let error { errors.append(error) } }
+                    return errors
+                }
+            }
+            for _ in 0..<5 {
+                #expect(await errors(true, [1, 2]).map(\.code) == [.invalidArgument])
+                #expect(await store.volumes().count { $0.isLeaving } == 1)
+                #expect(await errors(false, [1, 2, 1, 2, 1, 2]).isEmpty)
+                #expect(await errors(true, [1, 1, 1, 1]).isEmpty)
+                #expect(await errors(false, [1, 1, 1, 1]).isEmpty)
+                #expect(await store.volumes().allSatisfy { !$0.isLeaving && !$0.isFailed })
+            }
+            try await store.close()
+        }
+    }
+
+    @Test("a container that was being made while its volume was told to leave is closed")
+    func madeMeanwhile() async throws {
+        try await withDirectory { directory in
+            let faults = FaultInjector(seed: 3)
+            let reactor = try Reactor.start(.init(backend: .faulty(faults)))
+            defer {
+                faults.set(hungPath: nil)
+                reactor.stop()
+            }
+            try await Task(executorPreference: reactor) {
+                let store = try await openStore(directory, on: reactor, volumes: 2)
+                store.avoid(["\(directory)/v2"])
+                let id = ContainerID(1)
+                faults.set(hungPath: "\(directory)/v1/containers/container-1.data.new")
+                let making = Task(executorPreference: reactor) {
+                    await refusal {
+                        try await store.createContainer(
+                            id, replication: replication, replicaIndex: 1)
+                    }
+                }
+                try await eventually("it is being made") { faults.hangingNames > 0 }
+                // Its mark has to wait for the same disk, but nothing new is put there from now on.
+                let leaving = Task(executorPreference: reactor) {
+                    await refusal {
+                        try await store.setLeaving(true, volume: "\(directory)/v1")
+                    }
+                }
+                try await eventually("it is to leave") { store.volumeList[0].isLeaving }
+                faults.set(hungPath: nil)
+                #expect(await making.value == nil)
+                #expect(await leaving.value == nil)
+                try await eventually("it is closed") { store.report(of: id)?.state == .closed }
+                try await store.close()
+            }.value
+        }
+    }
+
+    @Test("a mark that cannot be read, or written, is told, and takes no disk out")
+    func unreadableMark() async throws {
+        try await withReactor { directory, reactor in
+            try await openStore(directory, on: reactor, volumes: 2).close()
+            let mark = "\(directory)/v1/leaving"
+            // A name that leads to itself.
+            #expect(symlink(mark, mark) == 0)
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            var report = await store.volumes()[0]
+            #expect(!report.isFailed && !report.isLeaving)
+            #expect(report.problems.count == 1 && report.problems[0].contains(mark))
+            try removeFile(mark)
+            // A folder with something in it is neither removed nor replaced.
+            try makeDirectory(mark + "/x")
+            for isLeaving in [true, false] {
+                let error = await refusal {
+                    try await store.setLeaving(isLeaving, volume: "\(directory)/v1")
+                }
+                #expect(error?.code == .io)
+                report = await store.volumes()[0]
+                #expect(!report.isFailed && !report.isLeaving)
+            }
+            try await store.close()
         }
     }
 }

@@ -134,6 +134,7 @@ final class HealQueue: Sendable {
         logger.info("healing \(order.name) from \(order.sources.map(\.index))")
         let begin = reactor.now()
         var ending = Ending(container: order.container, index: order.index, bytes: 0)
+        var isToBeTold = true
         do throws(StoreError) {
             let summary = try await Healing(
                 order, store: store, channels: channels, on: reactor
@@ -146,14 +147,16 @@ final class HealQueue: Sendable {
             logger.info("\(text)")
         } catch {
             ending.failure = error.message
+            // What passes is no failure: SCM sends the order again, and waits.
+            isToBeTold = !error.isPassing
             if error.code != .cancelled {
                 logger.warning("\(order.name) could not be healed: \(error)")
             }
         }
-        let wasCancelled = Task.isCancelled
+        let hasEnded = isToBeTold && !Task.isCancelled
         state.withLock { state in
             state.running = nil
-            if !wasCancelled { state.endings.append(ending) }
+            if hasEnded { state.endings.append(ending) }
             start(&state)
         }
     }
