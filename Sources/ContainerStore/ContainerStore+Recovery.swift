@@ -25,13 +25,16 @@ extension ContainerStore {
         /// A damaged one is moved aside first, or files of which none could be opened.
         case replacing(Container)
         case replacingFiles(Volume)
+        /// One is on a volume that was taken out: it is lost, and stays where it is.
+        case lost(Container)
         case new
     }
 
     /// Makes a replica that is to be rebuilt by the order `token`, durably, whether or not the
     /// container was retired; it needs no permission. One that is being rebuilt by the same order
     /// stays as it is, to be gone on with, unless it is damaged or its journal could not be
-    /// written: then, and where it is by an earlier order, it is removed and begun anew.
+    /// written: then, and where it is by an earlier order, it is removed and begun anew. One on a volume
+    /// that was taken out is no hindrance, whatever it is: another volume gets the new one.
     ///
     /// Throws `containerState`, and changes nothing, where a replica is that is not being rebuilt, or
     /// one by a later order, or one that cannot be had; `invalidArgument`, `noSpace`, `io`.
@@ -75,6 +78,7 @@ extension ContainerStore {
             // Nobody else makes or removes it now; what may have changed is that it was deleted from.
             switch try state.withLock({ beginning(header, token, replacing, $0) }).get() {
             case .goesOn, .new: return deleted
+            case .lost(let old): return deleted.union(old.state.withLock { $0.deleted })
             case .anew(let old):
                 try await old.removeFiles(cache: cache)
                 forget(old)
@@ -120,6 +124,7 @@ extension ContainerStore {
             )
         }
         guard let container = state.containers[id] else { return .success(.new) }
+        if container.volume.failure != nil { return .success(.lost(container)) }
         if let outage = container.volume.outage {
             return .failure(
                 StoreError(.containerState, "\(container.name) cannot be had: \(outage)"))
