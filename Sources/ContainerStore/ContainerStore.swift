@@ -373,6 +373,7 @@ public final class ContainerStore: Sendable {
             counts[container.volume.path, default: 0] += 1
         }
         for volume in volumeList {
+            if volume.outage == nil { await volume.lookWhetherThere() }
             let wasOut = volume.outage != nil
             let space = await volume.room()
             // Of one that is out nothing is known, least of all that it is full.

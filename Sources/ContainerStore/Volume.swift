@@ -129,7 +129,8 @@ final class Volume: Sendable {
         switch error.kind {
         case .full: noteFull()
         case .overload, .resource, .badAddress, .suspended, .expired: break
-        case .unsupported, .absent, .disk: fail(error.description)
+        case .absent: fail("\(error.description); is its disk still mounted?")
+        case .unsupported, .disk: fail(error.description)
         }
     }
 
@@ -141,6 +142,16 @@ final class Volume: Sendable {
             state.problems.removeAll { $0.hasPrefix(beginning) }
             state.problems.append(beginning + text)
         }
+    }
+
+    /// Takes the volume out if it is not at its path any more: its disk was unmounted, or its files
+    /// were removed. Files that are open go on working, so nothing else tells for as long as none is
+    /// opened; and what is asked of the path is about, and goes to, the file system below.
+    func lookWhetherThere() async {
+        do throws(IOError) {
+            guard try await reactor.status(versionPath, disk: disk) == nil else { return }
+            fail("its file VERSION is not there any more; is its disk still mounted?")
+        } catch { note(error) }
     }
 
     /// Runs `body`, which changes files; notes its error, and throws what is to be told of it.
@@ -209,13 +220,15 @@ final class Volume: Sendable {
     func addUsed(_ bytes: Int) { state.withLock { $0.used += bytes } }
 
     /// Capacity, and what may still be written: neither the file system's reserve nor the
-    /// volume's limit is passed. 0 for a volume that failed.
+    /// volume's limit is passed. Of one that is out, the capacity that was seen last, and nothing that
+    /// may be written.
     func space() async -> (capacity: Int, used: Int, available: Int) {
         let (used, isFailed, isSuspended) = state.withLock {
             ($0.used, $0.failure != nil, $0.suspension != nil)
         }
-        // Asking a disk that does not answer would wait for it as well.
-        guard !isSuspended else { return (seenCapacity, used, 0) }
+        // Asking a disk that does not answer would wait for it as well; where one is not mounted any
+        // more, another would answer.
+        guard !isSuspended, !isFailed else { return (seenCapacity, used, 0) }
         do throws(IOError) {
             let status = try await reactor.fileSystemStatus(path, disk: disk)
             var capacity = status.capacity
@@ -225,7 +238,7 @@ final class Volume: Sendable {
                 capacity = min(capacity, limit)
                 available = min(available, max(0, limit - used))
             }
-            return (capacity, used, isFailed ? 0 : available)
+            return (capacity, used, available)
         } catch {
             note(error)
             return (0, used, 0)

@@ -14,17 +14,12 @@ final class ReportedNode: Sendable {
         static let reportAge = Duration.milliseconds(300)
     }
 
-    private struct Volumes {
-        var reports: [VolumeReport] = []
-        var full: Set<String> = []
-    }
-
     let address: DatanodeAddress
     let store: ContainerStore
     let storeNumber: UInt64
     let commands: CommandQueue
     let group: Mutex<SCMGroup>
-    private let volumes = Mutex(Volumes())
+    private let volumes = Mutex<[VolumeReport]>([])
     private let adoption: Adoption
     private let reactor: Reactor
     private let lastReport = Mutex(LastReport())
@@ -50,13 +45,24 @@ final class ReportedNode: Sendable {
     /// Looks at the space of the disks, which may take its time; what was seen last is reported.
     func lookAtVolumes() async {
         let found = await store.volumes()
-        let changed = volumes.withLock { volumes in
-            volumes.reports = found
-            let before = volumes.full
-            volumes.full = Set(found.filter(\.isFull).map(\.path))
-            return found.filter { $0.isFull != before.contains($0.path) }
+        let before = volumes.withLock { volumes in
+            defer { volumes = found }
+            return volumes
         }
-        for volume in changed {
+        for volume in found { tell(volume, before: before.first { $0.path == volume.path }) }
+    }
+
+    /// Tells the log what has changed with a volume; of one that is seen first, what is not as it
+    /// should be.
+    private func tell(_ volume: VolumeReport, before: VolumeReport?) {
+        if volume.isFailed != (before?.isFailed ?? false) {
+            if volume.isFailed {
+                logger.error("volume \(volume.path) is out: \(volume.reason ?? "it failed")")
+            } else {
+                logger.info("volume \(volume.path) is in use again")
+            }
+        }
+        if volume.isFull != (before?.isFull ?? false) {
             let free = "\(volume.available >> 20) of \(volume.capacity >> 20) MiB"
             if volume.isFull {
                 logger.warning("volume \(volume.path) is full: \(free) may be written")
@@ -64,9 +70,12 @@ final class ReportedNode: Sendable {
                 logger.info("volume \(volume.path) has room again: \(free) may be written")
             }
         }
+        for problem in volume.problems where before?.problems.contains(problem) != true {
+            logger.warning("\(problem)")
+        }
     }
 
-    var volumeMessages: [DNVolume] { volumes.withLock { $0.reports }.map(\.message) }
+    var volumeMessages: [DNVolume] { volumes.withLock { $0 }.map(\.message) }
 
     /// What is told of the replicas, and the epoch that it belongs to.
     struct Replicas: Sendable {

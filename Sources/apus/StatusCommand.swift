@@ -2,6 +2,7 @@ import ArgumentParser
 import Client
 import Foundation
 import Model
+import SCMCore
 import Wire
 
 extension AdminCommand {
@@ -135,6 +136,7 @@ struct StatusPage: Encodable {
         for node in status.nodes.worstFirst({ NodeHealth($0) }) { look(at: node, &findings) }
         look(at: status.containers.filter { $0.state != .containerDeleted }, &summary, &findings)
         look(atPlaces: status, &findings)
+        look(atRoom: status, &findings)
         let counts = [(SCMNodeState.dead, "dead"), (.stale, "stale"), (.healthy, "healthy")].map {
             state, name in (count: status.nodes.count { $0.state == state }, what: name)
         }
@@ -252,10 +254,7 @@ struct StatusPage: Encodable {
         atPlaces status: SCMStatusResponse, _ findings: inout [Finding]
     ) {
         let healthy = status.nodes.count { $0.state == .healthy && !$0.hasOperation }
-        // What was written is what will be.
-        let written = Set(
-            status.containers.filter { $0.state != .containerDeleted }
-                .compactMap { try? ReplicationConfig($0.replication) })
+        let written = written(status)
         if healthy == 0 {
             findings.append(
                 Finding(
@@ -273,6 +272,38 @@ struct StatusPage: Encodable {
                     advice: "new blocks have fewer replicas, or cannot be placed; start or add "
                         + "datanodes"))
         }
+    }
+
+    /// What is written: what was is what will be.
+    private static func written(_ status: SCMStatusResponse) -> Set<ReplicationConfig> {
+        Set(
+            status.containers.filter { $0.state != .containerDeleted }
+                .compactMap { try? ReplicationConfig($0.replication) })
+    }
+
+    /// Whether datanodes have room for new blocks, as SCM sees it.
+    private static func look(
+        atRoom status: SCMStatusResponse, _ findings: inout [Finding]
+    ) {
+        let least = UInt64(SCMState.Options().minimumFreeBytes)
+        let disks = status.nodes.filter { $0.state == .healthy && !$0.hasOperation }
+            .map { $0.volumes.filter { !$0.isFailed && !$0.isLeaving } }
+        let full = disks.count { !$0.isEmpty && $0.allSatisfy { $0.available < least } }
+        guard full > 0 else { return }
+        let room = disks.count { $0.contains { $0.available >= least } }
+        let wanted = written(status).map { min($0.minimumReplicas + 1, $0.width) }.max() ?? 1
+        let what =
+            "\(full) of \(disks.count) datanodes have less than \(formatBytes(Int(least))) free on "
+            + "each of their disks"
+        findings.append(
+            room < wanted
+                ? Finding(
+                    severity: .outage, what: "the cluster is full, nothing can be written: \(what)",
+                    advice: "add disks or datanodes, or delete what is not needed: what is deleted "
+                        + "gives its space back after om.deletion-delay-ms")
+                : Finding(
+                    severity: .danger, what: "\(what): nothing new is placed there",
+                    advice: "add disks or datanodes, or have them evened out: apus admin balance"))
     }
 
     /// `container 7`, `12 containers: 1, 2, 3, 4, 5…`.

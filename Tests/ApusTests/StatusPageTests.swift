@@ -8,7 +8,7 @@ import Wire
 struct StatusPageTests {
     private func node(
         _ number: Int, _ state: SCMNodeState = .healthy, failed: Bool = false,
-        available: UInt64 = 500
+        megabytes available: UInt64 = 500
     ) -> SCMNodeInfo {
         var node = SCMNodeInfo()
         node.address.host = "node\(number)"
@@ -17,8 +17,8 @@ struct StatusPageTests {
         node.millisecondsSinceHeartbeat = state == .healthy ? 400 : 32_000
         var volume = DNVolume()
         volume.path = "/disks/1"
-        volume.capacity = 1000
-        volume.available = available
+        volume.capacity = 1000 << 20
+        volume.available = available << 20
         volume.isFailed = failed
         volume.reason = failed ? "fdatasync: Input/output error" : ""
         node.volumes = [volume]
@@ -53,14 +53,14 @@ struct StatusPageTests {
         #expect(
             page.summary == [
                 "OM answers", "datanodes: 5 healthy", "SCM answers", "containers: 1 whole",
-                "space: 2.4 KiB of 4.9 KiB are free",
+                "space: 2.4 GiB of 4.9 GiB are free",
             ])
     }
 
     @Test("each thing that is wrong is named, outages first, with what to do")
     func findings() throws {
         let nodes = [
-            node(1), node(2, .dead), node(3, .stale), node(4, failed: true), node(5, available: 40),
+            node(1), node(2, .dead), node(3, .stale), node(4, failed: true), node(5, megabytes: 40),
         ]
         let containers = [
             try container(1, missing: [2]), try container(2, missing: [1, 2, 3], .containerClosed),
@@ -76,6 +76,7 @@ struct StatusPageTests {
             (.outage, "OM: connection refused"), (.outage, "safe mode"),
             (.outage, "to read container 2"),
             (.outage, "3 datanodes are healthy and in service, and rs-3-2-1024k"),
+            (.outage, "the cluster is full, nothing can be written: 1 of 3 datanodes have less"),
             (.danger, "node2:9864 is dead: silent for 32 s"), (.danger, "node3:9864 is stale"),
             (.danger, "node4:9864: /disks/1 is out: fdatasync"),
             (.danger, "node5:9864: /disks/1 is nearly full"), (.danger, "damaged of container 1;"),
@@ -85,6 +86,23 @@ struct StatusPageTests {
             #expect(finding.severity == severity, "\(finding)")
             #expect(finding.what.contains(text), "\(finding)")
             #expect(!finding.advice.isEmpty)
+        }
+    }
+
+    @Test("datanodes without room are named; where too few are left to write to, that is an outage")
+    func full() throws {
+        for full in 0...5 {
+            let nodes = (1...5).map { node($0, megabytes: $0 <= full ? 255 : 256) }
+            let page = StatusPage(
+                om: .success(1), scm: .success(status(nodes, [try container(1)])))
+            let found = page.findings.first
+            // One of five may be missing where there are no more: rs-3-2 is written to four.
+            #expect(found?.severity == (full == 0 ? nil : full == 1 ? .danger : .outage))
+            #expect(page.findings.count == min(full, 1))
+            guard let found else { continue }
+            #expect(found.what.contains("\(full) of 5 datanodes have less than 256.0 MiB free"))
+            #expect(found.what.contains("the cluster is full") == (full > 1))
+            #expect(!found.advice.isEmpty)
         }
     }
 

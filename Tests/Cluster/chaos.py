@@ -144,11 +144,15 @@ class Rig:
 
     def why_not_whole(self):
         """What is below full redundancy, or not known to be at it; None if nothing is."""
-        nodes = self.cluster.nodes()
+        nodes, count = self.cluster.nodes(), len(self.cluster.of("datanode"))
         well = [row for row in nodes if row["state"] == "HEALTHY" and not row["failedVolumes"]
                 and row["silentMilliseconds"] < 3000]
-        if len(well) < DATANODES:
-            return f"{len(well)} of {DATANODES} datanodes are well"
+        if len(well) < count:
+            return f"{len(well)} of {count} datanodes are well"
+        return self.why_degraded()
+
+    def why_degraded(self):
+        """As `why_not_whole`, whatever is with datanodes and disks."""
         found = self.safety()
         if found is None or not found["isKnown"]:
             return "SCM does not know"

@@ -77,12 +77,23 @@ class Disk:
         """Else it would befall the disk of the machine itself."""
         assert os.path.ismount(self.path), f"{self.path} is not mounted"
 
+    def vanish(self):
+        """Is not there any more under its path, for whoever looks: `umount -l`. What is open stays so."""
+        self.thaw()
+        self.expect_mounted()
+        subprocess.run(["umount", "-l", str(self.path)], check=True, timeout=60)
+
     # Full
 
-    def fill(self):
-        """Takes all room there is, to the last block, for as long as `free` is not called."""
+    def fill(self, but=0):
+        """Takes all room there is but so many bytes, to the last block where it is all, for as long
+        as `free` is not called."""
         self.expect_mounted()
         with open(self.filler, "wb") as filler:
+            if but:
+                room = os.statvfs(self.path)
+                os.posix_fallocate(filler.fileno(), 0, room.f_bavail * room.f_frsize - but)
+                return
             for piece in [64 << 20, 1 << 20, 4096]:
                 end = filler.seek(0, os.SEEK_END)
                 while True:
@@ -143,9 +154,16 @@ class Disk:
         if found.returncode != 0:
             raise OSError(errno.EOPNOTSUPP, f"remount,abort: {found.stderr.strip()}")
 
-    def cut_short(self, share):
-        """Loses the end of the device: EIO for who reads there. It has to be made anew then."""
+    def cut_short(self, share, for_good=False):
+        """Loses the end of the device. It has to be made anew then.
+
+        `for_good`: the device ends there, EIO for who reads or writes beyond. Otherwise whoever
+        writes beyond it makes it as long as it was: EIO until then, zeros afterwards."""
         os.truncate(self.image, int(self.size * share) // 4096 * 4096)
+        if for_good:
+            found = subprocess.run(["losetup", "--noheadings", "--output", "NAME", "--associated",
+                                    str(self.image)], capture_output=True, text=True, check=True)
+            subprocess.run(["losetup", "--set-capacity", found.stdout.strip()], check=True)
 
     # Slow
 

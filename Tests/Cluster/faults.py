@@ -312,7 +312,7 @@ class AllPowerCut(DiskFault):
 
 
 class DiskCutShort(DiskFault):
-    """The end of the device is gone: EIO for who reads there."""
+    """The end of the device is gone: EIO for who reads there, and zeros once something was written."""
 
     kind, weight, seconds, loses = "disk with bad sectors", 0.8, (3.0, 10.0), True
 

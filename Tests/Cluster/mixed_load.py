@@ -4,6 +4,8 @@ Each worker writes keys of its own and reads those of all. What is asked is repe
 answered, as clients do, for a bounded time."""
 
 import collections
+import contextlib
+import itertools
 import random
 import threading
 import time
@@ -49,6 +51,8 @@ class Tally:
         self.violations = []
         self.lost_bytes = 0
         self.slowest = {}
+        # The most tries that an operation took, and which it was.
+        self.most_tries = (0, None)
         # When a read and a write last succeeded, and the longest time without.
         self.last, self.gaps = {}, {}
         # The report is made: what comes now is of a cluster that is being taken down.
@@ -59,6 +63,10 @@ class Tally:
             self.errors[kind] += 1
             if self.errors[kind] <= 3:
                 self.examples.setdefault(kind, []).append(f"{time.strftime('%H:%M:%S')} {detail}")
+
+    def tried(self, tries, what):
+        with self.lock:
+            self.most_tries = max(self.most_tries, (tries, what))
 
     def violation(self, kind, detail, lost=0):
         with self.lock:
@@ -119,6 +127,7 @@ class Load:
         self.seed, self.gateways = seed, gateways
         self.tally = Tally()
         self.ended = threading.Event()
+        self.resting = threading.Event()
         self.pace = 0.01
         self.registers = {f"w{worker:02d}/k{number:03d}": None for worker in range(workers)
                           for number in range(KEYS_OF_WORKER)}
@@ -131,6 +140,19 @@ class Load:
             thread = threading.Thread(target=worker.run, daemon=True)
             self.threads.append(thread)
             thread.start()
+
+    @contextlib.contextmanager
+    def rest(self):
+        """Nothing is asked meanwhile; it begins when what is under way has ended."""
+        self.resting.set()
+        try:
+            end = time.monotonic() + LONGEST_OPERATION + LONGEST_TRY
+            while not all(worker.is_idle for worker in self.workers):
+                assert time.monotonic() < end, "the load does not come to rest"
+                time.sleep(0.05)
+            yield
+        finally:
+            self.resting.clear()
 
     def stop(self):
         """Ends when each worker's operation has. Names those that do not."""
@@ -160,10 +182,16 @@ class Worker:
         self.gateways = load.gateways()
         self.keys = [key for key in load.registers if key.startswith(f"w{number:02d}/")]
         self.at = "nothing"
+        # Rests, as the load does.
+        self.is_idle = False
 
     def run(self):
         kinds, weights = zip(*KINDS.items())
         while not self.load.ended.is_set():
+            self.is_idle = self.load.resting.is_set()
+            if self.is_idle:
+                time.sleep(0.05)
+                continue
             kind = self.chance.choices(kinds, weights)[0]
             try:
                 getattr(self, "do_" + kind.replace(" ", "_"))()
@@ -180,7 +208,8 @@ class Worker:
         nobody knows the end of."""
         self.at = what
         began = time.monotonic()
-        while True:
+        for tries in itertools.count(1):
+            self.tally.tried(tries, what)
             name = self.chance.choice(list(self.gateways.clients))
             tried = time.monotonic()
             try:

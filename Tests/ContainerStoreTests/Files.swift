@@ -13,6 +13,10 @@ func makeDirectory(_ path: String) throws {
     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
 }
 
+func move(_ path: String, to other: String) throws {
+    try FileManager.default.moveItem(atPath: path, toPath: other)
+}
+
 func removeFile(_ path: String) throws { try FileManager.default.removeItem(atPath: path) }
 
 /// The names in a directory.

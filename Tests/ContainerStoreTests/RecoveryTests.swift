@@ -157,6 +157,37 @@ private func rebuilt(
         }
     }
 
+    @Test("a replica on a volume that is out is rebuilt on another, without what was deleted")
+    func volumeOut() async throws {
+        try await withReactor { directory, reactor in
+            var options = ContainerStore.Options.small
+            options.watchInterval = .seconds(600)
+            let store = try await openStore(
+                directory, on: reactor, volumes: 2, options: options)
+            try await store.createContainer(id, replication: replication, replicaIndex: 4)
+            for localID in [1, 2] as [UInt64] {
+                try await store.append(cell(blockID(localID), at: 0, stream(localID, 100)))
+            }
+            #expect(try await store.deleteBlocks([blockID(2)]).isEmpty)
+            let volume = try store.container(id).volume
+            // One that hangs may be back at any moment, with the replica.
+            volume.withState { $0.suspension = "a test says so" }
+            #expect(await refusal { try await begin(store, token: 9) }?.code == .containerState)
+            volume.withState { $0.suspension = nil }
+            volume.fail("a test says so")
+            #expect(await state(store) == .lost)
+            try await begin(store, token: 9)
+            #expect(try store.container(id).volume !== volume)
+            #expect(await state(store) == .recovering)
+            #expect(try store.rebuilt(blockID(2), token: 9) == .deleted)
+            try await store.appendRebuilt(rebuilt(1, to: 100), token: 9)
+            try await store.finishRecovery(id, token: 9)
+            #expect(await store.report().map(\.state) == [.closed])
+            #expect(try await store.bytes(of: blockID(1)) == stream(1, 100))
+            try await store.close()
+        }
+    }
+
     @Test("a block that was deleted does not come back, whether it was there or was to come")
     func deletions() async throws {
         try await withReactor { directory, reactor in

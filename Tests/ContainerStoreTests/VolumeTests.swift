@@ -205,6 +205,30 @@ import Testing
         }
     }
 
+    @Test("a volume that is not at its path any more is taken out, and nothing is written there")
+    func gone() async throws {
+        try await withReactor { directory, reactor in
+            let store = try await openStore(directory, on: reactor, volumes: 2)
+            for id in [1, 2] as [UInt64] {
+                try await store.createContainer(
+                    ContainerID(id), replication: replication, replicaIndex: 1)
+            }
+            for id in [1, 2] as [UInt64] { try await store.closeContainer(ContainerID(id)) }
+            let before = await store.volumes()
+            #expect(before.map(\.isFailed) == [false, false])
+            // What is left of a disk that is not mounted any more.
+            try move("\(directory)/v1", to: "\(directory)/away")
+            try makeDirectory("\(directory)/v1")
+            let after = await store.volumes()
+            #expect(after.map(\.isFailed) == [true, false])
+            #expect(after[0].reason?.contains("still mounted") == true)
+            #expect(after[0].available == 0 && after[0].capacity == before[0].capacity)
+            #expect(await store.report().count { $0.state == .lost } == 1)
+            try await store.close()
+            #expect(try names(in: "\(directory)/v1").isEmpty)
+        }
+    }
+
     @Test("a volume whose disk fails is taken out and the store goes on with the other")
     func failing() async throws {
         try await withDirectory { directory in
