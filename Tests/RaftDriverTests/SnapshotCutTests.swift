@@ -63,9 +63,30 @@ struct SnapshotCutTests {
         for number in first..<first + count {
             var command: [UInt8] = [1]
             command.appendBigEndian(number)
-            last = try #require(try await group.propose(command))
+            var index: UInt64?
+            while index == nil {
+                // Not known where its leader was deposed meanwhile, as one that stood still is.
+                index = try await group.propose(command)
+                if index == nil { index = try await place(of: command, in: group) }
+            }
+            last = try #require(index)
         }
         return last
+    }
+
+    /// Where a command is that may have been made; nil if it was not, and never will be.
+    private func place(
+        of command: [UInt8], in group: PowerCutGroup
+    ) async throws -> UInt64? {
+        for _ in 0..<3000 {
+            let leader = try await untilLed(group)
+            // What the log has of the leaders before is applied behind it.
+            if (try? await leader.group?.readBarrier()) != nil {
+                return try await group.contents(leader)?.commands.first { $0.value == command }?.key
+            }
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        throw StoreError(.deadlineExceeded, "nobody says what became of a command")
     }
 
     /// Starts the late member with a cut at operation `number` of one side, and again without.
