@@ -129,9 +129,11 @@ class RepairRows:
     def load(self, seconds):
         result = subprocess.run(
             [os.environ["APUS_BINARY"], "bench", "mixed", "--dir", self.cluster.dir, "--bucket",
-             "bench", "--size", "64k-1m", "--clients", "16", "--reads", "70", "--rate",
+             "/s3v/bench", "--size", "64k-1m", "--clients", "16", "--reads", "70", "--rate",
              str(self.RATE), "--duration", f"{seconds}s", "--json"],
             capture_output=True, text=True, check=False)
+        if not result.stdout:
+            raise RuntimeError(f"apus bench mixed: {result.stderr.strip()}")
         report = json.loads(result.stdout)
         if report["errors"]:
             raise RuntimeError(f"apus bench mixed: {report['errors']}")
