@@ -105,10 +105,12 @@ public struct Journal: Sendable {
         }
     }
 
-    /// Parses a whole file. Throws if the header is not right, or a record has an unknown kind or
-    /// a body that makes no sense though its checksum is right.
+    /// Parses a whole file. Throws if the header is not right or not all there, or a record has an
+    /// unknown kind or a body that makes no sense though its checksum is right.
     public static func parse(_ bytes: UnsafeRawBufferPointer) throws(FormatError) -> Contents {
         let (header, version, seed) = try ContainerHeader.parse(bytes, of: .journal)
+        // A journal gets its name with a whole block.
+        guard bytes.count >= start else { throw .truncated("journal") }
         let journal = Journal(header, version: version)
         precondition(journal.seed == seed, "a header is encoded as it was parsed")
         var records: [JournalRecord] = []

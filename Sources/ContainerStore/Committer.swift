@@ -149,7 +149,8 @@ final class Committer: Sendable {
             state.isMarkScheduled = false
             return state.unmarked
         }
-        for container in containers where container.needsMark {
+        // Nothing is written to a volume that is out: one that is used in its place is the later one.
+        for container in containers where container.needsMark && container.volume.failure == nil {
             if durability == .writeback {
                 await container.prove()
             } else {

@@ -9,6 +9,63 @@ import Reactor
 // that round, and nobody was told of it unless both syncs had ended; whether they had, the bytes
 // say themselves, by their checksums.
 
+/// The cells of a journal that no later record says to be durable, and what deletes them: pure.
+struct UnprovenCells: Sendable {
+    struct Entry: Sendable {
+        /// Of its record in the journal.
+        var index: Int
+        var cell: BlockEntry.Cell
+        var checksums: [UInt32]
+        var localID: UInt64
+    }
+
+    /// In the order of their records.
+    private(set) var entries: [Entry] = []
+    /// By local ID: the record that deletes the block.
+    private(set) var deletions: [UInt64: Int] = [:]
+
+    init(_ records: [JournalRecord], unproven: Range<Int>) {
+        for index in unproven {
+            switch records[index] {
+            case .cell(let cell, let checksums, let commit):
+                entries.append(
+                    Entry(index: index, cell: cell, checksums: checksums, localID: commit.localID))
+            case .deleted(let localID, _, _): deletions[localID] = index
+            default: break
+            }
+        }
+    }
+
+    var isEmpty: Bool { entries.isEmpty }
+
+    /// The record of the first cell that is not whole, before which the journal is to be cut; nil if
+    /// there is none.
+    ///
+    /// A cell of a deleted block need not be whole, for its space may have been given back; but if its
+    /// deletion is cut away with what is lost before that, the cell would be back: then it is lost too.
+    nonisolated(nonsending)
+        func firstLost(
+            isWhole: (BlockEntry.Cell, [UInt32]) async throws(IOError) -> Bool
+        ) async throws(IOError) -> Int?
+    {
+        var cut: Int?
+        var whole: Set<Int> = []
+        while true {
+            var lost: Int?
+            for entry in entries where entry.index < cut ?? .max && !whole.contains(entry.index) {
+                if let deletion = deletions[entry.localID], deletion < cut ?? .max { continue }
+                guard try await isWhole(entry.cell, entry.checksums) else {
+                    lost = entry.index
+                    break
+                }
+                whole.insert(entry.index)
+            }
+            guard let lost else { return cut }
+            cut = lost
+        }
+    }
+}
+
 extension Volume {
     /// The first of the unproven records of container `id` whose cell is not whole in the data
     /// file; nil if all are. In that case the cells and the journal are durable when it returns, so
@@ -16,28 +73,17 @@ extension Volume {
     func firstLostCell(
         _ journal: Journal.Contents, of id: ContainerID
     ) async throws(StoreError) -> Int? {
-        var deleted: Set<UInt64> = []
-        var cells: [(index: Int, cell: BlockEntry.Cell, checksums: [UInt32], localID: UInt64)] = []
-        for index in journal.unproven {
-            switch journal.records[index] {
-            case .cell(let cell, let checksums, let commit):
-                cells.append((index, cell, checksums, commit.localID))
-            case .deleted(let localID, _, _): deleted.insert(localID)
-            default: break
-            }
-        }
-        cells.removeAll { deleted.contains($0.localID) }
+        let cells = UnprovenCells(journal.records, unproven: journal.unproven)
         do throws(IOError) {
             if !cells.isEmpty, try await reactor.status(dataPath(id), disk: disk) != nil {
                 let data = try await File.open(
                     dataPath(id), [.read, .write, .direct], on: reactor, disk: disk)
-                for entry in cells {
-                    if try await isWhole(entry.cell, entry.checksums, in: data) { continue }
-                    try await data.close()
-                    return entry.index
+                let lost = try await cells.firstLost { (cell, checksums) throws(IOError) in
+                    try await isWhole(cell, checksums, in: data)
                 }
-                try await data.synchronize()
+                if lost == nil { try await data.synchronize() }
                 try await data.close()
+                if let lost { return lost }
             }
             guard journal.mustBeSynced else { return nil }
             let file = try await File.open(

@@ -56,6 +56,22 @@ import Testing
         #expect(states == [.unhealthy] || states == [.lost] || !problems.isEmpty, comment)
     }
 
+    @Test(
+        "a journal that is cut off within its header ends nothing, and is left as it is",
+        arguments: [true, false], [0, 1, 8, 60, 100, 2000, 4095])
+    func shortJournal(closing: Bool, size: Int) async throws {
+        try await withReactor { directory, reactor in
+            let expected = try await make(directory, reactor, closing: closing)
+            let path = "\(directory)/v1/containers/container-1.journal"
+            try replaceContents(of: path, with: Array(try contents(of: path).prefix(size)))
+            let store = try await openStore(directory, on: reactor)
+            try await check(store, expected, "\(size) bytes are left")
+            #expect(await store.report().map(\.state) == [.lost])
+            try await store.close()
+            #expect(try contents(of: path).count == size)
+        }
+    }
+
     @Test("a flipped bit in a cell is found by the read and named, and told after a restart too")
     func cellNamed() async throws {
         for closing in [false, true] {
