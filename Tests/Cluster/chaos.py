@@ -242,6 +242,17 @@ class Rig:
 
     # Load
 
+    def begin(self):
+        """Starts the cluster, and makes a load whose kept keys are there, most in closed
+        containers."""
+        self.cluster.start(120)
+        self.make_load()
+        for key in self.keeper.keys:
+            self.write_kept(key)
+        for row in self.cluster.containers() or []:
+            if row["state"] == "OPEN":
+                self.cluster.apus("admin", "container", "close", str(row["id"]))
+
     def make_load(self):
         def gateways():
             return mixed_load.Gateways(
@@ -702,13 +713,7 @@ def arguments_of():
 
 def run(arguments, rig):
     """Returns the report; whatever fails is a violation in it."""
-    rig.cluster.start(120)
-    rig.make_load()
-    for key in rig.keeper.keys:
-        rig.write_kept(key)
-    for row in rig.cluster.containers() or []:
-        if row["state"] == "OPEN":
-            rig.cluster.apus("admin", "container", "close", str(row["id"]))
+    rig.begin()
     schedule, watch = Schedule(rig, arguments), Watch(rig)
     final = {}
     began = time.monotonic()

@@ -74,13 +74,7 @@ LONGEST_REFUSAL = 10
 
 def enter():
     """Starts this program again where what it mounts is its own, or says why that cannot be."""
-    with tempfile.TemporaryDirectory(prefix="apus-failing-disks-") as folder:
-        namespaces.enter(
-            INSIDE, NEEDED, ["unshare", "--mount", "--propagation", "private"],
-            f"truncate -s 64M {folder}/image; mkfs.ext4 -q {folder}/image; mkdir {folder}/m;"
-            f"mount -t ext4 -o loop {folder}/image {folder}/m; umount {folder}/m;"
-            f"rm {folder}/image",
-            "file systems on loop devices")
+    namespaces.enter_with_mounts(INSIDE, NEEDED, "", "file systems on loop devices")
 
 
 class Rig(chaos.Rig):
@@ -612,13 +606,7 @@ NARROW_STEPS = ["narrow"]
 def run(rig, steps):
     """What failed."""
     began = time.monotonic()
-    rig.cluster.start(120)
-    rig.make_load()
-    for key in rig.keeper.keys:
-        rig.write_kept(key)
-    for row in rig.cluster.containers() or []:
-        if row["state"] == "OPEN":
-            rig.cluster.apus("admin", "container", "close", str(row["id"]))
+    rig.begin()
     run = Run(rig)
     rig.load.pace = 0.03
     rig.load.start()

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 
 def enter(mark, needed, wrapper, trial, what):
@@ -17,6 +18,15 @@ def enter(mark, needed, wrapper, trial, what):
     reason = enter_if_possible(mark, needed, wrapper, trial, what)
     if reason:
         skip(reason)
+
+
+def enter_with_mounts(mark, needed, trial, what):
+    """As `enter`, where what the program mounts is its own. `trial` is tried with `m`, a file system
+    on a loop device, mounted in the folder that it begins in."""
+    with tempfile.TemporaryDirectory(prefix="apus-mounts-") as folder:
+        enter(mark, needed, ["unshare", "--mount", "--propagation", "private"],
+              f"cd {folder}; truncate -s 64M image; mkfs.ext4 -q image; mkdir m;"
+              f"mount -t ext4 -o loop image m; {trial} umount m; rm image", what)
 
 
 def enter_if_possible(mark, needed, wrapper, trial, what):
