@@ -112,7 +112,9 @@ public struct Journal: Sendable {
         // A journal gets its name with a whole block.
         guard bytes.count >= start else { throw .truncated("journal") }
         let journal = Journal(header, version: version)
-        precondition(journal.seed == seed, "a header is encoded as it was parsed")
+        guard journal.seed == seed else {
+            throw .invalid("the journal's header is not written as this program writes it")
+        }
         var records: [JournalRecord] = []
         var positions: [Int] = []
         var durableTo = start

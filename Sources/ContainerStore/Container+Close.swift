@@ -171,7 +171,16 @@ extension Container {
         do throws(IOError) {
             (tail, size) = try await journalWriter.replace(by: records, isToGrow: isToGrow)
         } catch {
-            if journalWriter.isUnsettled { state.withLock { $0.journalTrouble = .unwritten } }
+            if journalWriter.isUnsettled {
+                // Who waits for the journal to be there would wait for ever.
+                let waiters = state.withLock { state in
+                    state.journalTrouble = .unwritten
+                    return state.takeExtraWaiters()
+                }
+                let refusal = volume.refusal(for: error)
+                for waiter in waiters { waiter.resume(returning: .failure(refusal)) }
+                wakeIdle()
+            }
             throw error
         }
         let before = state.withLock { state in

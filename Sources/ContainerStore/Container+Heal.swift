@@ -14,7 +14,7 @@ import Synchronization
 extension Container {
     /// Lets nobody else heal the replica, until `endHealing`. Throws `containerState` where it is not
     /// closed, where its journal was damaged before the last start (then nobody knows what was
-    /// deleted), or somebody is at it.
+    /// deleted), or somebody is at it; `overloaded` while its journal is being brought in order.
     func beginHealing() throws(StoreError) {
         try volume.check()
         let refusal = state.withLock { state -> StoreError? in
@@ -22,6 +22,10 @@ extension Container {
                 return StoreError(
                     .containerState,
                     "\(name) is \(state.phase): only a closed replica is healed where it is")
+            }
+            guard state.journalTrouble != .unwritten else {
+                return StoreError(
+                    .overloaded, "\(name) is healed when its journal has been brought in order")
             }
             guard !state.isJournalBroken || state.journalTrouble == .rotten else {
                 return StoreError(
@@ -167,8 +171,9 @@ extension Container {
         }
         guard isComplete else { return false }
         let parsed = try await soundJournal()
-        let isMarked = parsed?.records.contains(.unhealthy) ?? true
-        if isMarked {
+        // One that was rotten when it was read is written anew, though it can be read by now.
+        let isRotten = state.withLock { $0.journalTrouble == .rotten }
+        if isRotten || parsed?.records.contains(.unhealthy) ?? true {
             var records = parsed?.records.filter { $0 != .unhealthy && $0 != .mark }
             if records == nil { records = try await knownRecords(cache) }
             let written = (records ?? []) + [.mark]

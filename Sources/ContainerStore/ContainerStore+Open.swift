@@ -38,18 +38,21 @@ extension ContainerStore {
             try await volume.open(datanode: datanode)
         }
         let known = try agreedCluster(of: volumes, with: cluster)
+        var found: [Container] = []
+        for volume in volumes where volume.failure == nil {
+            found += try await volume.openContainers()
+        }
+        // Chosen when all are open: a volume may have failed over it.
         var containers: [ContainerID: Container] = [:]
         var unused: [Container] = []
-        for volume in volumes where volume.failure == nil {
-            for container in try await volume.openContainers() {
-                guard let other = containers[container.id] else {
-                    containers[container.id] = container
-                    continue
-                }
-                let isBetter = other.standing < container.standing
-                containers[container.id] = isBetter ? container : other
-                unused.append(isBetter ? other : container)
+        for container in found {
+            guard let other = containers[container.id] else {
+                containers[container.id] = container
+                continue
             }
+            let isBetter = other.standing < container.standing
+            containers[container.id] = isBetter ? container : other
+            unused.append(isBetter ? other : container)
         }
         let store = ContainerStore(
             datanode: datanode, volumes: volumes, cluster: known, options: options,
@@ -72,8 +75,11 @@ extension ContainerStore {
                 }
                 state.isRebuilding = { [weak self] id in
                     guard let self else { return false }
-                    let container = self.state.withLock { $0.containers[id] }
-                    return container.map { $0.state.withLock { $0.recovery != nil } } ?? false
+                    let (container, isChanging) = self.state.withLock {
+                        ($0.containers[id], $0.changing[id] != nil)
+                    }
+                    return isChanging
+                        || container.map { $0.state.withLock { $0.recovery != nil } } ?? false
                 }
             }
         }

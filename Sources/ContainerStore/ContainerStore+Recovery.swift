@@ -246,8 +246,10 @@ extension ContainerStore {
     /// Removes a replica with everything in it, if it is the one that is meant; any other is left
     /// alone, as is one whose volume is out. None is made any more in this epoch but by `beginRecovery`.
     ///
-    /// - Parameter token: of one that is being rebuilt, the order; 0: one that is not, and is closed
-    ///   or damaged.
+    /// - Parameters:
+    ///   - replicaIndex: 0: files that cannot be opened, as which index there is nobody knows. They are
+    ///     moved aside.
+    ///   - token: of one that is being rebuilt, the order; 0: one that is not, and is closed or damaged.
     /// - Returns: whether it was removed.
     @discardableResult
     public func removeReplica(
@@ -257,12 +259,13 @@ extension ContainerStore {
             if state.isShut {
                 return .failure(StoreError(.notReady, "the container store is shut"))
             }
-            guard let container = state.containers[id] else { return .success(false) }
+            guard let container = state.containers[id] else { return .success(replicaIndex == 0) }
             return .success(
                 container.header.replicaIndex == replicaIndex && container.volume.outage == nil)
         }
         guard isClaimed else { return false }
         defer { release(id) }
+        if replicaIndex == 0 { return try await moveUnusable(id) }
         guard let container = state.withLock({ $0.containers[id] }),
             await container.seal(recovery: token)
         else { return false }
@@ -272,6 +275,22 @@ extension ContainerStore {
             if state.containers[id] === container { state.containers[id] = nil }
         }
         return true
+    }
+
+    /// Moves the files of a replica that cannot be opened to where they are kept for a while, if there
+    /// are any and they are not a later program's. Whether there were.
+    private func moveUnusable(_ id: ContainerID) async throws(StoreError) -> Bool {
+        var hasMoved = false
+        for volume in volumeList
+        where volume.outage == nil && volume.withState({ $0.unusable.contains(id) }) {
+            guard try await !volume.isOfLaterVersion(id) else { continue }
+            try await volume.makeKeptFolder()
+            try await volume.moveAside(id, index: 0)
+            volume.withState { _ = $0.unusable.remove(id) }
+            hasMoved = true
+        }
+        if hasMoved { state.withLock { $0.permissions.retire(id) } }
+        return hasMoved
     }
 
     /// The replica of `id`, as `report()` tells of it; nil if there is none.

@@ -18,6 +18,8 @@ import Synchronization
 /// How much a replica is to be preferred to another one of its container.
 struct ReplicaStanding: Comparable, Sendable {
     enum Stage: Int, Sendable, Comparable {
+        /// Its volume is out.
+        case out
         case recovering, openDamaged, open, closedDamaged, closed
 
         static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
@@ -26,12 +28,15 @@ struct ReplicaStanding: Comparable, Sendable {
     var stage: Stage
     /// Of one that is being rebuilt: a later order's goes first.
     var token: UInt64
-    /// When it was written last. Of open ones it says nothing: the fuller one goes first.
+    /// When it was written last. Of open ones it says nothing: the one to which more was ever written
+    /// goes first, which stays so whatever is deleted.
     var writtenAt: Int64
-    var usedBytes: Int
+    var tail: Int
+    var blocks: Int
 
     static func < (a: Self, b: Self) -> Bool {
-        (a.stage, a.token, a.writtenAt, a.usedBytes) < (b.stage, b.token, b.writtenAt, b.usedBytes)
+        (a.stage, a.token, a.writtenAt, a.tail, a.blocks)
+            < (b.stage, b.token, b.writtenAt, b.tail, b.blocks)
     }
 }
 
@@ -40,7 +45,9 @@ extension Container {
     var standing: ReplicaStanding {
         state.withLock { state in
             let stage: ReplicaStanding.Stage =
-                if state.recovery != nil {
+                if volume.failure != nil {
+                    .out
+                } else if state.recovery != nil {
                     .recovering
                 } else if state.isClosed {
                     state.damage == nil ? .closed : .closedDamaged
@@ -50,7 +57,7 @@ extension Container {
             let isClosed = stage >= .closedDamaged
             return ReplicaStanding(
                 stage: stage, token: state.recovery ?? 0, writtenAt: isClosed ? foundAt : 0,
-                usedBytes: state.usedBytes)
+                tail: state.tail, blocks: state.blockCount + state.deleted.count)
         }
     }
 }
@@ -66,6 +73,7 @@ extension ContainerStore {
                 "\(twin.name) is also on \(used.volume.path), where it is used; \(what)")
         }
         do throws(StoreError) {
+            try used.volume.check()
             let deleted = twin.state.withLock { $0.deleted }.sorted()
             try await used.delete(
                 deleted.map { BlockID(containerID: twin.id, localID: $0) }, cache: cache)

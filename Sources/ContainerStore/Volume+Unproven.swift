@@ -68,8 +68,8 @@ struct UnprovenCells: Sendable {
 
 extension Volume {
     /// The first of the unproven records of container `id` whose cell is not whole in the data
-    /// file; nil if all are. In that case the cells and the journal are durable when it returns, so
-    /// that later records may say so.
+    /// file; nil if all are, and then the journal is durable when it returns. So are the cells that are
+    /// whole, so that later records may say so.
     func firstLostCell(
         _ journal: Journal.Contents, of id: ContainerID
     ) async throws(StoreError) -> Int? {
@@ -81,7 +81,8 @@ extension Volume {
                 let lost = try await cells.firstLost { (cell, checksums) throws(IOError) in
                     try await isWhole(cell, checksums, in: data)
                 }
-                if lost == nil { try await data.synchronize() }
+                // Also of those before the lost one the journal says from now on that they are durable.
+                try await data.synchronize()
                 try await data.close()
                 if let lost { return lost }
             }

@@ -99,13 +99,12 @@ struct SCMGroup {
     }
 }
 
-/// How long an SCM that does not answer is left alone: longer each time while another one leads,
-/// since it will not lead before it has been back for a while, and never long otherwise, when it may
-/// be the one that everything waits for.
+/// How long an SCM that does not answer is left alone: longer while another one leads, but not for
+/// long, since it may lead soon after it is back, and then has to know the datanodes.
 struct SCMRetry {
     enum Limits {
         static let shortest = Duration.milliseconds(500)
-        static let longest = Duration.seconds(4)
+        static let longest = Duration.seconds(1)
     }
 
     private var next = Limits.shortest

@@ -80,15 +80,13 @@ final class GroupLeases: Sendable {
         var closed: Set<ContainerID> = []
         var closedInOrder: Deque<ContainerID> = []
 
-        /// SCM has answered, or not, when groups without slow nodes were asked for. That there are
-        /// none, or that what is asked for cannot be, is an answer.
-        mutating func note(_ result: Result<[Lease], StoreError>, at now: MonotonicTime) {
-            switch result {
-            case .failure(let error)
-            where [.unavailable, .notReady, .deadlineExceeded, .connection, .notLeader].contains(
-                error.code):
-                absence = (error, now.advanced(by: Limits.absence))
-            case .failure, .success: absence = nil
+        /// SCM has answered `error`, or not at all, when groups without slow nodes were asked for; nil:
+        /// with groups. That there are none, or that what is asked for cannot be, is an answer.
+        mutating func note(_ error: StoreError?, at now: MonotonicTime) {
+            switch error?.code {
+            case .unavailable, .notReady, .deadlineExceeded, .connection, .notLeader:
+                absence = error.map { ($0, now.advanced(by: Limits.absence)) }
+            default: absence = nil
             }
         }
 
@@ -124,19 +122,41 @@ final class GroupLeases: Sendable {
                 let atHand = takeAtHand(
                     replication, count: count - groups.count, excluding: excluding)
                 if !atHand.isEmpty { return groups + atHand }
-                if let absence = state.withLock({ $0.absence }), absence.until > reactor.now() {
-                    throw absence.error
-                }
+                try checkAbsence()
             }
             if case .failure(let error) = await refill.value { throw error }
             rounds += 1
             // Others may have been quicker each time: then ask for these alone.
             if rounds == 3 {
-                groups += try await blocks.allocate(
+                groups += try await ask(
                     replication, count: count - groups.count, excluding: excluding,
                     patience: kind.patience
                 ).map(Leased.init)
             }
+        }
+    }
+
+    /// `count` groups of SCM's for this caller alone. Who has `patience`, since there is a way without,
+    /// does not wait while SCM is known to be away.
+    func ask(
+        _ replication: ReplicationConfig, count: Int, excluding: ExcludeList, patience: Duration?
+    ) async throws(StoreError) -> [BlockGroup] {
+        if patience != nil { try checkAbsence() }
+        do throws(StoreError) {
+            let groups = try await blocks.allocate(
+                replication, count: count, excluding: excluding, patience: patience)
+            if patience != nil { state.withLock { $0.note(nil, at: reactor.now()) } }
+            return groups
+        } catch {
+            let now = reactor.now()
+            if patience != nil { state.withLock { $0.note(error, at: now) } }
+            throw error
+        }
+    }
+
+    private func checkAbsence() throws(StoreError) {
+        if let absence = state.withLock({ $0.absence }), absence.until > reactor.now() {
+            throw absence.error
         }
     }
 
@@ -193,6 +213,9 @@ final class GroupLeases: Sendable {
             guard places.count == count else { return [] }
             let taken = places.map { pool.leases[$0].leased }
             for place in places.reversed() { pool.leases.remove(at: place) }
+            if pool.leases.count < pool.batch / 2, pool.refill == nil {
+                startRefill(&pool, kind, state.generation)
+            }
             return taken
         }
     }
@@ -272,7 +295,10 @@ final class GroupLeases: Sendable {
     ) {
         let now = reactor.now()
         state.withLock { state in
-            if !kind.excluding.isEmpty { state.note(result, at: now) }
+            if !kind.excluding.isEmpty {
+                let error: StoreError? = if case .failure(let error) = result { error } else { nil }
+                state.note(error, at: now)
+            }
             // A refill that an invalidation overtook has been forgotten, and its groups are too.
             guard started == state.generation else { return }
             state.pools[kind]?.refill = nil

@@ -263,7 +263,7 @@ extension OzoneManager {
             let atHand = leases.takeAtHand(replication, count: 1, excluding: excluding)
             groups =
                 atHand.isEmpty
-                ? try await blocks.allocate(
+                ? try await leases.ask(
                     replication, count: 1, excluding: excluding,
                     // Who wants a whole group or none goes on without.
                     patience: request.whole ? GroupLeases.Limits.patience : nil)

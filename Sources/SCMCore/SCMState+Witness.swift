@@ -121,17 +121,19 @@ extension SCMState {
             }
             return
         }
+        // On a disk that is out: nothing can be done about it there.
+        let isOut = state == .lost && index != 0
         guard state != .recovering, let place = container.nodes.firstIndex(of: node),
             index == 0 || Int(index) == place + 1
         else {
-            if state == .lost {
+            if isOut {
                 strays.remove(id, on: node)
             } else {
                 noteStray(id, on: node)
             }
             return
         }
-        if container.state == .containerDeleted { noteStray(container.id, on: node) }
+        if container.state == .containerDeleted, !isOut { noteStray(container.id, on: node) }
         if state != .lost { deletions.unpark(container.id, by: node) }
         guard !container.witnessed.contains(place + 1) else { return }
         unlogged[container.id, default: []].insert(place + 1)

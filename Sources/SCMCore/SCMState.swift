@@ -74,6 +74,8 @@ public struct SCMState: Sendable {
         var openReplicas: Set<ContainerID> = []
         /// Containers whose replica it reports as lost.
         var lost: Set<ContainerID> = []
+        /// Those of `lost` of which it has files that cannot be opened; of the others the disk is out.
+        var unusable: Set<ContainerID> = []
         /// Containers of which it has no replica, and makes none as long as its epoch lasts.
         var retired: Set<ContainerID> = []
         /// Stands for what its volumes hold; 0: it does not say, as those of before.
@@ -90,6 +92,7 @@ public struct SCMState: Sendable {
             let id = ContainerID(replica.container)
             openReplicas.remove(id)
             lost.remove(id)
+            unusable.remove(id)
             retired.remove(id)
             recovering[id] = nil
             switch replica.state {
@@ -99,6 +102,7 @@ public struct SCMState: Sendable {
             case .lost:
                 replicas[id] = nil
                 lost.insert(id)
+                if replica.replicaIndex == 0 { unusable.insert(id) }
             case .open, .closing:
                 replicas[id] = Replica(replica)
                 openReplicas.insert(id)
@@ -114,6 +118,7 @@ public struct SCMState: Sendable {
             recovering = [:]
             openReplicas = []
             lost = []
+            unusable = []
             retired = []
         }
     }

@@ -21,7 +21,10 @@ extension DiskCommand {
         func run() async throws {
             let settings = try await options.settings(for: .datanode)
             let directory = try settings.required("datanode.directory")
-            let own = settings.list("datanode.volumes").filter { $0 != path }
+            let own = settings.list("datanode.volumes").filter {
+                URL(fileURLWithPath: $0).standardizedFileURL
+                    != URL(fileURLWithPath: path).standardizedFileURL
+            }
             let moved = MovedVolume(path: path)
             let before = try await moved.adopt(by: Self.identity(in: directory), beside: own)
             print("\(path), which was datanode \(before)'s, is this one's from its next start on")

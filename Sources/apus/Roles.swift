@@ -348,7 +348,7 @@ enum Roles {
 final class DirectoryLock: Sendable {
     /// How long one that another process holds is waited for. A process that was just killed holds
     /// its locks until the kernel has ended its I/O, which takes seconds where a disk is slow.
-    static let patience = Duration.seconds(5)
+    static let patience = ContainerStore.Limits.lockPatience
 
     private let descriptor: Int32
 

@@ -82,10 +82,14 @@ class Role:
         if wait:
             self.wait_ready()
 
-    def is_ready(self):
+    def said(self):
+        """What its log has since it was started last."""
         with open(self.log, "rb") as log:
             log.seek(self._said_before)
-            return any(line.startswith(b"ready ") for line in log)
+            return log.read().decode(errors="replace")
+
+    def is_ready(self):
+        return any(line.startswith("ready ") for line in self.said().splitlines())
 
     def wait_ready(self, seconds=LONGEST_START):
         end = time.monotonic() + seconds

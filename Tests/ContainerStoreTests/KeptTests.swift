@@ -96,6 +96,26 @@ struct KeptTests {
         }
     }
 
+    @Test("files of a replica that cannot be opened are moved aside when SCM says so, no others")
+    func unusable() async throws {
+        try await withReactor { directory, reactor in
+            let first = try await openStore(directory, on: reactor, options: .mortal)
+            try await Sample().write(first)
+            #expect(try await !first.removeReplica(id, replicaIndex: 0, token: 0))
+            #expect(await first.report().map(\.state) == [.closed])
+            try await first.close()
+            var bytes = try contents(of: journalPath(directory))
+            bytes[25] ^= 8
+            try replaceContents(of: journalPath(directory), with: bytes)
+            let store = try await openStore(directory, on: reactor, options: Self.options())
+            #expect(await store.report().map(\.state) == [.lost])
+            #expect(try await store.removeReplica(id, replicaIndex: 0, token: 0))
+            #expect(await store.report().isEmpty && kept(directory).count == 2)
+            #expect(try await !store.removeReplica(id, replicaIndex: 0, token: 0))
+            try await store.close()
+        }
+    }
+
     @Test("files that cannot be read now are not moved aside: they may be a later program's")
     func unreadable() async throws {
         try await withDirectory { directory in

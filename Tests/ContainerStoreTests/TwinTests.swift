@@ -187,7 +187,7 @@ struct TwinTests {
         func standing(
             _ stage: ReplicaStanding.Stage, token: UInt64 = 0, at: Int64 = 0, bytes: Int = 0
         ) -> ReplicaStanding {
-            ReplicaStanding(stage: stage, token: token, writtenAt: at, usedBytes: bytes)
+            ReplicaStanding(stage: stage, token: token, writtenAt: at, tail: bytes, blocks: 0)
         }
         let order = [
             standing(.recovering, token: 3, bytes: 9), standing(.recovering, token: 4, bytes: 2),

@@ -60,7 +60,8 @@ struct SCMGroupTests {
                 == Array(repeating: shortest, count: 5))
         #expect(
             (1...5).map { _ in retry.pause(isLedByAnother: true) } == [
-                shortest, shortest * 2, shortest * 4, shortest * 8, SCMRetry.Limits.longest,
+                shortest, shortest * 2, SCMRetry.Limits.longest, SCMRetry.Limits.longest,
+                SCMRetry.Limits.longest,
             ])
         #expect(retry.pause(isLedByAnother: false) == shortest)
         #expect(retry.pause(isLedByAnother: true) == shortest)

@@ -241,10 +241,16 @@ actor GroupWriter {
     private func watchForLateNodes() async {
         defer { watch = nil }
         while failure == nil {
-            let now = reactor.now()
-            let limits = client.health.lateWrites(to: group.nodes)
-            let late = lateNodes(by: limits, at: now)
-            if !late.isEmpty, await leave(late, at: now) { return }
+            var now = reactor.now()
+            var limits = client.health.lateWrites(to: group.nodes)
+            var late = lateNodes(by: limits, at: now)
+            if !late.isEmpty {
+                if await leave(late, at: now) { return }
+                // They may have answered while another group was looked for.
+                now = reactor.now()
+                limits = client.health.lateWrites(to: group.nodes)
+                late = lateNodes(by: limits, at: now)
+            }
             // Those that are late and must be waited for are not looked at all the time.
             let pause =
                 late.isEmpty

@@ -9,12 +9,14 @@ struct RepairPlan: Sendable {
     /// Repairs of this plan that read from a node.
     var reads: [DatanodeID: Int] = [:]
     var starts: [SCMCommand.StartRepairs.Start] = []
-    /// Containers in too few racks that no other can take.
+    /// Containers of which no node can make what is missing.
     var resting: [ContainerID] = []
     /// Replicas of the present container by rack, without those that are lost or go.
     private(set) var racks: [String: Int] = [:]
-    /// No node could be had for a replica of the present container, however long one waits.
-    private(set) var isHopeless = false
+    /// A node was sought for a replica of the present container, and none could be had.
+    private var wasSought = false
+    /// Something of the present container can be made when others are done.
+    private var mayWait = false
     private var taken: Set<DatanodeID> = []
     private var bytes: UInt64 = 0
 
@@ -25,10 +27,17 @@ struct RepairPlan: Sendable {
     /// What follows is of `container`, whose replicas have `bytes` at most.
     mutating func begin(_ container: SCMState.Container, bytes: UInt64) {
         racks = [:]
-        isHopeless = false
+        wasSought = false
+        mayWait = false
         taken = container.members
         self.bytes = bytes
     }
+
+    /// Nothing more of the present container can be made, however long one waits.
+    var isHopeless: Bool { wasSought && !mayWait }
+
+    /// What could be made of the present container waits for others.
+    mutating func wait() { mayWait = true }
 
     mutating func note(rack: String?) {
         if let rack { racks[rack, default: 0] += 1 }
@@ -41,14 +50,22 @@ struct RepairPlan: Sendable {
         if let target = targets.choose(bytes: bytes, used: racks, isAllowed: mayTake) {
             return take(target)
         }
-        isHopeless = !targets.hasCandidate(bytes: bytes, isAllowed: mayTake)
+        noteFailure(mayTake)
         return nil
     }
 
     /// The node that has the place, if it has a slot.
     mutating func choose(own: DatanodeID) -> DatanodeID? {
-        if targets.hasCandidate(bytes: bytes, isAllowed: { $0 == own }) { isHopeless = false }
-        return targets.choose(bytes: bytes, used: [:]) { $0 == own }.map { take($0) }
+        if let target = targets.choose(bytes: bytes, used: [:], isAllowed: { $0 == own }) {
+            return take(target)
+        }
+        noteFailure { $0 == own }
+        return nil
+    }
+
+    private mutating func noteFailure(_ isAllowed: (DatanodeID) -> Bool) {
+        wasSought = true
+        mayWait = mayWait || targets.hasCandidate(bytes: bytes, isAllowed: isAllowed)
     }
 
     private mutating func take(_ target: RepairTargets.Node) -> DatanodeID {

@@ -195,9 +195,9 @@ struct RepairQueue: Sendable {
     mutating func wakeUp(at now: UInt64) {
         while let first = later.min, first.due <= now {
             later.removeMin()
+            if let rest = resting[first.id], rest.until <= now { resting[first.id] = nil }
             unseen.insert(first.id)
         }
-        if !resting.isEmpty { resting = resting.filter { $0.value.until > now } }
         if !avoided.isEmpty { avoided = avoided.filter { $0.value > now } }
     }
 }
@@ -208,6 +208,8 @@ extension SCMState.Limits {
     /// After so many containers in a row whose repair cannot begin now, for nodes are at their bounds,
     /// those that wait behind them wait on.
     static let examinedInVain = 128
+    /// Containers put to rest at a time, since no node can make what they lack.
+    static let restedAtOnce = 1024
     /// How long a container waits after its repair failed; twice as long with each failure, up
     /// to 16 times.
     static let repairRetryNanoseconds: UInt64 = 30_000_000_000

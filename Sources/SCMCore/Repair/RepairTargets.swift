@@ -15,8 +15,12 @@ struct RepairTargets: Sendable {
         var load: Int
         /// How many these may be.
         var bound: Int
-        /// Of its volume that has most.
-        var free: UInt64
+        /// What its volume has that has most, and what all have that is not promised yet.
+        var most: UInt64
+        var rest: UInt64
+
+        /// What a replica may take.
+        var free: UInt64 { min(most, rest) }
     }
 
     /// By rack and load; those with most room first.
@@ -58,9 +62,10 @@ struct RepairTargets: Sendable {
         return best.node
     }
 
-    /// Whether there is a node with `bytes` free that `isAllowed`, were it not at its bound.
+    /// Whether there is a node with `bytes` free that `isAllowed`, were it not at its bound and what is
+    /// on its way to it not there.
     func hasCandidate(bytes: UInt64, isAllowed: (DatanodeID) -> Bool) -> Bool {
-        all.contains { $0.free >= bytes && isAllowed($0.id) }
+        all.contains { $0.most >= bytes && isAllowed($0.id) }
     }
 
     private static func isBetter(_ a: (Int, Node), _ b: (Int, Node)) -> Bool {
@@ -85,7 +90,7 @@ struct RepairTargets: Sendable {
         slots -= 1
         racks[node.rack]![node.load].remove(at: place)
         node.load += 1
-        node.free -= min(node.free, bytes)
+        node.rest -= min(node.rest, bytes)
         guard node.load < node.bound else { return }
         let nodes = racks[node.rack]![node.load]
         // Binary search for the first that has less.

@@ -49,7 +49,9 @@ extension SCMState {
             return source
         }
         order.emptyIndexes = container.empty.message
-        order.replaces = container.nodes[repair.index - 1] == node
+        order.replaces =
+            container.nodes[repair.index - 1] == node
+            || nodes[node]?.unusable.contains(container.id) == true
         var command = SCMDatanodeCommand()
         command.reconstruct = order
         return command
@@ -106,19 +108,33 @@ extension SCMState {
         }
         let own = container.nodes.firstIndex(of: node)
         let isBeingMade = container.repairs.contains { $0.node == node }
-        guard let found = nodes[node]?.replicas[id] else { return .belongs }
+        guard let found = nodes[node]?.replicas[id] else {
+            guard nodes[node]?.unusable.contains(id) == true,
+                own == nil && !isBeingMade
+                    || container.state == .containerDeleted
+            else { return .belongs }
+            // Files of some index that cannot be opened.
+            return mayGo(container, but: nil, foundAt: beat, at: now)
+                ? .goes(index: 0, token: 0) : .stays
+        }
         let isOwn = own.map { [0, $0 + 1].contains(Int(found.replicaIndex)) } ?? isBeingMade
         guard container.state == .containerDeleted || !isOwn else { return .belongs }
         guard found.state == .closed || found.state == .unhealthy, found.replicaIndex != 0 else {
             return .stays
         }
+        return mayGo(container, but: own, foundAt: beat, at: now)
+            ? .goes(index: found.replicaIndex, token: 0) : .stays
+    }
+
+    /// Whether what nodes have of the container beside its places, and `place`, is needed by nobody.
+    private func mayGo(
+        _ container: Container, but place: Int?, foundAt beat: UInt64, at now: UInt64
+    ) -> Bool {
         switch container.state {
-        case .containerClosed
-        where container.repairs.isEmpty
-            && isWhole(container, but: own, after: beat, at: now),
-            .containerDeleted:
-            return .goes(index: found.replicaIndex, token: 0)
-        default: return .stays
+        case .containerClosed:
+            container.repairs.isEmpty && isWhole(container, but: place, after: beat, at: now)
+        case .containerDeleted: true
+        default: false
         }
     }
 }

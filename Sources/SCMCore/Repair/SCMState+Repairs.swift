@@ -52,7 +52,9 @@ extension SCMState {
         }
         if before.nodes != container.nodes || before.repairs != container.repairs {
             for node in before.members.subtracting(container.members)
-            where nodes[node]?.replicas[container.id] != nil {
+            where nodes[node]?.replicas[container.id] != nil
+                || nodes[node]?.unusable.contains(container.id) == true
+            {
                 noteStray(container.id, on: node)
             }
         }
@@ -100,7 +102,14 @@ extension SCMState {
     /// nor one to come. To be logged as done.
     public mutating func takeDeparted() -> [DatanodeID: [UInt64]] {
         defer { departed = [:] }
-        return departed
+        // What was found when rows came may be otherwise by now.
+        return departed.reduce(into: [:]) { result, entry in
+            let numbers = entry.value.filter { number in
+                guard let id = deletions.container(of: number) else { return true }
+                return containers[id]?.holders.contains(entry.key) != true
+            }
+            if !numbers.isEmpty { result[entry.key] = numbers }
+        }
     }
 
     /// A command was refused or done, in whole or in part: what it is about is looked at again.
@@ -123,7 +132,10 @@ extension SCMState {
         var receivers: Set<DatanodeID> = []
         for (id, node) in nodes {
             let phase = phase(of: id, at: now)
-            if phase == .there, operations[id] == nil, hasRoom(node) { receivers.insert(id) }
+            // One that is merely late is none that comes.
+            if phase == .there || phase == .late, operations[id] == nil, hasRoom(node) {
+                receivers.insert(id)
+            }
             let known = repairs.phases.updateValue(phase, forKey: id)
             guard let before = known, before != phase else { continue }
             repairs.look(at: members.containers(of: id))
@@ -145,7 +157,23 @@ extension SCMState {
         for replica in replicas {
             let id = ContainerID(replica.container)
             let isNews = replica.state != .recovering || nodes[node]?.replicas[id] != nil
-            if isNews { repairs.lookAnew(at: id) }
+            guard isNews else { continue }
+            if isNew(replica, of: node) {
+                repairs.lookAnew(at: id)
+            } else {
+                repairs.look(at: id)
+            }
+        }
+    }
+
+    /// Whether the node has said something else of the container before.
+    private func isNew(_ replica: SCMReplicaReport, of node: DatanodeID) -> Bool {
+        let id = ContainerID(replica.container)
+        guard let known = nodes[node] else { return true }
+        return switch replica.state {
+        case .lost: !known.lost.contains(id)
+        case .none: !known.retired.contains(id)
+        default: known.replicas[id] != Replica(replica)
         }
     }
 
@@ -278,13 +306,18 @@ extension SCMState {
         var examined: [ContainerID] = []
         var inVain = 0
         while plan.targets.slots > 0, plan.starts.count < Limits.repairsPerCommand,
-            inVain < Limits.examinedInVain, let id = repairs.next()
+            inVain < Limits.examinedInVain, plan.resting.count < Limits.restedAtOnce,
+            let id = repairs.next()
         {
             examined.append(id)
             repairs.looks += 1
-            let before = plan.starts.count
+            let before = (starts: plan.starts.count, resting: plan.resting.count)
             if let container = containers[id] { extend(&plan, by: container, at: now) }
-            inVain = plan.starts.count > before ? 0 : inVain + 1
+            if plan.starts.count > before.starts {
+                inVain = 0
+            } else if plan.resting.count == before.resting {
+                inVain += 1
+            }
         }
         repairs.putBack(examined)
         for id in plan.resting { repairs.rest(id, until: now + Limits.restNanoseconds) }
@@ -301,10 +334,11 @@ extension SCMState {
             id -> RepairTargets.Node? in
             guard !repairs.isAvoided(id, at: now), let node = nodes[id] else { return nil }
             let under = members.repairs(on: id)
-            let volumes = node.usableVolumes
             let bound = repairBound(of: id)
-            let most = volumes.map(\.available).max() ?? 0
-            let taken = UInt64(options.minimumFreeBytes) + arriving(at: id)
+            // Of each volume, as much as may be written.
+            let least = UInt64(options.minimumFreeBytes)
+            let rooms = node.usableVolumes.map { $0.available - min($0.available, least) }
+            let sum = rooms.reduce(UInt64(0), &+)
             return RepairTargets.Node(
                 id: id, rack: node.address.rack,
                 // One that is slow is the last choice, and a choice.
@@ -312,7 +346,7 @@ extension SCMState {
                     under.count + slownessAsLoad(of: id),
                     max(under.count, bound - 1)),
                 bound: bound,
-                free: most - min(most, taken))
+                most: rooms.max() ?? 0, rest: sum - min(sum, arriving(at: id)))
         }
         return RepairTargets(candidates, using: &random)
     }
@@ -365,11 +399,13 @@ extension SCMState {
         let sources = health.whole.compactMap { container.nodes[$0] }
         for missing in health.missing
         where missing.due <= now && container.repair(of: missing.place) == nil {
-            guard sources.allSatisfy({ isFree($0, plan) }), !plan.isFull else { return }
+            guard sources.allSatisfy({ isFree($0, plan) }), !plan.isFull else { return plan.wait() }
             let target =
                 plan.choose { mayReceive($0, of: container) }
                 // In a cluster as wide as the container there is no other.
                 ?? own(missing.place, of: container).flatMap { plan.choose(own: $0) }
+                // Last, one with files that cannot be opened: it moves them aside.
+                ?? plan.choose { hasNothing(of: container, $0) }
             guard let target else { continue }
             for source in sources { plan.reads[source, default: 0] += 1 }
             plan.starts.append(start(missing.place, of: container, on: target, for: .rebuild))
@@ -381,9 +417,10 @@ extension SCMState {
         _ place: Int, of container: Container, for reason: SCMRepairReason,
         _ plan: inout RepairPlan
     ) {
-        guard container.repair(of: place) == nil, !plan.isFull,
-            let source = container.nodes[place], isFree(source, plan)
-        else { return }
+        guard container.repair(of: place) == nil, let source = container.nodes[place] else {
+            return
+        }
+        guard !plan.isFull, isFree(source, plan) else { return plan.wait() }
         let most = mostPerRack(container.replication)
         let racks = plan.racks
         let target = plan.choose { id in

@@ -745,7 +745,7 @@ public nonisolated struct SCMDatanodeCommand: Sendable {
 
     public var container: UInt64 = 0
 
-    /// Another one is left alone.
+    /// Another one is left alone. 0: files that cannot be opened, which are moved aside.
     public var replicaIndex: UInt32 = 0
 
     /// Of one that is recovering: the order that it was begun by. 0: it is closed or unhealthy. What does

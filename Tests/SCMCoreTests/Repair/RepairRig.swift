@@ -26,6 +26,8 @@ struct FakeDatanode {
     /// Deletions by number, as it was told, and how it answers: done if it has a replica.
     var told: [UInt64: ContainerID] = [:]
     var removed: [ContainerID] = []
+    /// Containers whose files that cannot be opened it was told to move aside.
+    var moved: [ContainerID] = []
 }
 
 /// SCM's state beside its tables, with datanodes that rebuild and remove replicas.
@@ -262,6 +264,10 @@ struct RepairRig {
                     nodes[number].news[id] = Self.report(id, 0, .none)
                 }
                 return
+            }
+            if removal.replicaIndex == 0 {
+                nodes[number].moved.append(id)
+                nodes[number].news[id] = Self.report(id, 0, .none)
             }
             guard nodes[number].replicas[id]?.replicaIndex == removal.replicaIndex else { return }
             nodes[number].free += nodes[number].replicas[id]?.usedBytes ?? 0

@@ -140,6 +140,64 @@ struct StuckTests {
         #expect(rig.state.safety(at: rig.now).degradedBlocks == 0)
     }
 
+    @Test("files that cannot be opened go when their replica is elsewhere, not before")
+    func unusable() throws {
+        var rig = try RepairRig(nodes: 6)
+        let id = try rig.addContainer(1, on: [0, 1, 2, 3, 4])
+        rig.tick(2)
+        rig.nodes[4].isUp = false
+        rig.tick(7)
+        rig.lose(id, on: 1)
+        rig.tick(6)
+        #expect(rig.places(id)[1] == 5 && rig.nodes[1].moved.isEmpty, "index 5 is not heard of")
+        rig.nodes[4].isUp = true
+        rig.tick(5)
+        #expect(rig.nodes[1].moved == [id] && rig.nodes[1].removed.isEmpty)
+        #expect(rig.state.strays.isEmpty)
+        // A disk that is out is left alone: its files may be there again.
+        rig.nodes[2].replicas[id] = nil
+        rig.nodes[2].news[id] = RepairRig.report(id, 3, .lost)
+        rig.tick(8)
+        #expect(rig.places(id)[2] == 1 && rig.nodes[2].moved.isEmpty)
+        #expect(rig.state.safety(at: rig.now).degradedBlocks == 0)
+    }
+
+    @Test("where no other is left, a node moves files aside that it cannot open, and has the place")
+    func lastResort() throws {
+        var rig = try RepairRig(nodes: 6)
+        let id = try rig.addContainer(1, on: [0, 1, 2, 3, 4])
+        rig.tick(2)
+        rig.nodes[5].news[id] = RepairRig.report(id, 0, .lost)
+        rig.nodes[3].isUp = false
+        rig.tick(17)
+        #expect(rig.repairs(id) == [4: 5])
+        rig.tick()
+        #expect(rig.nodes[5].work[id]?.order.replaces == true)
+        rig.tick(6)
+        #expect(rig.places(id) == [0, 1, 2, 5, 4])
+    }
+
+    @Test("what waits for a node at its bound does not rest, whatever else cannot be made")
+    func waits() throws {
+        var options = RepairRig.options()
+        options.repairsPerTarget = 1
+        var rig = try RepairRig(nodes: 5, options: options)
+        rig.seconds = 20
+        let ids = try (1...3 as ClosedRange<UInt64>).map {
+            try rig.addContainer($0, on: [0, 1, 2, 3, 4])
+        }
+        rig.tick(2)
+        // Nobody but node 0 can have index 1 again, and nobody at all index 2.
+        rig.nodes[1].isUp = false
+        rig.tick(17)
+        rig.log = []
+        for id in ids { rig.lose(id, on: 0) }
+        rig.tick(75)
+        let starts = rig.log.flatMap { $0.startRepairs.starts }
+        #expect(Set(starts.map { ContainerID($0.container) }) == Set(ids), "each had its turn")
+        #expect(ids.allSatisfy { rig.places($0)[0] == 0 && rig.repairs($0).isEmpty })
+    }
+
     @Test("a member that hears of replicas before it knows their container has them in order")
     func lateRows() throws {
         var rig = try RepairRig(nodes: 8)
